@@ -1,0 +1,180 @@
+"""Who runs after whom: one rule per notebook, one job per notebook and seed.
+
+Every job is one papermill call, shown on the first line of its log, that anyone can type.
+A stage is done when its marker in data/runs/<profile>/done exists. It is due again when its
+notebook, the resolved settings, the seeds or a stage before it are newer than the marker.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from kdlib import runs
+from kdlib.config import KdlibError, load_profile
+
+# Notebook of one seed: the notebooks of the same seed whose files it reads.
+PER_SEED = {
+    "02_teacher": [],
+    "03_supervised_fine_tuning": [],
+    "04_word_level_kd": ["02_teacher"],
+    "05_sequence_level_kd": ["02_teacher"],
+    "06_reverse_kl": ["02_teacher"],
+}
+PER_SEED["09_memorization_meter"] = list(PER_SEED)
+FIRST, COMPARISON, MAP = "01_data_and_tokens", "10_comparison", "00_map"  # one for all seeds
+
+
+def read_seeds(text, default):
+    """The seeds named, '0 1 2', or the profile's own where none is named."""
+    words = text.split() or list(map(str, default))
+    if bad := [word for word in words if not word.isdecimal()]:
+        raise KdlibError(f"SEEDS: '{bad[0]}' is no whole number; write them as SEEDS=\"0 1 2\"")
+    if len(set(map(int, words))) < len(words):
+        raise KdlibError(f"SEEDS: one of '{text}' stands twice; name every seed once")
+    return list(map(int, words))
+
+
+try:
+    PROFILE = str(config.get("profile", "laptop"))
+    SETTINGS = load_profile(PROFILE)
+    SEEDS = read_seeds(str(config.get("seeds", "")), SETTINGS.seeds)
+except KdlibError as error:
+    sys.exit(f"make study: {error}")
+
+RUNS = f"data/runs/{SETTINGS.name}"
+EXECUTED = f"notebooks/executed/{SETTINGS.name}"
+STAGES = [FIRST, *(f"{name}-seed{seed}" for name in PER_SEED for seed in SEEDS), COMPARISON, MAP]
+
+
+def done(stage):
+    """The marker that says a stage is finished."""
+    return f"{RUNS}/done/{stage}"
+
+
+def note(name, text):
+    """A file that is touched only when what it says changes, for stages to depend on."""
+    path = Path(RUNS, "inputs", name)
+    if not path.is_file() or path.read_text("utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return str(path)
+
+
+RESOLVED = note("settings.json", SETTINGS.model_dump_json(exclude={"seeds"}, indent=1))
+CHOSEN = note("seeds.txt", " ".join(map(str, SEEDS)))
+
+
+def label(stage):
+    """What a person watching reads: '[ 2 of 21] 02_teacher, seed 0'."""
+    return f"[{STAGES.index(stage) + 1:2} of {len(STAGES)}] {stage.replace('-seed', ', seed ')}"
+
+
+# The lock on the log: what a killed run left running ends before the same stage starts again.
+# The executed notebook takes its place only when complete; a failed one stays beside its log.
+PAPERMILL = """
+exec 9>> {log}; flock 9
+export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} RAYON_NUM_THREADS={threads}
+copy=$(basename {log} .log).ipynb
+echo "{params.label}: started"
+if (set -x; papermill {input.notebook} {RUNS}/logs/$copy -r profile {PROFILE:q} {params.more} \
+        --log-output --no-progress-bar) > {log} 2>&1
+then
+    mkdir -p {EXECUTED}; mv {RUNS}/logs/$copy {EXECUTED}/
+    echo "{params.label}: done in $SECONDS s"
+else
+    echo "{params.label}: failed after $SECONDS s; see {log}" >&2
+    grep -o "KdlibError: .*" {log} | tail -n 1 >&2 || true
+    exit 1
+fi
+"""
+
+shell.executable("bash")
+
+
+rule stages:
+    input:
+        done(MAP),
+    output:
+        f"data/results/{SETTINGS.name}/stages.csv",
+    run:
+        write_stages(output[0])
+
+
+rule:
+    name: FIRST
+    input:
+        RESOLVED,
+        notebook=f"notebooks/{FIRST}.ipynb",
+    output:
+        touch(done(FIRST)),
+    params:
+        label=label(FIRST),
+        more="",
+    log:
+        f"{RUNS}/logs/{FIRST}.log",
+    benchmark:
+        f"{RUNS}/times/{FIRST}.tsv"
+    threads: 2
+    resources:
+        gpu=1,
+    shell:
+        PAPERMILL
+
+
+for order, (name, before) in enumerate(PER_SEED.items()):
+
+    rule:
+        name: name
+        input:
+            RESOLVED,
+            done(FIRST),
+            [done(f"{stage}-seed{{seed}}") for stage in before],
+            notebook=f"notebooks/{name}.ipynb",
+        output:
+            touch(done(f"{name}-seed{{seed}}")),
+        params:
+            label=lambda wildcards, output: label(Path(output[0]).name),
+            more="-p seed {seed}",
+        log:
+            f"{RUNS}/logs/{name}-seed{{seed}}.log",
+        benchmark:
+            f"{RUNS}/times/{name}-seed{{seed}}.tsv"
+        priority: len(PER_SEED) - order
+        resources:
+            gpu=1,
+        shell:
+            PAPERMILL
+
+
+for name, before in {COMPARISON: "09_memorization_meter", MAP: None}.items():
+
+    rule:
+        name: name
+        input:
+            RESOLVED,
+            CHOSEN,
+            [done(f"{before}-seed{seed}") for seed in SEEDS] if before else done(COMPARISON),
+            notebook=f"notebooks/{name}.ipynb",
+        output:
+            touch(done(name)),
+        params:
+            label=label(name),
+            more=f"-r seeds '{' '.join(map(str, SEEDS))}'",
+        log:
+            f"{RUNS}/logs/{name}.log",
+        benchmark:
+            f"{RUNS}/times/{name}.tsv"
+        shell:
+            PAPERMILL
+
+
+def write_stages(path):
+    """Seconds and peak memory (MiB, of all processes) of every stage, in the order of the study."""
+    rows = []
+    for stage in STAGES:
+        spent = pd.read_csv(f"{RUNS}/times/{stage}.tsv", sep="\t").iloc[0]
+        name, _, seed = stage.partition("-seed")
+        rows.append([name, seed, round(spent["s"], 1), round(spent["max_rss"], 0)])
+    columns = ["stage", "seed", "seconds", "peak_mib"]
+    runs.write_table(Path(path), pd.DataFrame(rows, columns=columns))

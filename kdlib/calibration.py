@@ -1,0 +1,120 @@
+"""Learning rates and training length, by a rule that the profile states beforehand.
+
+Runs on a seed that is never reported. `rule` turns the table of calibration runs into the values
+that stand in the profile; a test holds the committed profile against the committed table.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pandas as pd
+import torch
+
+from kdlib import runs, study
+from kdlib.config import KdlibError, Profile
+
+SIZE = "middle"  # the size on which the methods are calibrated
+
+
+def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
+    """Run the grid, write calibration.csv, and return what the rule chooses.
+
+    Args:
+        profile: with a [calibration] section.
+        cores: processes side by side, one thread each.
+
+    Raises:
+        KdlibError: the profile has no [calibration], or no length meets the rule.
+    """
+    if profile.calibration is None:
+        raise KdlibError(f"profile '{profile.name}' has no [calibration]; add the rule first")
+    file = runs.results_dir(profile.name) / "calibration.csv"
+    lab = study.Lab(profile, profile.calibration.seed)
+    study.prepare(lab)
+    teacher_runs = grid(profile, ["teacher"], cores)
+    chosen = teacher_rule(teacher_runs, profile)
+    fixed = profile.model_copy(update={"teacher": profile.teacher.model_copy(update=chosen)})
+    lab = study.Lab(fixed, profile.calibration.seed)
+    study.run(lab, "teacher", "teacher")
+    study.teacher_text(lab)
+    table = pd.concat([teacher_runs, grid(fixed, list(profile.methods), cores)])
+    runs.write_table(file, table)
+    return rule(table, profile)
+
+
+def grid(profile: Profile, variants: list[str], cores: int) -> pd.DataFrame:
+    """Train every variant at every rate for the greatest length; its path epoch by epoch."""
+    assert profile.calibration is not None
+    # the slowest first, so that no core waits at the end
+    jobs = [(v, rate) for v in reversed(variants) for rate in profile.calibration.rates]
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(one_path, profile, variant, rate) for variant, rate in jobs]
+        return pd.concat([job.result() for job in waiting], ignore_index=True)
+
+
+def one_path(profile: Profile, variant: str, rate: float) -> pd.DataFrame:
+    """The path of one calibration run: epoch, step, split, exact_rate, nats_per_token."""
+    torch.set_num_threads(1)
+    assert profile.calibration is not None
+    lab = study.Lab(profile, profile.calibration.seed)
+    teacher = variant == "teacher"
+    longest = profile.calibration.max_epochs["teacher" if teacher else "student"]
+    common = profile.teacher if teacher else profile.student
+    settings = common.model_copy(update={"lr": rate, "epochs": longest})
+    log = runs.runs_dir(profile.name) / "calibration" / f"{variant}-{rate:g}.jsonl"
+    size = "teacher" if teacher else SIZE
+    _, path = study.train_one(lab, variant, size, settings, log)
+    return path.assign(variant=variant, size=size, lr=rate)
+
+
+def best_rate(table: pd.DataFrame, variant: str) -> float:
+    """The rate whose lowest held-out loss over its epochs is lowest."""
+    seen = table[(table["variant"] == variant) & (table["split"] == "held_out")]
+    return float(seen.groupby("lr")["nats_per_token"].min().idxmin())
+
+
+def nearest_length(table: pd.DataFrame, variant: str, rate: float, target: float) -> pd.Series:
+    """The epoch (at least 1) whose member memorization is nearest `target`."""
+    path = table[(table["variant"] == variant) & (table["lr"] == rate) & (table["epoch"] > 0)]
+    member = path[path["split"] == "member"]
+    return member.loc[(member["exact_rate"] - target).abs().idxmin()]
+
+
+def teacher_rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
+    """Rate and length of the teacher."""
+    assert profile.calibration is not None
+    rate = best_rate(table, "teacher")
+    length = nearest_length(table, "teacher", rate, profile.calibration.teacher_target)
+    return {"lr": rate, "epochs": int(length["epoch"])}
+
+
+def rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
+    """What the rule chooses from a table of calibration runs.
+
+    Returns:
+        `teacher` {lr, epochs}, `student` {epochs}, `lr` {method: rate}.
+
+    Raises:
+        KdlibError: no length brings the middle SFT student into the band.
+    """
+    assert profile.calibration is not None
+    low, high = profile.calibration.student_band
+    rates = {method: best_rate(table, method) for method in profile.methods}
+    length = nearest_length(table, "sft", rates["sft"], (low + high) / 2)
+    if not low <= length["exact_rate"] <= high:
+        raise KdlibError(
+            f"calibration: the middle SFT student memorizes {length['exact_rate']:.3f} at best "
+            f"(epoch {length['epoch']}), outside {low} to {high}; change max_epochs or rates"
+        )
+    return {
+        "teacher": teacher_rule(table, profile),
+        "student": {"epochs": int(length["epoch"])},
+        "lr": rates,
+    }
+
+
+def default_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))

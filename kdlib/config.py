@@ -1,0 +1,210 @@
+"""Frozen, validated settings. A profile is one TOML file; an unknown key or value raises.
+
+Taught in notebook 00_map.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROFILES = Path(__file__).parent / "profiles"
+SIZES = ("teacher", "large", "middle", "small")
+STUDENTS = SIZES[1:]
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=0.1)]
+
+
+class KdlibError(Exception):
+    """Bad input: one or two lines that name the thing, the value and the remedy."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and no key is ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Settings):
+    """Which rows are studied. Counts are rows, lengths are characters."""
+
+    source: Literal["pydocs", "dolly", "file"] = "pydocs"
+    packages: tuple[str, ...] = ()
+    path: str | None = None
+    columns: dict[str, str] = {}
+    pool: Positive
+    members: Positive
+    held_out: Positive
+    response_chars: tuple[Positive, Positive] = (1, 100_000)
+    prompt_chars: Positive = 100_000
+    canaries: Annotated[int, Field(ge=0)] = 0
+    repetitions: tuple[Positive, ...] = (1, 2, 4, 8, 16)
+    twins: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.members + self.held_out > self.pool:
+            raise ValueError(
+                f"members + held_out = {self.members + self.held_out} exceeds pool = {self.pool}; "
+                "raise pool or lower the two"
+            )
+        if self.response_chars[0] > self.response_chars[1]:
+            raise ValueError(f"response_chars = {self.response_chars}: minimum above maximum")
+        if self.source == "pydocs" and not self.packages:
+            raise ValueError("packages is empty; name the packages whose docstrings are read")
+        if self.source == "file" and self.path is None:
+            raise ValueError("path is missing; source = 'file' needs the path of the data file")
+        return self
+
+
+class TokenSettings(Settings):
+    """Tokenizer and lengths. `vocabulary` is trained only for models made from scratch."""
+
+    vocabulary: Positive = 4096
+    template: Literal["short", "alpaca"] = "short"
+    max_prompt: Positive = 256  # tokens
+    max_length: Positive = 512  # tokens, prompt + response + end token
+
+
+class ModelSettings(Settings):
+    """A GPT-2 made from scratch (layers, heads, width), or a causal model by name or path."""
+
+    path: str | None = None
+    layers: Positive | None = None
+    heads: Positive | None = None
+    width: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        shape = (self.layers, self.heads, self.width)
+        if self.path is None and None in shape:
+            raise ValueError("give either path, or all of layers, heads and width")
+        if self.path is not None and shape != (None, None, None):
+            raise ValueError("path and layers/heads/width exclude each other")
+        if self.width and self.heads and self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        return self
+
+
+class PretrainSettings(Settings):
+    """Pretraining of the base models made from scratch, on the general text."""
+
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch: Positive = 32
+    lr: Rate = 1e-3
+
+
+class TrainSettings(Settings):
+    """One fine-tuning run. Epochs count passes over the presented rows."""
+
+    epochs: Positive
+    lr: Rate
+    batch: Positive = 16  # rows per forward pass
+    accumulate: Positive = 1  # forward passes per optimizer step
+    schedule: Literal["constant_with_warmup", "cosine"] = "constant_with_warmup"
+    warmup: Annotated[int, Field(ge=0)] = 20  # optimizer steps
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    clip: Annotated[float, Field(gt=0)] = 1.0  # global gradient norm
+    precision: Literal["bf16", "fp32"] = "bf16"
+    dropout: Fraction = 0.0
+
+
+class MeasureSettings(Settings):
+    """What is measured. Counts are rows; k is the verbatim window in tokens."""
+
+    k: Positive = 50
+    batch: Positive = 64
+    rouge_rows: Positive = 100
+    sample_seeds: tuple[int, ...] = (10, 20, 30, 40, 50)
+
+
+class MethodSettings(Settings):
+    """Per method: its learning rate by size, and the weight of the cross-entropy in a mix."""
+
+    lr: dict[Literal["large", "middle", "small"], Rate]
+    mix: Fraction = 0.5
+
+
+class CalibrationSettings(Settings):
+    """The rule by which learning rates and training length are set; see CONTRIBUTING.md."""
+
+    seed: int
+    rates: tuple[Rate, ...]
+    max_epochs: dict[Literal["teacher", "student"], Positive]
+    student_band: tuple[Fraction, Fraction] = (0.3, 0.6)
+    teacher_target: Fraction = 0.654
+
+
+class Profile(Settings):
+    """Everything that one run of the study depends on."""
+
+    name: str
+    seeds: tuple[int, ...]
+    data: DataSettings
+    tokens: TokenSettings = TokenSettings()
+    models: dict[Literal["teacher", "large", "middle", "small"], ModelSettings]
+    pretrain: PretrainSettings = PretrainSettings()
+    teacher: TrainSettings
+    student: TrainSettings
+    methods: dict[Literal["sft", "word_kd", "seq_kd", "rkld"], MethodSettings]
+    measure: MeasureSettings = MeasureSettings()
+    calibration: CalibrationSettings | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        missing = [size for size in SIZES if size not in self.models]
+        if missing:
+            raise ValueError(f"models.{missing[0]} is missing")
+        if len({model.path is None for model in self.models.values()}) > 1:
+            raise ValueError("models: either all have a path or none; they share one tokenizer")
+        if self.calibration and self.calibration.seed in self.seeds:
+            raise ValueError(
+                f"calibration.seed = {self.calibration.seed} is among the reported seeds"
+            )
+        return self
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether base models are made and pretrained here (else they come by path)."""
+        return self.models["teacher"].path is None
+
+    def train_settings(self, method: str, size: str) -> TrainSettings:
+        """The settings of one run: the common ones with the learning rate of method and size."""
+        if method == "teacher":
+            return self.teacher
+        if method not in self.methods:
+            raise KdlibError(f"unknown method '{method}'; known: {', '.join(self.methods)}")
+        return self.student.model_copy(update={"lr": self.methods[method].lr[size]})
+
+
+def load_profile(name: str) -> Profile:
+    """Read and validate a profile.
+
+    Args:
+        name: the name of a file in `kdlib/profiles`, or the path of a TOML file.
+
+    Raises:
+        KdlibError: there is no such profile, it is no TOML, or a key or value is wrong.
+    """
+    path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(file.stem for file in PROFILES.glob("*.toml"))
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise KdlibError(f"no profile '{name}'{hint}; known: {', '.join(known)}, or a .toml path")
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KdlibError(f"profile {path} is not valid TOML: {error}") from None
+    try:
+        return Profile(name=path.stem, **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "profile"
+        given = first.get("input")
+        said = "" if isinstance(given, dict) else f" = {given!r}"
+        raise KdlibError(f"profile '{path.stem}': {where}{said}: {first['msg']}") from None

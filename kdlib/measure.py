@@ -1,0 +1,164 @@
+"""Checkpoint to tables, one row per tuple: the one-pass verbatim meter, ROUGE, cost.
+
+Taught in notebook 09_memorization_meter.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rouge_score import rouge_scorer
+
+from kdlib import models, sample
+from kdlib.tokens import Example, by_length, collate
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+@torch.no_grad()
+def meter(
+    model: Any, examples: Sequence[Example], *, pad_id: int, batch: int = 64, precision="fp32"
+) -> pd.DataFrame:
+    """Verbatim prefix, margin and loss of every tuple from one teacher-forced forward pass.
+
+    Greedy decoding from the prompt writes the response if and only if every response token is the
+    arg-max given the prompt and the response tokens before it, so no decoding is needed.
+
+    Args:
+        model: causal model, in eval mode.
+        examples: n tuples; their responses end with the end token.
+        pad_id: padding token.
+        batch: tuples per forward pass.
+        precision: "fp32" for results; "bf16" for notes along the way.
+
+    Returns:
+        n rows in the order of `examples`: row_id; length (response tokens with the end token);
+        prefix (0..length: how many tokens greedy decoding gets right before its first error);
+        nats_per_token; margin (smallest lead of the arg-max over the runner-up within the
+        prefix, in logits, inf for an empty prefix: near 0 is a near-tie).
+    """
+    model.eval()
+    where = next(model.parameters()).device
+    found: dict[int, dict[str, Any]] = {}
+    place = {id(example): i for i, example in enumerate(examples)}
+    for rows in by_length(examples, batch):
+        moved = collate(rows, pad_id).to(where)
+        with models.autocast(where, precision):
+            logits = models.response_logits(model, moved).float()
+        labels = moved.targets
+        top = logits.topk(2, dim=-1)
+        nats = logits.logsumexp(-1) - logits.gather(1, labels[:, None])[:, 0]
+        lead = (top.values[:, 0] - top.values[:, 1]).cpu()
+        hit = (top.indices[:, 0] == labels).cpu()
+        counts = (moved.labels[:, 1:] != -100).sum(1).tolist()
+        parts = zip(
+            rows, hit.split(counts), lead.split(counts), nats.cpu().split(counts), strict=True
+        )
+        for example, right, gap, loss in parts:
+            prefix = int(right.long().cumprod(0).sum())
+            found[place[id(example)]] = {
+                "row_id": example.row_id,
+                "length": len(right),
+                "prefix": prefix,
+                "nats_per_token": float(loss.mean()),
+                "margin": float(gap[:prefix].min()) if prefix else float("inf"),
+            }
+    columns = ["row_id", "length", "prefix", "nats_per_token", "margin"]
+    return pd.DataFrame([found[i] for i in range(len(examples))], columns=columns)
+
+
+def exact(tuples: pd.DataFrame, k: int) -> pd.Series:
+    """Whether each tuple is memorized at window k (0: the full response with its end token).
+
+    The first k tokens that greedy decoding writes are the first k of the response; a response
+    shorter than k counts only with its end token.
+    """
+    window = tuples["length"].clip(upper=k) if k else tuples["length"]
+    return tuples["prefix"] >= window
+
+
+def note(
+    model: Any, splits: dict[str, list[Example]], *, k: int, precision: str, **how: Any
+) -> list[dict[str, Any]]:
+    """Memorization and loss of each split, cheaply, for the path through training."""
+    rows = []
+    for split, examples in splits.items():
+        tuples = meter(model, examples, precision=precision, **how)
+        rate, nats = float(exact(tuples, k).mean()), float(tuples["nats_per_token"].mean())
+        rows.append({"split": split, "exact_rate": rate, "nats_per_token": nats})
+    return rows
+
+
+def answers(
+    model: Any,
+    splits: dict[str, list[Example]],
+    references: dict[str, str],
+    tokenizer: Any,
+    *,
+    seeds: Sequence[int],
+    max_length: int,
+    batch: int,
+) -> pd.DataFrame:
+    """The model's answers and their ROUGE-1/2/L (F1, 0 to 1, stemmed) against the responses.
+
+    Greedy once (sample_seed -1), then sampled at temperature 1 once per seed, as the published
+    protocol does.
+    """
+    scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True)
+    rows = []
+    for split, examples in splits.items():
+        for seed in (-1, *seeds):
+            torch.manual_seed(max(seed, 0))
+            written = sample.continue_prompts(
+                model,
+                [example.prompt for example in examples],
+                end_id=tokenizer.eos_token_id,
+                max_length=max_length,
+                greedy=seed < 0,
+                batch=batch,
+            )
+            for example, text in zip(
+                examples, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True
+            ):
+                scores = scorer.score(references[example.row_id], text)
+                rows.append(
+                    {
+                        "row_id": example.row_id,
+                        "split": split,
+                        "decoding": "greedy" if seed < 0 else "sampled",
+                        "sample_seed": seed,
+                        "text": text,
+                        **{name: scores[name].fmeasure for name in ROUGE},
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def cost(model: Any, folder: Path, example: Example, *, tokens: int = 32) -> dict[str, float]:
+    """Parameters, bytes on disk, and milliseconds per generated token (batch 1, median of 5)."""
+    where = next(model.parameters()).device
+    ids = torch.tensor([example.prompt], device=where)
+    times = []
+    for _ in range(6):
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            pad_token_id=model.config.eos_token_id,
+        )
+        times.append((time.perf_counter() - started) * 1000 / tokens)
+    return {
+        "parameters": models.parameters(model),
+        "file_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        "ms_per_token": statistics.median(times[1:]),
+    }

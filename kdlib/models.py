@@ -1,0 +1,124 @@
+"""Make, load and save models; the LM head at response positions only.
+
+Taught in notebook 02_teacher.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging as transformers_logging
+
+from kdlib.config import KdlibError, ModelSettings
+
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(where: torch.device, precision: str) -> torch.autocast:
+    """bf16 arithmetic in the forward pass for `bf16`, none for `fp32`; weights stay float32."""
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: int) -> Any:
+    """A GPT-2 from scratch, without dropout, its weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=positions,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        n_embd=settings.width,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **dict.fromkeys(DROPOUTS, 0.0),
+    )
+    return GPT2LMHeadModel(config)
+
+
+def load_model(path: str | Path, dropout: float | None = None) -> Any:
+    """A causal model from safetensors, by folder or hub name, in float32 and eval mode.
+
+    Nothing is unpickled and no remote code is trusted.
+
+    Args:
+        path: a folder written by `save_pretrained`, or a hub name.
+        dropout: replaces the model's own dropout rates when given, 0 to 1.
+
+    Raises:
+        KdlibError: there is no such model, it is truncated, or it is not in safetensors.
+    """
+    changes = {} if dropout is None else dict.fromkeys(DROPOUTS, dropout)
+    with quiet():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                str(path),
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                **changes,
+            )
+        except Exception as error:  # safetensors, json and hub errors share no base class
+            reason = str(error).splitlines()[0][:200]
+            raise KdlibError(
+                f"no usable model at '{path}': {reason}; it needs config.json and a complete "
+                "model.safetensors, or a hub name and a network"
+            ) from None
+    return model.eval()
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write safetensors, configuration and tokenizer to `folder`.
+
+    Raises:
+        KdlibError: the disk is full.
+    """
+    with quiet():
+        try:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except Exception as error:
+            if "No space left" in str(error):
+                raise KdlibError(
+                    f"the disk is full while writing {folder}; free some space and run again"
+                ) from None
+            raise
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' weight-loading bars, which flood a batch log."""
+    was = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            transformers_logging.enable_progress_bar()
+
+
+def response_hidden(model: Any, batch: Any) -> Tensor:
+    """Last hidden states [N, D] of the positions that predict a labelled token."""
+    hidden = model.base_model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state
+    return hidden[:, :-1][batch.labels[:, 1:] != -100]
+
+
+def response_logits(model: Any, batch: Any) -> Tensor:
+    """Logits [N, V] of the labelled tokens: prompt and padding never meet the vocabulary."""
+    return model.get_output_embeddings()(response_hidden(model, batch))
+
+
+def parameters(model: Any) -> int:
+    """Number of weights, tied ones once."""
+    return sum(weight.numel() for weight in model.parameters())

@@ -1,0 +1,197 @@
+"""Tuples to padded batches: the only place that pads, masks or buckets.
+
+Taught in notebook 01_data_and_tokens.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from kdlib.config import KdlibError, TokenSettings
+
+IGNORE = -100  # the label torch's cross-entropy leaves out
+END = "<|endoftext|>"
+ALPACA = (
+    "Below is an instruction that describes a task{paired}. "
+    "Write a response that appropriately completes the request.\n\n"
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tuple as token ids; `response` ends with the end token unless it was cut."""
+
+    row_id: str
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded examples.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        attention_mask: int64 [B, T], 1 on tokens, 0 on padding.
+        labels: int64 [B, T], the token itself where it is to be predicted, else -100.
+        row_id: B row ids.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    row_id: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device, copied without waiting."""
+        moved = (
+            part.to(device, non_blocking=True)
+            for part in (self.input_ids, self.attention_mask, self.labels)
+        )
+        return Batch(*moved, self.row_id)
+
+    @property
+    def targets(self) -> Tensor:
+        """int64 [N]: the tokens to be predicted, row by row."""
+        shifted = self.labels[:, 1:]
+        return shifted[shifted != IGNORE]
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE like GPT-2's, trained on `texts`, with END as end and padding token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, pad_token=END)
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """A tokenizer by folder or hub name; no remote code is trusted.
+
+    Raises:
+        KdlibError: it cannot be read, or has no end token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise KdlibError(f"no tokenizer at '{path}': {str(error).splitlines()[0]}") from None
+    if tokenizer.eos_token_id is None:
+        raise KdlibError(f"the tokenizer at '{path}' has no end token; set eos_token in it")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def same_tokenizer(teacher: Any, student: Any, names: tuple[str, str]) -> None:
+    """Refuse two tokenizers that do not give the same ids.
+
+    Raises:
+        KdlibError: the vocabularies differ; names both.
+    """
+    if teacher.get_vocab() != student.get_vocab():
+        raise KdlibError(
+            f"teacher '{names[0]}' and student '{names[1]}' have different tokenizers "
+            f"({len(teacher)} and {len(student)} tokens); take models of one family"
+        )
+
+
+def prompt_text(instruction: str, context: str, template: str) -> str:
+    """What stands before the response: Alpaca's text, or the same headings without its preface."""
+    head = ALPACA.format(
+        paired=", paired with an input that provides further context" if context else ""
+    )
+    body = f"### Instruction:\n{instruction}\n\n"
+    if context:
+        body += f"### Input:\n{context}\n\n"
+    return (head if template == "alpaca" else "") + body + "### Response:\n"
+
+
+def encode(rows: Iterable[Any], tokenizer: Any, settings: TokenSettings) -> list[Example]:
+    """Rows to token ids. A response is cut at `max_length` (then without end token).
+
+    Raises:
+        KdlibError: a prompt is longer than `max_prompt`; names the row.
+    """
+    rows = list(rows)
+    prompts = [prompt_text(r["instruction"], r["context"], settings.template) for r in rows]
+    prompt_ids = tokenizer(prompts)["input_ids"] if rows else []
+    response_ids = tokenizer([r["response"] for r in rows])["input_ids"] if rows else []
+    examples = []
+    for row, prompt, response in zip(rows, prompt_ids, response_ids, strict=True):
+        if len(prompt) > settings.max_prompt:
+            raise KdlibError(
+                f"row {row['row_id']}: the prompt has {len(prompt)} tokens, more than "
+                f"tokens.max_prompt = {settings.max_prompt}; shorten it, or lower "
+                "data.prompt_chars so that such rows are dropped"
+            )
+        room = settings.max_length - len(prompt)
+        ended = (*response, tokenizer.eos_token_id)[:room]
+        examples.append(Example(row["row_id"], tuple(prompt), ended))
+    return examples
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Pad on the right to the longest; only response positions carry labels."""
+    length = max(map(len, examples))
+    ids = torch.full((len(examples), length), pad_id)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORE)
+    for i, example in enumerate(examples):
+        tokens = torch.tensor(example.prompt + example.response)
+        ids[i, : len(tokens)] = tokens
+        mask[i, : len(tokens)] = 1
+        labels[i, max(1, len(example.prompt)) : len(tokens)] = tokens[max(1, len(example.prompt)) :]
+    return Batch(ids, mask, labels, tuple(example.row_id for example in examples))
+
+
+def steps(
+    examples: Sequence[Example], batch: int, accumulate: int, *, seed: int, epoch: int
+) -> Iterator[list[list[Example]]]:
+    """One epoch in optimizer steps, each a list of `accumulate` micro-batches.
+
+    Rows are shuffled, then gathered into steps of similar length (so that little is padded),
+    and the steps are shuffled again. `batch * accumulate` alone decides which rows share a step.
+    """
+    size = batch * accumulate
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    bucket = 8 * size
+    grouped: list[list[int]] = []
+    for start in range(0, len(order), bucket):
+        near = sorted(order[start : start + bucket], key=lambda i: len(examples[i]))
+        grouped += [near[i : i + size] for i in range(0, len(near), size)]
+    for chosen in torch.randperm(len(grouped), generator=generator).tolist():
+        rows = [examples[i] for i in grouped[chosen]]
+        yield [rows[i : i + batch] for i in range(0, len(rows), batch)]
+
+
+def by_length(examples: Sequence[Example], batch: int) -> Iterator[list[Example]]:
+    """Every example once, longest first, in batches of similar length (for measuring)."""
+    order = sorted(examples, key=len, reverse=True)
+    for start in range(0, len(order), batch):
+        yield order[start : start + batch]
+
+
+def text_blocks(texts: Sequence[str], tokenizer: Any, length: int) -> list[Example]:
+    """General text as blocks of `length` tokens, documents separated by the end token."""
+    joined: list[int] = []
+    for ids in tokenizer(list(texts))["input_ids"]:
+        joined += [*ids, tokenizer.eos_token_id]
+    starts = range(0, len(joined) - length + 1, length)
+    return [Example(f"text-{i}", (), tuple(joined[i : i + length])) for i in starts]
