@@ -25,20 +25,22 @@ PER_SEED["09_memorization_meter"] = list(PER_SEED)
 FIRST, COMPARISON, MAP = "01_data_and_tokens", "10_comparison", "00_map"  # one for all seeds
 
 
-def read_seeds(text, default):
+def read_seeds(text, profile):
     """The seeds named, '0 1 2', or the profile's own where none is named."""
-    words = text.split() or list(map(str, default))
+    words = str(text).split() if text is not None else list(map(str, profile.seeds))
     if bad := [word for word in words if not word.isdecimal()]:
         raise KdlibError(f"SEEDS: '{bad[0]}' is no whole number; write them as SEEDS=\"0 1 2\"")
     if len(set(map(int, words))) < len(words):
-        raise KdlibError(f"SEEDS: one of '{text}' stands twice; name every seed once")
+        raise KdlibError(f"SEEDS: '{text}' names one twice; name each once")
+    if profile.calibration and profile.calibration.seed in map(int, words):
+        raise KdlibError(f"SEEDS: {profile.calibration.seed} set the learning rates; take another")
     return list(map(int, words))
 
 
 try:
     PROFILE = str(config.get("profile", "laptop"))
     SETTINGS = load_profile(PROFILE)
-    SEEDS = read_seeds(str(config.get("seeds", "")), SETTINGS.seeds)
+    SEEDS = read_seeds(config.get("seeds"), SETTINGS)
 except KdlibError as error:
     sys.exit(f"make study: {error}")
 

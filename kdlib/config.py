@@ -93,8 +93,8 @@ class ModelSettings(Settings):
 class PretrainSettings(Settings):
     """Pretraining of the base models made from scratch, on the general text."""
 
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    batch: Positive = 32
+    tokens: Positive = 1_000_000  # read in all, in blocks of up to 128
+    batch: Positive = 32  # blocks
     lr: Rate = 1e-3
 
 

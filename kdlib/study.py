@@ -21,6 +21,7 @@ from kdlib.teacher import Targets
 from kdlib.tokens import Example
 
 NOTE_ROWS = 200  # tuples of each split noted once an epoch
+MEAN_TOKENS = 20  # fewer than a paragraph of general text has, so that enough are taken
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ def prepare(lab: Lab) -> None:
     if not lab.profile.from_scratch:
         return
     texts = data.general_text(lab.profile.data)
+    budget = lab.profile.pretrain.tokens // MEAN_TOKENS
+    texts = texts[: max(1000, budget)]  # shuffled: any part is like the whole
     if not (lab.tokenizer_dir / "tokenizer.json").is_file() or not runs.done(
         lab.tokenizer_dir, lab.base_id("teacher")
     ):
@@ -165,9 +168,10 @@ def pretrain(lab: Lab, size: str, tokenizer: Any, blocks: list[Example]) -> None
     if runs.done(folder, identity):
         return
     settings = lab.profile.pretrain
-    kept = blocks[: max(settings.batch, round(len(blocks) * min(1.0, settings.epochs)))]
+    wanted = max(settings.batch, settings.tokens // len(blocks[0]))
+    kept = blocks[:wanted]
     how = TrainSettings(
-        epochs=max(1, round(settings.epochs)),
+        epochs=max(1, round(wanted / len(kept))),
         lr=settings.lr,
         batch=settings.batch,
         schedule="cosine",

@@ -1,0 +1,77 @@
+"""What tests share: offline and headless, and one finished smoke study in a copy of the project."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MPLBACKEND": "Agg",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def copy_project(target: Path) -> Path:
+    """What git would hold of the project, so that no test touches its results."""
+    for name in ("Makefile", "Snakefile"):
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    shutil.copytree(ROOT / "kdlib", target / "kdlib", ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "notebooks").mkdir()
+    for source in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy2(source, target / "notebooks")
+    return target
+
+
+def start_study(project: Path, seeds: str = "", log: str = "make.log") -> subprocess.Popen:
+    """Start `make study` on smoke in a process group of its own; its lines go to `log`."""
+    # Shells ignore Ctrl-C in what they start in the background; a handler here undoes that there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "KDLIB_ROOT", "PYTHONPATH"}
+    command = ["make", "study", "PROFILE=smoke", f"SEEDS={seeds}", f"BIN={Path(sys.executable).parent}"]
+    with (project / log).open("w") as output:
+        return subprocess.Popen(
+            command,
+            cwd=project,
+            env={name: value for name, value in os.environ.items() if name not in ours},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def run_study(project: Path, seeds: str = "") -> str:
+    """Run `make study` on smoke to its end and give what it printed."""
+    code = start_study(project, seeds).wait()
+    said = (project / "make.log").read_text()
+    logs = sorted((project / "data" / "runs" / "smoke" / "logs").glob("*.log"), key=os.path.getmtime)
+    assert code == 0, said + "".join(log.read_text()[-4000:] for log in logs[-2:])
+    return said
+
+
+@pytest.fixture(scope="session")
+def smoke_study(tmp_path_factory) -> Path:
+    """A copy of the project in which the whole study ran once on the smoke profile."""
+    project = copy_project(tmp_path_factory.mktemp("smoke") / "project")
+    run_study(project)
+    return project
