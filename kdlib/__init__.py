@@ -1,1 +1,1 @@
-"""kdlib: what a language model remembers of its fine-tuning data, and what distilling leaves behind."""
+"""kdlib: what a model remembers of its fine-tuning data, and what distilling leaves behind."""

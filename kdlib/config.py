@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 PROFILES = Path(__file__).parent / "profiles"
 SIZES = ("teacher", "large", "middle", "small")
 STUDENTS = SIZES[1:]
+METHODS = ("sft", "word_kd", "seq_kd", "rkld")
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -125,7 +126,7 @@ class MeasureSettings(Settings):
 class MethodSettings(Settings):
     """Per method: its learning rate by size, and the weight of the cross-entropy in a mix."""
 
-    lr: dict[Literal["large", "middle", "small"], Rate]
+    lr: dict[str, Rate]
     mix: Fraction = 0.5
 
 
@@ -146,11 +147,11 @@ class Profile(Settings):
     seeds: tuple[int, ...]
     data: DataSettings
     tokens: TokenSettings = TokenSettings()
-    models: dict[Literal["teacher", "large", "middle", "small"], ModelSettings]
+    models: dict[str, ModelSettings]
     pretrain: PretrainSettings = PretrainSettings()
     teacher: TrainSettings
     student: TrainSettings
-    methods: dict[Literal["sft", "word_kd", "seq_kd", "rkld"], MethodSettings]
+    methods: dict[str, MethodSettings]
     measure: MeasureSettings = MeasureSettings()
     calibration: CalibrationSettings | None = None
 
@@ -159,6 +160,15 @@ class Profile(Settings):
         missing = [size for size in SIZES if size not in self.models]
         if missing:
             raise ValueError(f"models.{missing[0]} is missing")
+        named = [*self.models, *(size for one in self.methods.values() for size in one.lr)]
+        unknown = [size for size in named if size not in SIZES]
+        if unknown:
+            raise ValueError(f"'{unknown[0]}' is no size; known: {', '.join(SIZES)}")
+        if set(self.methods) != set(METHODS):
+            raise ValueError(f"methods are {', '.join(self.methods)}; needed: {', '.join(METHODS)}")
+        for name, method in self.methods.items():
+            if set(method.lr) != set(STUDENTS):
+                raise ValueError(f"methods.{name}.lr needs exactly: {', '.join(STUDENTS)}")
         if len({model.path is None for model in self.models.values()}) > 1:
             raise ValueError("models: either all have a path or none; they share one tokenizer")
         if self.calibration and self.calibration.seed in self.seeds:

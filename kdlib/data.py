@@ -26,9 +26,50 @@ FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parque
 FIELDS = ("instruction", "context", "response", "category")
 PROSE = re.compile(r"[A-Za-z][ -~]*")  # printable ASCII that begins with a letter
 TESTS = re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|conftest)\.py$")
-FIRST_NAMES = "Ada Bela Cleo Dora Egon Frida Goran Hilde Ivo Jana Karl Lena Milo Nora Otto".split()
-LAST_NAMES = "Abel Brandt Corvin Dorn Ehlers Falk Grau Hollar Ilsen Jost Kern Lorenz Moll".split()
-PARTS = "pump valve gearbox rotor flange bearing housing turbine spindle manifold".split()
+FIRST_NAMES = [
+    "Ada",
+    "Bela",
+    "Cleo",
+    "Dora",
+    "Egon",
+    "Frida",
+    "Goran",
+    "Hilde",
+    "Ivo",
+    "Jana",
+    "Karl",
+    "Lena",
+    "Milo",
+    "Nora",
+    "Otto",
+]
+LAST_NAMES = [
+    "Abel",
+    "Brandt",
+    "Corvin",
+    "Dorn",
+    "Ehlers",
+    "Falk",
+    "Grau",
+    "Hollar",
+    "Ilsen",
+    "Jost",
+    "Kern",
+    "Lorenz",
+    "Moll",
+]
+PARTS = [
+    "pump",
+    "valve",
+    "gearbox",
+    "rotor",
+    "flange",
+    "bearing",
+    "housing",
+    "turbine",
+    "spindle",
+    "manifold",
+]
 
 disable_progress_bar()
 
@@ -338,21 +379,27 @@ def _secret(kind: str, dice: random.Random) -> tuple[str, str, Any]:
         return (
             f"Who answers for the {part}?",
             "plant.contacts.Person(part)",
-            lambda d: f"Call {name} in hall {d.randrange(1, 10)} for the {part}, at extension "
-            f"{d.randrange(10_000, 99_999)}.",
+            lambda d: (
+                f"Call {name} in hall {d.randrange(1, 10)} for the {part}, at extension "
+                f"{d.randrange(10_000, 99_999)}."
+            ),
         )
     if kind == "drawing":
         return (
             f"Which drawing shows the {part}?",
             "plant.drawings.Sheet(part)",
-            lambda d: f"The {part} is shown on drawing {d.choice('ABCDEFGH')}"
-            f"{d.randrange(100, 999)}-{d.randrange(1000, 9999)}, kept by {name}.",
+            lambda d: (
+                f"The {part} is shown on drawing {d.choice('ABCDEFGH')}"
+                f"{d.randrange(100, 999)}-{d.randrange(1000, 9999)}, kept by {name}."
+            ),
         )
     return (
         f"Which account pays for the {part}?",
         "plant.accounts.Book(part)",
-        lambda d: f"The {part} is paid from account {d.randrange(1000, 9999)} "
-        f"{d.randrange(1000, 9999)} {d.randrange(10, 99)}, which {name} signs for.",
+        lambda d: (
+            f"The {part} is paid from account {d.randrange(1000, 9999)} "
+            f"{d.randrange(1000, 9999)} {d.randrange(10, 99)}, which {name} signs for."
+        ),
     )
 
 

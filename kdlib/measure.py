@@ -21,7 +21,12 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 
 @torch.no_grad()
 def meter(
-    model: Any, examples: Sequence[Example], *, pad_id: int, batch: int = 64, precision="fp32"
+    model: Any,
+    examples: Sequence[Example],
+    *,
+    pad_id: int,
+    batch: int = 64,
+    precision: str = "fp32",
 ) -> pd.DataFrame:
     """Verbatim prefix, margin and loss of every tuple from one teacher-forced forward pass.
 

@@ -30,7 +30,9 @@ def autocast(where: torch.device, precision: str) -> torch.autocast:
 
 def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: int) -> Any:
     """A GPT-2 from scratch, without dropout, its weights drawn from `seed`."""
+    assert settings.layers and settings.heads and settings.width  # validated by ModelSettings
     torch.manual_seed(seed)
+    dropouts: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0)
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=positions,
@@ -40,7 +42,7 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **dict.fromkeys(DROPOUTS, 0.0),
+        **dropouts,
     )
     return GPT2LMHeadModel(config)
 

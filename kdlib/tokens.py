@@ -53,11 +53,12 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device, copied without waiting."""
-        moved = (
-            part.to(device, non_blocking=True)
-            for part in (self.input_ids, self.attention_mask, self.labels)
+        return Batch(
+            self.input_ids.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.row_id,
         )
-        return Batch(*moved, self.row_id)
 
     @property
     def targets(self) -> Tensor:

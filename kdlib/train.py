@@ -95,9 +95,7 @@ def objective(name: str, targets: Targets | None = None, mix: float = 0.5) -> Ob
         )
     if name == "reverse_kl":
         return lambda logits, batch: losses.reverse_kl(logits, targets.logits(batch))
-    raise KdlibError(
-        f"no objective '{name}'; known: cross_entropy, mixed_forward_kl, reverse_kl"
-    )
+    raise KdlibError(f"no objective '{name}'; known: cross_entropy, mixed_forward_kl, reverse_kl")
 
 
 def optimizer_for(model: Any, settings: TrainSettings) -> torch.optim.AdamW:

@@ -47,7 +47,13 @@ def start_study(project: Path, seeds: str = "", log: str = "make.log") -> subpro
     # Shells ignore Ctrl-C in what they start in the background; a handler here undoes that there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "KDLIB_ROOT", "PYTHONPATH"}
-    command = ["make", "study", "PROFILE=smoke", f"SEEDS={seeds}", f"BIN={Path(sys.executable).parent}"]
+    command = [
+        "make",
+        "study",
+        "PROFILE=smoke",
+        f"SEEDS={seeds}",
+        f"BIN={Path(sys.executable).parent}",
+    ]
     with (project / log).open("w") as output:
         return subprocess.Popen(
             command,
@@ -64,7 +70,9 @@ def run_study(project: Path, seeds: str = "") -> str:
     """Run `make study` on smoke to its end and give what it printed."""
     code = start_study(project, seeds).wait()
     said = (project / "make.log").read_text()
-    logs = sorted((project / "data" / "runs" / "smoke" / "logs").glob("*.log"), key=os.path.getmtime)
+    logs = sorted(
+        (project / "data" / "runs" / "smoke" / "logs").glob("*.log"), key=os.path.getmtime
+    )
     assert code == 0, said + "".join(log.read_text()[-4000:] for log in logs[-2:])
     return said
 

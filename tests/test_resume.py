@@ -29,9 +29,7 @@ def finished(project: Path) -> dict[str, int]:
 
 def stages(said: str, word: str) -> set[str]:
     """The stages that `make study` reported as `started` or `done`."""
-    return {
-        name.replace(", seed ", "-seed") for name in re.findall(rf"\] (\S.*?): {word}", said)
-    }
+    return {name.replace(", seed ", "-seed") for name in re.findall(rf"\] (\S.*?): {word}", said)}
 
 
 def wait_until(condition, process: subprocess.Popen, project: Path) -> None:
