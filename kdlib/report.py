@@ -1,9 +1,16 @@
-"""What came out, in words: for the terminal at the end of a run, and for the README."""
+"""What came out, in words: for the terminal at the end of a run, the notebooks and the README.
+
+Reads the tables of data/results alone. Taught in notebook 10_comparison.
+"""
+
+import textwrap
+from collections.abc import Callable
 
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config import KdlibError
+from kdlib.config import SIZES, KdlibError
+from kdlib.tables import LABELS, METHODS, WINDOW
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -23,52 +30,122 @@ def read(profile: str, name: str) -> pd.DataFrame:
     return pd.read_csv(file)
 
 
+def by_size(table: pd.DataFrame, cell: Callable[[pd.Series], str]) -> pd.DataFrame:
+    """One line per size and one column per method, as the paper lays it out; teacher under SFT."""
+    lines = {size: dict.fromkeys(METHODS, "") for size in SIZES}
+    for _, row in table.iterrows():
+        method = "sft" if row["variant"] == "teacher" else row["variant"]
+        if method in METHODS:
+            lines[row["student"]][method] = cell(row)
+    frame = pd.DataFrame(lines).T.rename(columns=LABELS)
+    return frame.rename_axis("size").reset_index()
+
+
+def memorized(table1: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 as words: mean (and ± sd over seeds), the paper's figure in brackets; held-out."""
+
+    def cell(row: pd.Series) -> str:
+        sd = "" if pd.isna(row["member_sd"]) else f" ± {row['member_sd']:.3f}"
+        return f"{row['member']:.3f}{sd} ({row['paper']:.3f})"
+
+    frame = by_size(table1, cell)
+    highest = table1.groupby("student")["held_out"].max()
+    return frame.assign(**{"held-out, highest": frame["size"].map(highest).map("{:.3f}".format)})
+
+
+def utility(table2: pd.DataFrame, split: str = "held_out") -> pd.DataFrame:
+    """ROUGE-L of one split as words, the paper's figure in brackets where it gives one."""
+
+    def cell(row: pd.Series) -> str:
+        paper = row[f"paper_rougeL_{split}"]
+        return f"{row[f'rougeL_{split}']:.3f}" + ("" if pd.isna(paper) else f" ({paper:.2f})")
+
+    return by_size(table2, cell)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table of words in Markdown."""
+    lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def legend(profile: str) -> str:
+    """What the numbers of `memorized` are, one sentence."""
+    rates = read(profile, "memorization")
+    seeds = ", ".join(map(str, sorted(rates["seed"].unique())))
+    rows = rates.loc[(rates["split"] == "member") & (rates["variant"] != "base"), "n"].min()
+    return (
+        f"Share of the {rows} member rows whose first {WINDOW} tokens greedy decoding writes word for "
+        f"word: mean over seeds {seeds}, ± standard deviation; in brackets the paper's figure, "
+        "for its far larger models and another data set. The teacher stands under SFT."
+    )
+
+
 def print_report(profile: str) -> None:
-    """Print the comparison table, the claims and where the figures lie."""
-    table = read(profile, "table1").drop(columns="paper_size")
-    print(f"\nMemorized share of member rows (k = 50), mean over seeds, profile {profile}\n")
-    print(table.to_string(index=False, float_format="{:.3f}".format))
-    print("\nClaims of the paper\n")
-    for row in read(profile, "claims").itertuples():
-        print(f"{row.claim} {row.verdict}: {row.statement}\n   {row.evidence}")
+    """Print the comparison, the claims and where the figures lie."""
+    first, second, claims = (read(profile, name) for name in ("table1", "table2", "claims"))
+
+    def said(text: str, indent: str = "") -> None:
+        print(textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent))
+
+    print(f"\nMEMORIZATION, profile {profile}")
+    said(legend(profile))
+    print(f"\n{memorized(first).to_string(index=False)}")
+    print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows; in brackets the paper's")
+    print(f"\n{utility(second).to_string(index=False)}")
+    print("\nTHE PAPER'S CLAIMS")
+    for row in claims.itertuples():
+        said(f"{row.claim} {str(row.verdict).upper()}: {row.statement}")
+        said(f"{row.evidence}.", indent="   ")
     print(f"\nTables   {runs.results_dir(profile).relative_to(runs.root())}")
     print(f"Figures  {runs.figures_dir(profile).relative_to(runs.root())}")
     print(f"Read     notebooks/executed/{profile}/10_comparison.ipynb")
 
 
+def ledger(profile: str) -> str:
+    """The claims with verdict and evidence, in Markdown."""
+    claims = read(profile, "claims")
+    claim = claims["claim"] + " " + claims["statement"]
+    verdict = "**" + claims["verdict"] + "**"
+    words = {"claim of the paper": claim, "verdict": verdict, "evidence": claims["evidence"]}
+    return markdown(pd.DataFrame(words))
+
+
+def spent(profile: str) -> str:
+    """What the stages took, one sentence; nothing where they were not timed."""
+    if not (runs.results_dir(profile) / "stages.csv").is_file():
+        return ""
+    stages = read(profile, "stages")
+    return (
+        f"The {len(stages)} stages took {stages['seconds'].sum() / 60:.0f} minutes of work in "
+        f"all, shared by the cores; the largest held {stages['peak_mib'].max() / 1024:.1f} GiB."
+    )
+
+
 def readme_block(profile: str) -> str:
     """The results part of the README, from the tables alone."""
-    table = read(profile, "table1").set_index(["variant", "student"])
-    sizes = ["large", "middle", "small"]
-    names = {
-        "sft": "SFT",
-        "word_kd": "word-level KD",
-        "seq_kd": "sequence-level KD",
-        "rkld": "RKLD",
-    }
-    teacher = table.loc[("teacher", "teacher")]
-    lines = [
-        f"Share of member rows memorized (k = 50), mean over {teacher['seeds']:.0f} seeds; in "
-        "brackets the paper's figure for its own, far larger models. "
-        f"Teacher: {teacher['member']:.3f} ({teacher['paper']:.3f}).",
-        "",
-        "| method | " + " | ".join(sizes) + " |",
-        "|---|" + "---|" * len(sizes),
-    ]
-    for variant, name in names.items():
-        cells = [table.loc[(variant, size)] for size in sizes]
-        words = [f"{cell['member']:.3f} ({cell['paper']:.3f})" for cell in cells]
-        lines.append(f"| {name} | " + " | ".join(words) + " |")
-    lines += ["", "| claim | verdict | evidence |", "|---|---|---|"]
-    for row in read(profile, "claims").itertuples():
-        lines.append(f"| {row.claim} {row.statement} | **{row.verdict}** | {row.evidence} |")
-    return "\n".join(lines)
+    rates = read(profile, "memorization")
+    made = f"commit {', '.join(sorted(rates['commit'].unique()))}"
+    where = f"{', '.join(sorted(rates['device'].unique()))}"
+    return "\n\n".join(
+        [
+            f"{legend(profile)} Reference run: {made}, on {where}. {spent(profile)}".strip(),
+            markdown(memorized(read(profile, "table1"))),
+            ledger(profile),
+        ]
+    )
 
 
 def update_readme(profile: str) -> None:
-    """Replace the README's results block by what the tables say."""
+    """Replace the README's results block by what the tables say.
+
+    Raises:
+        KdlibError: there are no tables, or the README has no such block.
+    """
     file = runs.root() / "README.md"
     text = file.read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise KdlibError(f"README.md has no {BEGIN} ... {END}; put both lines back")
     runs.write_text(file, f"{before}{BEGIN}\n{readme_block(profile)}\n{END}{after}")
