@@ -213,7 +213,8 @@ def load_profile(name: str) -> Profile:
     try:
         return Profile(name=path.stem, **values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # an unknown key first: a field is often missing only because its name is misspelt
+        first = max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")
         where = ".".join(map(str, first["loc"])) or "profile"
         given = first.get("input")
         said = "" if isinstance(given, dict) else f" = {given!r}"

@@ -71,12 +71,12 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def legend(profile: str) -> str:
     """What the numbers of `memorized` are, one sentence."""
-    rates = read(profile, "memorization")
+    rates = read(profile, "metrics").query("metric == 'exact_rate' and split == 'member'")
     seeds = ", ".join(map(str, sorted(rates["seed"].unique())))
-    rows = rates.loc[(rates["split"] == "member") & (rates["variant"] != "base"), "n"].min()
+    rows = rates["n"].min()
     return (
-        f"Share of the {rows} member rows whose first {WINDOW} tokens greedy decoding writes word for "
-        f"word: mean over seeds {seeds}, ± standard deviation; in brackets the paper's figure, "
+        f"Share of the {rows} member rows whose first {WINDOW} tokens greedy decoding writes word "
+        f"for word: mean over seeds {seeds}, ± standard deviation; in brackets the paper's figure, "
         "for its far larger models and another data set. The teacher stands under SFT."
     )
 
@@ -124,9 +124,9 @@ def spent(profile: str) -> str:
 
 def readme_block(profile: str) -> str:
     """The results part of the README, from the tables alone."""
-    rates = read(profile, "memorization")
-    made = f"commit {', '.join(sorted(rates['commit'].unique()))}"
-    where = f"{', '.join(sorted(rates['device'].unique()))}"
+    models = read(profile, "metrics")
+    made = f"commit {', '.join(sorted(models['commit'].unique()))}"
+    where = f"{', '.join(sorted(models['device'].unique()))}"
     return "\n\n".join(
         [
             f"{legend(profile)} Reference run: {made}, on {where}. {spent(profile)}".strip(),

@@ -1,0 +1,43 @@
+"""Profiles: the committed ones are valid, and bad ones are refused with one clear message."""
+
+import pytest
+
+from kdlib.config import PROFILES, KdlibError, load_profile
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
+def test_committed_profiles_are_valid(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    assert profile.from_scratch == (name != "paper")
+    assert profile.train_settings("word_kd", "small").lr == profile.methods["word_kd"].lr["small"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("members = 32", "memebrs = 32", "memebrs"),
+        ("members = 32", "members = 0", "members = 0"),
+        ("members = 32", "members = 500", "exceeds pool"),
+        ("k = 50", 'k = "many"', "measure.k"),
+        ("lr = 2e-3", "lr = 2.0", "lr"),
+        ("width = 64", "width = 65", "not a multiple"),
+        ("seeds = [0, 1]", "seeds = [0, 1", "TOML"),
+        ("small = 2e-3", "tiny = 2e-3", "tiny"),
+    ],
+)
+def test_bad_profiles(tmp_path, old, new, said):
+    text = (PROFILES / "smoke.toml").read_text("utf-8")
+    assert old in text
+    bad = tmp_path / "bad.toml"
+    bad.write_text(text.replace(old, new))
+    with pytest.raises(KdlibError, match=said) as error:
+        load_profile(str(bad))
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_unknown_profile_and_method():
+    with pytest.raises(KdlibError, match="did you mean 'laptop'"):
+        load_profile("lapto")
+    with pytest.raises(KdlibError, match="unknown method 'sgt'; known: sft"):
+        load_profile("smoke").train_settings("sgt", "small")

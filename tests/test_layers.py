@@ -1,0 +1,64 @@
+"""The house keeps its walls: who imports whom, and how large a room may grow."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+KDLIB = Path(__file__).resolve().parents[1] / "kdlib"
+LAYERS = [
+    {"config", "runs"},
+    {"data"},
+    {"tokens", "models", "losses"},
+    {"sample", "teacher"},
+    {"train", "measure"},
+    {"tables"},
+    {"plots", "show"},
+    {"study", "report"},
+    {"calibration"},
+    {"__main__"},
+]
+LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+# config holds the error that every room raises; tokens' types are read beside models
+NEIGHBOURS = {("runs", "config")}
+NO_TORCH = ("config", "runs", "data", "tables", "plots", "report", "show")
+MODULES = sorted(path for path in KDLIB.glob("*.py") if path.stem != "__init__")
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ([f"kdlib.{a.name}" for a in node.names] if node.module == "kdlib" else [])
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_go_down(path):
+    for name in imported(path):
+        if name.startswith("kdlib."):
+            below = name.split(".")[1]
+            if (path.stem, below) not in NEIGHBOURS:
+                assert LAYER[below] < LAYER[path.stem], f"{path.stem} imports {below}"
+
+
+@pytest.mark.parametrize("name", NO_TORCH)
+def test_without_torch(name):
+    assert not any(one.split(".")[0] == "torch" for one in imported(KDLIB / f"{name}.py"))
+
+
+def test_init_holds_only_a_docstring():
+    body = ast.parse((KDLIB / "__init__.py").read_text("utf-8")).body
+    assert len(body) == 1 and isinstance(body[0], ast.Expr)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_functions_are_short_and_documented(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[0]
+            documented = ast.get_docstring(node)
+            start = (first.end_lineno if documented else node.lineno) or 0
+            assert (node.end_lineno or 0) - start <= 50, f"{path.stem}.{node.name} is too long"
+            assert documented or node.name.startswith("_") or node.col_offset, node.name

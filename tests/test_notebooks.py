@@ -1,0 +1,88 @@
+"""Every notebook keeps the anatomy, and all of them ran on the smoke profile."""
+
+import ast
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+SHARED = {"00_map", "01_data_and_tokens", "10_comparison"}
+
+
+def cells(path, kind="code"):
+    found = json.loads(path.read_text("utf-8"))["cells"]
+    return [cell for cell in found if cell["cell_type"] == kind]
+
+
+def tagged(path, tag):
+    return [c for c in cells(path) if tag in c["metadata"].get("tags", [])]
+
+
+def test_the_series_is_complete():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [
+        "00",
+        "01",
+        "02",
+        "03",
+        "04",
+        "05",
+        "06",
+        "09",
+        "10",
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_anatomy(path):
+    everything = json.loads(path.read_text("utf-8"))["cells"]
+    assert len(everything) <= 60
+    assert not any(c.get("outputs") or c.get("execution_count") for c in cells(path))
+    (parameters,) = tagged(path, "parameters")
+    (check,) = tagged(path, "check")
+    assert check is everything[-1] or check == everything[-1]
+    for node in ast.parse("".join(parameters["source"])).body:
+        assert isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    first = "".join(everything[0]["source"])
+    assert first.startswith(f"# {path.stem[:2]} ") and "Reads:" in first and "Writes:" in first
+    lines = sum(len("".join(c["source"]).splitlines()) for c in cells(path))
+    assert lines <= 250
+    assert "## Exercises" in str(everything) and "## Summary" in str(everything)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(path):
+    for cell in cells(path, "markdown"):
+        for part in "".join(cell["source"]).split("](")[1:]:
+            target = part.split(")")[0]
+            assert (path.parent / target).is_file(), target
+
+
+@pytest.mark.slow
+def test_every_notebook_ran_on_smoke(smoke_study):
+    executed = smoke_study / "notebooks" / "executed" / "smoke"
+    for path in NOTEBOOKS:
+        names = [path.stem] if path.stem in SHARED else [f"{path.stem}-seed{s}" for s in (0, 1)]
+        for name in names:
+            copy = executed / f"{name}.ipynb"
+            assert copy.stat().st_size < 1_000_000
+            ran = [c["execution_count"] for c in cells(copy)]
+            assert all(ran) and ran == sorted(ran)
+            outputs = [o for c in cells(copy) for o in c["outputs"]]
+            assert not any(o["output_type"] == "error" for o in outputs)
+
+
+@pytest.mark.slow
+def test_tables_and_figures_of_smoke(smoke_study):
+    results = smoke_study / "data" / "results" / "smoke"
+    claims = pd.read_csv(results / "claims.csv")
+    assert list(claims["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C6"]
+    metrics = pd.read_csv(results / "metrics.csv")
+    rates = metrics[metrics["metric"] == "exact_rate"]
+    assert len(rates) == 17 * 2 * 2 * 51  # models, seeds, splits, windows
+    assert rates["value"].between(rates["lo"], rates["hi"]).all()
+    stages = pd.read_csv(results / "stages.csv")
+    assert len(stages) == 15 and (stages["seconds"] > 0).all()
+    figures = list((smoke_study / "data" / "figures" / "smoke").glob("*.png"))
+    assert len(figures) == 4
