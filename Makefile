@@ -49,7 +49,7 @@ lab: $(READY)  ## JupyterLab on the series
 	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_map.ipynb
 
 bench: $(READY)  ## time the one-pass meter against greedy decoding
-	python -m kdlib bench --profile "$(PROFILE)"
+	python tests/benchmarks/meter.py
 
 calibrate: $(READY)  ## find learning rates and training length by the rule in the profile
 	python -m kdlib calibrate --profile "$(PROFILE)"
