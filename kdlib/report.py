@@ -27,7 +27,8 @@ def read(profile: str, name: str) -> pd.DataFrame:
             f"no results at {file.relative_to(runs.root())}; make them with: "
             f"make study PROFILE={profile}"
         )
-    return pd.read_csv(file)
+    # hexadecimal names may look like numbers: 0123456789, 12e4567890
+    return pd.read_csv(file, dtype={"commit": str, "run_id": str})
 
 
 def by_size(table: pd.DataFrame, cell: Callable[[pd.Series], str]) -> pd.DataFrame:
@@ -64,9 +65,10 @@ def utility(table2: pd.DataFrame, split: str = "held_out") -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table of words in Markdown."""
-    lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    """A table of words in Markdown; a bar inside a cell is escaped."""
+    words = frame.astype(str).replace(r"\|", r"\\|", regex=True)
+    lines = [list(frame.columns), ["---"] * frame.shape[1], *words.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def legend(profile: str) -> str:

@@ -143,6 +143,11 @@ def prepare(lab: Lab) -> None:
     if not lab.profile.from_scratch:
         return
     texts = data.general_text(lab.profile.data)
+    if not texts:
+        raise KdlibError(
+            f"profile '{lab.profile.name}': models from scratch need general text, which data.source"
+            f" = '{lab.profile.data.source}' has not; give models by path, or take pydocs"
+        )
     budget = lab.profile.pretrain.tokens // MEAN_TOKENS
     texts = texts[: max(1000, budget)]  # shuffled: any part is like the whole
     if not (lab.tokenizer_dir / "tokenizer.json").is_file() or not runs.done(

@@ -378,7 +378,8 @@ def _verdict(confirmed: bool, refuted: bool) -> str:
 
 
 def _said(row: pd.Series) -> str:
-    name = f"{LABELS[row['variant']]} {row['student']} less {row['against'].replace('_', ' ')}"
+    against, size = row["against"].split()
+    name = f"{LABELS[row['variant']]} {row['student']} less {LABELS[against]} {size}"
     return f"{name}: {row['value']:+.3f} [{row['lo']:+.3f}, {row['hi']:+.3f}]"
 
 

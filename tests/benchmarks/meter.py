@@ -1,9 +1,9 @@
 """The one-pass meter against greedy decoding of the same tuples, side by side in one run.
 
-python tests/benchmarks/meter.py writes data/results/bench/meter-<device>.csv. Models have the laptop
-profile's shapes and weights from a seed (speed does not depend on what they know); tuples have
-responses of 50 tokens, and decoding writes exactly 50, with a key-value cache, at its best batch
-size. Both are timed alternately, in float32.
+`make bench` writes data/results/bench/meter-<device>.csv. Models have the laptop profile's shapes
+and weights from a seed (speed does not depend on what they know); tuples have responses of 50
+tokens, and decoding writes exactly 50, with a key-value cache, at its best batch size. Both are
+timed alternately, in float32.
 """
 
 import platform

@@ -1,0 +1,110 @@
+"""The README says what the committed tables say, and the report says it in a terminal."""
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kdlib import data, report, tables
+from kdlib.config import PROFILES, KdlibError, Profile
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "data" / "results" / "laptop"
+README = (ROOT / "README.md").read_text("utf-8")
+NEEDED = ("table1", "table2", "claims", "metrics")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with the tables of a made-up run."""
+    (tmp_path / "README.md").write_text(README, "utf-8")
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    rates = [
+        {"variant": variant, "student": size, "split": split, "metric": "exact_rate", "k": 50}
+        | {"value": 0.5 if split == "member" else 0.25, "seed": seed, "n": 40}
+        | {"commit": "0123456789", "device": "cpu"}
+        for variant, size in tables.MODELS
+        for split in ("member", "held_out")
+        for seed in (3, 7)
+    ]
+    rates = pd.DataFrame(rates)
+    rouge = [rates.assign(metric=f"{one}_greedy", k=pd.NA) for one in ("rouge1", "rougeL")]
+    tidy = pd.concat([rates, *rouge])
+    words = [(name, *said, "open", "no | numbers") for name, said in tables.CLAIMS.items()]
+    claims = pd.DataFrame(words, columns=["claim", "statement", "rule", "verdict", "evidence"])
+    frames = (tables.table1(tidy), tables.table2(tidy), claims, tidy)
+    tables.write_results("made", dict(zip(NEEDED, frames, strict=True)))
+    return tmp_path
+
+
+def test_report_in_a_terminal(project, capsys):
+    report.print_report("made")
+    said = capsys.readouterr().out
+    assert "0.500 ± 0.000 (0.654)" in said and "seeds 3, 7" in said and "40 member rows" in said
+    assert all(f"{name} OPEN" in said for name in tables.CLAIMS)
+    assert "data/results/made" in said and "data/figures/made" in said
+
+
+def test_update_rewrites_the_block_and_nothing_else(project):
+    report.update_readme("made")
+    report.update_readme("made")
+    text = (project / "README.md").read_text("utf-8")
+    around = [README.split(report.BEGIN)[0], README.split(report.END)[1]]
+    assert [text.split(report.BEGIN)[0], text.split(report.END)[1]] == around
+    block = text.split(report.BEGIN)[1].split(report.END)[0]
+    assert block.strip() == report.readme_block("made")
+    assert "| large | 0.500 ± 0.000 (0.523) |" in block and "0123456789" in block
+    assert "no \\| numbers" in block  # a bar in a cell does not open a column
+    widths = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines() if "|" in line]
+    assert set(widths) == {7, 4}
+
+
+def test_missing_tables_and_a_readme_without_the_block(project):
+    with pytest.raises(KdlibError, match="make study PROFILE=absent"):
+        report.print_report("absent")
+    (project / "README.md").write_text("nothing", "utf-8")
+    with pytest.raises(KdlibError, match="put both lines back"):
+        report.update_readme("made")
+
+
+def test_readme_says_what_the_committed_tables_say(monkeypatch):
+    if not all((RESULTS / f"{name}.csv").is_file() for name in NEEDED):
+        pytest.skip("no reference run in data/results/laptop")
+    changed = subprocess.run(
+        ["git", "-C", str(ROOT), "status", "--porcelain", "--", str(RESULTS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if changed.stdout:
+        pytest.skip("data/results/laptop was made anew here and is not committed")
+    monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
+    block = README.split(report.BEGIN)[1].split(report.END)[0]
+    assert block.strip() == report.readme_block("laptop"), "run report.update_readme('laptop')"
+
+
+def test_links_lead_somewhere():
+    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)]+)\)", README) if "://" not in t]
+    made = [t for t in targets if t.startswith(("notebooks/executed/", "data/figures/"))]
+    missing = [t for t in targets if t and t not in made and not (ROOT / t).is_file()]
+    assert not missing
+    if not (RESULTS / "claims.csv").is_file():
+        pytest.skip("no reference run: executed notebooks and figures are not looked for")
+    assert not [t for t in made if not (ROOT / t).is_file()]
+
+
+def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    example = tomllib.loads(re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1])
+    paper = tomllib.loads((PROFILES / "paper.toml").read_text("utf-8"))
+    settings = Profile(name="mine", **(paper | example)).data
+    rows = [{"question": f"What is {i}?", "answer": f"It is {i}."} for i in range(30)]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    small = {"path": str(file), "pool": 30, "members": 20, "held_out": 10}
+    pool = data.load_pool(settings.model_copy(update=small))
+    assert set(pool["response"]) == {row["answer"] for row in rows}
