@@ -70,6 +70,15 @@ class TokenSettings(Settings):
     max_prompt: Positive = 256  # tokens
     max_length: Positive = 512  # tokens, prompt + response + end token
 
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.max_prompt >= self.max_length:
+            raise ValueError(
+                f"max_prompt = {self.max_prompt} leaves no room for a response within "
+                f"max_length = {self.max_length}; lower max_prompt or raise max_length"
+            )
+        return self
+
 
 class ModelSettings(Settings):
     """A GPT-2 made from scratch (layers, heads, width), or a causal model by name or path."""

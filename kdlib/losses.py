@@ -16,8 +16,9 @@ def _log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) from log-probabilities; a token with p = 0 adds 0 (kl_div's own convention)."""
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).nan_to_num(nan=0.0).sum(-1)
+    """KL(p || q) from log-probabilities; a token with p = 0 adds 0, a NaN in p or q stays NaN."""
+    terms = F.kl_div(log_q, log_p, reduction="none", log_target=True)
+    return terms.masked_fill(log_p == -torch.inf, 0.0).sum(-1)
 
 
 def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:

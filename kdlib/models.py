@@ -57,18 +57,22 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
         dropout: replaces the model's own dropout rates when given, 0 to 1.
 
     Raises:
-        KdlibError: there is no such model, it is truncated, or it is not in safetensors.
+        KdlibError: there is no such model, it is truncated, lacks weights of its
+            architecture, or is not in safetensors.
     """
     changes = {} if dropout is None else dict.fromkeys(DROPOUTS, dropout)
     with quiet():
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 str(path),
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
+                output_loading_info=True,
                 **changes,
             )
+            if missing := sorted(report["missing_keys"]):
+                raise ValueError(f"weights are missing, among them {missing[0]}")
         except Exception as error:  # safetensors, json and hub errors share no base class
             reason = str(error).splitlines()[0][:200]
             raise KdlibError(

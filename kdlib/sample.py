@@ -29,7 +29,7 @@ def continue_prompts(
         model: any causal model of transformers; used in eval mode, then left as it was.
         prompts: token ids.
         end_id: end token, also used to pad on the left.
-        max_length: prompt and answer together, tokens.
+        max_length: prompt and answer together, tokens, above every prompt's length.
         greedy: arg-max at every step; else a draw at temperature 1 from the whole vocabulary,
             from torch's global generator.
         batch: prompts decoded together.
@@ -70,7 +70,7 @@ def _decode(
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     ids, alive = ids.to(where), torch.tensor(chosen)
     cache = DynamicCache(config=model.config)
-    for length in range(longest, max_length):
+    while True:
         logits = model(
             input_ids=ids,
             attention_mask=mask,
@@ -83,10 +83,11 @@ def _decode(
         written = tokens.tolist()
         for i, token in zip(alive.tolist(), written, strict=True):
             answers[i].append(token)
-        going = [row for row, token in enumerate(written) if token != end_id]
-        if not going or length + 1 == max_length:
-            return
         positions = positions[:, -1:] + 1
+        room = (positions[:, 0] + 1 < max_length).tolist()  # each row's own, not the longest's
+        going = [row for row, token in enumerate(written) if token != end_id and room[row]]
+        if not going:
+            return
         if len(going) < len(written):
             kept = torch.tensor(going, device=where)
             cache.batch_select_indices(kept)

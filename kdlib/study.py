@@ -145,8 +145,8 @@ def prepare(lab: Lab) -> None:
     texts = data.general_text(lab.profile.data)
     if not texts:
         raise KdlibError(
-            f"profile '{lab.profile.name}': models from scratch need general text, which data.source"
-            f" = '{lab.profile.data.source}' has not; give models by path, or take pydocs"
+            f"profile '{lab.profile.name}': models from scratch need general text, and data.source "
+            "is not pydocs; give models by path, or take pydocs"
         )
     budget = lab.profile.pretrain.tokens // MEAN_TOKENS
     texts = texts[: max(1000, budget)]  # shuffled: any part is like the whole
@@ -219,7 +219,7 @@ def run(lab: Lab, variant: str, size: str, targets: Targets | None = None) -> Pa
     shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
     if variant == "base":
-        model = models.load_model(base_checkpoint(lab, size)).to(lab.device)
+        model = load_base(lab, size)
         checkpoint = Path(lab.base_dir(size))
     else:
         settings = lab.profile.train_settings(variant, size)
@@ -255,7 +255,7 @@ def train_one(
     targets: Targets | None = None,
 ) -> tuple[Any, pd.DataFrame]:
     """One fine-tuning run from the base weights: the model, and its path epoch by epoch."""
-    model = models.load_model(base_checkpoint(lab, size), dropout=settings.dropout).to(lab.device)
+    model = load_base(lab, size, settings.dropout)
     if variant == "teacher":
         method = train.METHODS["sft"]
     else:
@@ -308,6 +308,24 @@ def base_checkpoint(lab: Lab, size: str) -> str | Path:
     """The base model's folder or name; says what makes it when it is missing."""
     where = lab.base_dir(size)
     return need(where, lab, "01_data_and_tokens") if isinstance(where, Path) else where
+
+
+def load_base(lab: Lab, size: str, dropout: float | None = None) -> Any:
+    """The base model of that size.
+
+    Raises:
+        KdlibError: it is not there, or reads fewer tokens than `tokens.max_length`.
+    """
+    path = base_checkpoint(lab, size)
+    model = models.load_model(path, dropout)
+    wanted = lab.profile.tokens.max_length
+    room = getattr(model.config, "max_position_embeddings", wanted)
+    if room < wanted:
+        raise KdlibError(
+            f"model '{path}' reads {room} tokens, fewer than tokens.max_length = {wanted}; "
+            "lower tokens.max_length"
+        )
+    return model.to(lab.device)
 
 
 def load_teacher(lab: Lab) -> Any:

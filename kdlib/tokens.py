@@ -85,6 +85,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 def load_tokenizer(path: str | Path) -> Any:
     """A tokenizer by folder or hub name; no remote code is trusted.
 
+    It pads with the end token: masks and labels alone say what is padding, and a padding token of
+    its own may have no place in the model's vocabulary.
+
     Raises:
         KdlibError: it cannot be read, or has no end token.
     """
@@ -94,8 +97,7 @@ def load_tokenizer(path: str | Path) -> Any:
         raise KdlibError(f"no tokenizer at '{path}': {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:
         raise KdlibError(f"the tokenizer at '{path}' has no end token; set eos_token in it")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 

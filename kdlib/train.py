@@ -153,7 +153,7 @@ def fit(
         settings: epochs, learning rate, schedule, clipping, precision.
         epoch_steps: optimizer steps in one epoch (the schedule's length follows from it).
         seed: of dropout and sampling; the source has its own.
-        log: JSON lines, one per LOG_EVERY optimizer steps.
+        log: JSON lines, one per LOG_EVERY optimizer steps and one at the end.
         name: what the progress bar says.
         on_epoch: called with (model, epoch, step) before training (epoch 0) and after each epoch.
 
@@ -187,7 +187,7 @@ def fit(
                 step, tokens = step + 1, tokens + count
                 losses_seen.append(loss)
                 bar.update()
-                if step % LOG_EVERY == 0:
+                if step % LOG_EVERY == 0 or step == settings.epochs * epoch_steps:
                     mean = float(torch.stack(losses_seen).mean())
                     if not math.isfinite(mean):
                         raise KdlibError(
