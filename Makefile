@@ -56,7 +56,7 @@ calibrate: $(READY)  ## find learning rates and training length by the rule in t
 
 clean:  ## remove checkpoints, caches and stage markers; never results, figures, executed notebooks
 	rm -rf data/runs data/raw .snakemake .pytest_cache .ruff_cache .mypy_cache
-	find kdlib tests -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Remade when the pins change; an installation that broke off leaves no .ready and is made anew.
 .venv/.ready: constraints.txt pyproject.toml

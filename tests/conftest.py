@@ -42,18 +42,13 @@ def copy_project(target: Path) -> Path:
     return target
 
 
-def start_study(project: Path, seeds: str = "", log: str = "make.log") -> subprocess.Popen:
+def start_study(project: Path, log: str = "make.log", **given: str) -> subprocess.Popen:
     """Start `make study` on smoke in a process group of its own; its lines go to `log`."""
     # Shells ignore Ctrl-C in what they start in the background; a handler here undoes that there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "KDLIB_ROOT", "PYTHONPATH"}
-    command = [
-        "make",
-        "study",
-        "PROFILE=smoke",
-        f"SEEDS={seeds}",
-        f"BIN={Path(sys.executable).parent}",
-    ]
+    values = {"PROFILE": "smoke", "SEEDS": "", "BIN": str(Path(sys.executable).parent)} | given
+    command = ["make", "study", *(f"{name}={value}" for name, value in values.items())]
     with (project / log).open("w") as output:
         return subprocess.Popen(
             command,
@@ -68,7 +63,7 @@ def start_study(project: Path, seeds: str = "", log: str = "make.log") -> subpro
 
 def run_study(project: Path, seeds: str = "") -> str:
     """Run `make study` on smoke to its end and give what it printed."""
-    code = start_study(project, seeds).wait()
+    code = start_study(project, SEEDS=seeds).wait()
     said = (project / "make.log").read_text()
     logs = sorted(
         (project / "data" / "runs" / "smoke" / "logs").glob("*.log"), key=os.path.getmtime

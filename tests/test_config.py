@@ -24,6 +24,7 @@ def test_committed_profiles_are_valid(name):
         ("width = 64", "width = 65", "not a multiple"),
         ("seeds = [0, 1]", "seeds = [0, 1", "TOML"),
         ("small = 2e-3", "tiny = 2e-3", "tiny"),
+        ("max_prompt = 160", "max_prompt = 320", "leaves no room for a response"),
     ],
 )
 def test_bad_profiles(tmp_path, old, new, said):

@@ -48,6 +48,15 @@ def test_finite_where_the_teacher_excludes_a_token(divergence, logits):
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_broken_logits_are_not_hidden(divergence, logits):
+    student, teacher = logits
+    broken = student.clone()
+    broken[0, 0] = torch.nan
+    for value in (divergence(broken, teacher), divergence(teacher, broken)):
+        assert value[0].isnan() and value[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_gradcheck(divergence, logits):
     student, teacher = logits
     assert torch.autograd.gradcheck(lambda x: divergence(x, teacher), student.requires_grad_())

@@ -85,7 +85,7 @@ def test_nothing_is_redone_when_all_is_done(smoke_study, tmp_path):
 def test_killed_and_interrupted_study_ends_with_the_same_tables(smoke_study, tmp_path):
     project = copy_project(tmp_path / "project")
 
-    first = start_study(project, seeds="0")
+    first = start_study(project, SEEDS="0")
     wait_until(lambda: {"02_teacher-seed0"} <= finished(project).keys(), first, project)
     time.sleep(3)  # into the stages that follow
     stop(first, project, signal.SIGKILL)
@@ -94,9 +94,9 @@ def test_killed_and_interrupted_study_ends_with_the_same_tables(smoke_study, tmp
     locks.mkdir(parents=True, exist_ok=True)
     (locks / "0.output.lock").write_text("data/runs/smoke/done/00_map\n")
 
-    second = start_study(project, seeds="0")
+    second = start_study(project, SEEDS="0")
     wait_until(lambda: len(finished(project)) > len(before) + 1, second, project)
-    refused = start_study(project, seeds="0", log="refused.log")
+    refused = start_study(project, SEEDS="0", log="refused.log")
     assert refused.wait(PATIENCE) != 0
     assert "is being run already" in (project / "refused.log").read_text()
     stop(second, project, signal.SIGINT)
