@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kdlib import runs, study
+from kdlib import bases, runs, study
 from kdlib.config import KdlibError, Profile
+from kdlib.lab import Lab
 
 SIZE = "middle"  # the size on which the methods are calibrated
 
@@ -31,12 +32,12 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
     if profile.calibration is None:
         raise KdlibError(f"profile '{profile.name}' has no [calibration]; add the rule first")
     file = runs.results_dir(profile.name) / "calibration.csv"
-    lab = study.Lab(profile, profile.calibration.seed)
-    study.prepare(lab)
+    lab = Lab(profile, profile.calibration.seed)
+    bases.prepare(lab)
     teacher_runs = grid(profile, ["teacher"], cores)
     chosen = teacher_rule(teacher_runs, profile)
     fixed = profile.model_copy(update={"teacher": profile.teacher.model_copy(update=chosen)})
-    lab = study.Lab(fixed, profile.calibration.seed)
+    lab = Lab(fixed, profile.calibration.seed)
     study.run(lab, "teacher", "teacher")
     study.teacher_text(lab)
     table = pd.concat([teacher_runs, grid(fixed, list(profile.methods), cores)])
@@ -58,7 +59,7 @@ def one_path(profile: Profile, variant: str, rate: float) -> pd.DataFrame:
     """The path of one calibration run: epoch, step, split, exact_rate, nats_per_token."""
     torch.set_num_threads(1)
     assert profile.calibration is not None
-    lab = study.Lab(profile, profile.calibration.seed)
+    lab = Lab(profile, profile.calibration.seed)
     teacher = variant == "teacher"
     longest = profile.calibration.max_epochs["teacher" if teacher else "student"]
     common = profile.teacher if teacher else profile.student
@@ -69,9 +70,17 @@ def one_path(profile: Profile, variant: str, rate: float) -> pd.DataFrame:
     return path.assign(variant=variant, size=size, lr=rate)
 
 
-def best_rate(table: pd.DataFrame, variant: str) -> float:
-    """The rate whose lowest held-out loss over its epochs is lowest."""
+def reaching(table: pd.DataFrame, variant: str, target: float) -> list[float]:
+    """The rates at which the member memorization of `variant` reaches `target`; else all rates."""
+    seen = table[(table["variant"] == variant) & (table["split"] == "member")]
+    most = seen.groupby("lr")["exact_rate"].max()
+    return list(most.index[most >= target]) or list(most.index)
+
+
+def best_rate(table: pd.DataFrame, variant: str, eligible: list[float]) -> float:
+    """The eligible rate whose lowest held-out loss over its epochs (from 1) is lowest."""
     seen = table[(table["variant"] == variant) & (table["split"] == "held_out")]
+    seen = seen[(seen["epoch"] > 0) & seen["lr"].isin(eligible)]
     return float(seen.groupby("lr")["nats_per_token"].min().idxmin())
 
 
@@ -85,13 +94,14 @@ def nearest_length(table: pd.DataFrame, variant: str, rate: float, target: float
 def teacher_rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
     """Rate and length of the teacher."""
     assert profile.calibration is not None
-    rate = best_rate(table, "teacher")
-    length = nearest_length(table, "teacher", rate, profile.calibration.teacher_target)
+    target = profile.calibration.teacher_target
+    rate = best_rate(table, "teacher", reaching(table, "teacher", target))
+    length = nearest_length(table, "teacher", rate, target)
     return {"lr": rate, "epochs": int(length["epoch"])}
 
 
 def rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
-    """What the rule chooses from a table of calibration runs.
+    """What the rule in the profile chooses from a table of calibration runs.
 
     Returns:
         `teacher` {lr, epochs}, `student` {epochs}, `lr` {method: rate}.
@@ -101,7 +111,8 @@ def rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
     """
     assert profile.calibration is not None
     low, high = profile.calibration.student_band
-    rates = {method: best_rate(table, method) for method in profile.methods}
+    eligible = reaching(table, "sft", low)
+    rates = {method: best_rate(table, method, eligible) for method in profile.methods}
     length = nearest_length(table, "sft", rates["sft"], (low + high) / 2)
     if not low <= length["exact_rate"] <= high:
         raise KdlibError(

@@ -5,6 +5,7 @@ Taught in notebook 00_map.
 
 import difflib
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +14,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 PROFILES = Path(__file__).parent / "profiles"
 SIZES = ("teacher", "large", "middle", "small")
 STUDENTS = SIZES[1:]
-METHODS = ("sft", "word_kd", "seq_kd", "rkld")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method is a pair: whose text the student reads, and what it minimizes there."""
+
+    label: str
+    text: str  # rows | teacher | student
+    objective: str  # cross_entropy | mixed_forward_kl | reverse_kl
+
+
+METHODS = {
+    "sft": Method("SFT", "rows", "cross_entropy"),
+    "word_kd": Method("word-level KD", "rows", "mixed_forward_kl"),
+    "seq_kd": Method("sequence-level KD", "teacher", "cross_entropy"),
+    "rkld": Method("RKLD", "student", "reverse_kl"),
+}
+DISTILLED = tuple(name for name in METHODS if name != "sft")
+LABELS = {"base": "base", "teacher": "teacher"} | {name: one.label for name, one in METHODS.items()}
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -69,6 +88,11 @@ class TokenSettings(Settings):
     template: Literal["short", "alpaca"] = "short"
     max_prompt: Positive = 256  # tokens
     max_length: Positive = 512  # tokens, prompt + response + end token
+
+    @property
+    def max_new(self) -> int:
+        """The longest answer that a model writes, tokens; the same for every prompt."""
+        return self.max_length - self.max_prompt
 
     @model_validator(mode="after")
     def _leaves_room(self) -> Self:
@@ -160,6 +184,7 @@ class Profile(Settings):
     pretrain: PretrainSettings = PretrainSettings()
     teacher: TrainSettings
     student: TrainSettings
+    student_epochs: dict[str, Positive] = {}  # sizes that train for another number of epochs
     methods: dict[str, MethodSettings]
     measure: MeasureSettings = MeasureSettings()
     calibration: CalibrationSettings | None = None
@@ -169,7 +194,11 @@ class Profile(Settings):
         missing = [size for size in SIZES if size not in self.models]
         if missing:
             raise ValueError(f"models.{missing[0]} is missing")
-        named = [*self.models, *(size for one in self.methods.values() for size in one.lr)]
+        named = [
+            *self.models,
+            *self.student_epochs,
+            *(size for one in self.methods.values() for size in one.lr),
+        ]
         unknown = [size for size in named if size not in SIZES]
         if unknown:
             raise ValueError(f"'{unknown[0]}' is no size; known: {', '.join(SIZES)}")
@@ -192,12 +221,15 @@ class Profile(Settings):
         return self.models["teacher"].path is None
 
     def train_settings(self, method: str, size: str) -> TrainSettings:
-        """The settings of one run: the common ones with the learning rate of method and size."""
+        """The settings of one run: the common ones with rate and length of method and size."""
         if method == "teacher":
             return self.teacher
         if method not in self.methods:
             raise KdlibError(f"unknown method '{method}'; known: {', '.join(self.methods)}")
-        return self.student.model_copy(update={"lr": self.methods[method].lr[size]})
+        own = {"lr": self.methods[method].lr[size]}
+        if size in self.student_epochs:
+            own["epochs"] = self.student_epochs[size]
+        return self.student.model_copy(update=own)
 
 
 def load_profile(name: str) -> Profile:

@@ -105,7 +105,7 @@ def answers(
     tokenizer: Any,
     *,
     seeds: Sequence[int],
-    max_length: int,
+    max_new: int,
     batch: int,
 ) -> pd.DataFrame:
     """The model's answers and their ROUGE-1/2/L (F1, 0 to 1, stemmed) against the responses.
@@ -122,7 +122,7 @@ def answers(
                 model,
                 [example.prompt for example in examples],
                 end_id=tokenizer.eos_token_id,
-                max_length=max_length,
+                max_new=max_new,
                 greedy=seed < 0,
                 batch=batch,
             )

@@ -12,17 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlib import runs
-from kdlib.config import SIZES, STUDENTS
+from kdlib.config import LABELS, METHODS, SIZES, STUDENTS
 
-LABELS = {
-    "base": "base",
-    "teacher": "teacher",
-    "sft": "SFT",
-    "word_kd": "word-level KD",
-    "seq_kd": "sequence-level KD",
-    "rkld": "RKLD",
-}
-METHODS = ("sft", "word_kd", "seq_kd", "rkld")
 _PALETTE = sns.color_palette("colorblind")
 COLOURS = {
     **{"base": "0.55", "teacher": "0.15", "sft": _PALETTE[3], "word_kd": _PALETTE[0]},
@@ -62,7 +53,7 @@ def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
     for variant in ("teacher", *METHODS):
         part = rates[rates["variant"] == variant].set_index("student")
         part = part.reindex([size for size in SIZES if size in part.index])
-        shift = 0.0 if variant == "teacher" else 0.09 * (METHODS.index(variant) - 1.5)
+        shift = 0.0 if variant == "teacher" else 0.09 * (list(METHODS).index(variant) - 1.5)
         x = [places[size] + shift for size in part.index]
         error = [part["mean"] - part["min"], part["max"] - part["mean"]]
         look = {"color": COLOURS[variant], "marker": MARKERS[variant], "markersize": 8}

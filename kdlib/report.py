@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config import SIZES, KdlibError
-from kdlib.tables import LABELS, METHODS, WINDOW
+from kdlib.config import LABELS, METHODS, SIZES, KdlibError
+from kdlib.tables import WINDOW
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -69,6 +69,17 @@ def markdown(frame: pd.DataFrame) -> str:
     words = frame.astype(str).replace(r"\|", r"\\|", regex=True)
     lines = [list(frame.columns), ["---"] * frame.shape[1], *words.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def memorized_by(table: pd.DataFrame, method: str, seed: int) -> str:
+    """What a method's students memorize, one sentence from `tables.summary`."""
+    own = table.loc[method]["memorized"]
+    member, held_out = (own.xs(split, level="split") for split in ("member", "held_out"))
+    said = ", ".join(f"{size} {rate:.1%}" for size, rate in member.items())
+    return (
+        f"Memorized member rows with {LABELS[method]}, seed {seed}: {said}; of held-out rows at "
+        f"most {held_out.max():.1%}. (From `tuples.parquet` of each run.)"
+    )
 
 
 def legend(profile: str) -> str:

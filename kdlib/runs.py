@@ -94,10 +94,15 @@ def write_table(path: Path, frame: "pd.DataFrame") -> None:
             frame.to_csv(part, index=False, float_format="%.6g")
 
 
+def digest(*texts: str) -> str:
+    """16 hex digits of a SHA-256 that depends on the texts alone."""
+    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
+
+
 def fingerprint(value: Any) -> str:
     """Hash of anything JSON can hold: 16 hex digits of its SHA-256."""
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(text)
 
 
 @cache

@@ -19,7 +19,7 @@ def continue_prompts(
     prompts: Sequence[tuple[int, ...]],
     *,
     end_id: int,
-    max_length: int,
+    max_new: int,
     greedy: bool,
     batch: int = 64,
 ) -> list[tuple[int, ...]]:
@@ -29,7 +29,7 @@ def continue_prompts(
         model: any causal model of transformers; used in eval mode, then left as it was.
         prompts: token ids.
         end_id: end token, also used to pad on the left.
-        max_length: prompt and answer together, tokens, above every prompt's length.
+        max_new: longest answer, tokens.
         greedy: arg-max at every step; else a draw at temperature 1 from the whole vocabulary,
             from torch's global generator.
         batch: prompts decoded together.
@@ -43,7 +43,7 @@ def continue_prompts(
     order = sorted(answers, key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        _decode(model, prompts, chosen, answers, end_id, max_length, greedy)
+        _decode(model, prompts, chosen, answers, end_id, max_new, greedy)
     model.train(was_training)
     return [tuple(answers[i]) for i in range(len(prompts))]
 
@@ -54,7 +54,7 @@ def _decode(
     chosen: list[int],
     answers: dict[int, list[int]],
     end_id: int,
-    max_length: int,
+    max_new: int,
     greedy: bool,
 ) -> None:
     """Decode one left-padded batch with a key-value cache; finished rows leave it.
@@ -70,7 +70,7 @@ def _decode(
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     ids, alive = ids.to(where), torch.tensor(chosen)
     cache = DynamicCache(config=model.config)
-    while True:
+    for _ in range(max_new):
         logits = model(
             input_ids=ids,
             attention_mask=mask,
@@ -84,8 +84,7 @@ def _decode(
         for i, token in zip(alive.tolist(), written, strict=True):
             answers[i].append(token)
         positions = positions[:, -1:] + 1
-        room = (positions[:, 0] + 1 < max_length).tolist()  # each row's own, not the longest's
-        going = [row for row, token in enumerate(written) if token != end_id and room[row]]
+        going = [row for row, token in enumerate(written) if token != end_id]
         if not going:
             return
         if len(going) < len(written):

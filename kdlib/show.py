@@ -1,7 +1,8 @@
 """Model text for notebooks: escaped, with what is word for word the training response marked."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from IPython.display import HTML
 
@@ -25,17 +26,20 @@ def marked(text: str, reference: str) -> str:
     return head + html.escape(text[same:])
 
 
-def answers(rows: Sequence[tuple[str, str]], reference: str) -> HTML:
+def answers(rows: Sequence[tuple[str, str]], asked: Mapping[str, Any]) -> HTML:
     """A table of (model, answer) pairs below the training response they are held against.
 
     Args:
         rows: pairs of a label and the text that this model wrote.
-        reference: the training response.
+        asked: the tuple: instruction, response, category, and repetitions (showings an epoch).
     """
-    cells = [("training response", html.escape(reference))]
-    cells += [(label, marked(text, reference)) for label, text in rows]
+    times = f", shown {asked['repetitions']} times an epoch" if asked["repetitions"] > 1 else ""
+    title = f"{asked['instruction']} ({asked['category']}{times})"
+    cells = [("training response", html.escape(asked["response"]))]
+    cells += [(label, marked(text, asked["response"])) for label, text in rows]
     lines = "".join(
         f'<tr><th style="{STYLE}">{html.escape(label)}</th><td style="{STYLE}">{body}</td></tr>'
         for label, body in cells
     )
-    return HTML(f"<table>{lines}</table><p><mark>marked</mark>: word for word the response.</p>")
+    note = "<mark>marked</mark>: word for word the training response, from its beginning on."
+    return HTML(f"<p>{html.escape(title)}</p><table>{lines}</table><p>{note}</p>")

@@ -1,10 +1,11 @@
-"""Per-tuple tables to rates with intervals, the paper's tables, and the ledger of claims.
+"""Per-tuple tables to rates with intervals, differences and spreads.
 
 Pure functions: frames in, frames out. Taught in notebooks 09 and 10.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,8 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from kdlib import runs
-from kdlib.config import STUDENTS, KdlibError
+from kdlib.config import DISTILLED, METHODS, STUDENTS, KdlibError
 
-KD = ("word_kd", "seq_kd", "rkld")
-METHODS = ("sft", *KD)
-LABELS = {
-    "base": "base",
-    "teacher": "teacher",
-    "sft": "SFT",
-    "word_kd": "word-level KD",
-    "seq_kd": "sequence-level KD",
-    "rkld": "RKLD",
-}
 MODELS = [
     ("base", "teacher"),
     ("teacher", "teacher"),
@@ -37,59 +28,6 @@ TIDY = [
 WINDOW = 50  # tokens; the paper's k
 FULL = 0  # stands for the full response with its end token in the column k
 DRAWS = 2000
-MARGIN = 0.02  # of ROUGE-L: less than this is "the same utility" (claim C2)
-
-# The paper's tables (arXiv 2506.16170, one transcription); the sizes are matched by order.
-PAPER_SIZES = {"teacher": "1.5B", "large": "760M", "middle": "340M", "small": "120M"}
-PAPER_TABLE1 = {
-    ("teacher", "teacher"): 0.654,
-    **{("sft", s): v for s, v in zip(STUDENTS, (0.523, 0.433, 0.330), strict=True)},
-    **{("word_kd", s): v for s, v in zip(STUDENTS, (0.472, 0.140, 0.100), strict=True)},
-    **{("seq_kd", s): v for s, v in zip(STUDENTS, (0.315, 0.134, 0.129), strict=True)},
-    **{("rkld", s): v for s, v in zip(STUDENTS, (0.090, 0.075, 0.060), strict=True)},
-}
-PAPER_TABLE2 = {  # ROUGE-L: member, held-out
-    ("teacher", "teacher"): (0.78, 0.27),
-    ("sft", "large"): (0.76, 0.25),
-    ("sft", "middle"): (0.76, 0.25),
-    ("sft", "small"): (0.66, 0.24),
-    ("rkld", "large"): (0.40, 0.30),
-    ("rkld", "middle"): (0.53, 0.28),
-    ("rkld", "small"): (0.42, 0.21),
-}
-
-CLAIMS = {  # statement, rule; written before any reported seed was run
-    "C1": (
-        "Every distilled student memorizes less than the SFT student of its size.",
-        "confirmed if for every size and method the pooled difference to SFT has its whole "
-        "interval below 0 and every seed agrees in sign; refuted if one interval lies above 0",
-    ),
-    "C2": (
-        "It keeps the utility (held-out ROUGE-L) of the SFT student.",
-        f"confirmed if every difference to SFT has its whole interval above -{MARGIN}; refuted if "
-        f"one interval lies below -{MARGIN}",
-    ),
-    "C3": (
-        "Methods that use the teacher's probabilities memorize least, reverse KL least of all.",
-        "confirmed if at every size RKLD < word-level KD < sequence-level KD, intervals below 0 "
-        "and every seed agreeing; refuted if one of these differences lies above 0",
-    ),
-    "C4": (
-        "Memorization falls with the student's size.",
-        "confirmed if for every method each smaller size less the next larger has its interval "
-        "below 0 and every seed agrees; refuted if one interval lies above 0",
-    ),
-    "C5": (
-        "It never reaches zero. (Which rows stay is not asked here.)",
-        "confirmed if for every distilled student the member rate less the held-out rate has its "
-        "interval above 0; refuted if one of them memorizes no member row in any seed",
-    ),
-    "C6": (
-        "The student costs a fraction of the teacher.",
-        "confirmed if in every seed every student has fewer parameters, fewer bytes and fewer "
-        "milliseconds per token than its teacher; refuted if none has",
-    ),
-}
 
 
 def exact(tuples: pd.DataFrame, k: int = WINDOW) -> pd.Series:
@@ -127,6 +65,36 @@ def collect(profile: str, seeds: Sequence[int]) -> dict[str, pd.DataFrame]:
             for name, frame in read.items():
                 parts.setdefault(name, []).append(frame.assign(**facts))
     return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+
+
+def paths(folders: Iterable[Path]) -> pd.DataFrame:
+    """The paths through training of these runs: variant, student, epoch, step, split, and notes."""
+    frames = []
+    for folder in folders:
+        facts = runs.read_manifest(folder) or {}
+        names = {"variant": facts["variant"], "student": facts["size"]}
+        frames.append(pd.read_csv(folder / "path.csv").assign(**names))
+    return pd.concat(frames, ignore_index=True)
+
+
+def summary(folders: Iterable[Path], k: int = WINDOW) -> pd.DataFrame:
+    """Memorization with its interval, and loss, of these runs.
+
+    Returns:
+        indexed by variant, student, split: memorized (share of rows), lo, hi (Wilson), n,
+        nats_per_token.
+    """
+    rows = []
+    for folder in folders:
+        facts = runs.read_manifest(folder) or {}
+        tuples = natural(pd.read_parquet(folder / "tuples.parquet"))
+        for split, part in tuples.groupby("split"):
+            hits, n = int(exact(part, k).sum()), len(part)
+            rate = (hits / n, *wilson(hits, n), n, part["nats_per_token"].mean())
+            rows.append((facts["variant"], facts["size"], split, *rate))
+    index = ["variant", "student", "split"]
+    columns = [*index, "memorized", "lo", "hi", "n", "nats_per_token"]
+    return pd.DataFrame(rows, columns=columns).set_index(index)
 
 
 def natural(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -229,7 +197,7 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     greedy = answers[(answers["decoding"] == "greedy") & (answers["split"] == "held_out")]
     found = []
     for size in STUDENTS:
-        for method in KD:
+        for method in DISTILLED:
             pair = ((method, size), ("sft", size))
             found += _compare(members, *pair, "exact_rate", "to_sft")
             found += _compare(greedy, *pair, "rougeL", "to_sft")
@@ -305,7 +273,7 @@ def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
     rows = []
     for (seed, size, method), part in flat.groupby(["seed", "student", "variant"]):
-        if method not in KD:
+        if method not in DISTILLED:
             continue
         end = part.loc[part["epoch"].idxmax()]
         sft = flat.query("seed == @seed and student == @size and variant == 'sft'")
@@ -321,122 +289,6 @@ def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def table1(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Memorization (k = 50, member rows; held-out beside it) next to the paper's Table 1."""
-    rates = spread(tidy[(tidy["metric"] == "exact_rate") & (tidy["k"] == WINDOW)])
-    rows = []
-    for (variant, size), paper in PAPER_TABLE1.items():
-        own = rates[(rates["variant"] == variant) & (rates["student"] == size)].set_index("split")
-        rows.append(
-            {
-                "variant": variant,
-                "student": size,
-                "member": own.at["member", "mean"],
-                "member_sd": own.at["member", "std"],
-                "held_out": own.at["held_out", "mean"],
-                "seeds": int(own.at["member", "count"]),
-                "paper_size": PAPER_SIZES[size],
-                "paper": paper,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def table2(tidy: pd.DataFrame) -> pd.DataFrame:
-    """ROUGE-1 and ROUGE-L, greedy, member and held-out, next to the paper's ROUGE-L."""
-    rouge = spread(tidy[tidy["metric"].isin(["rouge1_greedy", "rougeL_greedy"])])
-    wide = rouge.pivot(index=["variant", "student"], columns=["metric", "split"], values="mean")
-    wide.columns = [f"{metric.removesuffix('_greedy')}_{split}" for metric, split in wide.columns]
-    order = pd.MultiIndex.from_tuples(MODELS, names=["variant", "student"])
-    out = wide.reindex(order).reset_index()
-    paper = [PAPER_TABLE2.get((v, s)) for v, s in zip(out["variant"], out["student"], strict=True)]
-    out["paper_rougeL_member"] = [pair[0] if pair else np.nan for pair in paper]
-    out["paper_rougeL_held_out"] = [pair[1] if pair else np.nan for pair in paper]
-    return out
-
-
-def claims(tuples: pd.DataFrame, gaps: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
-    """The ledger: claim, statement, rule, verdict (confirmed, refuted, open), evidence."""
-    pooled = gaps[gaps["seed"] == "all"]
-    to_sft = pooled[pooled["comparison"] == "to_sft"]
-    judged = {
-        "C1": _below(to_sft[to_sft["metric"] == "exact_rate"]),
-        "C2": _kept(to_sft[to_sft["metric"] == "rougeL"]),
-        "C3": _below(pooled[pooled["comparison"] == "order"]),
-        "C4": _below(pooled[pooled["comparison"] == "size"]),
-        "C5": _never_zero(tuples),
-        "C6": _cheaper(cost),
-    }
-    rows = [(name, *CLAIMS[name], *judged[name]) for name in CLAIMS]
-    return pd.DataFrame(rows, columns=["claim", "statement", "rule", "verdict", "evidence"])
-
-
-def _verdict(confirmed: bool, refuted: bool) -> str:
-    return "confirmed" if confirmed else "refuted" if refuted else "open"
-
-
-def _said(row: pd.Series) -> str:
-    against, size = row["against"].split()
-    name = f"{LABELS[row['variant']]} {row['student']} less {LABELS[against]} {size}"
-    return f"{name}: {row['value']:+.3f} [{row['lo']:+.3f}, {row['hi']:+.3f}]"
-
-
-def _below(gaps: pd.DataFrame) -> tuple[str, str]:
-    below = (gaps["hi"] < 0) & (gaps["value"] < 0) & gaps["same_sign"].astype(bool)
-    above = gaps["lo"] > 0
-    worst = gaps.loc[gaps["value"].idxmax()]
-    return _verdict(bool(below.all()), bool(above.any())), (
-        f"{int(below.sum())} of {len(gaps)} differences lie below 0 with every seed agreeing, "
-        f"{int(above.sum())} above; the greatest is {_said(worst)}"
-    )
-
-
-def _kept(gaps: pd.DataFrame) -> tuple[str, str]:
-    kept, lost = gaps["lo"] > -MARGIN, gaps["hi"] < -MARGIN
-    worst = gaps.loc[gaps["value"].idxmin()]
-    return _verdict(bool(kept.all()), bool(lost.any())), (
-        f"{int(kept.sum())} of {len(gaps)} differences lie above -{MARGIN}, {int(lost.sum())} "
-        f"below; the least is {_said(worst)}"
-    )
-
-
-def _never_zero(tuples: pd.DataFrame) -> tuple[str, str]:
-    rows = natural(tuples)
-    rows = rows[rows["variant"].isin(KD)]
-    rows = rows.assign(hit=exact(rows))
-    counted = rows.groupby(["variant", "student", "split"])["hit"].agg(["sum", "count"])
-    lows, hits = {}, {}
-    for model in dict.fromkeys(counted.droplevel("split").index):
-        (x1, n1), (x0, n0) = (counted.loc[(*model, split)] for split in ("member", "held_out"))
-        p1, p0 = x1 / n1, x0 / n0
-        l1, u0 = wilson(int(x1), int(n1))[0], wilson(int(x0), int(n0))[1]
-        # Newcombe 1998, method 10: lower limit of a difference of two independent rates
-        lows[model] = p1 - p0 - np.hypot(p1 - l1, u0 - p0)
-        hits[model] = int(x1)
-    fewest = min(hits, key=lambda model: hits[model])
-    above = sum(low > 0 for low in lows.values())
-    return _verdict(above == len(lows), hits[fewest] == 0), (
-        f"{above} of {len(lows)} distilled students memorize more member than held-out rows; the "
-        f"fewest member rows, {hits[fewest]} over all seeds, has {LABELS[fewest[0]]} {fewest[1]}"
-    )
-
-
-def _cheaper(cost: pd.DataFrame) -> tuple[str, str]:
-    names = ["parameters", "file_bytes", "ms_per_token"]
-    teachers = cost[cost["variant"] == "teacher"].set_index("seed")[names]
-    students = cost[cost["variant"].isin(METHODS)]
-    ratio = students[names].to_numpy() / teachers.loc[students["seed"]].to_numpy()
-    cheaper = (ratio < 1).all(axis=1)
-    least, most = ratio.min(axis=0), ratio.max(axis=0)
-    spans = ", ".join(
-        f"{name} {lo:.2f} to {hi:.2f}" for name, lo, hi in zip(names, least, most, strict=True)
-    )
-    return _verdict(bool(cheaper.all()), not cheaper.any()), (
-        f"{int(cheaper.sum())} of {len(cheaper)} students cost less in all three; as shares of the "
-        f"teacher: {spans}"
-    )
 
 
 def write_results(profile: str, frames: dict[str, pd.DataFrame]) -> None:

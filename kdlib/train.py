@@ -1,6 +1,7 @@
 """One loop for every method: fit(model, source, objective, settings).
 
-A method is a pair: whose text the student reads (source), and what it minimizes there (objective).
+A method (`config.METHODS`) is a pair: whose text the student reads (source), and what it minimizes
+there (objective).
 Taught in notebooks 03 to 06.
 """
 
@@ -8,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,6 @@ from kdlib.tokens import Batch, Example, collate, steps
 Source = Callable[[Any, int], Iterable[list[Batch]]]  # (model, epoch) -> optimizer steps
 Objective = Callable[[Tensor, Batch], Tensor]  # (student logits [N, V], batch) -> nats [N]
 LOG_EVERY = 20  # optimizer steps
-
-
-@dataclass(frozen=True)
-class Method:
-    """Whose text, and what is minimized there."""
-
-    text: str  # rows | teacher | student
-    objective: str  # cross_entropy | mixed_forward_kl | reverse_kl
-    label: str
-
-
-METHODS = {
-    "sft": Method("rows", "cross_entropy", "SFT"),
-    "word_kd": Method("rows", "mixed_forward_kl", "word-level KD"),
-    "seq_kd": Method("teacher", "cross_entropy", "sequence-level KD"),
-    "rkld": Method("student", "reverse_kl", "RKLD"),
-}
 
 
 def fixed_source(
@@ -62,21 +45,17 @@ def student_source(
     settings: TrainSettings,
     *,
     pad_id: int,
-    max_length: int,
+    max_new: int,
     seed: int,
 ) -> Source:
     """Text that the student samples for the same prompts at every step: truly on-policy."""
 
     def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
         order = steps(examples, settings.batch, settings.accumulate, seed=seed, epoch=epoch)
-        where = next(model.parameters()).device
         for micro in order:
             batches = []
             for rows in micro:
-                with models.autocast(where, settings.precision):
-                    own = sample.rewrite(
-                        model, rows, end_id=pad_id, max_length=max_length, greedy=False
-                    )
+                own = sample.rewrite(model, rows, end_id=pad_id, max_new=max_new, greedy=False)
                 batches.append(collate(own, pad_id))
             yield batches
 

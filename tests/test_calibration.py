@@ -31,6 +31,14 @@ def test_rule():
     assert found["lr"] == dict.fromkeys(METHODS, 1e-3)
 
 
+def test_a_rate_that_does_not_reach_the_band_is_not_eligible():
+    table = runs()
+    slow = (table["lr"] == 1e-3) & table["variant"].isin(["sft", "teacher"])
+    table.loc[slow, "exact_rate"] /= 10
+    found = calibration.rule(table, load_profile("laptop"))
+    assert found["lr"] == dict.fromkeys(METHODS, 2e-3) and found["teacher"]["lr"] == 2e-3
+
+
 def test_rule_refuses_what_misses_the_band():
     with pytest.raises(KdlibError, match="outside 0.3 to 0.6"):
         calibration.rule(runs((0.0, 0.1, 0.9)), load_profile("laptop"))

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from kdlib import data, runs
+from kdlib import canaries, data, runs, sources
 from kdlib.config import DataSettings, KdlibError, load_profile
 
 
@@ -35,6 +35,15 @@ def test_general_text_holds_no_response(settings):
     assert not [response for response in responses if response in joined]
 
 
+def test_holds_any_finds_every_place_and_no_other():
+    response = "Return the number of nodes in it."
+    texts = [response, f"a.b: {response} Or not.", "x\n" + response, f"({response})", response[:-2]]
+    texts += [response.replace("number of", "count of"), "Return the number", ""]
+    assert data.holds_any(texts, [response, "Six other words stand here too."]) == [
+        response in text for text in texts
+    ]
+
+
 def test_draw_splits_by_group_and_differs_by_seed(settings):
     pool = data.load_pool(settings)
     drawn = [data.draw(pool, settings, seed).to_pandas() for seed in (0, 0, 1)]
@@ -60,7 +69,7 @@ def test_groups_of_copies_stay_together(tmp_path):
 
 
 def test_canaries_and_twins(settings):
-    rows = pd.DataFrame(data.canaries(settings, 3))
+    rows = pd.DataFrame(canaries.plant(settings, 3))
     planted, twins = rows[rows["kind"] == "canary"], rows[rows["kind"] == "twin"]
     assert len(planted) == 3 * len(settings.repetitions) * settings.canaries
     assert len(twins) == settings.twins * len(planted)
@@ -78,7 +87,7 @@ def test_same_rows_from_every_format(tmp_path):
         "".join(json.dumps(row) + "\n" for row in rows.to_dict("records"))
     )
     columns = {"instruction": "q", "response": "a"}
-    read = [data.read_file(path, columns).to_pandas() for path in tmp_path.glob("rows.*")]
+    read = [sources.read_file(path, columns).to_pandas() for path in tmp_path.glob("rows.*")]
     assert len(read) == 3
     for other in read[1:]:
         pd.testing.assert_frame_equal(read[0], other)
@@ -100,19 +109,19 @@ def test_bad_files(tmp_path, name, content, said):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(KdlibError, match=said) as error:
-        data.read_file(tmp_path / name, {})
+        sources.read_file(tmp_path / name, {})
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_dolly_without_network_says_how_to_give_a_path():
     settings = DataSettings(source="dolly", pool=10, members=5, held_out=5)
     with pytest.raises(KdlibError, match=r"set data.path to the file"):
-        data.read_dolly(settings)
+        sources.read_dolly(settings)
 
 
 def test_unknown_package():
     with pytest.raises(KdlibError, match="'no_such_package' is not installed"):
-        list(data.read_package("no_such_package"))
+        list(sources.read_package("no_such_package"))
 
 
 def test_full_disk_leaves_nothing(tmp_path, monkeypatch):

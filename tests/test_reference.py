@@ -5,12 +5,12 @@ import json
 import pytest
 from reference import record
 
-from kdlib import train
+from kdlib.config import METHODS
 
 RECORDED = json.loads(record.FILE.read_text("utf-8"))
 
 
-@pytest.mark.parametrize("name", train.METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_curve_is_as_recorded(name):
     found, wanted = record.curve(name), RECORDED["curves"][name]
     assert len(found) == len(wanted) == record.STEPS
@@ -22,7 +22,7 @@ def test_curve_is_as_recorded(name):
 
 def test_recorded_curves_fall_and_differ():
     curves = RECORDED["curves"]
-    assert curves.keys() == train.METHODS.keys()
+    assert curves.keys() == METHODS.keys()
     for name, values in curves.items():
         assert sum(values[-4:]) < 0.9 * sum(values[:4]), name
     assert len({tuple(values) for values in curves.values()}) == len(curves)

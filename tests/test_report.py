@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib import data, report, tables
+from kdlib import claims, data, report, tables
 from kdlib.config import PROFILES, KdlibError, Profile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,9 +34,9 @@ def project(tmp_path, monkeypatch):
     rates = pd.DataFrame(rates)
     rouge = [rates.assign(metric=f"{one}_greedy", k=pd.NA) for one in ("rouge1", "rougeL")]
     tidy = pd.concat([rates, *rouge])
-    words = [(name, *said, "open", "no | numbers") for name, said in tables.CLAIMS.items()]
-    claims = pd.DataFrame(words, columns=["claim", "statement", "rule", "verdict", "evidence"])
-    frames = (tables.table1(tidy), tables.table2(tidy), claims, tidy)
+    words = [(name, *said, "open", "no | numbers") for name, said in claims.CLAIMS.items()]
+    ledger = pd.DataFrame(words, columns=["claim", "statement", "rule", "verdict", "evidence"])
+    frames = (claims.table1(tidy), claims.table2(tidy), ledger, tidy)
     tables.write_results("made", dict(zip(NEEDED, frames, strict=True)))
     return tmp_path
 
@@ -45,7 +45,7 @@ def test_report_in_a_terminal(project, capsys):
     report.print_report("made")
     said = capsys.readouterr().out
     assert "0.500 ± 0.000 (0.654)" in said and "seeds 3, 7" in said and "40 member rows" in said
-    assert all(f"{name} OPEN" in said for name in tables.CLAIMS)
+    assert all(f"{name} OPEN" in said for name in claims.CLAIMS)
     assert "data/results/made" in said and "data/figures/made" in said
 
 

@@ -22,6 +22,7 @@ def test_model_text_cannot_become_markup():
     evil = '<script>alert("1")</script> & <mark>'
     told = show.marked(evil, evil[:4])
     assert told.startswith("<mark>&lt;scr</mark>ipt&gt;") and told.count("<") == 2
-    page = show.answers([(evil, evil), ("SFT", "none")], reference=evil).data
-    assert "<script" not in page and page.count("&lt;script&gt;") == 3
+    asked = {"instruction": evil, "category": evil, "response": evil, "repetitions": 1}
+    page = show.answers([(evil, evil), ("SFT", "none")], asked).data
+    assert "<script" not in page and page.count("&lt;script&gt;") == 5
     assert page.count("<tr>") == page.count("</tr>") == 3

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from kdlib import models, runs, study, tokens, train
 from kdlib.config import METHODS, SIZES, KdlibError, ModelSettings
+from kdlib.lab import Lab, open_lab
 from kdlib.teacher import Targets
 
 WIDTHS = dict(zip(SIZES, (32, 24, 16, 8), strict=True))
@@ -85,7 +86,7 @@ def finished(tmp_path_factory):
     folder = make_folder(tmp_path_factory.mktemp("own"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_ROOT", str(folder))
-        lab = study.open_lab(str(folder / "own.toml"), 0)
+        lab = open_lab(str(folder / "own.toml"), 0)
         for variant, size in DONE:
             study.run(lab, variant, size)
     return folder
@@ -114,8 +115,8 @@ def lab_of(folder, changed=()):
         assert old in text
         text = text.replace(old, new)
     (folder / "changed.toml").write_text(text)
-    lab = study.open_lab(str(folder / "changed.toml"), 0)
-    return study.Lab(lab.profile.model_copy(update={"name": "own"}), 0)
+    lab = open_lab(str(folder / "changed.toml"), 0)
+    return Lab(lab.profile.model_copy(update={"name": "own"}), 0)
 
 
 def forbid(*_args, **_named):
@@ -196,7 +197,7 @@ def test_changed_settings_redo_what_depends_on_them(folder, changed, redone):
 
 def test_changed_data_and_seed_redo_everything(copy):
     lab = lab_of(copy)
-    other = study.Lab(lab.profile, 1)
+    other = Lab(lab.profile, 1)
     assert all(lab.run_id(v, s) != other.run_id(v, s) for v, s in DONE)
     with (copy / "rows.csv").open("a") as lines:
         lines.write("one more,red rotor\n")
@@ -340,6 +341,6 @@ def test_full_disk_ends_with_one_message_and_can_be_repeated(copy, monkeypatch):
         with monkeypatch.context() as patch, pytest.raises(KdlibError, match="the disk is full"):
             patch.setattr(place, name, full)
             study.run(lab, "sft", "small")
-        assert runs.read_manifest(run) is None and not [file for file in run.rglob(".*")]
+        assert runs.read_manifest(run) is None and not list(run.rglob(".*"))
     study.run(lab, "sft", "small")
     assert runs.done(run, lab.run_id("sft", "small"))

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib import tables
-from kdlib.config import STUDENTS, KdlibError
+from kdlib import claims, tables
+from kdlib.config import DISTILLED, METHODS, STUDENTS, KdlibError
 
 
 def test_wilson_known_numbers():
@@ -51,7 +51,7 @@ def study(rates, rouge=None, held_out=0.0, n=200):
 def ladder(top, *, order=(0.9, 0.5, 0.6, 0.2)):
     """Memorization that falls with size and from SFT over KD to RKLD."""
     rates = {("teacher", "teacher"): top}
-    for method, share in zip(tables.METHODS, order, strict=True):
+    for method, share in zip(METHODS, order, strict=True):
         for i, size in enumerate(STUDENTS):
             rates[method, size] = top * share * (1 - 0.25 * i)
     return rates
@@ -61,7 +61,7 @@ def cost(ratio):
     rows = []
     for variant, size in tables.MODELS:
         for seed in range(3):
-            x = ratio if variant in tables.METHODS else 1.0
+            x = ratio if variant in METHODS else 1.0
             facts = {"variant": variant, "student": size, "seed": seed}
             rows.append(facts | {"parameters": x, "file_bytes": x, "ms_per_token": x})
     return pd.DataFrame(rows)
@@ -70,7 +70,7 @@ def cost(ratio):
 def verdicts(rates, rouge=None, ratio=0.5, held_out=0.0):
     tuples, answers = study(rates, rouge, held_out)
     gaps = tables.differences(tuples, answers)
-    ledger = tables.claims(tuples, gaps, cost(ratio))
+    ledger = claims.ledger(tuples, gaps, cost(ratio))
     return ledger.set_index("claim")["verdict"].to_dict()
 
 
@@ -81,7 +81,7 @@ def test_claims_confirmed():
 
 def test_claims_refuted():
     upside_down = ladder(0.3, order=(0.2, 0.9, 0.5, 1.0))
-    worse = dict.fromkeys(tables.KD, 0.4)
+    worse = dict.fromkeys(DISTILLED, 0.4)
     found = verdicts(upside_down | {("sft", "large"): 0.9}, worse, ratio=1.5)
     assert found["C1"] == found["C2"] == found["C3"] == found["C4"] == found["C6"] == "refuted"
     assert verdicts(ladder(0.9) | {("rkld", "small"): 0.0})["C5"] == "refuted"
@@ -93,10 +93,10 @@ def test_claims_open():
     assert [found[name] for name in ("C1", "C3", "C4", "C5")] == ["open"] * 4
     tuples, answers = study(flat)
     theirs = answers["variant"] == "rkld"
-    noise = np.random.default_rng(0).normal(-tables.MARGIN, 0.3, int(theirs.sum()))
+    noise = np.random.default_rng(0).normal(-claims.MARGIN, 0.3, int(theirs.sum()))
     answers.loc[theirs, "rougeL"] += noise
     gaps = tables.differences(tuples, answers)
-    assert tables.claims(tuples, gaps, cost(0.5)).set_index("claim").at["C2", "verdict"] == "open"
+    assert claims.ledger(tuples, gaps, cost(0.5)).set_index("claim").at["C2", "verdict"] == "open"
 
 
 def test_early_stopped_finds_the_last_epoch_below():

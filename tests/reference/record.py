@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from kdlib import models, runs, sample, train
-from kdlib.config import ModelSettings, TrainSettings
+from kdlib.config import METHODS, ModelSettings, TrainSettings
 from kdlib.teacher import Targets
 from kdlib.tokens import Example
 
 FILE = Path(__file__).with_name("curves.json")
-END, VOCABULARY, LENGTH, STEPS = 0, 48, 24, 20
+END, VOCABULARY, LENGTH, LONGEST, STEPS = 0, 48, 24, 16, 20
 SETTINGS = TrainSettings(epochs=5, lr=5e-3, batch=8, warmup=4, precision="fp32")
 # Nats per token. One thread or two differ by less than 1e-6 (same machine); a learning rate off by
 # one per cent moves every curve by more than 2e-3, weight decay doubled by more than 1.6e-4.
@@ -59,14 +59,14 @@ def toy_rows() -> list[Example]:
 
 def curve(name: str) -> list[float]:
     """Nats per token at each of the 20 steps of one method."""
-    method, rows = train.METHODS[name], toy_rows()
+    method, rows = METHODS[name], toy_rows()
     teacher, student = toy_model(32, 1, 0.3), toy_model(16, 2, 0.1)
     how = {"pad_id": END, "seed": 0}
     if method.text == "student":
-        source = train.student_source(rows, SETTINGS, max_length=LENGTH, **how)
+        source = train.student_source(rows, SETTINGS, max_new=LONGEST, **how)
     else:
         if method.text == "teacher":
-            rows = sample.rewrite(teacher, rows, end_id=END, max_length=LENGTH, greedy=True)
+            rows = sample.rewrite(teacher, rows, end_id=END, max_new=LONGEST, greedy=True)
         source = train.fixed_source(rows, SETTINGS, **how)
     targets = Targets(teacher, "fp32", keep=method.text != "student")
     minimized = train.objective(method.objective, targets)
@@ -87,7 +87,7 @@ def curve(name: str) -> list[float]:
 def main() -> None:
     """Write the curves with the environment that made them."""
     environment = runs.versions() | {"machine": platform.machine(), "commit": runs.commit()}
-    curves = {name: [round(value, 7) for value in curve(name)] for name in train.METHODS}
+    curves = {name: [round(value, 7) for value in curve(name)] for name in METHODS}
     body = {"environment": environment, "tolerance": TOLERANCE, "curves": curves}
     runs.write_text(FILE, json.dumps(body, indent=1) + "\n")
 

@@ -1,0 +1,176 @@
+"""One seed of one profile: its settings, rows, folders and identities.
+
+What every notebook opens first.
+"""
+
+import ast
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from IPython import get_ipython
+
+from kdlib import data, models, runs, tokens
+from kdlib.config import KdlibError, Profile, load_profile
+from kdlib.tokens import Example
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One seed of one profile: its settings, rows and folders. Heavy parts load when asked for."""
+
+    profile: Profile
+    seed: int
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The GPU where there is one, else the CPU."""
+        return models.device()
+
+    @cached_property
+    def pool(self) -> Any:
+        """The fixed pool of rows."""
+        return data.load_pool(self.profile.data)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """This seed's member and held-out rows, canaries and twins, indexed by row_id."""
+        drawn = data.draw(self.pool, self.profile.data, self.seed).to_pandas()
+        return drawn.set_index("row_id", drop=False)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer all models share."""
+        paths = [model.path for model in self.profile.models.values() if model.path]
+        if not paths:
+            return tokens.load_tokenizer(need(self.tokenizer_dir, self, "01_data_and_tokens"))
+        teacher = tokens.load_tokenizer(paths[0])
+        for path in paths[1:]:
+            tokens.same_tokenizer(teacher, tokens.load_tokenizer(path), (paths[0], path))
+        return teacher
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Where the tokenizer trained on the general text lies."""
+        return runs.runs_dir(self.profile.name) / "base" / "tokenizer"
+
+    @cached_property
+    def examples(self) -> dict[str, Example]:
+        """Every row of this seed as token ids, by row_id."""
+        rows = self.rows.to_dict("records")
+        encoded = tokens.encode(rows, self.tokenizer, self.profile.tokens)
+        return {example.row_id: example for example in encoded}
+
+    def split(self, split: str, kind: str = "row", limit: int | None = None) -> list[Example]:
+        """Examples of a split (`member`, `held_out`) and kind (`row`, `canary`, `twin`)."""
+        chosen = self.rows[(self.rows["split"] == split) & (self.rows["kind"] == kind)]
+        return [self.examples[row] for row in chosen["row_id"][:limit]]
+
+    @cached_property
+    def presented(self) -> list[Example]:
+        """What one epoch shows: members once, canaries as often as they are planted."""
+        members = self.rows[self.rows["repetitions"] > 0]
+        pairs = zip(members["row_id"], members["repetitions"], strict=True)
+        return [self.examples[row] for row, times in pairs for _ in range(times)]
+
+    def base_dir(self, size: str) -> str | Path:
+        """Folder or name of the base model of that size."""
+        named = self.profile.models[size].path
+        return named or runs.runs_dir(self.profile.name) / "base" / size
+
+    def run_dir(self, variant: str, size: str) -> Path:
+        """Folder of one model of this seed."""
+        return runs.runs_dir(self.profile.name) / f"seed-{self.seed}" / f"{variant}-{size}"
+
+    def base_id(self, size: str) -> str:
+        """Identity of a base model: everything its weights depend on."""
+        p = self.profile
+        parts = [p.data, p.tokens, p.models[size], p.pretrain]
+        return runs.fingerprint([self._ground, *[part.model_dump() for part in parts]])
+
+    def run_id(self, variant: str, size: str) -> str:
+        """Identity of one model and its measurements."""
+        p = self.profile
+        facts: list[Any] = [self.base_id(size), p.measure.model_dump(), self.seed, variant, size]
+        if variant != "base":
+            facts.append(p.train_settings(variant, size).model_dump())
+        if variant in p.methods:
+            facts.append(p.methods[variant].mix)
+            if variant != "sft":
+                facts.append(self.run_id("teacher", "teacher"))
+        return runs.fingerprint(facts)
+
+    @cached_property
+    def _ground(self) -> list[str]:
+        found = runs.versions()
+        return [
+            self.device.type,
+            data.data_hash(self.pool),
+            *(f"{name} {found[name]}" for name in ("torch", "transformers", "tokenizers")),
+        ]
+
+
+def open_lab(profile: str, seed: int) -> Lab:
+    """The lab of one profile and seed.
+
+    Raises:
+        KdlibError: unknown profile or notebook parameter, or a key or value is wrong.
+    """
+    refuse_unknown_parameters()
+    try:
+        number = int(seed)
+    except ValueError:
+        raise KdlibError(f"seed '{seed}' is no whole number; try 0") from None
+    return Lab(load_profile(profile), number)
+
+
+def refuse_unknown_parameters() -> None:
+    """Stop where papermill was given a name that the notebook's parameters cell does not have.
+
+    Papermill only warns, and then runs with the default. What it was given stands in a cell that
+    begins with "# Parameters", right behind the notebook's own parameters cell.
+
+    Raises:
+        KdlibError: names the parameter and those that there are.
+    """
+    shell = get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    for own, given in pairwise(cells):
+        if given.startswith("# Parameters\n"):
+            known = assigned(own)
+            if unknown := [name for name in assigned(given) if name not in known]:
+                raise KdlibError(f"no parameter '{unknown[0]}'; known: {', '.join(known)}")
+
+
+def assigned(source: str) -> list[str]:
+    """The names that the statements of a cell assign to."""
+    return [
+        target.id
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+
+
+def need(folder: Path, lab: Lab, notebook: str) -> Path:
+    """The folder, if its stage is done; else say which command makes it."""
+    if runs.read_manifest(folder) is None:
+        raise KdlibError(
+            f"{folder.relative_to(runs.root())} is not there yet; run notebook {notebook} first, "
+            f"or all with: make study PROFILE={lab.profile.name}"
+        )
+    return folder
+
+
+def describe(lab: Lab) -> None:
+    """Print what a reader needs to repeat the run: versions, device, threads, commit, folder."""
+    found = ", ".join(f"{name} {version}" for name, version in runs.versions().items())
+    gpu = torch.cuda.get_device_name() if lab.device.type == "cuda" else "CPU"
+    print(f"profile {lab.profile.name}, seed {lab.seed}, commit {runs.commit()}")
+    print(f"{gpu}, {torch.get_num_threads()} thread(s); {found}")
+    print(f"runs in {runs.runs_dir(lab.profile.name).relative_to(runs.root())}")
