@@ -23,7 +23,7 @@ help:  ## list the commands
 # so Snakemake's own lock, which would stay behind, is off.
 study: $(READY)  ## run the study, or what is left of it, and print what came out
 	@[[ "$(CORES)" =~ ^[1-9][0-9]*$$ ]] || { echo 'make study: CORES="$(CORES)" is no count; try CORES=2' >&2; exit 2; }
-	@mkdir -p data/runs; exec 9> "data/runs/$(notdir $(PROFILE)).lock"; \
+	@mkdir -p data/runs; exec 9> "data/runs/$(basename $(notdir $(PROFILE))).lock"; \
 	flock -n 9 || { echo 'make study: PROFILE=$(PROFILE) is being run already; wait for it or stop it' >&2; exit 2; }; \
 	python -m snakemake --quiet all --nolock --rerun-incomplete --rerun-triggers mtime --scheduler greedy \
 	    --cores $(CORES) $(if $(wildcard /dev/nvidia0),--resources gpu=$(GPU_JOBS)) \

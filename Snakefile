@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config import KdlibError, load_profile
+from kdlib.config import KdlibError, load_profile, read_seeds
 
 # Notebook of one seed: the notebooks of the same seed whose files it reads.
 PER_SEED = {
@@ -23,18 +23,6 @@ PER_SEED = {
 }
 PER_SEED["09_memorization_meter"] = list(PER_SEED)
 FIRST, COMPARISON, MAP = "01_data_and_tokens", "10_comparison", "00_map"  # one for all seeds
-
-
-def read_seeds(text, profile):
-    """The seeds named, '0 1 2', or the profile's own where none is named."""
-    words = str(text).split() if text is not None else list(map(str, profile.seeds))
-    if bad := [word for word in words if not word.isdecimal()]:
-        raise KdlibError(f"SEEDS: '{bad[0]}' is no whole number; write them as SEEDS=\"0 1 2\"")
-    if len(set(map(int, words))) < len(words):
-        raise KdlibError(f"SEEDS: '{text}' names one twice; name each once")
-    if profile.calibration and profile.calibration.seed in map(int, words):
-        raise KdlibError(f"SEEDS: {profile.calibration.seed} set the learning rates; take another")
-    return list(map(int, words))
 
 
 try:
@@ -65,6 +53,14 @@ def note(name, text):
 
 RESOLVED = note("settings.json", SETTINGS.model_dump_json(exclude={"seeds"}, indent=1))
 CHOSEN = note("seeds.txt", " ".join(map(str, SEEDS)))
+
+
+def local_files():
+    """The data file and the weights that the profile gives by path: changed, all is due again."""
+    folders = [Path(model.path) for model in SETTINGS.models.values() if model.path]
+    weights = [file for folder in folders for file in folder.glob("*.safetensors")]
+    data = [Path(SETTINGS.data.path)] if SETTINGS.data.path else []
+    return [str(file) for file in [*data, *weights] if file.is_file()]
 
 
 def label(stage):
@@ -107,6 +103,7 @@ rule:
     name: FIRST
     input:
         RESOLVED,
+        local_files(),
         notebook=f"notebooks/{FIRST}.ipynb",
     output:
         touch(done(FIRST)),

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdlib import data, models, runs, tokens, train
 from kdlib.config import SIZES, KdlibError, TrainSettings
-from kdlib.lab import Lab, need
+from kdlib.lab import FIRST, Lab, need
 from kdlib.tokens import Example
 
 MEAN_TOKENS = 20  # fewer than a paragraph of general text has, so that enough are taken
@@ -33,7 +35,9 @@ def prepare(lab: Lab) -> None:
             for row in lab.pool
         ]
         made = tokens.train_tokenizer([*texts, *prompts], lab.profile.tokens.vocabulary)
-        made.save_pretrained(lab.tokenizer_dir)
+        (lab.tokenizer_dir / runs.MANIFEST).unlink(missing_ok=True)
+        with runs.writing(lab.tokenizer_dir):
+            made.save_pretrained(lab.tokenizer_dir)
         runs.write_manifest(lab.tokenizer_dir, lab.base_id("teacher"))
     tokenizer = tokens.load_tokenizer(lab.tokenizer_dir)
     blocks = tokens.text_blocks(texts, tokenizer, min(128, lab.profile.tokens.max_length))
@@ -47,6 +51,7 @@ def pretrain(lab: Lab, size: str, tokenizer: Any, blocks: list[Example]) -> None
     assert isinstance(folder, Path)
     if runs.done(folder, identity):
         return
+    (folder / runs.MANIFEST).unlink(missing_ok=True)
     settings = lab.profile.pretrain
     wanted = max(settings.batch, settings.tokens // len(blocks[0]))
     kept = blocks[:wanted]
@@ -72,13 +77,19 @@ def pretrain(lab: Lab, size: str, tokenizer: Any, blocks: list[Example]) -> None
         name=f"pretrain {size}",
     )
     models.save_model(model, tokenizer, folder)
-    runs.write_manifest(folder, identity, size=size, seconds=time.perf_counter() - started)
+    runs.write_manifest(
+        folder,
+        identity,
+        size=size,
+        threads=torch.get_num_threads(),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def checkpoint(lab: Lab, size: str) -> str | Path:
     """The base model's folder or name; says what makes it when it is missing."""
     where = lab.base_dir(size)
-    return need(where, lab, "01_data_and_tokens") if isinstance(where, Path) else where
+    return need(where, lab.base_id(size), lab, FIRST) if isinstance(where, Path) else where
 
 
 def load(lab: Lab, size: str, dropout: float | None = None) -> Any:

@@ -41,8 +41,17 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
     study.run(lab, "teacher", "teacher")
     study.teacher_text(lab)
     table = pd.concat([teacher_runs, grid(fixed, list(profile.methods), cores)])
+    table = table.assign(settings=settings(profile), commit=runs.commit())
     runs.write_table(file, table)
     return rule(table, profile)
+
+
+def settings(profile: Profile) -> str:
+    """Hash of all settings on which the calibration's table depends."""
+    parts = profile.model_dump(include={"data", "tokens", "models", "pretrain", "calibration"})
+    common = {"lr", "epochs"}  # what the rule sets
+    trained = [part.model_dump(exclude=common) for part in (profile.teacher, profile.student)]
+    return runs.fingerprint([parts, trained])
 
 
 def grid(profile: Profile, variants: list[str], cores: int) -> pd.DataFrame:
@@ -63,10 +72,10 @@ def one_path(profile: Profile, variant: str, rate: float) -> pd.DataFrame:
     teacher = variant == "teacher"
     longest = profile.calibration.max_epochs["teacher" if teacher else "student"]
     common = profile.teacher if teacher else profile.student
-    settings = common.model_copy(update={"lr": rate, "epochs": longest})
+    chosen = common.model_copy(update={"lr": rate, "epochs": longest})
     log = runs.runs_dir(profile.name) / "calibration" / f"{variant}-{rate:g}.jsonl"
     size = "teacher" if teacher else SIZE
-    _, path = study.train_one(lab, variant, size, settings, log)
+    _, path = study.train_one(lab, variant, size, chosen, log)
     return path.assign(variant=variant, size=size, lr=rate)
 
 

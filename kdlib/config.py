@@ -12,8 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROFILES = Path(__file__).parent / "profiles"
+FIELDS = ("instruction", "context", "response", "category")  # of a row
 SIZES = ("teacher", "large", "middle", "small")
 STUDENTS = SIZES[1:]
+WINDOW = 50  # tokens; the paper's k
+FULL = 0  # in a column k: the full response with its end token
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class DataSettings(Settings):
             )
         if self.response_chars[0] > self.response_chars[1]:
             raise ValueError(f"response_chars = {self.response_chars}: minimum above maximum")
+        if unknown := set(self.columns) - set(FIELDS):
+            raise ValueError(f"columns: '{unknown.pop()}' is none of {', '.join(FIELDS)}")
         if self.source == "pydocs" and not self.packages:
             raise ValueError("packages is empty; name the packages whose docstrings are read")
         if self.source == "file" and self.path is None:
@@ -148,9 +153,8 @@ class TrainSettings(Settings):
 
 
 class MeasureSettings(Settings):
-    """What is measured. Counts are rows; k is the verbatim window in tokens."""
+    """What is measured. Counts are rows."""
 
-    k: Positive = 50
     batch: Positive = 64
     rouge_rows: Positive = 100
     sample_seeds: tuple[int, ...] = (10, 20, 30, 40, 50)
@@ -177,7 +181,7 @@ class Profile(Settings):
     """Everything that one run of the study depends on."""
 
     name: str
-    seeds: tuple[int, ...]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     data: DataSettings
     tokens: TokenSettings = TokenSettings()
     models: dict[str, ModelSettings]
@@ -242,6 +246,8 @@ def load_profile(name: str) -> Profile:
         KdlibError: there is no such profile, it is no TOML, or a key or value is wrong.
     """
     path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    if not path.is_file() and not path.is_absolute():
+        path = PROFILES.parents[1] / path  # notebooks run in a folder below the project's
     if not path.is_file():
         known = sorted(file.stem for file in PROFILES.glob("*.toml"))
         near = difflib.get_close_matches(name, known, 1)
@@ -251,8 +257,9 @@ def load_profile(name: str) -> Profile:
         values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KdlibError(f"profile {path} is not valid TOML: {error}") from None
+    resolve_paths(values, path.resolve().parent)
     try:
-        return Profile(name=path.stem, **values)
+        return Profile(**(values | {"name": path.stem}))
     except ValidationError as error:
         # an unknown key first: a field is often missing only because its name is misspelt
         first = max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")
@@ -260,3 +267,29 @@ def load_profile(name: str) -> Profile:
         given = first.get("input")
         said = "" if isinstance(given, dict) else f" = {given!r}"
         raise KdlibError(f"profile '{path.stem}': {where}{said}: {first['msg']}") from None
+
+
+def resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make the paths of data and models that exist beside the profile independent of the caller."""
+    tables = [values.get("data"), *dict(values.get("models") or {}).values()]
+    for table in tables:
+        given = table.get("path") if isinstance(table, dict) else None
+        if isinstance(given, str) and (folder / given).exists():
+            table["path"] = str(folder / given)
+
+
+def read_seeds(text: str | None, profile: Profile) -> list[int]:
+    """The seeds named in `text`, such as "0 1 2", or the profile's own where none are named.
+
+    Raises:
+        KdlibError: no whole number, named twice, or the calibration's seed.
+    """
+    words = str(text or "").split() or list(map(str, profile.seeds))
+    if bad := [word for word in words if not word.isdecimal()]:
+        raise KdlibError(f"SEEDS: '{bad[0]}' is no whole number; write them as SEEDS=\"0 1 2\"")
+    seeds = list(map(int, words))
+    if len(set(seeds)) < len(seeds):
+        raise KdlibError(f"SEEDS: '{text}' names one twice; name each once")
+    if profile.calibration and profile.calibration.seed in seeds:
+        raise KdlibError(f"SEEDS: {profile.calibration.seed} set the learning rates; take another")
+    return seeds

@@ -12,7 +12,7 @@ import pandas as pd
 from datasets import Dataset
 
 from kdlib import canaries, runs, sources
-from kdlib.config import DataSettings, KdlibError
+from kdlib.config import FIELDS, DataSettings, KdlibError
 
 
 def load_pool(settings: DataSettings) -> Dataset:
@@ -30,7 +30,7 @@ def load_pool(settings: DataSettings) -> Dataset:
         read = sources.read_dolly(settings)
     else:
         read = sources.read_file(Path(str(settings.path)), settings.columns)
-    frame = read.to_pandas()[list(sources.FIELDS)]
+    frame = read.to_pandas()[list(FIELDS)]
     least, most = settings.response_chars
     fits = frame["response"].str.len().between(least, most)
     fits &= frame["instruction"].str.len() + frame["context"].str.len() <= settings.prompt_chars
@@ -116,6 +116,11 @@ def draw(pool: Dataset, settings: DataSettings, seed: int) -> Dataset:
         if side is not None:
             room[side] -= len(group)
             split.update(dict.fromkeys(group, side))
+    if short := {name: left for name, left in room.items() if left}:
+        raise KdlibError(
+            f"data: rows short by {short}, since groups of equal responses are never split; "
+            "lower members or held_out, or raise pool"
+        )
     frame = frame.loc[list(split)].assign(split=list(split.values()))
     frame["repetitions"] = (frame["split"] == "member").astype(int)
     frame["group_size"] = frame.groupby("group")["group"].transform("size")

@@ -15,8 +15,10 @@ import torch
 from IPython import get_ipython
 
 from kdlib import data, models, runs, tokens
-from kdlib.config import KdlibError, Profile, load_profile
+from kdlib.config import KdlibError, Profile, load_profile, read_seeds
 from kdlib.tokens import Example
+
+FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Lab:
         """The tokenizer all models share."""
         paths = [model.path for model in self.profile.models.values() if model.path]
         if not paths:
-            return tokens.load_tokenizer(need(self.tokenizer_dir, self, "01_data_and_tokens"))
+            return tokens.load_tokenizer(
+                need(self.tokenizer_dir, self.base_id("teacher"), self, FIRST)
+            )
         teacher = tokens.load_tokenizer(paths[0])
         for path in paths[1:]:
             tokens.same_tokenizer(teacher, tokens.load_tokenizer(path), (paths[0], path))
@@ -70,6 +74,11 @@ class Lab:
         chosen = self.rows[(self.rows["split"] == split) & (self.rows["kind"] == kind)]
         return [self.examples[row] for row in chosen["row_id"][:limit]]
 
+    @property
+    def shown(self) -> list[Example]:
+        """What notebooks show in full: planted canaries, or member rows where none are planted."""
+        return self.split("member", "canary") or self.split("member")
+
     @cached_property
     def presented(self) -> list[Example]:
         """What one epoch shows: members once, canaries as often as they are planted."""
@@ -89,8 +98,13 @@ class Lab:
     def base_id(self, size: str) -> str:
         """Identity of a base model: everything its weights depend on."""
         p = self.profile
-        parts = [p.data, p.tokens, p.models[size], p.pretrain]
-        return runs.fingerprint([self._ground, *[part.model_dump() for part in parts]])
+        given = p.models[size].path
+        files = sorted(Path(given or "no folder").glob("*.safetensors"))
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        model = p.models[size].model_dump(exclude={"path"} if files else None)
+        rows = p.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
+        parts = [rows, p.tokens.model_dump(), model, stats, p.pretrain.model_dump()]
+        return runs.fingerprint([self._ground, *parts])
 
     def run_id(self, variant: str, size: str) -> str:
         """Identity of one model and its measurements."""
@@ -114,18 +128,18 @@ class Lab:
         ]
 
 
-def open_lab(profile: str, seed: int) -> Lab:
+def open_lab(profile: str, seed: int | str) -> Lab:
     """The lab of one profile and seed.
 
     Raises:
         KdlibError: unknown profile or notebook parameter, or a key or value is wrong.
     """
     refuse_unknown_parameters()
-    try:
-        number = int(seed)
-    except ValueError:
-        raise KdlibError(f"seed '{seed}' is no whole number; try 0") from None
-    return Lab(load_profile(profile), number)
+    settings = load_profile(profile)
+    seeds = read_seeds(str(seed), settings)
+    if len(seeds) != 1:
+        raise KdlibError(f"seed '{seed}' is not one whole number; try 0")
+    return Lab(settings, seeds[0])
 
 
 def refuse_unknown_parameters() -> None:
@@ -157,12 +171,12 @@ def assigned(source: str) -> list[str]:
     ]
 
 
-def need(folder: Path, lab: Lab, notebook: str) -> Path:
-    """The folder, if its stage is done; else say which command makes it."""
-    if runs.read_manifest(folder) is None:
+def need(folder: Path, identity: str, lab: Lab, notebook: str) -> Path:
+    """The folder, if its stage is done under that identity; else say which command makes it."""
+    if not runs.done(folder, identity):
         raise KdlibError(
-            f"{folder.relative_to(runs.root())} is not there yet; run notebook {notebook} first, "
-            f"or all with: make study PROFILE={lab.profile.name}"
+            f"{folder.relative_to(runs.root())} is not there, or was made with other settings; run "
+            f"notebook {notebook} first, or all with: make study PROFILE={lab.profile.name}"
         )
     return folder
 

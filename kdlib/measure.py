@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from rouge_score import rouge_scorer
 
-from kdlib import models, sample
+from kdlib import models, sample, tables
 from kdlib.tokens import Example, by_length, collate
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -43,8 +43,8 @@ def meter(
     Returns:
         n rows in the order of `examples`: row_id; length (response tokens with the end token);
         prefix (0..length: how many tokens greedy decoding gets right before its first error);
-        nats_per_token; margin (smallest lead of the arg-max over the runner-up within the
-        prefix, in logits, inf for an empty prefix: near 0 is a near-tie).
+        nats_per_token; margin (smallest lead of the arg-max over the runner-up up to the first
+        error, that position included, in logits: near 0 is a near-tie).
     """
     model.eval()
     where = next(model.parameters()).device
@@ -70,30 +70,20 @@ def meter(
                 "length": len(right),
                 "prefix": prefix,
                 "nats_per_token": float(loss.mean()),
-                "margin": float(gap[:prefix].min()) if prefix else float("inf"),
+                "margin": float(gap[: prefix + 1].min()),
             }
     columns = ["row_id", "length", "prefix", "nats_per_token", "margin"]
     return pd.DataFrame([found[i] for i in range(len(examples))], columns=columns)
 
 
-def exact(tuples: pd.DataFrame, k: int) -> pd.Series:
-    """Whether each tuple is memorized at window k (0: the full response with its end token).
-
-    The first k tokens that greedy decoding writes are the first k of the response; a response
-    shorter than k counts only with its end token.
-    """
-    window = tuples["length"].clip(upper=k) if k else tuples["length"]
-    return tuples["prefix"] >= window
-
-
 def note(
-    model: Any, splits: dict[str, list[Example]], *, k: int, precision: str, **how: Any
+    model: Any, splits: dict[str, list[Example]], *, precision: str, **how: Any
 ) -> list[dict[str, Any]]:
     """Memorization and loss of each split, cheaply, for the path through training."""
     rows = []
     for split, examples in splits.items():
         tuples = meter(model, examples, precision=precision, **how)
-        rate, nats = float(exact(tuples, k).mean()), float(tuples["nats_per_token"].mean())
+        rate, nats = float(tables.exact(tuples).mean()), float(tuples["nats_per_token"].mean())
         rows.append({"split": split, "exact_rate": rate, "nats_per_token": nats})
     return rows
 

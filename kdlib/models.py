@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
+from kdlib import runs
 from kdlib.config import KdlibError, ModelSettings
 
-DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 
 
 def device() -> torch.device:
@@ -37,7 +38,7 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
     """A GPT-2 from scratch, without dropout, its weights drawn from `seed`."""
     assert settings.layers and settings.heads and settings.width  # validated by ModelSettings
     torch.manual_seed(seed)
-    others: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0)
+    others: dict[str, Any] = dict.fromkeys(DROPOUTS[:3], 0.0)
     others["attn_implementation"] = attention()
     config = GPT2Config(
         vocab_size=len(tokenizer),
@@ -61,23 +62,27 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
 
     Args:
         path: a folder written by `save_pretrained`, or a hub name.
-        dropout: replaces the model's own dropout rates when given, 0 to 1.
+        dropout: replaces those of the model's dropout rates that it has, when given, 0 to 1.
 
     Raises:
         KdlibError: there is no such model, it is truncated, lacks weights of its
             architecture, or is not in safetensors.
     """
-    changes = {} if dropout is None else dict.fromkeys(DROPOUTS, dropout)
     with quiet():
         try:
+            config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+            if dropout is not None:
+                for name in DROPOUTS:
+                    if hasattr(config, name):
+                        setattr(config, name, dropout)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(path),
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
                 output_loading_info=True,
+                config=config,
                 attn_implementation=attention(),
-                **changes,
             )
             model, report = loaded
             if missing := sorted(report["missing_keys"]):
@@ -97,16 +102,9 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     Raises:
         KdlibError: the disk is full.
     """
-    with quiet():
-        try:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        except Exception as error:
-            if "No space left" in str(error):
-                raise KdlibError(
-                    f"the disk is full while writing {folder}; free some space and run again"
-                ) from None
-            raise
+    with quiet(), runs.writing(folder):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 @contextmanager

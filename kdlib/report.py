@@ -42,26 +42,24 @@ def by_size(table: pd.DataFrame, cell: Callable[[pd.Series], str]) -> pd.DataFra
     return frame.rename_axis("size").reset_index()
 
 
+def interval(row: pd.Series, name: str, paper: float, digits: int) -> str:
+    """A value with its interval, and the paper's figure where it gives one."""
+    value, lo, hi = row[name], row[f"{name}_lo"], row[f"{name}_hi"]
+    said = f"{value:.3f} [{lo:.3f}, {hi:.3f}]"
+    return said if pd.isna(paper) else f"{said} ({paper:.{digits}f})"
+
+
 def memorized(table1: pd.DataFrame) -> pd.DataFrame:
-    """Table 1 as words: mean (and ± sd over seeds), the paper's figure in brackets; held-out."""
-
-    def cell(row: pd.Series) -> str:
-        sd = "" if pd.isna(row["member_sd"]) else f" ± {row['member_sd']:.3f}"
-        return f"{row['member']:.3f}{sd} ({row['paper']:.3f})"
-
-    frame = by_size(table1, cell)
+    """Table 1 as words: mean, interval, the paper's figure in brackets; held-out rows beside it."""
+    frame = by_size(table1, lambda row: interval(row, "member", row["paper"], 3))
     highest = table1.groupby("student")["held_out"].max()
     return frame.assign(**{"held-out, highest": frame["size"].map(highest).map("{:.3f}".format)})
 
 
-def utility(table2: pd.DataFrame, split: str = "held_out") -> pd.DataFrame:
-    """ROUGE-L of one split as words, the paper's figure in brackets where it gives one."""
-
-    def cell(row: pd.Series) -> str:
-        paper = row[f"paper_rougeL_{split}"]
-        return f"{row[f'rougeL_{split}']:.3f}" + ("" if pd.isna(paper) else f" ({paper:.2f})")
-
-    return by_size(table2, cell)
+def utility(table2: pd.DataFrame, split: str = "held_out", metric: str = "rougeL") -> pd.DataFrame:
+    """One ROUGE of one split as words, the paper's figure in brackets where it gives one."""
+    name = f"{metric}_{split}"
+    return by_size(table2, lambda row: interval(row, name, row[f"paper_{name}"], 2))
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -83,14 +81,17 @@ def memorized_by(table: pd.DataFrame, method: str, seed: int) -> str:
 
 
 def legend(profile: str) -> str:
-    """What the numbers of `memorized` are, one sentence."""
-    rates = read(profile, "metrics").query("metric == 'exact_rate' and split == 'member'")
-    seeds = ", ".join(map(str, sorted(rates["seed"].unique())))
-    rows = rates["n"].min()
+    """What the numbers of `memorized` are, in two sentences."""
+    lengths = read(profile, "lengths").query("split == 'member'")
+    seeds = ", ".join(map(str, sorted(lengths["seed"].unique())))
+    median, shorter = lengths["median_tokens"].median(), lengths["shorter"].mean()
     return (
-        f"Share of the {rows} member rows whose first {WINDOW} tokens greedy decoding writes word "
-        f"for word: mean over seeds {seeds}, ± standard deviation; in brackets the paper's figure, "
-        "for its far larger models and another data set. The teacher stands under SFT."
+        f"Share of the {lengths['rows'].min()} member rows whose response greedy decoding writes "
+        f"word for word, up to its {WINDOW}th token (median {median:.0f} tokens; {shorter:.0%} are "
+        f"shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
+        "together, 95% interval (bootstrap over groups of equal responses). In brackets the "
+        "paper's figure, for its far larger models and another data set; the teacher stands "
+        "under SFT."
     )
 
 

@@ -61,21 +61,33 @@ def atomic(path: Path) -> "Iterator[Path]":
     Raises:
         KdlibError: the disk is full or not writable. Nothing is left half-written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            os.replace(part, path)
+    except BaseException:
         part.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> "Iterator[None]":
+    """Turn a full disk into one message that names what was being written.
+
+    Raises:
+        KdlibError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:  # safetensors and tokenizers have error classes of their own
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error):
             raise KdlibError(
                 f"the disk is full while writing {path}; free some space and run the same "
                 "command again, finished stages are kept"
             ) from None
-        raise
-    except BaseException:
-        part.unlink(missing_ok=True)
         raise
 
 
@@ -107,7 +119,7 @@ def fingerprint(value: Any) -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the working tree, with `+` when tracked code or notebooks differ from it."""
+    """The commit of the working tree, with `+` when code or notebooks differ from it."""
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -116,7 +128,8 @@ def commit() -> str:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "--short=10", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdlib", "Snakefile")
+    code = ("kdlib", "notebooks", ":!notebooks/executed", "Snakefile", "constraints.txt")
+    changed = git("status", "--porcelain", "--", *code)
     return (head or "unknown") + ("+" if changed else "")
 
 

@@ -22,6 +22,8 @@ def verbatim_length(text: str, reference: str) -> int:
 def marked(text: str, reference: str) -> str:
     """`text` as HTML, everything escaped, its verbatim beginning inside <mark>."""
     same = verbatim_length(text, reference)
+    if same < len(text):  # back to the last whole word
+        same = text.rfind(" ", 0, same + 1) + 1
     head = f"<mark>{html.escape(text[:same])}</mark>" if same else ""
     return head + html.escape(text[same:])
 

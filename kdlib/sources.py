@@ -16,11 +16,10 @@ from datasets import Dataset, load_dataset
 from datasets.utils.logging import disable_progress_bar
 
 from kdlib import runs
-from kdlib.config import DataSettings, KdlibError
+from kdlib.config import FIELDS, DataSettings, KdlibError
 
 DOLLY = "databricks/databricks-dolly-15k"
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-FIELDS = ("instruction", "context", "response", "category")
 PROSE = re.compile(r"[A-Z][ -~]*")  # printable ASCII that begins with a capital
 TESTS = re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|conftest)\.py$")
 
@@ -42,7 +41,7 @@ def read_package(package: str) -> Iterator[dict[str, str]]:
         KdlibError: the package is not installed.
     """
     spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
         raise KdlibError(
             f"data.packages: '{package}' is not installed; install it or take it off the list"
         )
@@ -85,10 +84,11 @@ def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterato
 
 def read_pydocs(settings: DataSettings) -> Dataset:
     """All docstrings of the listed packages; kept as Parquet by package versions."""
+    owners = importlib.metadata.packages_distributions()
     found = {
-        name: importlib.metadata.version(name.replace("_", "-"))
+        name: importlib.metadata.version(owners[name][0])
         for name in settings.packages
-        if importlib.util.find_spec(name)
+        if name in owners
     }
     file = runs.cache_dir() / f"pydocs-{runs.fingerprint(found)}.parquet"
     if not file.is_file() or len(found) < len(settings.packages):

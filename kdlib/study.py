@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from kdlib import bases, measure, models, runs, sample, train
-from kdlib.config import LABELS, METHODS, TrainSettings
+from kdlib.config import LABELS, METHODS, STUDENTS, TrainSettings
 from kdlib.lab import Lab, need
 from kdlib.teacher import Targets
 from kdlib.tokens import Example
@@ -50,15 +50,13 @@ def run(lab: Lab, variant: str, size: str, targets: Targets | None = None) -> Pa
     started = time.perf_counter()
     if variant == "base":
         model = bases.load(lab, size)
-        checkpoint = Path(lab.base_dir(size))
     else:
         settings = lab.profile.train_settings(variant, size)
         model, path = train_one(lab, variant, size, settings, folder / "log.jsonl", targets)
         runs.write_table(folder / "path.csv", path)
-        checkpoint = folder / "checkpoint"
-        models.save_model(model, lab.tokenizer, checkpoint)
+        models.save_model(model, lab.tokenizer, folder / "checkpoint")
     trained = time.perf_counter() - started
-    measure_model(lab, model, folder, checkpoint)
+    measure_model(lab, model, folder)
     runs.write_manifest(
         folder,
         identity,
@@ -100,7 +98,6 @@ def train_one(
         noted = measure.note(
             current,
             splits,
-            k=lab.profile.measure.k,
             precision=settings.precision,
             pad_id=lab.tokenizer.pad_token_id,
             batch=lab.profile.measure.batch,
@@ -134,9 +131,15 @@ def source(lab: Lab, text: str, settings: TrainSettings) -> train.Source:
     return train.fixed_source(lab.presented, settings, **how)
 
 
+def made(lab: Lab, variant: str, size: str) -> Path:
+    """The folder of a finished run; says which notebook makes it when it is missing."""
+    identity = lab.run_id(variant, size)
+    return need(lab.run_dir(variant, size), identity, lab, NOTEBOOKS[variant])
+
+
 def load_teacher(lab: Lab) -> Any:
     """The fine-tuned teacher of this seed."""
-    folder = need(lab.run_dir("teacher", "teacher"), lab, NOTEBOOKS["teacher"])
+    folder = made(lab, "teacher", "teacher")
     return models.load_model(folder / "checkpoint").to(lab.device)
 
 
@@ -185,7 +188,7 @@ def answers(lab: Lab, example: Example, asked: Iterable[tuple[str, str]]) -> lis
         if variant == "base":
             model = bases.load(lab, size)
         else:
-            folder = need(lab.run_dir(variant, size), lab, NOTEBOOKS[variant])
+            folder = made(lab, variant, size)
             model = models.load_model(folder / "checkpoint").to(lab.device)
         (ids,) = sample.continue_prompts(
             model,
@@ -199,8 +202,8 @@ def answers(lab: Lab, example: Example, asked: Iterable[tuple[str, str]]) -> lis
     return written
 
 
-def measure_model(lab: Lab, model: Any, folder: Path, checkpoint: Path) -> None:
-    """Write tuples.parquet, answers.parquet and cost.json of one model."""
+def measure_model(lab: Lab, model: Any, folder: Path) -> None:
+    """Write tuples.parquet and answers.parquet of one model."""
     settings = lab.profile.measure
     everything = list(lab.examples.values())
     tuples = measure.meter(
@@ -220,5 +223,25 @@ def measure_model(lab: Lab, model: Any, folder: Path, checkpoint: Path) -> None:
         batch=settings.batch,
     )
     runs.write_table(folder / "answers.parquet", written)
-    priced = measure.cost(model, checkpoint, lab.split("held_out")[0])
-    runs.write_text(folder / "cost.json", json.dumps(priced))
+
+
+def price(lab: Lab) -> pd.DataFrame:
+    """What the teacher and each size of student cost, timed one right after the other.
+
+    The method does not change the size: SFT students stand for all.
+
+    Returns:
+        variant, student, parameters, file_bytes, ms_per_token; also written to costs.csv.
+    """
+    rows = []
+    example = lab.split("held_out")[0]
+    for variant, size in (("teacher", "teacher"), *(("sft", size) for size in STUDENTS)):
+        checkpoint = made(lab, variant, size) / "checkpoint"
+        model = models.load_model(checkpoint).to(lab.device)
+        priced = measure.cost(
+            model, checkpoint, example, tokens=min(32, lab.profile.tokens.max_new)
+        )
+        rows.append({"variant": variant, "student": size, **priced})
+    frame = pd.DataFrame(rows)
+    runs.write_table(lab.run_dir("teacher", "teacher").parent / "costs.csv", frame)
+    return frame

@@ -3,17 +3,16 @@
 Pure functions: frames in, frames out. Taught in notebooks 09 and 10.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from kdlib import runs
-from kdlib.config import DISTILLED, METHODS, STUDENTS, KdlibError
+from kdlib.config import DISTILLED, FULL, METHODS, STUDENTS, WINDOW, KdlibError
+from kdlib.intervals import DRAWS, bootstrap, paired_difference, wilson
 
 MODELS = [
     ("base", "teacher"),
@@ -25,9 +24,6 @@ TIDY = [
     *("run_id", "variant", "student", "split", "metric", "k", "value", "n", "lo", "hi"),
     *("seed", "commit", "device", "dtype"),
 ]
-WINDOW = 50  # tokens; the paper's k
-FULL = 0  # stands for the full response with its end token in the column k
-DRAWS = 2000
 
 
 def exact(tuples: pd.DataFrame, k: int = WINDOW) -> pd.Series:
@@ -54,12 +50,15 @@ def collect(profile: str, seeds: Sequence[int]) -> dict[str, pd.DataFrame]:
                 )
             facts: dict[str, Any] = {"variant": variant, "student": size, "seed": seed}
             facts |= {name: manifest[name] for name in IDENTITY[3:]}
-            cost = json.loads((folder / "cost.json").read_text("utf-8"))
-            read = {
-                "tuples": pd.read_parquet(folder / "tuples.parquet"),
-                "answers": pd.read_parquet(folder / "answers.parquet"),
-                "costs": pd.DataFrame([cost]),
-            }
+            tuples = pd.read_parquet(folder / "tuples.parquet")
+            written = pd.read_parquet(folder / "answers.parquet")
+            group = tuples.set_index("row_id")["group"]
+            read = {"tuples": tuples, "answers": written.join(group, on="row_id")}
+            cost = pd.read_csv(folder.parent / "costs.csv").query(
+                "variant == @variant and student == @size"
+            )
+            if len(cost):
+                read["costs"] = cost
             if variant != "base":
                 read["paths"] = pd.read_csv(folder / "path.csv")
             for name, frame in read.items():
@@ -102,14 +101,6 @@ def natural(tuples: pd.DataFrame) -> pd.DataFrame:
     return tuples[tuples["kind"] == "row"]
 
 
-def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson interval of a rate (Wilson 1927); (0, 1) when there is nothing to count."""
-    if n == 0:
-        return 0.0, 1.0
-    interval = binomtest(hits, n).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def memorization(
     tuples: pd.DataFrame, windows: Sequence[int] = (*range(1, 51), FULL)
 ) -> pd.DataFrame:
@@ -129,8 +120,9 @@ def means(frame: pd.DataFrame, column: str, metric: str, draws: int = DRAWS) -> 
     """Tidy mean of a column per model and split, with a bootstrap interval over rows."""
     rows = []
     for key, part in frame.groupby([*IDENTITY, "split"], sort=False):
-        values = part.groupby("row_id")[column].mean().to_numpy()
-        lo, hi = bootstrap(values, draws)
+        rows_of = part.groupby("row_id").agg({column: "mean", "group": "first"})
+        values = rows_of[column].to_numpy()
+        lo, hi = bootstrap(values, rows_of["group"], draws)
         facts = dict(zip([*IDENTITY, "split"], key, strict=True))
         rows.append(facts | {"metric": metric, "k": pd.NA, "value": values.mean()})
         rows[-1] |= {"n": len(values), "lo": lo, "hi": hi}
@@ -148,41 +140,19 @@ def utility(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Tidy parameters, file_bytes and ms_per_token of every model."""
+    """Tidy parameters, file_bytes and ms_per_token of the teacher and the student sizes."""
     names = ["parameters", "file_bytes", "ms_per_token"]
     long = frame.melt(IDENTITY, names, var_name="metric", value_name="value")
     return long.assign(split="", k=pd.NA, n=1, lo=np.nan, hi=np.nan)[TIDY]
 
 
-def bootstrap(values: np.ndarray, draws: int = DRAWS) -> tuple[float, float]:
-    """95% percentile interval of the mean, rows drawn with replacement (Efron 1979)."""
-    dice = np.random.default_rng(0)
-    n = len(values)
-    sums = [values[dice.integers(0, n, n)].mean() for _ in range(draws)]
-    lo, hi = np.quantile(sums, [0.025, 0.975])
-    return float(lo), float(hi)
-
-
-def paired_difference(
-    a: pd.DataFrame, b: pd.DataFrame, column: str, draws: int = DRAWS
-) -> dict[str, Any]:
-    """Mean of a less mean of b over the same rows of the same seeds, with a paired interval.
-
-    Returns:
-        value, lo, hi, n, and same_sign: whether every seed alone agrees in (non-zero) sign.
-
-    Raises:
-        KdlibError: they do not hold the same rows.
-    """
-    keys = ["seed", "row_id"]
-    both = a[[*keys, column]].merge(b[[*keys, column]], on=keys, validate="1:1")
-    if len(both) != len(a) or len(both) != len(b):
-        raise KdlibError("the two runs do not hold the same rows; run the study again")
-    gap = both[f"{column}_x"].astype(float) - both[f"{column}_y"].astype(float)
-    lo, hi = bootstrap(gap.to_numpy(), draws)
-    signs = set(np.sign(gap.groupby(both["seed"]).mean()))
-    same = len(signs) == 1 and 0.0 not in signs
-    return {"value": gap.mean(), "lo": lo, "hi": hi, "n": len(gap), "same_sign": same}
+def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
+    """Rows per seed and split, their median response length (tokens), the share under WINDOW."""
+    rows = natural(tuples).query("variant == 'teacher'")
+    rows = rows.assign(shorter=rows["length"] < WINDOW)
+    grouped = rows.groupby(["seed", "split"])
+    named = {"rows": ("length", "size"), "median_tokens": ("length", "median")}
+    return grouped.agg(**named, shorter=("shorter", "mean")).reset_index()
 
 
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -205,8 +175,6 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
             found += _compare(members, (lower, size), (upper, size), "exact_rate", "order")
     for method in METHODS:
         ladder = [(method, size) for size in STUDENTS]
-        if method == "sft":
-            ladder = [("teacher", "teacher"), *ladder]
         for larger, smaller in zip(ladder, ladder[1:], strict=False):
             found += _compare(members, smaller, larger, "exact_rate", "size")
     return pd.DataFrame(found)
@@ -254,7 +222,9 @@ def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:
 
 
 def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
-    """Each method's end beside the last SFT epoch that memorizes no more than it.
+    """Each method's end beside the best SFT epoch that memorizes no more than it.
+
+    The best epoch is the one of lowest held-out loss, from epoch 1 on.
 
     Columns: seed, student, variant, exact_rate, nats_per_token (held-out, at its end), sft_epoch,
     sft_exact_rate, sft_nats_per_token (held-out). A lower sft_nats_per_token says that stopping
@@ -277,8 +247,8 @@ def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
             continue
         end = part.loc[part["epoch"].idxmax()]
         sft = flat.query("seed == @seed and student == @size and variant == 'sft'")
-        before = sft[sft["exact_rate"] <= end["exact_rate"]]
-        stop = before.loc[before["epoch"].idxmax()] if len(before) else sft.iloc[0]
+        before = sft[(sft["epoch"] > 0) & (sft["exact_rate"] <= end["exact_rate"])]
+        stop = before.loc[before["nats_per_token"].idxmin()] if len(before) else sft.iloc[0]
         rows.append(
             {
                 **{"seed": seed, "student": size, "variant": method},

@@ -134,12 +134,17 @@ def encode(rows: Iterable[Any], tokenizer: Any, settings: TokenSettings) -> list
     rows = list(rows)
     prompts = [prompt_text(r["instruction"], r["context"], settings.template) for r in rows]
     prompt_ids = tokenizer(prompts)["input_ids"] if rows else []
-    response_ids = tokenizer([r["response"] for r in rows])["input_ids"] if rows else []
+    response_ids = (
+        tokenizer([r["response"] for r in rows], add_special_tokens=False)["input_ids"]
+        if rows
+        else []
+    )
     examples = []
     for row, prompt, response in zip(rows, prompt_ids, response_ids, strict=True):
         if len(prompt) > settings.max_prompt:
             raise KdlibError(
-                f"row {row['row_id']}: the prompt has {len(prompt)} tokens, more than "
+                f"row {row['row_id']} ('{row['instruction'][:50]}'): "
+                f"the prompt has {len(prompt)} tokens, more than "
                 f"tokens.max_prompt = {settings.max_prompt}; shorten it, or lower "
                 "data.prompt_chars so that such rows are dropped"
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from kdlib import losses, models, sample
+from kdlib import losses, models, runs, sample
 from kdlib.config import KdlibError, TrainSettings
 from kdlib.teacher import Targets
 from kdlib.tokens import Batch, Example, collate, steps
@@ -147,12 +147,13 @@ def fit(
     scheduler = get_scheduler(
         settings.schedule, optimizer, settings.warmup, settings.epochs * epoch_steps
     )
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with runs.writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
     tokens, losses_seen, started, step = 0, [], time.perf_counter(), 0
     if on_epoch:
         on_epoch(model, 0, 0)
     bar = tqdm(total=settings.epochs * epoch_steps, desc=name, mininterval=10, leave=True)
-    with log.open("w", encoding="utf-8") as lines, bar:
+    with runs.writing(log), log.open("w", encoding="utf-8") as lines, bar:
         for epoch in range(settings.epochs):
             model.train()
             for batches in source(model, epoch):

@@ -46,7 +46,9 @@ def test_rule_refuses_what_misses_the_band():
 
 def test_committed_profile_follows_its_rule():
     profile = load_profile("laptop")
-    chosen = calibration.rule(pd.read_csv(TABLE), profile)
+    table = pd.read_csv(TABLE)
+    assert set(table["settings"]) == {calibration.settings(profile)}, "run make calibrate"
+    chosen = calibration.rule(table, profile)
     assert {"lr": profile.teacher.lr, "epochs": profile.teacher.epochs} == chosen["teacher"]
     assert profile.student.epochs == chosen["student"]["epochs"]
     for method, rate in chosen["lr"].items():

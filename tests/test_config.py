@@ -19,10 +19,12 @@ def test_committed_profiles_are_valid(name):
         ("members = 32", "memebrs = 32", "memebrs"),
         ("members = 32", "members = 0", "members = 0"),
         ("members = 32", "members = 500", "exceeds pool"),
-        ("k = 50", 'k = "many"', "measure.k"),
+        ("batch = 64", 'batch = "many"', "measure.batch"),
         ("lr = 2e-3", "lr = 2.0", "lr"),
         ("width = 64", "width = 65", "not a multiple"),
         ("seeds = [0, 1]", "seeds = [0, 1", "TOML"),
+        ("seeds = [0, 1]", "seeds = []", "at least 1 item"),
+        ("prompt_chars", 'columns = { contxt = "x" }\nprompt_chars', "'contxt' is none of"),
         ("small = 2e-3", "tiny = 2e-3", "tiny"),
         ("max_prompt = 160", "max_prompt = 320", "leaves no room for a response"),
     ],
@@ -42,3 +44,12 @@ def test_unknown_profile_and_method():
         load_profile("lapto")
     with pytest.raises(KdlibError, match="unknown method 'sgt'; known: sft"):
         load_profile("smoke").train_settings("sgt", "small")
+
+
+def test_paths_beside_the_profile_do_not_depend_on_the_caller(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text("{}")
+    text = (PROFILES / "smoke.toml").read_text("utf-8")
+    own = text.replace('source = "pydocs"', 'source = "file"\npath = "rows.jsonl"')
+    (tmp_path / "own.toml").write_text(own)
+    monkeypatch.chdir("/")
+    assert load_profile(str(tmp_path / "own.toml")).data.path == str(tmp_path / "rows.jsonl")

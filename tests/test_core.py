@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from kdlib import losses, measure, models, sample, tokens, train
+from kdlib import losses, measure, models, sample, tables, tokens, train
 from kdlib.config import METHODS, KdlibError, ModelSettings, TokenSettings, TrainSettings
 from kdlib.teacher import Targets
 
@@ -105,7 +105,7 @@ def test_steps_show_every_row_once_and_change_with_the_epoch(examples):
 
 def test_long_prompt_is_refused_by_row(rows, tokenizer):
     long = rows[0] | {"row_id": "too-long", "context": "word " * 200}
-    with pytest.raises(KdlibError, match="row too-long: the prompt has"):
+    with pytest.raises(KdlibError, match="row too-long .'say 0'.: the prompt has"):
         tokens.encode([long], tokenizer, SETTINGS)
 
 
@@ -218,13 +218,20 @@ def test_student_text_is_fresh_at_every_step(tokenizer, examples, tmp_path):
     settings = how(epochs=1)
     pad = tokenizer.pad_token_id
     source = train.student_source(examples, settings, pad_id=pad, max_new=40, seed=0)
-    model, read = new_model(tokenizer).train(), []
+    model = new_model(tokenizer).train()
     torch.manual_seed(0)
-    for (batch,) in source(model, 0):
-        read += list(zip(batch.row_id, batch.targets.split(1), strict=False))
-        assert set(batch.row_id) <= {example.row_id for example in examples}
-        assert batch.targets.tolist() != tokens.collate(examples[:16], pad).targets.tolist()
-    assert model.training and len(read) == len(examples)
+    rows = {example.row_id: list(example.response) for example in examples}
+    passes = []
+    for _ in range(2):
+        read = {}
+        for (batch,) in source(model, 0):
+            counts = (batch.labels[:, 1:] != -100).sum(1).tolist()
+            texts = [text.tolist() for text in batch.targets.split(counts)]
+            read |= dict(zip(batch.row_id, texts, strict=True))
+        passes.append(read)
+    assert passes[0].keys() == rows.keys() and model.training
+    for one, other in ((passes[0], passes[1]), (passes[0], rows)):
+        assert sum(one[row] != other[row] for row in rows) > 0.9 * len(rows)
 
 
 def test_every_method_is_trained_by_what_it_is_about(tokenizer, examples, trained):
@@ -275,7 +282,7 @@ def test_meter_equals_greedy_decoding(trained, examples, tokenizer):
     end = tokenizer.eos_token_id
     found = measure.meter(trained, examples, pad_id=end, batch=7)
     settings = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
-    ties = differ = 0
+    differ = 0
     for example, row in zip(examples, found.itertuples(), strict=True):
         assert row.row_id == example.row_id and row.length == len(example.response)
         settings.max_new_tokens = len(example.response)
@@ -284,10 +291,10 @@ def test_meter_equals_greedy_decoding(trained, examples, tokenizer):
         wrote = out[0, ids.shape[1] :].tolist()
         pairs = list(zip(wrote, example.response, strict=False))
         prefix = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-        ties += row.margin < 1e-4
         differ += prefix != row.prefix
-    assert differ <= ties
-    hits = int(measure.exact(found, 50).sum())
+        assert prefix == row.prefix or row.margin < 1e-4, f"{row.row_id} is no near-tie"
+    print(f"{differ} of {len(examples)} tuples differ, all near-ties")
+    hits = int(tables.exact(found).sum())
     assert 5 <= hits <= len(examples) - 5, f"{hits} hits: the test would not tell"
 
 

@@ -26,5 +26,5 @@ def test_unknown_parameter_is_named(monkeypatch):
 
 
 def test_seed_that_is_no_number():
-    with pytest.raises(KdlibError, match="seed 'x' is no whole number"):
+    with pytest.raises(KdlibError, match="'x' is no whole number"):
         lab.open_lab("smoke", "x")

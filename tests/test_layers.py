@@ -8,12 +8,12 @@ import pytest
 KDLIB = Path(__file__).resolve().parents[1] / "kdlib"
 LAYERS = [
     {"config", "runs"},
-    {"sources", "canaries"},
-    {"data"},
+    {"sources", "canaries", "intervals"},
+    {"data", "tables"},
     {"tokens", "models", "losses"},
     {"lab", "sample", "teacher"},
     {"train", "measure"},
-    {"tables", "bases"},
+    {"bases"},
     {"claims", "plots", "show"},
     {"study", "report"},
     {"calibration"},
@@ -22,7 +22,18 @@ LAYERS = [
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # config holds the error that every room raises; tokens' types are read beside models
 NEIGHBOURS = {("runs", "config")}
-NO_TORCH = ("config", "runs", "sources", "data", "tables", "claims", "plots", "report", "show")
+NO_TORCH = (
+    "config",
+    "runs",
+    "sources",
+    "data",
+    "intervals",
+    "tables",
+    "claims",
+    "plots",
+    "report",
+    "show",
+)
 MODULES = sorted(path for path in KDLIB.glob("*.py") if path.stem != "__init__")
 
 

@@ -15,7 +15,7 @@ from kdlib.config import PROFILES, KdlibError, Profile
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results" / "laptop"
 README = (ROOT / "README.md").read_text("utf-8")
-NEEDED = ("table1", "table2", "claims", "metrics")
+NEEDED = ("table1", "table2", "claims", "metrics", "lengths")
 
 
 @pytest.fixture
@@ -23,20 +23,22 @@ def project(tmp_path, monkeypatch):
     """A project with the tables of a made-up run."""
     (tmp_path / "README.md").write_text(README, "utf-8")
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
-    rates = [
-        {"variant": variant, "student": size, "split": split, "metric": "exact_rate", "k": 50}
-        | {"value": 0.5 if split == "member" else 0.25, "seed": seed, "n": 40}
-        | {"commit": "0123456789", "device": "cpu"}
+    facts = [
+        {"variant": variant, "student": size, "seed": seed, "split": split}
         for variant, size in tables.MODELS
         for split in ("member", "held_out")
         for seed in (3, 7)
     ]
-    rates = pd.DataFrame(rates)
-    rouge = [rates.assign(metric=f"{one}_greedy", k=pd.NA) for one in ("rouge1", "rougeL")]
-    tidy = pd.concat([rates, *rouge])
+    ids = pd.DataFrame({"row_id": [f"r{i}" for i in range(40)]}).assign(kind="row", length=10)
+    tuples = pd.DataFrame(facts).merge(ids, "cross").assign(group=lambda rows: rows["row_id"])
+    half = tuples["split"].map({"member": 20, "held_out": 10})
+    known = tuples.groupby(["variant", "student", "seed", "split"]).cumcount() < half
+    tuples = tuples.assign(prefix=known * 10, run_id="1", commit="0123456789", device="cpu")
+    tuples = tuples.assign(dtype="float32", decoding="greedy", rouge1=0.5, rougeL=0.25)
     words = [(name, *said, "open", "no | numbers") for name, said in claims.CLAIMS.items()]
     ledger = pd.DataFrame(words, columns=["claim", "statement", "rule", "verdict", "evidence"])
-    frames = (claims.table1(tidy), claims.table2(tidy), ledger, tidy)
+    rates, lengths = tables.memorization(tuples, [50]), tables.lengths(tuples)
+    frames = (claims.table1(tuples), claims.table2(tuples), ledger, rates, lengths)
     tables.write_results("made", dict(zip(NEEDED, frames, strict=True)))
     return tmp_path
 
@@ -44,7 +46,9 @@ def project(tmp_path, monkeypatch):
 def test_report_in_a_terminal(project, capsys):
     report.print_report("made")
     said = capsys.readouterr().out
-    assert "0.500 ± 0.000 (0.654)" in said and "seeds 3, 7" in said and "40 member rows" in said
+    assert "0.500 [" in said and "] (0.654)" in said
+    joined = " ".join(said.split())
+    assert "seeds 3, 7" in joined and "40 member rows" in joined
     assert all(f"{name} OPEN" in said for name in claims.CLAIMS)
     assert "data/results/made" in said and "data/figures/made" in said
 
@@ -57,7 +61,7 @@ def test_update_rewrites_the_block_and_nothing_else(project):
     assert [text.split(report.BEGIN)[0], text.split(report.END)[1]] == around
     block = text.split(report.BEGIN)[1].split(report.END)[0]
     assert block.strip() == report.readme_block("made")
-    assert "| large | 0.500 ± 0.000 (0.523) |" in block and "0123456789" in block
+    assert "| large | 0.500 [" in block and "] (0.523) |" in block and "0123456789" in block
     assert "no \\| numbers" in block  # a bar in a cell does not open a column
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines() if "|" in line]
     assert set(widths) == {7, 4}

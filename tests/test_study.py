@@ -1,7 +1,6 @@
 """The stages on a CSV file and GPT-2 directories given by path, as a user's own data would run."""
 
 import errno
-import json
 import shutil
 
 import pandas as pd
@@ -141,8 +140,6 @@ def test_a_run_leaves_its_tables(folder, variant, size):
     counts = answers.groupby(["split", "sample_seed"]).size().unique().tolist()
     assert counts == [3] and len(answers) == 2 * 3 * 3
     assert answers[["rouge1", "rouge2", "rougeL"]].stack().between(0, 1).all()
-    priced = json.loads((run / "cost.json").read_text())
-    assert priced["parameters"] > 0 and priced["file_bytes"] > 4 * priced["parameters"]
     assert (run / "path.csv").is_file() == (variant != "base")
     assert not [file.name for file in run.rglob(".*")]
 
@@ -256,6 +253,7 @@ def test_teacher_text_is_written_once(folder, monkeypatch):
 def test_different_tokenizers_are_refused_by_name(copy):
     other = tokens.train_tokenizer(["quite other words"] * 3, 280)
     save_base(copy / "middle", other, 16)
+    (copy / "data" / "runs" / "own" / "seed-0" / "teacher-teacher" / runs.MANIFEST).unlink()
     with pytest.raises(KdlibError, match="/teacher' and student '.*/middle' have different token"):
         study.run(lab_of(copy), "teacher", "teacher")
 
@@ -324,7 +322,7 @@ def test_missing_teacher_says_what_makes_it(copy):
     lab = lab_of(copy)
     for name in ("teacher", "teacher"), ("word_kd", "small"):
         shutil.rmtree(lab.run_dir(*name))
-    with pytest.raises(KdlibError, match="run notebook 02_teacher first, or all with: make study"):
+    with pytest.raises(KdlibError, match="run notebook 02_teacher first"):
         study.run(lab, "word_kd", "small")
     assert runs.read_manifest(lab.run_dir("word_kd", "small")) is None
 

@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib import claims, tables
+from kdlib import claims, intervals, tables
 from kdlib.config import DISTILLED, METHODS, STUDENTS, KdlibError
 
 
 def test_wilson_known_numbers():
     # Newcombe 1998, table I: 81 of 263
-    assert tables.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert tables.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert intervals.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert intervals.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
 def test_exact_counts_short_responses_only_with_their_end():
@@ -22,13 +22,14 @@ def test_exact_counts_short_responses_only_with_their_end():
 
 def test_paired_bootstrap_has_the_normal_width():
     dice = np.random.default_rng(1)
-    a = pd.DataFrame({"seed": 0, "row_id": np.arange(400).astype(str), "x": dice.normal(1, 1, 400)})
+    ids = np.arange(400).astype(str)
+    a = pd.DataFrame({"seed": 0, "row_id": ids, "group": ids, "x": dice.normal(1, 1, 400)})
     b = a.assign(x=a["x"] - dice.normal(0.5, 0.2, 400))
-    found = tables.paired_difference(a, b, "x")
+    found = intervals.paired_difference(a, b, "x")
     assert found["value"] == pytest.approx(0.5, abs=0.05)
     assert found["hi"] - found["lo"] == pytest.approx(2 * 1.96 * 0.2 / 20, rel=0.15)
     with pytest.raises(KdlibError, match="same rows"):
-        tables.paired_difference(a, b.iloc[:-1], "x")
+        intervals.paired_difference(a, b.iloc[:-1], "x")
 
 
 def study(rates, rouge=None, held_out=0.0, n=200):
@@ -41,7 +42,7 @@ def study(rates, rouge=None, held_out=0.0, n=200):
                 hit = np.arange(n) < round(share * n)
                 ids = [f"{split}{i}" for i in range(n)]
                 facts = {"variant": variant, "student": size, "seed": seed, "split": split}
-                facts |= {"row_id": ids, "kind": "row"}
+                facts |= {"row_id": ids, "group": ids, "kind": "row"}
                 tuples.append(pd.DataFrame(facts | {"length": 10, "prefix": np.where(hit, 10, 3)}))
                 score = (rouge or {}).get(variant, 0.5) + 0.1 * np.sin(np.arange(n))
                 answers.append(pd.DataFrame(facts | {"decoding": "greedy", "rougeL": score}))
@@ -59,9 +60,9 @@ def ladder(top, *, order=(0.9, 0.5, 0.6, 0.2)):
 
 def cost(ratio):
     rows = []
-    for variant, size in tables.MODELS:
+    for variant, size in (("teacher", "teacher"), *(("sft", size) for size in STUDENTS)):
+        x = ratio if variant == "sft" else 1.0
         for seed in range(3):
-            x = ratio if variant in METHODS else 1.0
             facts = {"variant": variant, "student": size, "seed": seed}
             rows.append(facts | {"parameters": x, "file_bytes": x, "ms_per_token": x})
     return pd.DataFrame(rows)
@@ -82,7 +83,7 @@ def test_claims_confirmed():
 def test_claims_refuted():
     upside_down = ladder(0.3, order=(0.2, 0.9, 0.5, 1.0))
     worse = dict.fromkeys(DISTILLED, 0.4)
-    found = verdicts(upside_down | {("sft", "large"): 0.9}, worse, ratio=1.5)
+    found = verdicts(upside_down | {("sft", "small"): 0.9}, worse, ratio=1.5)
     assert found["C1"] == found["C2"] == found["C3"] == found["C4"] == found["C6"] == "refuted"
     assert verdicts(ladder(0.9) | {("rkld", "small"): 0.0})["C5"] == "refuted"
 
@@ -99,17 +100,34 @@ def test_claims_open():
     assert claims.ledger(tuples, gaps, cost(0.5)).set_index("claim").at["C2", "verdict"] == "open"
 
 
-def test_early_stopped_finds_the_last_epoch_below():
+def test_copies_do_not_pass_for_more_evidence():
+    dice = np.random.default_rng(1)
+    values = dice.normal(0, 1, 100)
+    once = intervals.bootstrap(values, pd.Series(np.arange(100)))
+    four = intervals.bootstrap(np.repeat(values, 4), pd.Series(np.repeat(np.arange(100), 4)))
+    assert four == pytest.approx(once)
+
+
+def test_one_seed_that_disagrees_leaves_a_claim_open():
+    tuples, answers = study(ladder(0.9))
+    turned = (tuples["seed"] == 2) & (tuples["variant"] == "rkld") & (tuples["student"] == "small")
+    tuples.loc[turned & (tuples["split"] == "member"), "prefix"] = 10
+    gaps = tables.differences(tuples, answers)
+    found = claims.ledger(tuples, gaps, cost(0.5)).set_index("claim")["verdict"]
+    assert found["C1"] == found["C3"] == "open"
+
+
+def test_early_stopped_finds_the_best_epoch_below():
     rows = []
-    for variant, rates in (("sft", [0.0, 0.2, 0.5]), ("rkld", [0.0, 0.1, 0.3])):
+    for variant, rates in (("sft", [0.0, 0.2, 0.25, 0.5]), ("rkld", [0.0, 0.1, 0.2, 0.3])):
         for epoch, rate in enumerate(rates):
             for split in ("member", "held_out"):
                 facts = {"seed": 0, "student": "small", "variant": variant, "epoch": epoch}
-                loss = 3.0 - epoch if variant == "sft" else 2.5
+                loss = 2.0 + 0.5 * epoch if variant == "sft" else 3.5
                 rows.append(facts | {"split": split, "exact_rate": rate, "nats_per_token": loss})
     (found,) = tables.early_stopped(pd.DataFrame(rows)).to_dict("records")
     assert found["sft_epoch"] == 1 and found["sft_exact_rate"] == 0.2
-    assert found["sft_nats_per_token"] == 2.0 and found["nats_per_token"] == 2.5
+    assert found["sft_nats_per_token"] == 2.5 and found["nats_per_token"] == 3.5
 
 
 def test_missing_run_is_named(tmp_path, monkeypatch):
