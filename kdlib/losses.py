@@ -1,24 +1,52 @@
 """Pure tensor functions: cross-entropy and the divergences, one convention for all.
 
 All take logits [N, V] of N response positions and return nats per position, float32 (float64 for
-float64 input), shape [N]. Forward means KL(teacher || student), reverse KL(student || teacher).
+float64 input), shape [N]; the total variation alone is a probability, not nats. Below, p is the
+teacher's distribution and q the student's. Forward means KL(p || q), reverse KL(q || p).
+
+Every divergence is 0 where both distributions are equal and positive elsewhere, up to rounding:
+about 1e-6 in float32, 1e-15 in float64. A token that either side excludes (logit -inf) keeps value
+and gradient finite; a NaN stays a NaN. A temperature T softens both distributions, and the value
+is multiplied by T squared, because the gradient of the softened value falls with T squared (Hinton
+et al. 2015, section 2). TRL and Liger leave that factor out, DistiLLM has no temperature. A
+temperature or coefficient out of its range raises a ValueError.
 Taught in notebooks 03 to 06.
 """
+
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+FLOOR = -1e4  # nats; stands for the log-probability minus infinity, and its exp is exactly 0
 
-def _log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return F.log_softmax(wide / temperature, dim=-1)
+
+def _require(allowed: bool, message: str) -> None:
+    if not allowed:
+        raise ValueError(message)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _log_pair(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Softened (log p, log q), at least FLOOR: 0 x -inf is NaN, in the value or its gradient."""
+    _require(0 < temperature < math.inf, f"temperature = {temperature}: must be finite, above 0")
+    log_p, log_q = (F.log_softmax(_wide(x) / temperature, dim=-1) for x in (teacher, student))
+    return log_p.clamp_min(FLOOR), log_q.clamp_min(FLOOR)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) from log-probabilities; a token with p = 0 adds 0, a NaN in p or q stays NaN."""
-    terms = F.kl_div(log_q, log_p, reduction="none", log_target=True)
-    return terms.masked_fill(log_p == -torch.inf, 0.0).sum(-1)
+    """KL(p || q) from log-probabilities."""
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    """The logarithm of share x p + (1 - share) x q, for a share of at least 0 and below 1."""
+    log_share = math.log(share) if share else -math.inf
+    return torch.logaddexp(log_p + log_share, log_q + math.log1p(-share))
 
 
 def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
@@ -31,47 +59,221 @@ def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         nats, [N], at least 0.
     """
-    wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
-    return F.cross_entropy(wide, labels, reduction="none")
+    return F.cross_entropy(_wide(student_logits), labels, reduction="none")
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student), times temperature squared (Hinton et al. 2015, section 2.1).
+    """KL(p || q) (Hinton et al. 2015, section 2).
 
-    Zero exactly when both give the same distribution: the teacher's entropy is subtracted. It
-    punishes the student for missing what the teacher finds likely (mode covering).
+    Zero exactly when both give the same distribution: the teacher's entropy is subtracted (DistiLLM
+    leaves it out). It punishes the student for missing what the teacher finds likely (mode
+    covering). The same as beta = 0 in TRL's GKDTrainer and in Liger.
 
     Args:
         student_logits: float [N, V].
-        teacher_logits: float [N, V]; may be -inf where the teacher excludes a token.
-        temperature: above 0; both distributions are softened by it.
+        teacher_logits: float [N, V].
+        temperature: above 0; the value is multiplied by its square.
 
     Returns:
         nats, [N], at least 0.
     """
-    log_p = _log_softmax(teacher_logits, temperature)
-    log_q = _log_softmax(student_logits, temperature)
+    log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     return temperature**2 * _kl(log_p, log_q)
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(student || teacher), times temperature squared (Gu et al. 2024, MiniLLM, equation 1).
+    """KL(q || p) (Gu et al. 2024, MiniLLM, equation 1).
 
-    It punishes the student for what the teacher finds unlikely (mode seeking). Where the teacher
-    excludes a token that the student does not, the log-probability -1e4 stands for minus infinity,
-    so that the value stays finite.
+    It punishes the student for what the teacher finds unlikely (mode seeking). The same as beta = 1
+    in TRL's GKDTrainer and in Liger.
 
     Args:
         student_logits: float [N, V].
-        teacher_logits: float [N, V]; may be -inf.
-        temperature: above 0; both distributions are softened by it.
+        teacher_logits: float [N, V].
+        temperature: above 0; the value is multiplied by its square.
 
     Returns:
         nats, [N], at least 0.
     """
-    log_p = _log_softmax(teacher_logits, temperature).clamp_min(-1e4)
-    log_q = _log_softmax(student_logits, temperature)
+    log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     return temperature**2 * _kl(log_q, log_p)
+
+
+def symmetric_kl(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """The mean of forward and reverse KL: half of Jeffreys' divergence (Jeffreys 1946), their sum.
+
+    Args:
+        student_logits: float [N, V].
+        teacher_logits: float [N, V].
+        temperature: above 0; the value is multiplied by its square.
+
+    Returns:
+        nats, [N], at least 0.
+    """
+    log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
+    # (p - q) x (log p - log q) sums to KL(p || q) + KL(q || p), and no term of it is negative
+    return temperature**2 * 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
+
+
+def generalized_jsd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+) -> Tensor:
+    """JSD: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q.
+
+    Agarwal et al. 2024 (GKD), equation 1. The formula gives 0 at both ends, whatever p and q; there
+    the limit per unit of beta, or of 1 - beta, takes its place, as in TRL and Liger: forward KL at
+    beta = 0, reverse KL at beta = 1. So **the value jumps at both ends**: just inside it is about
+    beta x forward KL, (1 - beta) x reverse KL, and a sweep over beta also sweeps the gradient.
+
+    Args:
+        student_logits: float [N, V].
+        teacher_logits: float [N, V].
+        beta: the teacher's weight in the mixture m, 0 to 1; 0.5 is the Jensen-Shannon divergence.
+            It is `beta` of TRL's GKDTrainer and of Liger, and 1 - `lam` of DistiLLM's js_distance.
+        temperature: above 0; the value is multiplied by its square.
+
+    Returns:
+        nats, [N], at least 0; inside, at most the entropy of a coin of bias beta (times temperature
+        squared), log 2 at beta = 0.5.
+
+    Raises:
+        ValueError: beta is not in 0 to 1.
+    """
+    _require(0 <= beta <= 1, f"beta = {beta}: must be from 0 to 1")
+    if beta == 0:
+        return forward_kl(student_logits, teacher_logits, temperature)
+    if beta == 1:
+        return reverse_kl(student_logits, teacher_logits, temperature)
+    log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
+    log_m = _log_mixture(log_p, log_q, beta)
+    return temperature**2 * (beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m))
+
+
+def skew_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    alpha: float = 0.1,
+    temperature: float = 1.0,
+) -> Tensor:
+    """KL(p || alpha p + (1 - alpha) q) (Ko et al. 2024, DistiLLM, section 3.1).
+
+    The teacher's share in the second argument bounds the value where the student excludes what the
+    teacher finds likely.
+
+    Args:
+        student_logits: float [N, V].
+        teacher_logits: float [N, V].
+        alpha: the teacher's share, 0 (forward KL) to below 1 (where the value is always 0); 0.1 is
+            the published choice. It is `lam` of DistiLLM's skewed_forward_kl, which leaves the
+            teacher's entropy out. TRL and Liger have no such loss.
+        temperature: above 0; the value is multiplied by its square.
+
+    Returns:
+        nats, [N], at least 0, at most -log(alpha) (times temperature squared).
+
+    Raises:
+        ValueError: alpha is not in 0 to below 1.
+    """
+    _require(0 <= alpha < 1, f"alpha = {alpha}: must be from 0 to below 1")
+    log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
+    return temperature**2 * _kl(log_p, _log_mixture(log_p, log_q, alpha))
+
+
+def skew_reverse_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    alpha: float = 0.1,
+    temperature: float = 1.0,
+) -> Tensor:
+    """KL(q || alpha q + (1 - alpha) p) (Ko et al. 2024, DistiLLM, section 3.1).
+
+    Args:
+        student_logits: float [N, V].
+        teacher_logits: float [N, V].
+        alpha: the student's share, 0 (reverse KL) to below 1 (where the value is always 0); 0.1 is
+            the published choice. It is `lam` of DistiLLM's skewed_reverse_kl. TRL and Liger have
+            no such loss.
+        temperature: above 0; the value is multiplied by its square.
+
+    Returns:
+        nats, [N], at least 0, at most -log(alpha) (times temperature squared).
+
+    Raises:
+        ValueError: alpha is not in 0 to below 1.
+    """
+    return skew_kl(teacher_logits, student_logits, alpha=alpha, temperature=temperature)
+
+
+def total_variation(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Half of the sum of |p - q|, the mass that lies elsewhere (Wen et al. 2023, f-DISTILL).
+
+    Args:
+        student_logits: float [N, V].
+        teacher_logits: float [N, V].
+        temperature: above 0; the value is multiplied by it, not by its square: this distance is of
+            first order in p - q, and its gradient falls with the temperature itself.
+
+    Returns:
+        probability (no nats), [N], 0 to 1 (times temperature). Liger's TVD and DistiLLM's
+        tv_distance have the same factor of one half; TRL has no such loss.
+    """
+    log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
+    return temperature * 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
+
+
+def _head_share(p: Tensor, q: Tensor, mu: float) -> Tensor:
+    """How much of the sum of |p - q| lies on the head: the likeliest tokens of p, up to mass mu."""
+    mass, order = p.sort(dim=-1, descending=True, stable=True)
+    gap = (mass - q.gather(-1, order)).abs()
+    head = mass.cumsum(-1) <= mu
+    head[..., 0] = True  # the first token may exceed mu by itself, and a head is never empty
+    total = gap.sum(-1)
+    # equal distributions have no gap to share out; both KLs are 0 there, so any share will do
+    return ((gap * head).sum(-1) / total).masked_fill(total == 0, 0.5)
+
+
+def adaptive_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    mu: float = 0.5,
+    temperature: float = 1.0,
+) -> Tensor:
+    """AKL: share x forward KL + (1 - share) x reverse KL (Wu et al. 2024).
+
+    "Rethinking Kullback-Leibler divergence in knowledge distillation for large language models":
+    early in training forward KL fits the teacher's likely tokens (the head) first, reverse KL the
+    others (the tail), so each is weighted by its part's share in the sum of |p - q|. The shares are
+    constants to the gradient. The head is cut as in the authors' code: the token at which the mass
+    passes mu belongs to the tail, unless it is the first.
+
+    Args:
+        student_logits: float [N, V].
+        teacher_logits: float [N, V].
+        mu: the teacher's mass in the head, between 0 and 1; 0.5 is the published choice. TRL, Liger
+            and DistiLLM have no such loss.
+        temperature: above 0; the value is multiplied by its square.
+
+    Returns:
+        nats, [N], at least 0, between forward and reverse KL.
+
+    Raises:
+        ValueError: mu is not between 0 and 1.
+    """
+    _require(0 < mu < 1, f"mu = {mu}: must be between 0 and 1")
+    log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
+    share = _head_share(log_p.detach().exp(), log_q.detach().exp(), mu)
+    return temperature**2 * (share * _kl(log_p, log_q) + (1 - share) * _kl(log_q, log_p))
 
 
 def mixed_forward_kl(
@@ -83,10 +285,15 @@ def mixed_forward_kl(
         student_logits: float [N, V].
         teacher_logits: float [N, V].
         labels: int64 [N].
-        mix: weight of the cross-entropy, 0 to 1; the published recipe takes 0.5.
+        mix: weight of the cross-entropy, 0 to 1; the published recipe takes 0.5. In Liger it is
+            weight_hard_loss, and 1 - mix weight_soft_loss, with beta = 0.
 
     Returns:
         nats, [N], at least 0.
+
+    Raises:
+        ValueError: mix is not in 0 to 1.
     """
+    _require(0 <= mix <= 1, f"mix = {mix}: must be from 0 to 1")
     hard = cross_entropy(student_logits, labels)
     return mix * hard + (1 - mix) * forward_kl(student_logits, teacher_logits)
