@@ -17,7 +17,7 @@ import torch
 from kdlib import bases, measure, models, runs, sample, train
 from kdlib.config import LABELS, METHODS, STUDENTS, TrainSettings
 from kdlib.lab import Lab, need
-from kdlib.teacher import Targets
+from kdlib.teacher import Live, Stored, Targets, write_store
 from kdlib.tokens import Example
 
 NOTEBOOKS = {  # where a model is made
@@ -144,9 +144,26 @@ def load_teacher(lab: Lab) -> Any:
 
 
 def teacher_targets(lab: Lab, variant: str) -> Targets:
-    """The teacher's targets; kept in memory for text that repeats."""
-    repeats = METHODS[variant].text != "student"
-    return Targets(load_teacher(lab), lab.profile.student.precision, keep=repeats)
+    """The teacher's targets for a method: stored once for text that repeats, else live."""
+    text, precision = METHODS[variant].text, lab.profile.student.precision
+    if text == "student":
+        return Live(load_teacher(lab), precision)
+    folder = lab.run_dir("teacher", "teacher") / f"targets-{text}"
+    examples = teacher_text(lab) if text == "teacher" else lab.split("member")
+    examples = [*examples, *(lab.split("member", "canary") if text == "rows" else [])]
+    vocabulary = runs.fingerprint(lab.tokenizer.get_vocab())
+    rows = [(one.row_id, one.prompt, one.response) for one in examples]
+    identity = runs.fingerprint([lab.run_id("teacher", "teacher"), vocabulary, rows, precision])
+    if not runs.done(folder, identity):
+        write_store(
+            folder,
+            identity,
+            load_teacher(lab),
+            examples,
+            pad_id=lab.tokenizer.pad_token_id,
+            precision=precision,
+        )
+    return Stored(folder, identity, precision)
 
 
 def teacher_text(lab: Lab) -> list[Example]:

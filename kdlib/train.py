@@ -23,7 +23,9 @@ from kdlib.teacher import Targets
 from kdlib.tokens import Batch, Example, collate, steps
 
 Source = Callable[[Any, int], Iterable[list[Batch]]]  # (model, epoch) -> optimizer steps
-Objective = Callable[[Tensor, Batch], Tensor]  # (student logits [N, V], batch) -> nats [N]
+# (student logits [n, V] of some labelled positions, batch, which positions) -> nats [n]
+Objective = Callable[[Tensor, Batch, slice], Tensor]
+CHUNK_LOGITS = 2**24  # logits that the loss holds at once: 64 MiB in float32
 LOG_EVERY = 20  # optimizer steps
 
 
@@ -65,15 +67,15 @@ def student_source(
 def objective(name: str, targets: Targets | None = None, mix: float = 0.5) -> Objective:
     """The objective of that name; all but cross_entropy read the teacher's `targets`."""
     if name == "cross_entropy":
-        return lambda logits, batch: losses.cross_entropy(logits, batch.targets)
+        return lambda logits, batch, part: losses.cross_entropy(logits, batch.targets[part])
     if targets is None:
         raise KdlibError(f"objective '{name}' needs a teacher; train one first")
     if name == "mixed_forward_kl":
-        return lambda logits, batch: losses.mixed_forward_kl(
-            logits, targets.logits(batch), batch.targets, mix
+        return lambda logits, batch, part: losses.mixed_forward_kl(
+            logits, targets.logits(batch, part), batch.targets[part], mix
         )
     if name == "reverse_kl":
-        return lambda logits, batch: losses.reverse_kl(logits, targets.logits(batch))
+        return lambda logits, batch, part: losses.reverse_kl(logits, targets.logits(batch, part))
     raise KdlibError(f"no objective '{name}'; known: cross_entropy, mixed_forward_kl, reverse_kl")
 
 
@@ -95,19 +97,31 @@ def step_loss(
     Dividing by the count of the whole step makes accumulation exact: 2 x 8 rows give the same
     gradient as 16, however their lengths differ.
 
+    The vocabulary is met a chunk of positions at a time: the loss of a chunk is carried back to
+    the hidden states before the next chunk's logits are made, so that never more than CHUNK_LOGITS
+    of student and teacher are held. The gradients are those of the whole.
+
     Returns:
         the loss in nats per token (detached), and the number of positions.
     """
     where = next(model.parameters()).device
+    head = model.get_output_embeddings()
     count = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
+    size = max(1, CHUNK_LOGITS // head.out_features)
     total = torch.zeros((), device=where)
     for batch in batches:
         moved = batch.to(where)
         with models.autocast(where, precision):
-            logits = models.response_logits(model, moved)
-        loss = minimized(logits, moved).sum() / count
-        loss.backward()
-        total += loss.detach()
+            hidden = models.response_hidden(model, moved)
+        leaf = hidden.detach().requires_grad_()
+        for start in range(0, len(leaf), size):
+            part = slice(start, start + size)
+            with models.autocast(where, precision):
+                logits = head(leaf[part])
+            loss = minimized(logits, moved, part).sum() / count
+            loss.backward()
+            total += loss.detach()
+        hidden.backward(leaf.grad)
     return total, count
 
 

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from kdlib import losses, measure, models, sample, tables, tokens, train
 from kdlib.config import METHODS, KdlibError, ModelSettings, TokenSettings, TrainSettings
-from kdlib.teacher import Targets
+from kdlib.teacher import Live, Stored, write_store
 
 SETTINGS = TokenSettings(vocabulary=300, max_prompt=64, max_length=96)
 SHAPE = ModelSettings(layers=2, heads=2, width=32)
@@ -61,8 +61,8 @@ def fitted(tokenizer, examples, tmp_path, settings, minimized=None, source=None,
     model, seen = new_model(tokenizer), []
     plain = minimized or train.objective("cross_entropy")
 
-    def watched(logits, batch):
-        nats = plain(logits, batch)
+    def watched(logits, batch, part):
+        nats = plain(logits, batch, part)
         seen.append((float(nats.detach().sum()), len(nats)))
         return nats
 
@@ -238,36 +238,108 @@ def test_every_method_is_trained_by_what_it_is_about(tokenizer, examples, traine
     batch = tokens.collate(examples[:4], tokenizer.pad_token_id)
     logits = models.response_logits(new_model(tokenizer), batch)
 
-    class Forbidden(Targets):
-        def logits(self, batch):
+    class Forbidden(Live):
+        def logits(self, batch, part):
             raise AssertionError("the teacher's probabilities were read")
 
     for name, method in METHODS.items():
         reads = method.objective != "cross_entropy"
         assert reads == (name in ("word_kd", "rkld"))
-        minimized = train.objective(method.objective, Forbidden(trained, "fp32", True))
+        minimized = train.objective(method.objective, Forbidden(trained, "fp32"))
         if reads:
             with pytest.raises(AssertionError, match="probabilities were read"):
-                minimized(logits, batch)
+                minimized(logits, batch, slice(None))
             with pytest.raises(KdlibError, match="needs a teacher"):
                 train.objective(method.objective)
         else:
             torch.testing.assert_close(
-                minimized(logits, batch), losses.cross_entropy(logits, batch.targets)
+                minimized(logits, batch, slice(None)), losses.cross_entropy(logits, batch.targets)
             )
 
 
-def test_kept_targets_equal_live_ones(tokenizer, examples, trained):
-    pad = tokenizer.pad_token_id
-    first, second = (tokens.collate(part, pad) for part in (examples[:6], examples[3:9]))
-    kept, live = Targets(trained, "fp32", keep=True), Targets(trained, "fp32", keep=False)
-    for batch in (first, second, first):
-        torch.testing.assert_close(kept.logits(batch), live.logits(batch), atol=1e-5, rtol=1e-4)
-    assert not trained.training
+@pytest.fixture
+def stored(tokenizer, examples, trained, tmp_path):
+    def write(top=None, identity="one", batch=5):
+        how = {"pad_id": tokenizer.pad_token_id, "precision": "fp32", "batch": batch}
+        write_store(tmp_path / "store", identity, trained, examples, top=top, **how)
+        return Stored(tmp_path / "store", identity, "fp32")
+
+    write.folder = tmp_path / "store"
+    return write
+
+
+def test_stored_targets_equal_live_ones(stored, tokenizer, examples, trained):
+    pad, live, kept = tokenizer.pad_token_id, Live(trained, "fp32"), stored()
+    for rows in (examples[:6], examples[3:9], examples[:6]):
+        batch = tokens.collate(rows, pad)
+        for part in (slice(None), slice(3, 11), slice(11, 10_000)):
+            ours, theirs = kept.logits(batch, part), live.logits(batch, part)
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_top_k_store_keeps_the_top_and_the_mass(stored, tokenizer, examples, trained):
+    batch = tokens.collate(examples[:6], tokenizer.pad_token_id)
+    exact = Live(trained, "fp32").logits(batch, slice(None)).log_softmax(-1)
+    errors = []
+    for top in (1, 8, len(tokenizer)):
+        found = stored(top, identity=str(top)).logits(batch, slice(None))
+        torch.testing.assert_close(found.logsumexp(-1), torch.zeros(len(found)), atol=1e-5, rtol=0)
+        best = exact.topk(top).indices
+        torch.testing.assert_close(found.gather(1, best), exact.gather(1, best), atol=1e-4, rtol=0)
+        errors.append(float(losses.forward_kl(found, exact).mean()))
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-5
+
+
+def test_store_of_another_teacher_is_refused(stored):
+    stored()
+    with pytest.raises(KdlibError, match="has another teacher, tokenizer or rows"):
+        Stored(stored.folder, "two", "fp32")
+    (stored.folder / "manifest.json").unlink()
+    with pytest.raises(KdlibError, match="is not finished"):
+        Stored(stored.folder, "one", "fp32")
+
+
+def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, monkeypatch):
+    calls = []
+    whole = models.response_hidden
+
+    def breaks(model, batch):
+        calls.append(batch.row_id)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return whole(model, batch)
+
+    monkeypatch.setattr(models, "response_hidden", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        stored()
+    kept = stored()
+    assert len(calls) == 4 + -(-len(examples) // 5) - 3  # the three finished batches are not redone
+    batch = tokens.collate(examples, tokenizer.pad_token_id)
+    live = Live(trained, "fp32").logits(batch, slice(None))
+    torch.testing.assert_close(kept.logits(batch, slice(None)), live, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_chunks_give_the_gradients_of_the_whole(name, tokenizer, examples, trained, monkeypatch):
+    batch = tokens.collate(examples[:8], tokenizer.pad_token_id)
+    minimized = train.objective(METHODS[name].objective, Live(trained, "fp32"))
+    found = []
+    for logits in (2**24, 7 * len(tokenizer)):
+        monkeypatch.setattr(train, "CHUNK_LOGITS", logits)
+        model = new_model(tokenizer)
+        loss, count = train.step_loss(model, [batch], minimized, "fp32")
+        found.append([loss, *(p.grad for p in model.parameters())])
+    assert count > 7
+    plain = new_model(tokenizer)
+    nats = minimized(models.response_logits(plain, batch), batch, slice(None))
+    nats.mean().backward()
+    for whole, chunked, grad in zip(*found, [nats.mean(), *(p.grad for p in plain.parameters())]):
+        torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(whole, grad, atol=1e-6, rtol=1e-4)
 
 
 def test_infinite_loss_stops_the_run(tokenizer, examples, tmp_path):
-    def broken(logits, _batch):
+    def broken(logits, _batch, _part):
         return logits.sum(-1) * torch.nan
 
     for epochs, step in ((10, 20), (1, 3)):  # a short run ends before its first log line

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from kdlib import models, runs, study, tokens, train
 from kdlib.config import METHODS, SIZES, KdlibError, ModelSettings
 from kdlib.lab import Lab, open_lab
-from kdlib.teacher import Targets
+from kdlib.teacher import Stored, Live
 
 WIDTHS = dict(zip(SIZES, (32, 24, 16, 8), strict=True))
 WORDS = ["red", "green", "blue", "old", "new", "pump", "valve", "rotor"]
@@ -229,7 +229,8 @@ def test_seq_kd_reads_the_teachers_text_and_never_its_probabilities(copy, monkey
         for (batch,) in study.source(lab, text, settings)(None, 0):
             expected = [token for row in batch.row_id for token in wanted[row]]
             assert batch.targets.tolist() == expected
-    monkeypatch.setattr(Targets, "logits", forbid)
+    for kind in (Live, Stored):
+        monkeypatch.setattr(kind, "logits", forbid)
     for method in METHODS:
         shutil.rmtree(lab.run_dir(method, "small"))
     for method in ("sft", "seq_kd"):

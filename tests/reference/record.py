@@ -14,7 +14,7 @@ import torch
 
 from kdlib import models, runs, sample, train
 from kdlib.config import METHODS, ModelSettings, TrainSettings
-from kdlib.teacher import Targets
+from kdlib.teacher import Live
 from kdlib.tokens import Example
 
 FILE = Path(__file__).with_name("curves.json")
@@ -68,12 +68,12 @@ def curve(name: str) -> list[float]:
         if method.text == "teacher":
             rows = sample.rewrite(teacher, rows, end_id=END, max_new=LONGEST, greedy=True)
         source = train.fixed_source(rows, SETTINGS, **how)
-    targets = Targets(teacher, "fp32", keep=method.text != "student")
+    targets = Live(teacher, "fp32")
     minimized = train.objective(method.objective, targets)
     seen = []
 
-    def watched(logits, batch):
-        nats = minimized(logits, batch)
+    def watched(logits, batch, part):
+        nats = minimized(logits, batch, part)
         seen.append(float(nats.detach().mean()))
         return nats
 
