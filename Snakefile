@@ -178,4 +178,5 @@ def write_stages(path):
         name, _, seed = stage.partition("-seed")
         rows.append([name, seed, round(spent["s"], 1), round(spent["max_rss"], 0)])
     columns = ["stage", "seed", "seconds", "peak_mib"]
-    runs.write_table(Path(path), pd.DataFrame(rows, columns=columns))
+    frame = pd.DataFrame(rows, columns=columns).assign(machine=runs.machine())
+    runs.write_table(Path(path), frame)

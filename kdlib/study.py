@@ -197,7 +197,7 @@ def answers(lab: Lab, example: Example, asked: Iterable[tuple[str, str]]) -> lis
             max_new=lab.profile.tokens.max_new,
             greedy=True,
         )
-        label = LABELS[variant] + ("" if variant == "teacher" else f", {size}")
+        label = LABELS[variant] if variant == size else f"{LABELS[variant]}, {size} size"
         written.append((label, lab.tokenizer.decode(ids, skip_special_tokens=True)))
     return written
 
