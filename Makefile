@@ -27,7 +27,8 @@ study: $(READY)  ## run the study, or what is left of it, and print what came ou
 	flock -n 9 || { echo 'make study: PROFILE=$(PROFILE) is being run already; wait for it or stop it' >&2; exit 2; }; \
 	python -m snakemake --quiet all --nolock --rerun-incomplete --rerun-triggers mtime --scheduler greedy \
 	    --cores $(CORES) $(if $(wildcard /dev/nvidia0),--resources gpu=$(GPU_JOBS)) \
-	    --config profile="$(PROFILE)" seeds="$(SEEDS)"
+	    --config profile="$(PROFILE)" seeds="$(SEEDS)"; \
+	echo "all stages done after $$((SECONDS / 60)) min $$((SECONDS % 60)) s"
 	@python -m kdlib report --profile "$(PROFILE)"
 
 smoke:  ## the same on tiny settings, to see that everything runs

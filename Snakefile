@@ -22,6 +22,8 @@ PER_SEED = {
     "06_reverse_kl": ["02_teacher"],
 }
 PER_SEED["09_memorization_meter"] = list(PER_SEED)
+# The longest first, so that no core waits at the end for one of them.
+PRIORITY = {"02_teacher": 2, "06_reverse_kl": 1}
 FIRST, COMPARISON, MAP = "01_data_and_tokens", "10_comparison", "00_map"  # one for all seeds
 
 
@@ -121,7 +123,7 @@ rule:
         PAPERMILL
 
 
-for order, (name, before) in enumerate(PER_SEED.items()):
+for name, before in PER_SEED.items():
 
     rule:
         name: name
@@ -139,7 +141,7 @@ for order, (name, before) in enumerate(PER_SEED.items()):
             f"{RUNS}/logs/{name}-seed{{seed}}.log",
         benchmark:
             f"{RUNS}/times/{name}-seed{{seed}}.tsv"
-        priority: len(PER_SEED) - order
+        priority: PRIORITY.get(name, 0)
         resources:
             gpu=1,
         shell:
@@ -176,4 +178,5 @@ def write_stages(path):
         name, _, seed = stage.partition("-seed")
         rows.append([name, seed, round(spent["s"], 1), round(spent["max_rss"], 0)])
     columns = ["stage", "seed", "seconds", "peak_mib"]
-    runs.write_table(Path(path), pd.DataFrame(rows, columns=columns))
+    frame = pd.DataFrame(rows, columns=columns).assign(machine=runs.machine())
+    runs.write_table(Path(path), frame)

@@ -156,7 +156,8 @@ class MeasureSettings(Settings):
     """What is measured. Counts are rows."""
 
     batch: Positive = 64
-    rouge_rows: Positive = 100
+    rouge_rows: Positive = 100  # of each split, answered greedily
+    sampled_rows: Positive = 100  # of these, answered once per sample seed too
     sample_seeds: tuple[int, ...] = (10, 20, 30, 40, 50)
 
 

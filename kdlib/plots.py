@@ -169,7 +169,8 @@ def loss_curves(paths: pd.DataFrame) -> Figure:
         for split, alpha in (("member", 1.0), ("held_out", 0.45)):
             one = part[part["split"] == split].sort_values("epoch")
             look = {"color": COLOURS[variant], "linestyle": LINES[size], "alpha": alpha}
-            label = f"{LABELS[variant]} {size}" if split == "member" else None
+            name = LABELS[variant] if variant == size else f"{LABELS[variant]}, {size}"
+            label = name if split == "member" else None
             left.plot(one["epoch"], one["nats_per_token"], label=label, **look)
             if split == "member":
                 right.plot(one["epoch"], one["exact_rate"], **look)

@@ -131,8 +131,9 @@ def spent(profile: str) -> str:
         return ""
     stages = read(profile, "stages")
     return (
-        f"The {len(stages)} stages took {stages['seconds'].sum() / 60:.0f} minutes of work in "
-        f"all, shared by the cores; the largest held {stages['peak_mib'].max() / 1024:.1f} GiB."
+        f"Its {len(stages)} stages took {stages['seconds'].sum() / 60:.0f} minutes in all, side by "
+        f"side on {stages['machine'].iloc[0]}; the largest held "
+        f"{stages['peak_mib'].max() / 1024:.1f} GiB."
     )
 
 

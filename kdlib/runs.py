@@ -133,6 +133,16 @@ def commit() -> str:
     return (head or "unknown") + ("+" if changed else "")
 
 
+def machine() -> str:
+    """The processor's name and how many cores this process may use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
+
+
 def versions() -> dict[str, str]:
     """Python's version and those of the packages on which numbers depend."""
     found = {"python": platform.python_version()}

@@ -27,7 +27,7 @@ NOTEBOOKS = {  # where a model is made
     "seq_kd": "05_sequence_level_kd",
     "rkld": "06_reverse_kl",
 }
-NOTE_ROWS = 200  # tuples of each split noted once an epoch
+NOTE_ROWS = 120  # tuples of each split noted once an epoch
 
 
 def run(lab: Lab, variant: str, size: str, targets: Targets | None = None) -> Path:
@@ -56,7 +56,7 @@ def run(lab: Lab, variant: str, size: str, targets: Targets | None = None) -> Pa
         runs.write_table(folder / "path.csv", path)
         models.save_model(model, lab.tokenizer, folder / "checkpoint")
     trained = time.perf_counter() - started
-    measure_model(lab, model, folder)
+    measure_model(lab, variant, model, folder)
     runs.write_manifest(
         folder,
         identity,
@@ -214,12 +214,12 @@ def answers(lab: Lab, example: Example, asked: Iterable[tuple[str, str]]) -> lis
             max_new=lab.profile.tokens.max_new,
             greedy=True,
         )
-        label = LABELS[variant] + ("" if variant == "teacher" else f", {size}")
+        label = LABELS[variant] if variant == size else f"{LABELS[variant]}, {size} size"
         written.append((label, lab.tokenizer.decode(ids, skip_special_tokens=True)))
     return written
 
 
-def measure_model(lab: Lab, model: Any, folder: Path) -> None:
+def measure_model(lab: Lab, variant: str, model: Any, folder: Path) -> None:
     """Write tuples.parquet and answers.parquet of one model."""
     settings = lab.profile.measure
     everything = list(lab.examples.values())
@@ -229,13 +229,13 @@ def measure_model(lab: Lab, model: Any, folder: Path) -> None:
     facts = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
     tuples = tuples.join(lab.rows[facts], on="row_id")
     runs.write_table(folder / "tuples.parquet", tuples)
-    limit = settings.rouge_rows
     written = measure.answers(
         model,
-        {name: lab.split(name, limit=limit) for name in ("member", "held_out")},
+        {name: lab.split(name, limit=settings.rouge_rows) for name in ("member", "held_out")},
         lab.rows["response"].to_dict(),
         lab.tokenizer,
-        seeds=settings.sample_seeds,
+        seeds=() if variant == "base" else settings.sample_seeds,  # of the base, only a floor
+        sampled=settings.sampled_rows,
         max_new=lab.profile.tokens.max_new,
         batch=settings.batch,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import get_scheduler
 
 from kdlib import losses, models, runs, sample

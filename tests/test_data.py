@@ -1,6 +1,7 @@
 """Rows, groups, splits, canaries; and what bad files get."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -132,3 +133,10 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KdlibError, match="disk is full"):
         runs.write_text(tmp_path / "some.txt", "text")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_pool_of_the_laptop_profile_is_the_one_of_the_data_card():
+    card = (Path(__file__).resolve().parents[1] / "data" / "README.md").read_text("utf-8")
+    pool = data.load_pool(load_profile("laptop").data)
+    assert f"`{data.data_hash(pool)}`" in card

@@ -52,6 +52,7 @@ seq_kd = {{ lr = {{ large = 1e-3, middle = 1e-3, small = 1e-3 }} }}
 rkld = {{ lr = {{ large = 1e-3, middle = 1e-3, small = 1e-3 }} }}
 [measure]
 rouge_rows = 3
+sampled_rows = 2
 sample_seeds = [1, 2]
 """
 
@@ -137,8 +138,10 @@ def test_a_run_leaves_its_tables(folder, variant, size):
     assert tuples["split"].value_counts().to_dict() == {"member": 12, "held_out": 8}
     assert tuples["nats_per_token"].gt(0).all() and tuples["prefix"].le(tuples["length"]).all()
     answers = pd.read_parquet(run / "answers.parquet")
-    counts = answers.groupby(["split", "sample_seed"]).size().unique().tolist()
-    assert counts == [3] and len(answers) == 2 * 3 * 3
+    counts = answers.groupby(["split", "decoding"]).size().unstack()
+    assert counts["greedy"].tolist() == [3, 3]
+    if variant != "base":
+        assert counts["sampled"].tolist() == [2 * 2, 2 * 2]
     assert answers[["rouge1", "rouge2", "rougeL"]].stack().between(0, 1).all()
     assert (run / "path.csv").is_file() == (variant != "base")
     assert not [file.name for file in run.rglob(".*")]
