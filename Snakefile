@@ -74,6 +74,7 @@ def label(stage):
 # The executed notebook takes its place only when complete; a failed one stays beside its log.
 PAPERMILL = """
 exec 9>> {log}; flock 9
+export PYTHONWARNINGS="ignore:IProgress not found"  # progress is text here
 export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} RAYON_NUM_THREADS={threads}
 copy=$(basename {log} .log).ipynb
 echo "{params.label}: started"

@@ -279,13 +279,14 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> None:
             table["path"] = str(folder / given)
 
 
-def read_seeds(text: str | None, profile: Profile) -> list[int]:
+def read_seeds(text: str | int | None, profile: Profile) -> list[int]:
     """The seeds named in `text`, such as "0 1 2", or the profile's own where none are named.
 
     Raises:
         KdlibError: no whole number, named twice, or the calibration's seed.
     """
-    words = str(text or "").split() or list(map(str, profile.seeds))
+    given = "" if text is None else str(text)  # Snakemake makes a number of a lone seed, 0 too
+    words = given.split() or list(map(str, profile.seeds))
     if bad := [word for word in words if not word.isdecimal()]:
         raise KdlibError(f"SEEDS: '{bad[0]}' is no whole number; write them as SEEDS=\"0 1 2\"")
     seeds = list(map(int, words))

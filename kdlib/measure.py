@@ -6,7 +6,6 @@ Taught in notebook 09_memorization_meter.
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +13,7 @@ import torch
 from rouge_score import rouge_scorer
 
 from kdlib import models, sample, tables
-from kdlib.tokens import Example, by_length, collate
+from kdlib.tokens import IGNORE, Example, by_length, collate
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -48,32 +47,34 @@ def meter(
     """
     model.eval()
     where = next(model.parameters()).device
-    found: dict[int, dict[str, Any]] = {}
     place = {id(example): i for i, example in enumerate(examples)}
+    found = []
     for rows in by_length(examples, batch):
         moved = collate(rows, pad_id).to(where)
         with models.autocast(where, precision):
             logits = models.response_logits(model, moved).float()
-        labels = moved.targets
+        asked = moved.labels[:, 1:] != IGNORE  # [B, T - 1]
         top = logits.topk(2, dim=-1)
-        nats = logits.logsumexp(-1) - logits.gather(1, labels[:, None])[:, 0]
-        lead = (top.values[:, 0] - top.values[:, 1]).cpu()
-        hit = (top.indices[:, 0] == labels).cpu()
-        counts = (moved.labels[:, 1:] != -100).sum(1).tolist()
-        parts = zip(
-            rows, hit.split(counts), lead.split(counts), nats.cpu().split(counts), strict=True
-        )
-        for example, right, gap, loss in parts:
-            prefix = int(right.long().cumprod(0).sum())
-            found[place[id(example)]] = {
-                "row_id": example.row_id,
-                "length": len(right),
-                "prefix": prefix,
-                "nats_per_token": float(loss.mean()),
-                "margin": float(gap[: prefix + 1].min()),
-            }
-    columns = ["row_id", "length", "prefix", "nats_per_token", "margin"]
-    return pd.DataFrame([found[i] for i in range(len(examples))], columns=columns)
+        label_logits = logits.gather(1, moved.targets[:, None])[:, 0]
+        hit = torch.ones_like(asked).masked_scatter(asked, top.indices[:, 0] == moved.targets)
+        lead = torch.full_like(asked, torch.inf, dtype=torch.float32)
+        lead = lead.masked_scatter(asked, top.values[:, 0] - top.values[:, 1])
+        nats = torch.zeros_like(lead).masked_scatter(asked, logits.logsumexp(-1) - label_logits)
+        right = hit.long().cumprod(1)  # 1 before the response, and in it until the first error
+        reached = right.roll(1, 1).index_fill(1, torch.zeros(1, dtype=torch.long, device=where), 1)
+        length = asked.sum(1)
+        columns = {
+            "length": length,
+            "prefix": (right * asked).sum(1),
+            "nats_per_token": nats.sum(1) / length,
+            "margin": lead.where(reached.bool(), torch.inf).min(1).values,
+        }
+        part = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+        part.insert(0, "row_id", [example.row_id for example in rows])
+        found.append(part.set_index([[place[id(example)] for example in rows]]))
+    if not found:
+        return pd.DataFrame(columns=["row_id", "length", "prefix", "nats_per_token", "margin"])
+    return pd.concat(found).sort_index()
 
 
 def note(
@@ -136,26 +137,30 @@ def answers(
 
 
 @torch.no_grad()
-def cost(model: Any, folder: Path, example: Example, *, tokens: int = 32) -> dict[str, float]:
-    """Parameters, bytes on disk, and milliseconds per generated token (batch 1, median of 5)."""
-    where = next(model.parameters()).device
-    ids = torch.tensor([example.prompt], device=where)
-    times = []
-    for _ in range(6):
-        if where.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
-            pad_token_id=model.config.eos_token_id,
-        )
-        times.append((time.perf_counter() - started) * 1000 / tokens)
-    return {
-        "parameters": models.parameters(model),
-        "file_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
-        "ms_per_token": statistics.median(times[1:]),
-    }
+def latency(
+    models_of: Sequence[Any], example: Example, *, tokens: int = 32, rounds: int = 9
+) -> list[float]:
+    """Milliseconds per generated token of each model, one prompt at a time.
+
+    The models take turns, so that what else the machine does falls on all of them; the median of
+    the rounds is kept.
+    """
+    times: list[list[float]] = [[] for _ in models_of]
+    for turn in range(rounds + 1):
+        for model, seen in zip(models_of, times, strict=True):
+            where = next(model.parameters()).device
+            ids = torch.tensor([example.prompt], device=where)
+            started = time.perf_counter()
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                min_new_tokens=tokens,
+                max_new_tokens=tokens,
+                pad_token_id=model.config.eos_token_id,
+            )
+            if where.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first round warms up
+                seen.append((time.perf_counter() - started) * 1000 / tokens)
+    return [statistics.median(seen) for seen in times]

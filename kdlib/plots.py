@@ -122,7 +122,7 @@ def training_paths(paths: pd.DataFrame) -> Figure:
             axes.plot(part["exact_rate"], part["nats_per_token"], ".-", label=label, **look)
             mark = {"marker": MARKERS[variant], "color": COLOURS[variant], "s": 70, "zorder": 3}
             axes.scatter(part["exact_rate"].iloc[-1:], part["nats_per_token"].iloc[-1:], **mark)
-        axes.annotate(size, (0.97, 0.95), xycoords="axes fraction", ha="right", va="top")
+        axes.set_title(size, fontsize="medium")
         axes.set(xlabel=MEMORIZED if size == "middle" else "")
     panels[0].set(ylabel="held-out loss (nats per token)")
     handles, labels = panels[0].get_legend_handles_labels()

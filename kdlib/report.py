@@ -87,7 +87,7 @@ def legend(profile: str) -> str:
     median, shorter = lengths["median_tokens"].median(), lengths["shorter"].mean()
     return (
         f"Share of the {lengths['rows'].min()} member rows whose response greedy decoding writes "
-        f"word for word, up to its {WINDOW}th token (median {median:.0f} tokens; {shorter:.0%} are "
+        f"word for word, up to its {WINDOW}th token (median {median:.0f} tokens; {shorter:.1%} are "
         f"shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
         "together, 95% interval (bootstrap over groups of equal responses). In brackets the "
         "paper's figure, for its far larger models and another data set; the teacher stands "

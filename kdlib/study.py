@@ -250,15 +250,14 @@ def price(lab: Lab) -> pd.DataFrame:
     Returns:
         variant, student, parameters, file_bytes, ms_per_token; also written to costs.csv.
     """
-    rows = []
-    example = lab.split("held_out")[0]
-    for variant, size in (("teacher", "teacher"), *(("sft", size) for size in STUDENTS)):
-        checkpoint = made(lab, variant, size) / "checkpoint"
-        model = models.load_model(checkpoint).to(lab.device)
-        priced = measure.cost(
-            model, checkpoint, example, tokens=min(32, lab.profile.tokens.max_new)
-        )
-        rows.append({"variant": variant, "student": size, **priced})
-    frame = pd.DataFrame(rows)
+    priced = [("teacher", "teacher"), *(("sft", size) for size in STUDENTS)]
+    folders = [made(lab, *names) / "checkpoint" for names in priced]
+    loaded = [models.load_model(folder).to(lab.device) for folder in folders]
+    tokens = min(32, lab.profile.tokens.max_new)
+    frame = pd.DataFrame(priced, columns=["variant", "student"]).assign(
+        parameters=[models.parameters(model) for model in loaded],
+        file_bytes=[(folder / "model.safetensors").stat().st_size for folder in folders],
+        ms_per_token=measure.latency(loaded, lab.split("held_out")[0], tokens=tokens),
+    )
     runs.write_table(lab.run_dir("teacher", "teacher").parent / "costs.csv", frame)
     return frame

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdlib.config import PROFILES, KdlibError, load_profile
+from kdlib.config import PROFILES, KdlibError, load_profile, read_seeds
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
@@ -53,3 +53,9 @@ def test_paths_beside_the_profile_do_not_depend_on_the_caller(tmp_path, monkeypa
     (tmp_path / "own.toml").write_text(own)
     monkeypatch.chdir("/")
     assert load_profile(str(tmp_path / "own.toml")).data.path == str(tmp_path / "rows.jsonl")
+
+
+def test_a_lone_seed_is_a_seed_and_nothing_is_the_profiles():
+    profile = load_profile("smoke")
+    assert [read_seeds(text, profile) for text in (0, "0", "3 1")] == [[0], [0], [3, 1]]
+    assert read_seeds(None, profile) == read_seeds("", profile) == list(profile.seeds)

@@ -1,12 +1,12 @@
 """The one-pass meter against greedy decoding of the same tuples, side by side in one run.
 
 `make bench` writes data/results/bench/meter-<device>.csv. Models have the laptop profile's shapes
-and weights from a seed (speed does not depend on what they know); tuples have responses of 50
-tokens, and decoding writes exactly 50, with a key-value cache, at its best batch size. Both are
-timed alternately, in float32.
+and weights from a seed (speed does not depend on what they know); the tuples are the first of the
+laptop profile's pool. Decoding writes the window of 50 tokens for each, as published code does, by
+`generate` with a key-value cache, prompts sorted by length, at its best batch size; the meter reads
+them at its best batch size. Both are timed alternately, in float32.
 """
 
-import platform
 import statistics
 import time
 
@@ -14,23 +14,11 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from kdlib import measure, models, runs, tokens
+from kdlib import data, measure, models, runs, tokens
 from kdlib.config import SIZES, load_profile
 
-TUPLES, PROMPT, RESPONSE, ROUNDS = 256, 50, 50, 7
+TUPLES, WINDOW, ROUNDS = 256, 50, 7
 BATCHES = (16, 32, 64, 128, 256)
-
-
-class Vocabulary:
-    """As much of a tokenizer as `make_model` asks for."""
-
-    eos_token_id = pad_token_id = 0
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
 
 
 def timed(work, device) -> float:
@@ -42,62 +30,76 @@ def timed(work, device) -> float:
     return time.perf_counter() - started
 
 
-def decode(model, ids, batch) -> None:
-    """Greedy decoding of RESPONSE tokens for every prompt by `generate`."""
+def decode(model, prompts, batch, end_id) -> None:
+    """Greedy decoding of WINDOW tokens for every prompt by `generate`."""
     how = GenerationConfig(
         do_sample=False,
-        min_new_tokens=RESPONSE,
-        max_new_tokens=RESPONSE,
-        eos_token_id=0,
-        pad_token_id=0,
+        min_new_tokens=WINDOW,
+        max_new_tokens=WINDOW,
+        eos_token_id=end_id,
+        pad_token_id=end_id,
     )
-    for part in ids.split(batch):
-        model.generate(part, attention_mask=torch.ones_like(part), generation_config=how)
+    where = next(model.parameters()).device
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]  # sorted: little padding, on the left
+        longest = max(map(len, part))
+        ids = torch.tensor([[end_id] * (longest - len(ids)) + [*ids] for ids in part], device=where)
+        pad = torch.tensor([longest - len(ids) for ids in part], device=where)
+        mask = (torch.arange(longest, device=where) >= pad[:, None]).long()
+        model.generate(ids, attention_mask=mask, generation_config=how)
+
+
+def best_of(work, device) -> int:
+    """The batch size at which `work` is fastest."""
+    work(BATCHES[0])
+    trial = {batch: timed(lambda b=batch: work(b), device) for batch in BATCHES}
+    return min(trial, key=trial.get)
 
 
 def main() -> None:
     """Time every size; write and print the table."""
     profile, device = load_profile("laptop"), models.device()
-    vocabulary = Vocabulary(profile.tokens.vocabulary)
-    torch.manual_seed(0)
-    text = torch.randint(1, len(vocabulary), (TUPLES, PROMPT + RESPONSE)).tolist()
-    examples = [
-        tokens.Example(str(i), tuple(row[:PROMPT]), tuple(row[PROMPT:]))
-        for i, row in enumerate(text)
-    ]
-    prompts = torch.tensor([example.prompt for example in examples], device=device)
-    rows = []
+    pool = data.load_pool(profile.data).select(range(TUPLES))
+    texts = [row["instruction"] + row["context"] + row["response"] for row in pool]
+    tokenizer = tokens.train_tokenizer(texts, profile.tokens.vocabulary)
+    examples = tokens.encode(pool, tokenizer, profile.tokens)
+    prompts = sorted((example.prompt for example in examples), key=len)
+    end, rows = tokenizer.eos_token_id, []
     for size in SIZES:
         shape = profile.models[size]
-        model = models.make_model(shape, vocabulary, profile.tokens.max_length, 0)
+        model = models.make_model(shape, tokenizer, profile.tokens.max_length, 0)
         model = model.to(device).eval()
 
-        def meter(model=model):
-            measure.meter(model, examples, pad_id=0, batch=64)
+        def meter(batch, model=model):
+            measure.meter(model, examples, pad_id=end, batch=batch)
 
-        decode(model, prompts[:16], 16)
-        trial = {b: timed(lambda b=b, m=model: decode(m, prompts, b), device) for b in BATCHES}
-        best = min(trial, key=trial.get)
-        meter()
+        def generate(batch, model=model):
+            decode(model, prompts, batch, end)
+
+        fast, slow = best_of(meter, device), best_of(generate, device)
         pairs = [
-            (timed(meter, device), timed(lambda m=model, b=best: decode(m, prompts, b), device))
+            (
+                timed(lambda b=fast, w=meter: w(b), device),
+                timed(lambda b=slow, w=generate: w(b), device),
+            )
             for _ in range(ROUNDS)
         ]
-        ratios = [slow / fast for fast, slow in pairs]
+        ratios = [theirs / ours for ours, theirs in pairs]
         rows.append(
             {
                 "size": size,
                 "parameters": models.parameters(model),
                 "tuples": TUPLES,
-                "meter_s": statistics.median(fast for fast, _ in pairs),
-                "generate_s": statistics.median(slow for _, slow in pairs),
-                "generate_batch": best,
+                "meter_s": statistics.median(ours for ours, _ in pairs),
+                "generate_s": statistics.median(theirs for _, theirs in pairs),
+                "meter_batch": fast,
+                "generate_batch": slow,
                 "ratio": statistics.median(ratios),
                 "ratio_min": min(ratios),
                 "ratio_max": max(ratios),
                 "rounds": ROUNDS,
                 "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-                "machine": platform.machine(),
+                "machine": runs.machine(),
                 "threads": torch.get_num_threads(),
                 "commit": runs.commit(),
             }
