@@ -103,7 +103,9 @@ def write_store(
                 arrays[name][place] = values.cpu().numpy()
                 arrays[name].flush()
             runs.write_text(folder / PROGRESS, json.dumps(at + len(rows)))
-        spans = {row.row_id: [int(a), n] for row, a, n in zip(examples, starts, counts, strict=False)}
+        spans = {
+            row.row_id: [int(a), n] for row, a, n in zip(examples, starts, counts, strict=False)
+        }
         runs.write_text(folder / "rows.json", json.dumps(spans))
         runs.write_manifest(folder, identity, top=top, positions=int(starts[-1]))
 
@@ -127,11 +129,10 @@ def _arrays(folder: Path, facts: dict[str, Any], width: int, mode: str) -> dict[
     if top is not None:
         shapes = {"values": ((n, top), np.float32), "indices": ((n, top), np.int32)}
         shapes["rest"] = ((n,), np.float32)
-    kinds: dict[str, Any] = {}
+    if mode == "r+":
+        return {name: open_memmap(folder / f"{name}.npy", mode) for name in shapes}
     return {
-        name: open_memmap(folder / f"{name}.npy", mode, dtype=dtype, shape=shape, **kinds)
-        if mode == "w+"
-        else open_memmap(folder / f"{name}.npy", mode)
+        name: open_memmap(folder / f"{name}.npy", mode, dtype=dtype, shape=shape)
         for name, (shape, dtype) in shapes.items()
     }
 
@@ -163,7 +164,9 @@ class Stored:
     def __init__(self, folder: Path, identity: str, precision: str) -> None:
         found = runs.read_manifest(folder)
         if found is None or found["run_id"] != identity:
-            reason = "is not finished" if found is None else "has another teacher, tokenizer or rows"
+            reason = (
+                "is not finished" if found is None else "has another teacher, tokenizer or rows"
+            )
             raise KdlibError(f"the teacher store at {folder} {reason}; remove it, it is made anew")
         self.top, self.precision = found["top"], precision
         self.spans = json.loads((folder / "rows.json").read_text("utf-8"))

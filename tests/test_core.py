@@ -333,7 +333,9 @@ def test_chunks_give_the_gradients_of_the_whole(name, tokenizer, examples, train
     plain = new_model(tokenizer)
     nats = minimized(models.response_logits(plain, batch), batch, slice(None))
     nats.mean().backward()
-    for whole, chunked, grad in zip(*found, [nats.mean(), *(p.grad for p in plain.parameters())]):
+    for whole, chunked, grad in zip(
+        *found, [nats.mean(), *(p.grad for p in plain.parameters())], strict=True
+    ):
         torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=1e-4)
         torch.testing.assert_close(whole, grad, atol=1e-6, rtol=1e-4)
 

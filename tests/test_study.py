@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from kdlib import models, runs, study, tokens, train
 from kdlib.config import METHODS, SIZES, KdlibError, ModelSettings
 from kdlib.lab import Lab, open_lab
-from kdlib.teacher import Stored, Live
+from kdlib.teacher import Live, Stored
 
 WIDTHS = dict(zip(SIZES, (32, 24, 16, 8), strict=True))
 WORDS = ["red", "green", "blue", "old", "new", "pump", "valve", "rotor"]
