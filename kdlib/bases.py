@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kdlib import data, models, runs, tokens, train
+from kdlib import data, models, objectives, runs, texts, tokens, train
 from kdlib.config import SIZES, KdlibError, TrainSettings
 from kdlib.lab import FIRST, Lab, need
 from kdlib.tokens import Example
@@ -21,26 +21,26 @@ def prepare(lab: Lab) -> None:
     """Train the tokenizer and pretrain the base models, once for all seeds."""
     if not lab.profile.from_scratch:
         return
-    texts = data.general_text(lab.profile.data)
-    if not texts:
+    documents = data.general_text(lab.profile.data)
+    if not documents:
         raise KdlibError(
             f"profile '{lab.profile.name}': models from scratch need general text, and data.source "
             "is not pydocs; give models by path, or take pydocs"
         )
     budget = lab.profile.pretrain.tokens // MEAN_TOKENS
-    texts = texts[: max(1000, budget)]  # shuffled: any part is like the whole
+    documents = documents[: max(1000, budget)]  # shuffled: any part is like the whole
     if not runs.done(lab.tokenizer_dir, lab.base_id("teacher")):
         prompts = [
             tokens.prompt_text(row["instruction"], row["context"], lab.profile.tokens.template)
             for row in lab.pool
         ]
-        made = tokens.train_tokenizer([*texts, *prompts], lab.profile.tokens.vocabulary)
+        made = tokens.train_tokenizer([*documents, *prompts], lab.profile.tokens.vocabulary)
         (lab.tokenizer_dir / runs.MANIFEST).unlink(missing_ok=True)
         with runs.writing(lab.tokenizer_dir):
             made.save_pretrained(lab.tokenizer_dir)
         runs.write_manifest(lab.tokenizer_dir, lab.base_id("teacher"))
     tokenizer = tokens.load_tokenizer(lab.tokenizer_dir)
-    blocks = tokens.text_blocks(texts, tokenizer, min(128, lab.profile.tokens.max_length))
+    blocks = tokens.text_blocks(documents, tokenizer, min(128, lab.profile.tokens.max_length))
     for size in SIZES:
         pretrain(lab, size, tokenizer, blocks)
 
@@ -68,8 +68,8 @@ def pretrain(lab: Lab, size: str, tokenizer: Any, blocks: list[Example]) -> None
     started = time.perf_counter()
     train.fit(
         model,
-        train.fixed_source(kept, how, pad_id=tokenizer.pad_token_id, seed=0),
-        train.objective("cross_entropy"),
+        texts.fixed(texts.Reading(kept, how, tokenizer.pad_token_id, seed=0)),
+        objectives.objective("cross_entropy"),
         how,
         epoch_steps=-(-len(kept) // how.batch),
         seed=0,

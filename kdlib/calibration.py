@@ -5,8 +5,10 @@ that stand in the profile; a test holds the committed profile against the commit
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -34,16 +36,43 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
     file = runs.results_dir(profile.name) / "calibration.csv"
     lab = Lab(profile, profile.calibration.seed)
     bases.prepare(lab)
-    teacher_runs = grid(profile, ["teacher"], cores)
-    chosen = teacher_rule(teacher_runs, profile)
-    fixed = profile.model_copy(update={"teacher": profile.teacher.model_copy(update=chosen)})
+    table = known(file, profile)
+    table = added(table, profile, ["teacher"], profile.calibration.rates, cores)
+    fixed = with_teacher(profile, teacher_rule(table, profile))
     lab = Lab(fixed, profile.calibration.seed)
     study.run(lab, "teacher", "teacher")
-    study.teacher_text(lab)
-    table = pd.concat([teacher_runs, grid(fixed, list(profile.methods), cores)])
-    table = table.assign(settings=settings(profile), commit=runs.commit())
+    for text in ("teacher", "teacher_beam", "teacher_sampled"):
+        study.teacher_text(lab, text)
+    table = added(table, fixed, ["sft"], profile.calibration.rates, cores)
+    eligible = reaching(table, "sft", profile.calibration.student_band[0])
+    table = added(table, fixed, list(profile.methods), eligible, cores)
     runs.write_table(file, table)
     return rule(table, profile)
+
+
+def known(file: Path, profile: Profile) -> pd.DataFrame:
+    """The runs of an earlier calibration under the same settings: they are not done again."""
+    if not file.is_file():
+        return pd.DataFrame(columns=["variant", "settings"])
+    table = pd.read_csv(file, dtype={"settings": str, "commit": str})
+    return table[table["settings"] == settings(profile)]
+
+
+def added(
+    table: pd.DataFrame, profile: Profile, variants: list[str], rates: Sequence[float], cores: int
+) -> pd.DataFrame:
+    """The table with the runs of those variants that it has not yet."""
+    missing = [one for one in variants if one not in set(table["variant"])]
+    if not missing:
+        return table
+    found = grid(profile, missing, rates, cores)
+    found = found.assign(settings=settings(profile), commit=runs.commit())
+    return pd.concat([table, found], ignore_index=True) if len(table) else found
+
+
+def with_teacher(profile: Profile, chosen: dict[str, Any]) -> Profile:
+    """The profile with that rate and length of the teacher."""
+    return profile.model_copy(update={"teacher": profile.teacher.model_copy(update=chosen)})
 
 
 def settings(profile: Profile) -> str:
@@ -54,11 +83,10 @@ def settings(profile: Profile) -> str:
     return runs.fingerprint([parts, trained])
 
 
-def grid(profile: Profile, variants: list[str], cores: int) -> pd.DataFrame:
+def grid(profile: Profile, variants: list[str], rates: Sequence[float], cores: int) -> pd.DataFrame:
     """Train every variant at every rate for the greatest length; its path epoch by epoch."""
-    assert profile.calibration is not None
     # the slowest first, so that no core waits at the end
-    jobs = [(v, rate) for v in reversed(variants) for rate in profile.calibration.rates]
+    jobs = [(v, rate) for v in reversed(variants) for rate in rates]
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(one_path, profile, variant, rate) for variant, rate in jobs]
         return pd.concat([job.result() for job in waiting], ignore_index=True)

@@ -5,177 +5,34 @@ Taught in notebook 00_map.
 
 import difflib
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from kdlib import methods
+from kdlib.methods import DISTILLED, LABELS, METHODS, PAPER
+from kdlib.settings import (
+    FIELDS,
+    CalibrationSettings,
+    DataSettings,
+    KdlibError,
+    MeasureSettings,
+    MethodSettings,
+    ModelSettings,
+    Positive,
+    PretrainSettings,
+    Settings,
+    TokenSettings,
+    TrainSettings,
+    clearly,
+)
 
 PROFILES = Path(__file__).parent / "profiles"
-FIELDS = ("instruction", "context", "response", "category")  # of a row
 SIZES = ("teacher", "large", "middle", "small")
 STUDENTS = SIZES[1:]
 WINDOW = 50  # tokens; the paper's k
 FULL = 0  # in a column k: the full response with its end token
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method is a pair: whose text the student reads, and what it minimizes there."""
-
-    label: str
-    text: str  # rows | teacher | student
-    objective: str  # cross_entropy | mixed_forward_kl | reverse_kl
-
-
-METHODS = {
-    "sft": Method("SFT", "rows", "cross_entropy"),
-    "word_kd": Method("word-level KD", "rows", "mixed_forward_kl"),
-    "seq_kd": Method("sequence-level KD", "teacher", "cross_entropy"),
-    "rkld": Method("RKLD", "student", "reverse_kl"),
-}
-DISTILLED = tuple(name for name in METHODS if name != "sft")
-LABELS = {"base": "base", "teacher": "teacher"} | {name: one.label for name, one in METHODS.items()}
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=0.1)]
-
-
-class KdlibError(Exception):
-    """Bad input: one or two lines that name the thing, the value and the remedy."""
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and no key is ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSettings(Settings):
-    """Which rows are studied. Counts are rows, lengths are characters."""
-
-    source: Literal["pydocs", "dolly", "file"] = "pydocs"
-    packages: tuple[str, ...] = ()
-    path: str | None = None
-    columns: dict[str, str] = {}
-    pool: Positive
-    members: Positive
-    held_out: Positive
-    response_chars: tuple[Positive, Positive] = (1, 100_000)
-    prompt_chars: Positive = 100_000
-    canaries: Annotated[int, Field(ge=0)] = 0
-    repetitions: tuple[Positive, ...] = (1, 2, 4, 8, 16)
-    twins: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.members + self.held_out > self.pool:
-            raise ValueError(
-                f"members + held_out = {self.members + self.held_out} exceeds pool = {self.pool}; "
-                "raise pool or lower the two"
-            )
-        if self.response_chars[0] > self.response_chars[1]:
-            raise ValueError(f"response_chars = {self.response_chars}: minimum above maximum")
-        if unknown := set(self.columns) - set(FIELDS):
-            raise ValueError(f"columns: '{unknown.pop()}' is none of {', '.join(FIELDS)}")
-        if self.source == "pydocs" and not self.packages:
-            raise ValueError("packages is empty; name the packages whose docstrings are read")
-        if self.source == "file" and self.path is None:
-            raise ValueError("path is missing; source = 'file' needs the path of the data file")
-        return self
-
-
-class TokenSettings(Settings):
-    """Tokenizer and lengths. `vocabulary` is trained only for models made from scratch."""
-
-    vocabulary: Positive = 4096
-    template: Literal["short", "alpaca"] = "short"
-    max_prompt: Positive = 256  # tokens
-    max_length: Positive = 512  # tokens, prompt + response + end token
-
-    @property
-    def max_new(self) -> int:
-        """The longest answer that a model writes, tokens; the same for every prompt."""
-        return self.max_length - self.max_prompt
-
-    @model_validator(mode="after")
-    def _leaves_room(self) -> Self:
-        if self.max_prompt >= self.max_length:
-            raise ValueError(
-                f"max_prompt = {self.max_prompt} leaves no room for a response within "
-                f"max_length = {self.max_length}; lower max_prompt or raise max_length"
-            )
-        return self
-
-
-class ModelSettings(Settings):
-    """A GPT-2 made from scratch (layers, heads, width), or a causal model by name or path."""
-
-    path: str | None = None
-    layers: Positive | None = None
-    heads: Positive | None = None
-    width: Positive | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        shape = (self.layers, self.heads, self.width)
-        if self.path is None and None in shape:
-            raise ValueError("give either path, or all of layers, heads and width")
-        if self.path is not None and shape != (None, None, None):
-            raise ValueError("path and layers/heads/width exclude each other")
-        if self.width and self.heads and self.width % self.heads:
-            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
-        return self
-
-
-class PretrainSettings(Settings):
-    """Pretraining of the base models made from scratch, on the general text."""
-
-    tokens: Positive = 1_000_000  # read in all, in blocks of up to 128
-    batch: Positive = 32  # blocks
-    lr: Rate = 1e-3
-
-
-class TrainSettings(Settings):
-    """One fine-tuning run. Epochs count passes over the presented rows."""
-
-    epochs: Positive
-    lr: Rate
-    batch: Positive = 16  # rows per forward pass
-    accumulate: Positive = 1  # forward passes per optimizer step
-    schedule: Literal["constant_with_warmup", "cosine"] = "constant_with_warmup"
-    warmup: Annotated[int, Field(ge=0)] = 20  # optimizer steps
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    clip: Annotated[float, Field(gt=0)] = 1.0  # global gradient norm
-    precision: Literal["bf16", "fp32"] = "bf16"
-    dropout: Fraction = 0.0
-
-
-class MeasureSettings(Settings):
-    """What is measured. Counts are rows."""
-
-    batch: Positive = 64
-    rouge_rows: Positive = 100  # of each split, answered greedily
-    sampled_rows: Positive = 100  # of these, answered once per sample seed too
-    sample_seeds: tuple[int, ...] = (10, 20, 30, 40, 50)
-
-
-class MethodSettings(Settings):
-    """Per method: its learning rate by size, and the weight of the cross-entropy in a mix."""
-
-    lr: dict[str, Rate]
-    mix: Fraction = 0.5
-
-
-class CalibrationSettings(Settings):
-    """The rule by which learning rates and training length are set; see CONTRIBUTING.md."""
-
-    seed: int
-    rates: tuple[Rate, ...]
-    max_epochs: dict[Literal["teacher", "student"], Positive]
-    student_band: tuple[Fraction, Fraction] = (0.3, 0.6)
-    teacher_target: Fraction = 0.654
 
 
 class Profile(Settings):
@@ -207,9 +64,11 @@ class Profile(Settings):
         unknown = [size for size in named if size not in SIZES]
         if unknown:
             raise ValueError(f"'{unknown[0]}' is no size; known: {', '.join(SIZES)}")
-        if set(self.methods) != set(METHODS):
-            raise ValueError(f"methods are {', '.join(self.methods)}; needed: {', '.join(METHODS)}")
+        if absent := [name for name in PAPER if name not in self.methods]:
+            raise ValueError(f"methods.{absent[0]} is missing; needed: {', '.join(PAPER)}")
         for name, method in self.methods.items():
+            methods.require(name)
+            methods.require_coefficients(name, method.coefficients)
             if set(method.lr) != set(STUDENTS):
                 raise ValueError(f"methods.{name}.lr needs exactly: {', '.join(STUDENTS)}")
         if len({model.path is None for model in self.models.values()}) > 1:
@@ -225,16 +84,36 @@ class Profile(Settings):
         """Whether base models are made and pretrained here (else they come by path)."""
         return self.models["teacher"].path is None
 
+    def method(self, name: str) -> MethodSettings:
+        """The settings of one method.
+
+        Raises:
+            KdlibError: there is no such method, or the profile has no rates for it.
+        """
+        with clearly(f"profile '{self.name}'"):
+            methods.require(name)
+        if name not in self.methods:
+            raise KdlibError(
+                f"profile '{self.name}' has no methods.{name}; add it with its lr per size, or "
+                "leave the method out of METHODS"
+            )
+        return self.methods[name]
+
     def train_settings(self, method: str, size: str) -> TrainSettings:
         """The settings of one run: the common ones with rate and length of method and size."""
         if method == "teacher":
             return self.teacher
-        if method not in self.methods:
-            raise KdlibError(f"unknown method '{method}'; known: {', '.join(self.methods)}")
-        own = {"lr": self.methods[method].lr[size]}
+        own: dict[str, Any] = {"lr": self.method(method).lr[size]}
         if size in self.student_epochs:
             own["epochs"] = self.student_epochs[size]
         return self.student.model_copy(update=own)
+
+    def coefficients(self, method: str, **given: float) -> dict[str, float]:
+        """The coefficients of one method: published, changed by the profile, then by `given`."""
+        with clearly(f"profile '{self.name}'"):
+            methods.require_coefficients(method, given)
+        own = self.method(method).coefficients
+        return {**METHODS[method].coefficients, **own, **given}
 
 
 def load_profile(name: str) -> Profile:
@@ -295,3 +174,21 @@ def read_seeds(text: str | int | None, profile: Profile) -> list[int]:
     if profile.calibration and profile.calibration.seed in seeds:
         raise KdlibError(f"SEEDS: {profile.calibration.seed} set the learning rates; take another")
     return seeds
+
+
+def read_methods(text: str | None) -> tuple[str, ...]:
+    """The methods to run, in the order of METHODS; those of the paper are always among them.
+
+    Args:
+        text: "paper" or nothing, "all", or the names of further methods, such as "gkd minillm".
+
+    Raises:
+        KdlibError: there is no such method; names those that there are.
+    """
+    words = (text or "paper").replace(",", " ").split()
+    further = {"paper": (), "all": tuple(METHODS)}.get(words[0]) if len(words) == 1 else None
+    chosen = {*PAPER, *(words if further is None else further)}
+    with clearly("METHODS"):
+        for word in chosen:
+            methods.require(word)
+    return tuple(name for name in METHODS if name in chosen)

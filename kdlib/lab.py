@@ -18,6 +18,7 @@ from kdlib import data, models, runs, tokens
 from kdlib.config import KdlibError, Profile, load_profile, read_seeds
 from kdlib.tokens import Example
 
+GENERAL_DOCUMENTS = 2000  # that MiniLLM reads beside its own text
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
 
 
@@ -91,9 +92,27 @@ class Lab:
         named = self.profile.models[size].path
         return named or runs.runs_dir(self.profile.name) / "base" / size
 
-    def run_dir(self, variant: str, size: str) -> Path:
-        """Folder of one model of this seed."""
-        return runs.runs_dir(self.profile.name) / f"seed-{self.seed}" / f"{variant}-{size}"
+    @cached_property
+    def general(self) -> list[Example]:
+        """Blocks of general text, in the order in which they were shuffled.
+
+        Raises:
+            KdlibError: the profile's data has none.
+        """
+        documents = data.general_text(self.profile.data)[:GENERAL_DOCUMENTS]
+        if not documents:
+            raise KdlibError(
+                f"profile '{self.profile.name}': its data has no general text; set "
+                "general_text = 0 in methods.minillm.coefficients"
+            )
+        length = min(128, self.profile.tokens.max_length)
+        return tokens.text_blocks(documents, self.tokenizer, length)
+
+    def run_dir(self, variant: str, size: str, **coefficients: float) -> Path:
+        """Folder of one model of this seed; an ablation's names its coefficients."""
+        changed = "".join(f"-{name}={value:g}" for name, value in coefficients.items())
+        name = f"{variant}-{size}{changed}"
+        return runs.runs_dir(self.profile.name) / f"seed-{self.seed}" / name
 
     def base_id(self, size: str) -> str:
         """Identity of a base model: everything its weights depend on."""
@@ -106,14 +125,14 @@ class Lab:
         parts = [rows, p.tokens.model_dump(), model, stats, p.pretrain.model_dump()]
         return runs.fingerprint([self._ground, *parts])
 
-    def run_id(self, variant: str, size: str) -> str:
+    def run_id(self, variant: str, size: str, **coefficients: float) -> str:
         """Identity of one model and its measurements."""
         p = self.profile
         facts: list[Any] = [self.base_id(size), p.measure.model_dump(), self.seed, variant, size]
         if variant != "base":
             facts.append(p.train_settings(variant, size).model_dump())
         if variant in p.methods:
-            facts.append(p.methods[variant].mix)
+            facts.append(p.coefficients(variant, **coefficients))
             if variant != "sft":
                 facts.append(self.run_id("teacher", "teacher"))
         return runs.fingerprint(facts)

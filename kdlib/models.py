@@ -124,7 +124,7 @@ def response_hidden(model: Any, batch: Any) -> Tensor:
     hidden = model.base_model(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
     ).last_hidden_state
-    return hidden[:, :-1][batch.labels[:, 1:] != -100]
+    return hidden.flatten(0, 1).index_select(0, batch.places)
 
 
 def response_logits(model: Any, batch: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """Paths, manifests, atomic writes: where everything lies and when a stage is done."""
 
 import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -167,3 +168,12 @@ def done(folder: Path, identity: str) -> bool:
     """Whether the stage in `folder` is finished, and with just these settings."""
     found = read_manifest(folder)
     return found is not None and found.get("run_id") == identity
+
+
+@contextmanager
+def alone(folder: Path) -> "Iterator[None]":
+    """Hold the folder's lock; the kernel drops it when the process ends, however it ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

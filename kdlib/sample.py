@@ -1,14 +1,14 @@
-"""Text from a model: greedy or sampled, batched and sorted by length.
+"""Text from a model: greedy, sampled, mixed with a teacher, or by beam search.
 
-Taught in notebooks 05_sequence_level_kd and 06_reverse_kl.
+Taught in notebooks 05_sequence_level_kd, 06_reverse_kl and 08_minillm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from kdlib.tokens import Example
 
@@ -22,6 +22,8 @@ def continue_prompts(
     max_new: int,
     greedy: bool,
     batch: int = 64,
+    teacher: Any | None = None,
+    teacher_mix: float = 0.0,
 ) -> list[tuple[int, ...]]:
     """What the model writes after each prompt, in the order of the prompts.
 
@@ -33,23 +35,41 @@ def continue_prompts(
         greedy: arg-max at every step; else a draw at temperature 1 from the whole vocabulary,
             from torch's global generator.
         batch: prompts decoded together.
+        teacher: a second model with the same vocabulary, read beside the first.
+        teacher_mix: its share a in the distribution that is drawn from: a p + (1 - a) q
+            (Gu et al. 2024, MiniLLM, section 2.2).
 
     Returns:
         token ids, with the end token where one was written.
     """
     was_training = model.training
-    model.eval()
+    mixed = [(model.eval(), 1 - teacher_mix)]
+    if teacher is not None and teacher_mix > 0:
+        mixed.append((teacher.eval(), teacher_mix))
     answers: dict[int, list[int]] = {i: [] for i in range(len(prompts))}
-    order = sorted(answers, key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        _decode(model, prompts, chosen, answers, end_id, max_new, greedy)
+    for chosen in _by_length(prompts, batch):
+        _decode(mixed, prompts, chosen, answers, end_id, max_new, greedy)
     model.train(was_training)
     return [tuple(answers[i]) for i in range(len(prompts))]
 
 
+def _by_length(prompts: Sequence[tuple[int, ...]], batch: int) -> Iterator[list[int]]:
+    """Places of the prompts, shortest first, in batches: so that little is padded."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch):
+        yield order[start : start + batch]
+
+
+def _left_padded(prompts: Sequence[tuple[int, ...]], end_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, int64 [B, T]."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[end_id] * (longest - len(one)) + [*one] for one in prompts])
+    pad = torch.tensor([longest - len(one) for one in prompts])
+    return ids, (torch.arange(longest) >= pad[:, None]).long()
+
+
 def _decode(
-    model: Any,
+    mixed: list[tuple[Any, float]],
     prompts: Sequence[tuple[int, ...]],
     chosen: list[int],
     answers: dict[int, list[int]],
@@ -62,24 +82,25 @@ def _decode(
     `generate` gives the same tokens under greedy decoding (tested). It is not used because its
     draw from the vocabulary costs more than a small model's forward pass.
     """
-    where = next(model.parameters()).device
-    longest = max(len(prompts[i]) for i in chosen)
-    ids = torch.tensor([[end_id] * (longest - len(prompts[i])) + [*prompts[i]] for i in chosen])
-    pad = torch.tensor([longest - len(prompts[i]) for i in chosen])
-    mask = (torch.arange(longest) >= pad[:, None]).long().to(where)
+    where = next(mixed[0][0].parameters()).device
+    padded = _left_padded([prompts[i] for i in chosen], end_id)
+    ids, mask = (values.to(where) for values in padded)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    ids, alive = ids.to(where), torch.tensor(chosen)
-    cache = DynamicCache(config=model.config)
+    alive = torch.tensor(chosen)
+    caches = [DynamicCache(config=model.config) for model, _ in mixed]
     for _ in range(max_new):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        tokens = logits.argmax(-1) if greedy else draw(logits)
+        seen = [
+            model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            for (model, _), cache in zip(mixed, caches, strict=True)
+        ]
+        tokens = seen[0].argmax(-1) if greedy else draw(_mixture(seen, mixed))
         written = tokens.tolist()
         for i, token in zip(alive.tolist(), written, strict=True):
             answers[i].append(token)
@@ -89,30 +110,82 @@ def _decode(
             return
         if len(going) < len(written):
             kept = torch.tensor(going, device=where)
-            cache.batch_select_indices(kept)
+            for cache in caches:
+                cache.batch_select_indices(kept)
             alive, tokens = alive[going], tokens[kept]
             mask, positions = mask[kept], positions[kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         ids = tokens[:, None]
 
 
-def draw(logits: Tensor) -> Tensor:
-    """One token per row at temperature 1, by inverting the cumulative distribution.
+def _mixture(logits: list[Tensor], mixed: list[tuple[Any, float]]) -> Tensor:
+    """Probabilities [B, V]: those of the models, each with its share."""
+    shares = [
+        share * one.float().softmax(-1) for one, (_, share) in zip(logits, mixed, strict=True)
+    ]
+    return torch.stack(shares).sum(0)
+
+
+def draw(probabilities: Tensor) -> Tensor:
+    """One token per row, by inverting the cumulative distribution.
 
     Args:
-        logits: float [B, V].
+        probabilities: float [B, V], at least 0; they need not sum to exactly 1.
 
     Returns:
         int64 [B].
     """
-    cumulative = logits.float().softmax(-1).cumsum(-1)
-    uniform = torch.rand(len(logits), 1, device=logits.device) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, uniform, right=True)[:, 0].clamp_max(logits.shape[1] - 1)
+    cumulative = probabilities.cumsum(-1)
+    uniform = torch.rand(len(cumulative), 1, device=cumulative.device) * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, uniform, right=True)[:, 0]
+    return found.clamp_max(cumulative.shape[1] - 1)
+
+
+@torch.no_grad()
+def beam_search(
+    model: Any,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    end_id: int,
+    max_new: int,
+    beams: int = 4,
+    batch: int = 64,
+) -> list[tuple[int, ...]]:
+    """The best answer that a search with `beams` beams finds, by transformers' `generate`.
+
+    Scores are log-probabilities divided by length, transformers' default (`length_penalty` 1).
+
+    Returns:
+        token ids in the order of the prompts, with the end token where one was written.
+    """
+    how = GenerationConfig(
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=max_new,
+        eos_token_id=end_id,
+        pad_token_id=end_id,
+    )
+    where = next(model.parameters()).device
+    answers: dict[int, tuple[int, ...]] = {}
+    for chosen in _by_length(prompts, batch):
+        ids, mask = _left_padded([prompts[i] for i in chosen], end_id)
+        found = model.eval().generate(
+            ids.to(where), attention_mask=mask.to(where), generation_config=how
+        )
+        for i, tokens in zip(chosen, found[:, ids.shape[1] :].tolist(), strict=True):
+            length = tokens.index(end_id) + 1 if end_id in tokens else len(tokens)
+            answers[i] = tuple(tokens[:length])
+    return [answers[i] for i in range(len(prompts))]
 
 
 def rewrite(model: Any, examples: Sequence[Example], **how: Any) -> list[Example]:
     """The same examples with the model's answers for responses; `how` as in `continue_prompts`."""
     answers = continue_prompts(model, [example.prompt for example in examples], **how)
+    return answered(examples, answers)
+
+
+def answered(examples: Sequence[Example], answers: Sequence[tuple[int, ...]]) -> list[Example]:
+    """The same prompts with these answers for responses."""
     return [
         Example(example.row_id, example.prompt, answer)
         for example, answer in zip(examples, answers, strict=True)

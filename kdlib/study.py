@@ -8,29 +8,25 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from kdlib import bases, measure, models, runs, sample, train
+from kdlib import bases, measure, models, objectives, runs, sample, texts, train
 from kdlib.config import LABELS, METHODS, STUDENTS, TrainSettings
 from kdlib.lab import Lab, need
-from kdlib.teacher import Live, Stored, Targets, write_store
-from kdlib.tokens import Example
+from kdlib.teacher import Live, Remembered, Stored, Targets, write_store
+from kdlib.tokens import Example, Source
 
-NOTEBOOKS = {  # where a model is made
-    "teacher": "02_teacher",
-    "sft": "03_supervised_fine_tuning",
-    "word_kd": "04_word_level_kd",
-    "seq_kd": "05_sequence_level_kd",
-    "rkld": "06_reverse_kl",
-}
 NOTE_ROWS = 120  # tuples of each split noted once an epoch
 
 
-def run(lab: Lab, variant: str, size: str, targets: Targets | None = None) -> Path:
+def run(
+    lab: Lab, variant: str, size: str, targets: Targets | None = None, **coefficients: float
+) -> Path:
     """Train one model (or take the base as it is), measure it, keep everything.
 
     Args:
@@ -38,11 +34,13 @@ def run(lab: Lab, variant: str, size: str, targets: Targets | None = None) -> Pa
         variant: "base", "teacher", or one of `config.METHODS`.
         size: "teacher", "large", "middle" or "small".
         targets: the teacher's targets when several students share them; else made here.
+        coefficients: other than the profile's, for an ablation; they are part of the folder's name.
 
     Returns:
         the run's folder; nothing is done when it is finished already.
     """
-    folder, identity = lab.run_dir(variant, size), lab.run_id(variant, size)
+    folder = lab.run_dir(variant, size, **coefficients)
+    identity = lab.run_id(variant, size, **coefficients)
     if runs.done(folder, identity):
         print(f"{variant} {size}: done before, read from {folder.relative_to(runs.root())}")
         return folder
@@ -52,7 +50,8 @@ def run(lab: Lab, variant: str, size: str, targets: Targets | None = None) -> Pa
         model = bases.load(lab, size)
     else:
         settings = lab.profile.train_settings(variant, size)
-        model, path = train_one(lab, variant, size, settings, folder / "log.jsonl", targets)
+        log = folder / "log.jsonl"
+        model, path = train_one(lab, variant, size, settings, log, targets, **coefficients)
         runs.write_table(folder / "path.csv", path)
         models.save_model(model, lab.tokenizer, folder / "checkpoint")
     trained = time.perf_counter() - started
@@ -81,16 +80,18 @@ def train_one(
     settings: TrainSettings,
     log: Path,
     targets: Targets | None = None,
+    **coefficients: float,
 ) -> tuple[Any, pd.DataFrame]:
-    """One fine-tuning run from the base weights: the model, and its path epoch by epoch."""
+    """One fine-tuning run from the base weights: the model, and its path epoch by epoch.
+
+    Raises:
+        NotFinite: the loss was; the model as it was before that step lies beside the log.
+    """
     model = bases.load(lab, size, settings.dropout)
-    if variant == "teacher":
-        method = METHODS["sft"]
-    else:
-        method = METHODS[variant]
-        if method.objective != "cross_entropy" and targets is None:
-            targets = teacher_targets(lab, variant)
-    mix = lab.profile.methods[variant].mix if variant in lab.profile.methods else 0.5
+    method = METHODS["sft" if variant == "teacher" else variant]
+    given = {} if variant == "teacher" else lab.profile.coefficients(variant, **coefficients)
+    if method.objective != "cross_entropy" and targets is None:
+        targets = teacher_targets(lab, variant)
     rows: list[dict[str, Any]] = []
     splits = {name: lab.split(name, limit=NOTE_ROWS) for name in ("member", "held_out")}
 
@@ -104,37 +105,58 @@ def train_one(
         )
         rows.extend({"epoch": epoch, "step": step, **row} for row in noted)
 
-    train.fit(
-        model,
-        source(lab, method.text, settings),
-        train.objective(method.objective, targets, mix),
-        settings,
-        epoch_steps=-(-len(lab.presented) // (settings.batch * settings.accumulate)),
-        seed=lab.seed,
-        log=log,
-        name=f"{variant} {size}",
-        on_epoch=on_epoch,
-    )
+    try:
+        train.fit(
+            model,
+            source(lab, method.text, settings, given, targets),
+            objectives.objective(method.objective, targets, given),
+            settings,
+            epoch_steps=-(-len(lab.presented) // (settings.batch * settings.accumulate)),
+            seed=lab.seed,
+            log=log,
+            name=f"{variant} {size}",
+            on_epoch=on_epoch,
+        )
+    except train.NotFinite:
+        models.save_model(model, lab.tokenizer, log.parent / "last-good")
+        raise
     return model, pd.DataFrame(rows)
 
 
-def source(lab: Lab, text: str, settings: TrainSettings) -> train.Source:
-    """Whose text a method reads: the rows, the teacher's, or the student's."""
-    how = {"pad_id": lab.tokenizer.pad_token_id, "seed": lab.seed}
-    if text == "student":
-        longest = lab.profile.tokens.max_new
-        return train.student_source(lab.presented, settings, max_new=longest, **how)
-    if text == "teacher":
-        written = {example.row_id: example for example in teacher_text(lab)}
-        shown = [written[example.row_id] for example in lab.presented]
-        return train.fixed_source(shown, settings, **how)
-    return train.fixed_source(lab.presented, settings, **how)
+def source(
+    lab: Lab,
+    text: str,
+    settings: TrainSettings,
+    given: dict[str, float],
+    targets: Targets | None = None,
+) -> Source:
+    """Whose text a method reads; `given` are its coefficients."""
+    longest = lab.profile.tokens.max_new
+    reading = texts.Reading(lab.presented, settings, lab.tokenizer.pad_token_id, lab.seed, longest)
+    if text == "rows":
+        return texts.fixed(reading)
+    if text in ("student", "mix"):
+        return texts.mix(reading, given.get("student_share", 1.0))
+    if text == "replay":
+        held_out = lab.split("held_out")[-NOTE_ROWS:]  # ROUGE asks the first
+        names = ("capacity", "share_step", "loss_rise")
+        return texts.Replay(reading, held_out, **{name: given[name] for name in names})
+    if text == "rollouts":
+        assert targets is not None
+        general = lab.general if given["general_text"] else []
+        return texts.Rollouts(reading, load_teacher(lab), targets, general, given)
+    written = {one.row_id: one for one in teacher_text(lab, "teacher" if text == "pairs" else text)}
+    if text == "pairs":
+        return texts.pairs(reading, written)
+    shown = [written[example.row_id] for example in lab.presented]
+    return texts.fixed(replace(reading, examples=shown), "teacher")
 
 
 def made(lab: Lab, variant: str, size: str) -> Path:
     """The folder of a finished run; says which notebook makes it when it is missing."""
     identity = lab.run_id(variant, size)
-    return need(lab.run_dir(variant, size), identity, lab, NOTEBOOKS[variant])
+    notebook = "02_teacher" if variant == "teacher" else METHODS[variant].notebook
+    return need(lab.run_dir(variant, size), identity, lab, notebook)
 
 
 def load_teacher(lab: Lab) -> Any:
@@ -144,13 +166,19 @@ def load_teacher(lab: Lab) -> Any:
 
 
 def teacher_targets(lab: Lab, variant: str) -> Targets:
-    """The teacher's targets for a method: stored once for text that repeats, else live."""
+    """The teacher's targets for a method: stored once for the rows, else read live.
+
+    What the student writes is remembered where it is read again.
+    """
     text, precision = METHODS[variant].text, lab.profile.student.precision
     if text == "student":
         return Live(load_teacher(lab), precision)
-    folder = lab.run_dir("teacher", "teacher") / f"targets-{text}"
-    examples = teacher_text(lab) if text == "teacher" else lab.split("member")
-    examples = [*examples, *(lab.split("member", "canary") if text == "rows" else [])]
+    if text != "rows":
+        given = lab.profile.coefficients(variant)
+        kept = len(lab.presented) + given.get("capacity", 0) + given.get("rollouts", 0)
+        return Remembered(load_teacher(lab), precision, int(kept))
+    folder = lab.run_dir("teacher", "teacher") / "targets"
+    examples = lab.split("member") + lab.split("member", "canary")
     vocabulary = runs.fingerprint(lab.tokenizer.get_vocab())
     rows = [(one.row_id, one.prompt, one.response) for one in examples]
     identity = runs.fingerprint([lab.run_id("teacher", "teacher"), vocabulary, rows, precision])
@@ -166,26 +194,32 @@ def teacher_targets(lab: Lab, variant: str) -> Targets:
     return Stored(folder, identity, precision)
 
 
-def teacher_text(lab: Lab) -> list[Example]:
-    """What the teacher writes, greedily, for every member row and canary; made once and kept."""
+def teacher_text(lab: Lab, text: str = "teacher") -> list[Example]:
+    """What the teacher writes for every member row and canary; made once and kept.
+
+    Args:
+        lab: profile and seed.
+        text: "teacher" (greedy), "teacher_beam" (4 beams) or "teacher_sampled" (temperature 1).
+    """
     folder = lab.run_dir("teacher", "teacher")
-    file, identity = folder / "text.json", lab.run_id("teacher", "teacher")
+    file, identity = folder / f"{text}-text.json", lab.run_id("teacher", "teacher")
     members = lab.split("member") + lab.split("member", "canary")
     if file.is_file():
         kept = json.loads(file.read_text("utf-8"))
         if kept["run_id"] == identity:
             prompts = {example.row_id: example.prompt for example in members}
             return [Example(row, prompts[row], tuple(ids)) for row, ids in kept["text"].items()]
-    written = sample.rewrite(
-        load_teacher(lab),
-        members,
-        end_id=lab.tokenizer.eos_token_id,
-        max_new=lab.profile.tokens.max_new,
-        greedy=True,
-        batch=lab.profile.measure.batch,
-    )
-    text = {example.row_id: example.response for example in written}
-    runs.write_text(file, json.dumps({"run_id": identity, "text": text}))
+    how = {"end_id": lab.tokenizer.eos_token_id, "max_new": lab.profile.tokens.max_new}
+    how["batch"] = lab.profile.measure.batch
+    asked, teacher = [example.prompt for example in members], load_teacher(lab)
+    if text == "teacher_beam":
+        answers = sample.beam_search(teacher, asked, **how)
+    else:
+        torch.manual_seed(lab.seed)
+        answers = sample.continue_prompts(teacher, asked, greedy=text == "teacher", **how)
+    written = sample.answered(members, answers)
+    kept = {example.row_id: example.response for example in written}
+    runs.write_text(file, json.dumps({"run_id": identity, "text": kept}))
     return written
 
 

@@ -53,6 +53,44 @@ class Live:
             return self.model.get_output_embeddings()(self._read[1][part])
 
 
+class Remembered:
+    """The teacher, read once for every text that comes again under the same row id.
+
+    Its last hidden states are kept in memory, the oldest thrown out first. Text of the role
+    "student" is new each time and is not kept.
+
+    Args:
+        model: the fine-tuned teacher.
+        precision: "bf16" or "fp32", of its forward pass.
+        capacity: rows that are kept.
+    """
+
+    def __init__(self, model: Any, precision: str, capacity: int) -> None:
+        self.model, self.precision, self.capacity = model.eval(), precision, capacity
+        self.kept: dict[tuple[str, str], Tensor] = {}
+        self._read: tuple[Batch, Tensor] | None = None
+
+    @torch.no_grad()
+    def logits(self, batch: Batch, part: slice) -> Tensor:
+        """Logits [n, V]; the teacher reads a batch only if one of its rows is new."""
+        with models.autocast(batch.input_ids.device, self.precision):
+            if self._read is None or self._read[0] is not batch:
+                self._read = batch, self._hidden(batch)
+            return self.model.get_output_embeddings()(self._read[1][part])
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        if batch.role == "student":
+            return models.response_hidden(self.model, batch)
+        keys = [(batch.role, row) for row in batch.row_id]
+        if not all(key in self.kept for key in keys):
+            found = models.response_hidden(self.model, batch).split(batch.lengths)
+            self.kept |= {key: part.clone() for key, part in zip(keys, found, strict=True)}
+        hidden = torch.cat([self.kept[key] for key in keys])
+        for key in list(self.kept)[: max(0, len(self.kept) - self.capacity)]:
+            del self.kept[key]
+        return hidden
+
+
 def write_store(
     folder: Path,
     identity: str,
@@ -66,6 +104,8 @@ def write_store(
 ) -> None:
     """Compute the targets of every response position once; goes on where it was interrupted.
 
+    Processes that ask for the same store wait for the first one, then find it finished.
+
     Args:
         folder: where the store lies; finished when its manifest stands.
         identity: what the targets depend on: hashes of teacher, tokenizer and rows.
@@ -78,7 +118,21 @@ def write_store(
             position, and the mass of all others.
         batch: rows per forward pass.
     """
-    if runs.done(folder, identity):
+    with runs.alone(folder):
+        _write(folder, identity, model, examples, pad_id, precision, top, batch)
+
+
+def _write(
+    folder: Path,
+    identity: str,
+    model: Any,
+    examples: Sequence[Example],
+    pad_id: int,
+    precision: str,
+    top: int | None,
+    batch: int,
+) -> None:
+    if runs.done(folder, identity):  # perhaps by another process, while this one waited
         return
     counts = [len(row.response) for row in examples]
     starts = np.cumsum([0, *counts])

@@ -3,10 +3,10 @@
 Taught in notebook 01_data_and_tokens.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -35,36 +35,62 @@ class Example:
         return len(self.prompt) + len(self.response)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Right-padded examples.
+    """Right-padded examples, and the positions in them at which a token is to be predicted.
 
     Attributes:
         input_ids: int64 [B, T].
         attention_mask: int64 [B, T], 1 on tokens, 0 on padding.
         labels: int64 [B, T], the token itself where it is to be predicted, else -100.
         row_id: B row ids.
+        places: int64 [N], where in the flattened [B * T] the N predictions are made, row by row:
+            one before each labelled token. Made with the batch, so that a GPU need not be asked.
+        targets: int64 [N], the tokens to be predicted there.
+        lengths: predicted tokens of each row; they sum to N.
+        role: whose text it is: "rows", "teacher", "student" (fresh), "replay" (the student's, read
+            again later under the same row id), or "general".
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     row_id: tuple[str, ...]
+    places: Tensor
+    targets: Tensor
+    lengths: tuple[int, ...]
+    role: str = "rows"
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Self:
         """The batch on another device, copied without waiting."""
-        return Batch(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.row_id,
-        )
+        if device.type == self.input_ids.device.type:
+            return self
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):  # only pinned memory is copied while the CPU goes on
+                held = value.pin_memory() if device.type == "cuda" else value
+                moved[name] = held.to(device, non_blocking=True)
+        return replace(self, **moved)
 
-    @property
-    def targets(self) -> Tensor:
-        """int64 [N]: the tokens to be predicted, row by row."""
-        shifted = self.labels[:, 1:]
-        return shifted[shifted != IGNORE]
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rollout(Batch):
+    """Sampled text with what the policy gradient (`kdlib.policy`) needs at each prediction.
+
+    Attributes:
+        old_log_q: float [N], the student's log-probability when the text was sampled.
+        advantages: float [N].
+        weights: float [N], importance weights.
+    """
+
+    old_log_q: Tensor
+    advantages: Tensor
+    weights: Tensor
+
+
+# What the training loop is given: whose text is read, and what is minimized there.
+Source = Callable[[Any, int], Iterable[list[Batch]]]  # (model, epoch) -> optimizer steps
+Objective = Callable[[Tensor, Batch, slice], Tensor]  # (logits [n, V], batch, which) -> nats [n]
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -154,7 +180,7 @@ def encode(rows: Iterable[Any], tokenizer: Any, settings: TokenSettings) -> list
     return examples
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+def collate(examples: Sequence[Example], pad_id: int, role: str = "rows") -> Batch:
     """Pad on the right to the longest; only response positions carry labels."""
     length = max(map(len, examples))
     ids = torch.full((len(examples), length), pad_id)
@@ -165,7 +191,11 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         ids[i, : len(tokens)] = tokens
         mask[i, : len(tokens)] = 1
         labels[i, max(1, len(example.prompt)) : len(tokens)] = tokens[max(1, len(example.prompt)) :]
-    return Batch(ids, mask, labels, tuple(example.row_id for example in examples))
+    places = (labels.flatten() != IGNORE).nonzero()[:, 0] - 1
+    targets = labels.flatten()[places + 1]
+    lengths = tuple(int(n) for n in (labels != IGNORE).sum(1))
+    names = tuple(one.row_id for one in examples)
+    return Batch(ids, mask, labels, names, places, targets, lengths, role)
 
 
 def steps(

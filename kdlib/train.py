@@ -1,14 +1,15 @@
 """One loop for every method: fit(model, source, objective, settings).
 
-A method (`config.METHODS`) is a pair: whose text the student reads (source), and what it minimizes
-there (objective).
-Taught in notebooks 03 to 06.
+A method (`config.METHODS`) is a pair: whose text the student reads (`texts`), and what it minimizes
+there (`objectives`).
+Taught in notebooks 03 to 08.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,66 +18,16 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from kdlib import losses, models, runs, sample
+from kdlib import models, runs
 from kdlib.config import KdlibError, TrainSettings
-from kdlib.teacher import Targets
-from kdlib.tokens import Batch, Example, collate, steps
+from kdlib.tokens import Batch, Objective, Source
 
-Source = Callable[[Any, int], Iterable[list[Batch]]]  # (model, epoch) -> optimizer steps
-# (student logits [n, V] of some labelled positions, batch, which positions) -> nats [n]
-Objective = Callable[[Tensor, Batch, slice], Tensor]
 CHUNK_LOGITS = 2**24  # logits that the loss holds at once: 64 MiB in float32
 LOG_EVERY = 20  # optimizer steps
 
 
-def fixed_source(
-    examples: Sequence[Example], settings: TrainSettings, *, pad_id: int, seed: int
-) -> Source:
-    """Text that stays the same: the rows, or what the teacher wrote."""
-
-    def source(_model: Any, epoch: int) -> Iterator[list[Batch]]:
-        order = steps(examples, settings.batch, settings.accumulate, seed=seed, epoch=epoch)
-        for micro in order:
-            yield [collate(rows, pad_id) for rows in micro]
-
-    return source
-
-
-def student_source(
-    examples: Sequence[Example],
-    settings: TrainSettings,
-    *,
-    pad_id: int,
-    max_new: int,
-    seed: int,
-) -> Source:
-    """Text that the student samples for the same prompts at every step: truly on-policy."""
-
-    def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
-        order = steps(examples, settings.batch, settings.accumulate, seed=seed, epoch=epoch)
-        for micro in order:
-            batches = []
-            for rows in micro:
-                own = sample.rewrite(model, rows, end_id=pad_id, max_new=max_new, greedy=False)
-                batches.append(collate(own, pad_id))
-            yield batches
-
-    return source
-
-
-def objective(name: str, targets: Targets | None = None, mix: float = 0.5) -> Objective:
-    """The objective of that name; all but cross_entropy read the teacher's `targets`."""
-    if name == "cross_entropy":
-        return lambda logits, batch, part: losses.cross_entropy(logits, batch.targets[part])
-    if targets is None:
-        raise KdlibError(f"objective '{name}' needs a teacher; train one first")
-    if name == "mixed_forward_kl":
-        return lambda logits, batch, part: losses.mixed_forward_kl(
-            logits, targets.logits(batch, part), batch.targets[part], mix
-        )
-    if name == "reverse_kl":
-        return lambda logits, batch, part: losses.reverse_kl(logits, targets.logits(batch, part))
-    raise KdlibError(f"no objective '{name}'; known: cross_entropy, mixed_forward_kl, reverse_kl")
+class NotFinite(KdlibError):
+    """The loss or its gradient was NaN or infinite; the model is as the step before left it."""
 
 
 def optimizer_for(model: Any, settings: TrainSettings) -> torch.optim.AdamW:
@@ -92,10 +43,11 @@ def optimizer_for(model: Any, settings: TrainSettings) -> torch.optim.AdamW:
 def step_loss(
     model: Any, batches: list[Batch], minimized: Objective, precision: str
 ) -> tuple[Tensor, int]:
-    """Gradients of one optimizer step: the mean over all its labelled positions.
+    """Gradients of one optimizer step: the mean over its labelled positions, one for each role.
 
     Dividing by the count of the whole step makes accumulation exact: 2 x 8 rows give the same
-    gradient as 16, however their lengths differ.
+    gradient as 16, however their lengths differ. Where a step holds text of several roles (general
+    text beside sampled text), each is averaged by itself and the means are added.
 
     The vocabulary is met a chunk of positions at a time: the loss of a chunk is carried back to
     the hidden states before the next chunk's logits are made, so that never more than CHUNK_LOGITS
@@ -106,7 +58,9 @@ def step_loss(
     """
     where = next(model.parameters()).device
     head = model.get_output_embeddings()
-    count = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
+    counts: dict[str, int] = {}
+    for batch in batches:
+        counts[batch.role] = counts.get(batch.role, 0) + sum(batch.lengths)
     size = max(1, CHUNK_LOGITS // head.out_features)
     total = torch.zeros((), device=where)
     for batch in batches:
@@ -118,11 +72,11 @@ def step_loss(
             part = slice(start, start + size)
             with models.autocast(where, precision):
                 logits = head(leaf[part])
-            loss = minimized(logits, moved, part).sum() / count
+            loss = minimized(logits, moved, part).sum() / counts[batch.role]
             loss.backward()
             total += loss.detach()
         hidden.backward(leaf.grad)
-    return total, count
+    return total, sum(counts.values())
 
 
 def fit(
@@ -154,53 +108,106 @@ def fit(
         the model, in eval mode.
 
     Raises:
-        KdlibError: the loss is not finite; names the step and the learning rate.
+        NotFinite: the loss is not finite; names the step, the learning rate and the rows. The model
+            is left as it was before that step.
+        KdlibError: out of GPU memory; says what to lower.
     """
     torch.manual_seed(seed)
     optimizer = optimizer_for(model, settings)
-    scheduler = get_scheduler(
-        settings.schedule, optimizer, settings.warmup, settings.epochs * epoch_steps
-    )
+    planned = settings.epochs * epoch_steps
+    scheduler = get_scheduler(settings.schedule, optimizer, settings.warmup, planned)
     with runs.writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-    tokens, losses_seen, started, step = 0, [], time.perf_counter(), 0
+    watch = _Watch(name, settings, next(model.parameters()).device)
+    optimizer.found_inf = watch.stopped  # type: ignore[attr-defined]  # read by the fused kernel
     if on_epoch:
         on_epoch(model, 0, 0)
-    bar = tqdm(total=settings.epochs * epoch_steps, desc=name, mininterval=10, leave=True)
+    bar = tqdm(total=planned, desc=name, mininterval=10, leave=True)
     with runs.writing(log), log.open("w", encoding="utf-8") as lines, bar:
         for epoch in range(settings.epochs):
             model.train()
             for batches in source(model, epoch):
                 model.train()
-                loss, count = step_loss(model, batches, minimized, settings.precision)
+                with _memory_advice(name, batches, settings):
+                    loss, count = step_loss(model, batches, minimized, settings.precision)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                watch.saw(loss, norm, batches, count, scheduler.get_last_lr()[0])
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                rate = scheduler.get_last_lr()[0]
                 scheduler.step()
-                step, tokens = step + 1, tokens + count
-                losses_seen.append(loss)
                 bar.update()
-                if step % LOG_EVERY == 0 or step == settings.epochs * epoch_steps:
-                    mean = float(torch.stack(losses_seen).mean())
-                    if not math.isfinite(mean):
-                        raise KdlibError(
-                            f"{name}: the loss is {mean} by step {step} at learning rate {rate:g}; "
-                            "lower the learning rate"
-                        )
-                    entry = {
-                        "step": step,
-                        "epoch": epoch,
-                        "loss_nats_per_token": round(mean, 5),
-                        "lr": rate,
-                        "gradient_norm": round(float(norm), 4),
-                        "response_tokens_per_s": round(tokens / (time.perf_counter() - started)),
-                    }
+                if watch.step % LOG_EVERY == 0 or watch.step == planned:
+                    entry = watch.report(epoch)
                     lines.write(json.dumps(entry) + "\n")
                     lines.flush()
-                    bar.set_postfix_str(f"loss {mean:.3f}", refresh=False)
-                    losses_seen.clear()
+                    bar.set_postfix_str(f"loss {entry['loss_nats_per_token']:.3f}", refresh=False)
             model.eval()
             if on_epoch:
-                on_epoch(model, epoch + 1, step)
+                on_epoch(model, epoch + 1, watch.step)
     return model.eval()
+
+
+class _Watch:
+    """What happened since the last line of the log, read from the device only when one is due.
+
+    From the first step on whose loss or gradient is not finite, the fused optimizer is told on the
+    device itself to change nothing (`stopped`), so that no step needs to be waited for, and the
+    weights stay the last good ones.
+    """
+
+    def __init__(self, name: str, settings: TrainSettings, device: torch.device) -> None:
+        self.name, self.settings = name, settings
+        self.stopped = torch.zeros((), device=device)
+        self.step, self.tokens, self.started = 0, 0, time.perf_counter()
+        self.seen: list[tuple[Tensor, Tensor, list[Batch], float]] = []
+
+    def saw(
+        self, loss: Tensor, norm: Tensor, batches: list[Batch], count: int, rate: float
+    ) -> None:
+        """Note one step, before the optimizer takes it."""
+        self.stopped.logical_or_(~torch.isfinite(loss + norm))
+        self.step, self.tokens = self.step + 1, self.tokens + count
+        self.seen.append((loss, norm, batches, rate))
+
+    def report(self, epoch: int) -> dict[str, Any]:
+        """A line of the log.
+
+        Raises:
+            NotFinite: names the step, the learning rate and the rows.
+        """
+        losses = torch.stack([loss for loss, *_ in self.seen]).tolist()
+        norms = torch.stack([norm for _, norm, *_ in self.seen]).tolist()
+        for place, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+            if not math.isfinite(loss + norm):
+                _, _, batches, rate = self.seen[place]
+                rows = [row for batch in batches for row in batch.row_id]
+                raise NotFinite(
+                    f"{self.name}: loss {loss}, gradient norm {norm} at step "
+                    f"{self.step - len(losses) + place + 1}, learning rate {rate:g}, rows "
+                    f"{', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}; lower the learning "
+                    "rate, or look at these rows"
+                )
+        rate = self.seen[-1][3]
+        self.seen.clear()
+        return {
+            "step": self.step,
+            "epoch": epoch,
+            "loss_nats_per_token": round(sum(losses) / len(losses), 5),
+            "lr": rate,
+            "gradient_norm": round(norms[-1], 4),
+            "response_tokens_per_s": round(self.tokens / (time.perf_counter() - self.started)),
+        }
+
+
+@contextmanager
+def _memory_advice(name: str, batches: list[Batch], settings: TrainSettings) -> Iterator[None]:
+    """Say what to lower where a GPU's memory does not suffice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        rows, tokens = max(tuple(batch.input_ids.shape) for batch in batches)
+        raise KdlibError(
+            f"{name}: out of GPU memory with {rows} rows of {tokens} tokens at a time; halve batch "
+            f"to {max(1, settings.batch // 2)} and double accumulate to {settings.accumulate * 2} "
+            "(the same gradient), or lower tokens.max_length"
+        ) from error

@@ -2,7 +2,8 @@
 
 import pytest
 
-from kdlib.config import PROFILES, KdlibError, load_profile, read_seeds
+from kdlib.config import PROFILES, KdlibError, load_profile, read_methods, read_seeds
+from kdlib.methods import COEFFICIENTS, METHODS, PAPER, require_coefficients
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
@@ -26,6 +27,8 @@ def test_committed_profiles_are_valid(name):
         ("seeds = [0, 1]", "seeds = []", "at least 1 item"),
         ("prompt_chars", 'columns = { contxt = "x" }\nprompt_chars', "'contxt' is none of"),
         ("small = 2e-3", "tiny = 2e-3", "tiny"),
+        ("rollouts = 32", "rollouts = 0", "rollouts = 0 .answers sampled at a time. must be from"),
+        ("rollouts = 32", "beta = 0.5", "MiniLLM has no coefficient 'beta'"),
         ("max_prompt = 160", "max_prompt = 320", "leaves no room for a response"),
     ],
 )
@@ -42,8 +45,25 @@ def test_bad_profiles(tmp_path, old, new, said):
 def test_unknown_profile_and_method():
     with pytest.raises(KdlibError, match="did you mean 'laptop'"):
         load_profile("lapto")
-    with pytest.raises(KdlibError, match="unknown method 'sgt'; known: sft"):
+    with pytest.raises(KdlibError, match="'sgt' is no method; known: sft"):
         load_profile("smoke").train_settings("sgt", "small")
+    with pytest.raises(KdlibError, match="smoke': GKD: beta = 2 .the teacher's weight.* 0 to 1"):
+        load_profile("smoke").coefficients("gkd", beta=2)
+
+
+def test_methods_of_the_paper_are_always_run():
+    assert read_methods("paper") == read_methods("") == read_methods(None) == PAPER
+    assert read_methods("all") == tuple(METHODS)
+    assert read_methods("minillm gkd") == (*PAPER, "gkd", "minillm")
+    for text in ("gdk", "all gkd"):
+        with pytest.raises(KdlibError, match="METHODS: '(gdk|all)' is no method; known: sft, word"):
+            read_methods(text)
+
+
+def test_every_coefficient_has_a_meaning_and_its_default_lies_in_range():
+    for name, method in METHODS.items():
+        require_coefficients(name, method.coefficients)
+    assert {c for m in METHODS.values() for c in m.coefficients} == set(COEFFICIENTS)
 
 
 def test_paths_beside_the_profile_do_not_depend_on_the_caller(tmp_path, monkeypatch):

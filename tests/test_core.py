@@ -5,15 +5,16 @@ import pickle
 
 import pytest
 import torch
+import toy
+from toy import SETTINGS, fitted, how, new_model
 from transformers import GenerationConfig
 
-from kdlib import losses, measure, models, sample, tables, tokens, train
-from kdlib.config import METHODS, KdlibError, ModelSettings, TokenSettings, TrainSettings
-from kdlib.teacher import Live, Stored, write_store
+from kdlib import losses, measure, models, objectives, sample, tables, tokens, train
+from kdlib.config import METHODS, KdlibError
+from kdlib.teacher import Live, Remembered, Stored, write_store
 
-SETTINGS = TokenSettings(vocabulary=300, max_prompt=64, max_length=96)
-SHAPE = ModelSettings(layers=2, heads=2, width=32)
-WORDS = ["red", "green", "blue", "old", "new", "pump", "valve", "rotor"]
+PUBLISHED = {name: value for one in METHODS.values() for name, value in one.coefficients.items()}
+COMPARED = [name for name in objectives.COMPARED if name != "contrastive"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,62 +25,24 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def rows():
-    dice = torch.Generator().manual_seed(0)
-    picks = [torch.randint(8, (3 + i % 7,), generator=dice).tolist() for i in range(48)]
-    texts = [" ".join(WORDS[i] for i in pick) for pick in picks]
-    keys = ("row_id", "instruction", "context", "response")
-    return [
-        dict(zip(keys, (f"r{i}", f"say {i}", "" if i % 2 else "list", text), strict=True))
-        for i, text in enumerate(texts)
-    ]
+    return toy.rows()
 
 
-@pytest.fixture(scope="module")
-def tokenizer(rows):
-    texts = [tokens.prompt_text(r["instruction"], r["context"], "short") for r in rows]
-    return tokens.train_tokenizer([*texts, *(r["response"] for r in rows)], 300)
+@pytest.fixture
+def tokenizer():
+    return toy.tokenizer()
 
 
-@pytest.fixture(scope="module")
-def examples(rows, tokenizer):
-    return tokens.encode(rows, tokenizer, SETTINGS)
+@pytest.fixture
+def examples():
+    return toy.examples()
 
 
-def new_model(tokenizer, seed=0):
-    return models.make_model(SHAPE, tokenizer, 96, seed)
-
-
-def how(**changes):
-    values = {"epochs": 2, "lr": 5e-3, "batch": 16, "warmup": 2, "precision": "fp32"}
-    return TrainSettings(**values | changes)
-
-
-def fitted(tokenizer, examples, tmp_path, settings, minimized=None, source=None, seed=0):
-    """A model after training, and its losses at every step."""
-    model, seen = new_model(tokenizer), []
-    plain = minimized or train.objective("cross_entropy")
-
-    def watched(logits, batch, part):
-        nats = plain(logits, batch, part)
-        seen.append((float(nats.detach().sum()), len(nats)))
-        return nats
-
-    pad = tokenizer.pad_token_id
-    source = source or train.fixed_source(examples, settings, pad_id=pad, seed=seed)
-    steps = -(-len(examples) // (settings.batch * settings.accumulate))
-    log = tmp_path / "log.jsonl"
-    train.fit(model, source, watched, settings, epoch_steps=steps, seed=seed, log=log, name="toy")
-    groups = [seen[i : i + settings.accumulate] for i in range(0, len(seen), settings.accumulate)]
-    return model, [sum(a for a, _ in g) / sum(n for _, n in g) for g in groups]
-
-
-@pytest.fixture(scope="module")
-def trained(tokenizer, examples, tmp_path_factory):
-    """A model that knows some of the rows by heart, and not all."""
-    folder = tmp_path_factory.mktemp("trained")
-    return fitted(tokenizer, examples, folder, how(epochs=110))[0]
+@pytest.fixture
+def trained():
+    return toy.trained()
 
 
 # --- tokens
@@ -120,7 +83,7 @@ def test_different_tokenizers_are_refused_by_name(tokenizer):
 
 
 def test_padding_and_batch_split_do_not_matter(examples, tokenizer):
-    model, pad = new_model(tokenizer).eval(), tokenizer.pad_token_id
+    model, pad = new_model().eval(), tokenizer.pad_token_id
     with torch.no_grad():
         together = models.response_logits(model, tokens.collate(examples[:6], pad))
         alone = [models.response_logits(model, tokens.collate([e], pad)) for e in examples[:6]]
@@ -128,7 +91,7 @@ def test_padding_and_batch_split_do_not_matter(examples, tokenizer):
 
 
 def test_saved_model_comes_back(tokenizer, examples, tmp_path):
-    model = new_model(tokenizer).eval()
+    model = new_model().eval()
     models.save_model(model, tokenizer, tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
     again, pad = models.load_model(tmp_path), tokenizer.pad_token_id
@@ -140,7 +103,7 @@ def test_saved_model_comes_back(tokenizer, examples, tmp_path):
 
 
 def test_truncated_and_foreign_checkpoints_are_refused(tokenizer, tmp_path):
-    models.save_model(new_model(tokenizer), tokenizer, tmp_path)
+    models.save_model(new_model(), tokenizer, tmp_path)
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
@@ -172,7 +135,7 @@ def test_greedy_equals_generate(trained, examples, tokenizer):
 
 
 def test_an_answer_does_not_depend_on_who_is_decoded_beside(tokenizer):
-    model = new_model(tokenizer)
+    model = new_model()
     prompts = [(5, 6, 7), tuple(range(5, 90)), (8,) * 40]
     how = {"end_id": tokenizer.eos_token_id, "max_new": 6, "greedy": True}
     together = sample.continue_prompts(model, prompts, **how)
@@ -183,7 +146,8 @@ def test_an_answer_does_not_depend_on_who_is_decoded_beside(tokenizer):
 def test_draw_follows_the_softmax():
     torch.manual_seed(0)
     logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0])
-    counts = torch.bincount(sample.draw(logits.repeat(100_000, 1)), minlength=4) / 100_000
+    drawn = sample.draw(logits.softmax(-1).repeat(100_000, 1))
+    counts = torch.bincount(drawn, minlength=4) / 100_000
     torch.testing.assert_close(counts, logits.softmax(-1), atol=0.006, rtol=0)
     assert counts[2] == 0
 
@@ -192,15 +156,15 @@ def test_draw_follows_the_softmax():
 
 
 def test_training_lowers_the_loss(tokenizer, examples, tmp_path):
-    _, curve = fitted(tokenizer, examples, tmp_path, how(epochs=8))
+    _, curve = fitted(tmp_path, how(epochs=8))
     assert curve[-1] < 0.7 * curve[0]
     log = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [20, 24]
 
 
 def test_accumulation_gives_the_same_curve(tokenizer, examples, tmp_path):
-    _, whole = fitted(tokenizer, examples, tmp_path, how(batch=16))
-    _, halves = fitted(tokenizer, examples, tmp_path, how(batch=8, accumulate=2))
+    _, whole = fitted(tmp_path, how(batch=16))
+    _, halves = fitted(tmp_path, how(batch=8, accumulate=2))
     torch.testing.assert_close(torch.tensor(whole), torch.tensor(halves), rtol=1e-4, atol=1e-5)
 
 
@@ -209,52 +173,9 @@ def test_same_seed_is_bit_identical(tokenizer, examples, tmp_path, precision):
     settings = how(precision=precision, dropout=0.1)
     weights = []
     for _ in range(2):
-        model, _ = fitted(tokenizer, examples, tmp_path, settings)
+        model, _ = fitted(tmp_path, settings)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*weights)
-
-
-def test_student_text_is_fresh_at_every_step(tokenizer, examples, tmp_path):
-    settings = how(epochs=1)
-    pad = tokenizer.pad_token_id
-    source = train.student_source(examples, settings, pad_id=pad, max_new=40, seed=0)
-    model = new_model(tokenizer).train()
-    torch.manual_seed(0)
-    rows = {example.row_id: list(example.response) for example in examples}
-    passes = []
-    for _ in range(2):
-        read = {}
-        for (batch,) in source(model, 0):
-            counts = (batch.labels[:, 1:] != -100).sum(1).tolist()
-            texts = [text.tolist() for text in batch.targets.split(counts)]
-            read |= dict(zip(batch.row_id, texts, strict=True))
-        passes.append(read)
-    assert passes[0].keys() == rows.keys() and model.training
-    for one, other in ((passes[0], passes[1]), (passes[0], rows)):
-        assert sum(one[row] != other[row] for row in rows) > 0.9 * len(rows)
-
-
-def test_every_method_is_trained_by_what_it_is_about(tokenizer, examples, trained):
-    batch = tokens.collate(examples[:4], tokenizer.pad_token_id)
-    logits = models.response_logits(new_model(tokenizer), batch)
-
-    class Forbidden(Live):
-        def logits(self, batch, part):
-            raise AssertionError("the teacher's probabilities were read")
-
-    for name, method in METHODS.items():
-        reads = method.objective != "cross_entropy"
-        assert reads == (name in ("word_kd", "rkld"))
-        minimized = train.objective(method.objective, Forbidden(trained, "fp32"))
-        if reads:
-            with pytest.raises(AssertionError, match="probabilities were read"):
-                minimized(logits, batch, slice(None))
-            with pytest.raises(KdlibError, match="needs a teacher"):
-                train.objective(method.objective)
-        else:
-            torch.testing.assert_close(
-                minimized(logits, batch, slice(None)), losses.cross_entropy(logits, batch.targets)
-            )
 
 
 @pytest.fixture
@@ -319,18 +240,18 @@ def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, monkeyp
     torch.testing.assert_close(kept.logits(batch, slice(None)), live, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["cross_entropy", *COMPARED])
 def test_chunks_give_the_gradients_of_the_whole(name, tokenizer, examples, trained, monkeypatch):
     batch = tokens.collate(examples[:8], tokenizer.pad_token_id)
-    minimized = train.objective(METHODS[name].objective, Live(trained, "fp32"))
+    minimized = objectives.objective(name, Live(trained, "fp32"), PUBLISHED)
     found = []
     for logits in (2**24, 7 * len(tokenizer)):
         monkeypatch.setattr(train, "CHUNK_LOGITS", logits)
-        model = new_model(tokenizer)
+        model = new_model()
         loss, count = train.step_loss(model, [batch], minimized, "fp32")
         found.append([loss, *(p.grad for p in model.parameters())])
     assert count > 7
-    plain = new_model(tokenizer)
+    plain = new_model()
     nats = minimized(models.response_logits(plain, batch), batch, slice(None))
     nats.mean().backward()
     for whole, chunked, grad in zip(
@@ -340,13 +261,66 @@ def test_chunks_give_the_gradients_of_the_whole(name, tokenizer, examples, train
         torch.testing.assert_close(whole, grad, atol=1e-6, rtol=1e-4)
 
 
-def test_infinite_loss_stops_the_run(tokenizer, examples, tmp_path):
-    def broken(logits, _batch, _part):
-        return logits.sum(-1) * torch.nan
+def test_infinite_loss_stops_at_its_step_with_the_weights_before_it(tmp_path):
+    """No step is waited for, so the fault is seen at the next log line; the weights stay good."""
+    kept, steps = {}, []
 
-    for epochs, step in ((10, 20), (1, 3)):  # a short run ends before its first log line
-        with pytest.raises(KdlibError, match=f"toy: the loss is nan by step {step} at learning"):
-            fitted(tokenizer, examples, tmp_path, how(epochs=epochs), minimized=broken)
+    def breaks_at(step, log_of):
+        def minimized(logits, batch, part):
+            steps.append(batch.row_id)
+            factor = torch.nan if len(steps) >= step else 1.0
+            return losses.cross_entropy(logits, batch.targets[part]) * factor
+
+        steps.clear()
+        model = new_model()
+        with pytest.raises(train.NotFinite) as found:
+            fitted(log_of, how(epochs=3), minimized=minimized, model=model)
+        return model, str(found.value)
+
+    for step in (4, 5):
+        model, said = breaks_at(step, tmp_path)
+        assert f"at step {step}, learning rate" in said and steps[step - 1][0] in said
+        kept[step] = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert torch.isfinite(kept[step]).all() and len(steps) == 9
+    assert not torch.equal(kept[4], kept[5])  # step 4 was taken in the second run
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path):
+    def greedy(_logits, _batch, _part):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(KdlibError, match="16 rows of .* tokens at a time; halve batch to 8 and"):
+        fitted(tmp_path, how(), minimized=greedy)
+
+
+def test_remembered_targets_are_read_once(tokenizer, examples, trained, monkeypatch):
+    calls, whole = [], models.response_hidden
+
+    def counted(model, batch):
+        calls.append(batch.row_id)
+        return whole(model, batch)
+
+    monkeypatch.setattr(models, "response_hidden", counted)
+    kept, live = Remembered(trained, "fp32", capacity=8), Live(trained, "fp32")
+    pad = tokenizer.pad_token_id
+
+    def asked(rows, role="rows"):
+        calls.clear()
+        batch = tokens.collate(rows, pad, role)
+        found = kept.logits(batch, slice(2, 9))
+        torch.testing.assert_close(found, kept.logits(batch, slice(None))[2:9])
+        read = len(calls)
+        wanted = live.logits(batch, slice(2, 9))
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        return read
+
+    assert asked(examples[:4]) == 1
+    assert asked([examples[2], examples[0]]) == 0  # any order, any company
+    assert asked(examples[4:8]) == 1 and asked(examples[:8]) == 0
+    assert asked(examples[8:10]) == 1  # two more than fit: the oldest go
+    assert asked(examples[:1]) == 1 and asked(examples[9:10]) == 0
+    assert [asked(examples[:2], "student") for _ in range(2)] == [1, 1]  # new text each time
+    assert asked(examples[:2], "replay") == 1 and asked(examples[:2], "replay") == 0
 
 
 # --- the meter

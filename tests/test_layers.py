@@ -7,12 +7,13 @@ import pytest
 
 KDLIB = Path(__file__).resolve().parents[1] / "kdlib"
 LAYERS = [
+    {"methods"},
     {"config", "runs"},
     {"sources", "canaries", "intervals"},
     {"data", "tables"},
-    {"tokens", "models", "losses"},
+    {"tokens", "models", "losses", "policy"},
     {"lab", "sample", "teacher"},
-    {"train", "measure"},
+    {"texts", "objectives", "train", "measure"},
     {"bases"},
     {"claims", "plots", "show"},
     {"study", "report"},
@@ -23,6 +24,7 @@ LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # config holds the error that every room raises; tokens' types are read beside models
 NEIGHBOURS = {("runs", "config")}
 NO_TORCH = (
+    "methods",
     "config",
     "runs",
     "sources",

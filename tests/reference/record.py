@@ -4,6 +4,7 @@
 and say in the commit why they changed.
 """
 
+import dataclasses
 import json
 import platform
 import tempfile
@@ -12,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdlib import models, runs, sample, train
+from kdlib import models, objectives, runs, sample, texts, train
 from kdlib.config import METHODS, ModelSettings, TrainSettings
-from kdlib.teacher import Live
-from kdlib.tokens import Example
+from kdlib.teacher import Live, Remembered
+from kdlib.tokens import Example, Source
 
 FILE = Path(__file__).with_name("curves.json")
 END, VOCABULARY, LENGTH, LONGEST, STEPS = 0, 48, 24, 16, 20
@@ -57,30 +58,65 @@ def toy_rows() -> list[Example]:
     return rows
 
 
+def source_of(text: str, reading: texts.Reading, teacher, targets, given: dict) -> Source:
+    """The source of that name, as `study.source` makes it."""
+    if text in ("student", "mix"):
+        return texts.mix(reading, given.get("student_share", 1.0))
+    if text == "replay":
+        names = ("capacity", "share_step", "loss_rise")
+        source = texts.Replay(
+            reading, reading.examples[:8], **{name: given[name] for name in names}
+        )
+        source.share = 0.5
+        return source
+    if text == "rollouts":
+        general = [Example("general", (), tuple(range(1, 20)))]
+        given = given | {"rollouts": 16, "sft_epochs": 1}
+        return texts.Rollouts(reading, teacher, targets, general, given)
+    if text == "rows":
+        return texts.fixed(reading)
+    prompts = [example.prompt for example in reading.examples]
+    how = {"end_id": END, "max_new": LONGEST}
+    torch.manual_seed(0)
+    if text == "teacher_beam":
+        answers = sample.beam_search(teacher, prompts, **how)
+    else:
+        answers = sample.continue_prompts(teacher, prompts, greedy=text != "teacher_sampled", **how)
+    written = sample.answered(reading.examples, answers)
+    if text == "pairs":
+        return texts.pairs(reading, {one.row_id: one for one in written})
+    return texts.fixed(dataclasses.replace(reading, examples=written))
+
+
 def curve(name: str) -> list[float]:
     """Nats per token at each of the 20 steps of one method."""
-    method, rows = METHODS[name], toy_rows()
+    method = METHODS[name]
     teacher, student = toy_model(32, 1, 0.3), toy_model(16, 2, 0.1)
-    how = {"pad_id": END, "seed": 0}
-    if method.text == "student":
-        source = train.student_source(rows, SETTINGS, max_new=LONGEST, **how)
-    else:
-        if method.text == "teacher":
-            rows = sample.rewrite(teacher, rows, end_id=END, max_new=LONGEST, greedy=True)
-        source = train.fixed_source(rows, SETTINGS, **how)
-    targets = Live(teacher, "fp32")
-    minimized = train.objective(method.objective, targets)
-    seen = []
+    reading = texts.Reading(toy_rows(), SETTINGS, END, seed=0, max_new=LONGEST)
+    targets = (
+        Remembered(teacher, "fp32", 1000) if method.text != "student" else Live(teacher, "fp32")
+    )
+    given = dict(method.coefficients)
+    source = source_of(method.text, reading, teacher, targets, given)
+    minimized = objectives.objective(method.objective, targets, given)
+    seen: list[float] = []
+
+    def counted(model, epoch):
+        for step in source(model, epoch):
+            seen.append(0.0)
+            yield step
 
     def watched(logits, batch, part):
         nats = minimized(logits, batch, part)
-        seen.append(float(nats.detach().mean()))
+        seen[-1] += float(nats.detach().mean())  # a step may hold texts of two roles
         return nats
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         steps = STEPS // SETTINGS.epochs
-        train.fit(student, source, watched, SETTINGS, epoch_steps=steps, seed=0, log=log, name=name)
+        train.fit(
+            student, counted, watched, SETTINGS, epoch_steps=steps, seed=0, log=log, name=name
+        )
     return seen
 
 

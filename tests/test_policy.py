@@ -1,0 +1,224 @@
+"""MiniLLM's policy gradient against naive twins, an enumerable toy, and faults known elsewhere."""
+
+import itertools
+
+import pytest
+import torch
+import toy
+
+from kdlib import losses, models, objectives, policy, sample, texts, tokens
+from kdlib.config import METHODS
+from kdlib.teacher import Live, Remembered
+
+PUBLISHED = dict(METHODS["minillm"].coefficients)
+
+
+def naive_returns(rewards, discount, length_norm, own):
+    """One answer, straight from the formula."""
+    out = []
+    for t in range(len(rewards)):
+        later = rewards[t if own else t + 1 :]
+        total = sum(discount**i * r for i, r in enumerate(later))
+        out.append(total / max(1, len(later)) if length_norm else total)
+    return out
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("length_norm", [True, False])
+@pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
+def test_returns_equal_the_formula(discount, length_norm, own):
+    torch.manual_seed(0)
+    lengths = [3, 1, 7]
+    rewards = torch.randn(11, dtype=torch.float64)
+    found = policy.returns(rewards, lengths, discount, length_norm, own)
+    wanted = [
+        value
+        for part in rewards.split(lengths)
+        for value in naive_returns(part.tolist(), discount, length_norm, own)
+    ]
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
+
+
+def test_discount_is_relative_to_the_position():
+    """Guards TRL issue 6626: a discount by absolute position makes late rewards count for less."""
+    one = policy.returns(torch.tensor([0.0, 0.0, 1.0, 0.0]), [4], 0.5, False)
+    other = policy.returns(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0]), [6], 0.5, False)
+    assert one[1] == other[3] == 1.0 and one[0] == other[2] == 0.5
+
+
+def test_an_answers_return_does_not_depend_on_its_neighbours():
+    rewards = torch.arange(6.0)
+    together = policy.returns(rewards, [2, 4])
+    apart = [policy.returns(rewards[:2], [2]), policy.returns(rewards[2:], [4])]
+    torch.testing.assert_close(together, torch.cat(apart))
+    with pytest.raises(ValueError, match="lengths sum to 5, but there are 6 rewards"):
+        policy.returns(rewards, [2, 3])
+
+
+def test_rewards_are_scaled_then_clipped():
+    found = policy.rewards(torch.tensor([-1.0, -80.0]), torch.tensor([-2.0, -1.0]), 0.5, 100.0)
+    assert found.tolist() == [2.0, -100.0]
+
+
+def test_whitening():
+    torch.manual_seed(0)
+    found = policy.whiten(torch.randn(1000) * 3 + 5)
+    assert abs(float(found.mean())) < 1e-5
+    assert float(found.var(unbiased=False)) == pytest.approx(1, abs=1e-3)
+    assert policy.whiten(torch.ones(4)).tolist() == [0.0] * 4
+
+
+def test_clipping_stops_the_gradient_beyond_the_ratio():
+    log_q = torch.tensor([0.5, 0.5, -0.5, 0.0], requires_grad=True)
+    advantages = torch.tensor([1.0, -1.0, -1.0, 2.0])
+    policy.clipped(log_q, torch.zeros(4), advantages, torch.ones(4), 0.2).sum().backward()
+    assert log_q.grad[0] == 0 and log_q.grad[2] == 0  # already far enough that way
+    assert log_q.grad[1] > 0 and log_q.grad[3] == -2  # at ratio 1: minus the advantage
+
+
+def test_importance_weights_make_mixed_text_count_as_the_students():
+    torch.manual_seed(0)
+    q, p = torch.randn(2, 50).softmax(-1)
+    value = torch.randn(50)
+    for a in (0.2, 0.7):
+        mixed = a * p + (1 - a) * q
+        weights = policy.importance_weights(p.log(), q.log(), a)
+        torch.testing.assert_close((mixed * weights * value).sum(), (q * value).sum())
+        assert float(weights.max()) <= 1 / (1 - a)
+
+
+@pytest.mark.parametrize("single_step", [True, False])
+def test_policy_gradient_is_the_gradient_of_the_sequence_kl(single_step):
+    """All nine answers of two tokens over three: expectation by enumeration against autograd."""
+    torch.manual_seed(0)
+    first = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    second = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    p1, p2 = torch.randn(3).double().log_softmax(-1), torch.randn(3, 3).double().log_softmax(-1)
+    q1, q2 = first.log_softmax(-1), second.log_softmax(-1)
+    kl = sum(
+        (q1[a] + q2[a, b]).exp() * (q1[a] + q2[a, b] - p1[a] - p2[a, b])
+        for a, b in itertools.product(range(3), repeat=2)
+    )
+    wanted = torch.autograd.grad(kl, [first, second], retain_graph=True)
+
+    surrogate = torch.zeros((), dtype=torch.float64)
+    for a, b in itertools.product(range(3), repeat=2):
+        log_q, log_p = torch.stack([q1[a], q2[a, b]]), torch.stack([p1[a], p2[a, b]])
+        rewards = policy.rewards(log_p, log_q.detach(), scale=1.0)
+        advantages = policy.returns(rewards, [2], 1.0, length_norm=False, own=not single_step)
+        nats = policy.clipped(log_q, log_q.detach(), advantages, torch.ones(2), 0.2)
+        if single_step:
+            logits, teacher = torch.stack([q1, q2[a]]), torch.stack([p1, p2[a]])
+            nats = nats + losses.reverse_kl(logits, teacher)
+        surrogate = surrogate + log_q.sum().exp().detach() * nats.sum()
+    found = torch.autograd.grad(surrogate, [first, second])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def rollouts(**changes):
+    given = PUBLISHED | {"rollouts": 32, "sft_epochs": 0} | changes
+    teacher = toy.trained()
+    targets = Remembered(teacher, "fp32", 1000)
+    blocks = [tokens.Example(f"g{i}", (), tuple(range(5, 25))) for i in range(7)]
+    return texts.Rollouts(toy.reading(), teacher, targets, blocks, given), targets, given
+
+
+def test_padding_does_not_enter_the_loss():
+    """Guards TRL issue 7024: rows of other lengths, hence more padding, change nothing."""
+    torch.manual_seed(0)
+    source, targets, given = rollouts()
+    model = toy.new_model()
+    scored = source.score(model, source.sampled(model, toy.examples()[:12]))
+    shortest = min(scored, key=len)
+    minimized = objectives.objective("policy_gradient", targets, given)
+    alone = source._batch([shortest], scored)
+    beside = source._batch([shortest, max(scored, key=len)], scored)
+    assert beside.input_ids.shape[1] > alone.input_ids.shape[1]
+    count = alone.lengths[0]
+    first, second = (
+        minimized(models.response_logits(model, batch), batch, slice(None))[:count]
+        for batch in (alone, beside)
+    )
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
+
+
+def test_a_rollout_is_read_inner_epochs_times_and_then_sampled_anew():
+    torch.manual_seed(0)
+    source, _, _ = rollouts()
+    model, seen = toy.new_model(), []
+    for epoch in range(6):  # 3 optimizer steps each, a rollout of 32 rows gives 2 per inner epoch
+        for step in source(model, epoch):
+            (batch,) = [one for one in step if one.role == "replay"]
+            (general,) = [one for one in step if one.role == "general"]
+            assert int(general.attention_mask.sum()) >= int(batch.attention_mask.sum())
+            seen.append(set(batch.row_id))
+    assert len(seen) == 18
+    first, second = set().union(*seen[:8]), set().union(*seen[8:16])
+    assert len(first) == len(second) == 32 and not first & second
+    for pair in range(0, 8, 2):
+        assert seen[pair] | seen[pair + 1] == first
+
+
+def test_switches():
+    torch.manual_seed(0)
+    model = toy.new_model()
+    source, _, _ = rollouts()
+    written = source.sampled(model, toy.examples()[:8])
+    plain = torch.cat(list(source.score(model, written).values()), dim=1)
+    for name in ("length_norm", "single_step", "whiten"):
+        other, _, _ = rollouts(**{name: 0})
+        changed = torch.cat(list(other.score(model, written).values()), dim=1)
+        assert torch.equal(plain[0], changed[0])
+        assert not torch.allclose(plain[1], changed[1]), name
+    for name in ("importance_weights", "teacher_mix"):
+        other, _, _ = rollouts(**{name: 0})
+        changed = torch.cat(list(other.score(model, written).values()), dim=1)
+        assert (changed[2] == 1).all() and not (plain[2] == 1).all()
+    other, _, _ = rollouts(general_text=0)
+    assert all(len(step) == 1 for step in other(model, 0))
+    other, _, _ = rollouts(sft_epochs=2)
+    roles = [{b.role for step in other(model, epoch) for b in step} for epoch in range(3)]
+    assert roles == [{"rows"}, {"rows"}, {"replay", "general"}]
+
+
+def test_single_step_term_is_weighed_and_switched():
+    torch.manual_seed(0)
+    model = toy.new_model()
+    source, targets, given = rollouts()
+    scored = source.score(model, source.sampled(model, toy.examples()[:8]))
+    batch = source._batch(list(scored), scored)
+    logits = models.response_logits(model, batch)
+    on, off = (
+        objectives.objective("policy_gradient", targets, given | {"single_step": flag})(
+            logits, batch, slice(None)
+        )
+        for flag in (1, 0)
+    )
+    teacher = Live(toy.trained(), "fp32").logits(batch, slice(None))
+    torch.testing.assert_close(
+        on - off, batch.weights * losses.reverse_kl(logits, teacher), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_text_is_drawn_from_the_mixture():
+    """Student and teacher that each know one token: the shares of the first token written."""
+
+    def always(token):
+        model = toy.new_model()
+        with torch.no_grad():
+            model.transformer.ln_f.weight.zero_()
+            model.transformer.ln_f.bias.zero_()
+            model.transformer.ln_f.bias[0] = 1
+            model.lm_head.weight[:, 0] = -50
+            model.lm_head.weight[token, 0] = 50
+        return model
+
+    torch.manual_seed(0)
+    how = {"end_id": 0, "max_new": 1, "greedy": False, "batch": 1000}
+    written = sample.continue_prompts(
+        always(5), [(7, 8)] * 4000, teacher=always(6), teacher_mix=0.3, **how
+    )
+    share = sum(one == (6,) for one in written) / len(written)
+    assert share == pytest.approx(0.3, abs=0.03)
+    assert set(written) == {(5,), (6,)}
