@@ -1,6 +1,8 @@
 # The study in one command: make study. `make help` lists the others.
 PROFILE ?= laptop
 SEEDS ?=
+# The paper's four methods always run; further ones by name, "gkd minillm", or all.
+METHODS ?= paper
 CORES ?= $(shell nproc)
 # Notebooks that may share one GPU; without a GPU it has no effect.
 GPU_JOBS ?= $(if $(filter smoke laptop,$(PROFILE)),4,1)
@@ -17,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" CORES=<all>'
+	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." CORES=<all>'
 
 # One run per profile at a time: the kernel drops the lock when its holder dies, even by kill -9,
 # so Snakemake's own lock, which would stay behind, is off.
@@ -27,12 +29,12 @@ study: $(READY)  ## run the study, or what is left of it, and print what came ou
 	flock -n 9 || { echo 'make study: PROFILE=$(PROFILE) is being run already; wait for it or stop it' >&2; exit 2; }; \
 	python -m snakemake --quiet all --nolock --rerun-incomplete --rerun-triggers mtime --scheduler greedy \
 	    --cores $(CORES) $(if $(wildcard /dev/nvidia0),--resources gpu=$(GPU_JOBS)) \
-	    --config profile="$(PROFILE)" seeds="$(SEEDS)"; \
+	    --config profile="$(PROFILE)" seeds="$(SEEDS)" methods="$(METHODS)"; \
 	echo "all stages done after $$((SECONDS / 60)) min $$((SECONDS % 60)) s"
 	@python -m kdlib report --profile "$(PROFILE)"
 
-smoke:  ## the same on tiny settings, to see that everything runs
-	@$(MAKE) --no-print-directory study PROFILE=smoke
+smoke:  ## the same on tiny settings with all methods, to see that everything runs
+	@$(MAKE) --no-print-directory study PROFILE=smoke $(if $(filter file,$(origin METHODS)),METHODS=all)
 
 test: $(READY)  ## every test, among them every notebook on the smoke profile
 	python -m pytest

@@ -2,7 +2,8 @@
 
 Every job is one papermill call, shown on the first line of its log, that anyone can type.
 A stage is done when its marker in data/runs/<profile>/done exists. It is due again when its
-notebook, the resolved settings, the seeds or a stage before it are newer than the marker.
+notebook, the resolved settings, the seeds, the methods or a stage before it are newer than the
+marker. What a notebook due again finds trained already, it does not train again.
 """
 
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config import KdlibError, load_profile, read_seeds
+from kdlib.config import load_profile, read_methods, read_seeds
+from kdlib.methods import METHODS, PAPER
+from kdlib.settings import KdlibError
 
 # Notebook of one seed: the notebooks of the same seed whose files it reads.
 PER_SEED = {
@@ -21,9 +24,10 @@ PER_SEED = {
     "05_sequence_level_kd": ["02_teacher"],
     "06_reverse_kl": ["02_teacher"],
 }
-PER_SEED["09_memorization_meter"] = list(PER_SEED)
+FURTHER = ("07_on_policy", "08_minillm")  # run where one of their methods is asked for
+PICKING = ("05_sequence_level_kd", "06_reverse_kl", "07_on_policy")  # told which methods are
 # The longest first, so that no core waits at the end for one of them.
-PRIORITY = {"02_teacher": 2, "06_reverse_kl": 1}
+PRIORITY = {"02_teacher": 4, "08_minillm": 3, "07_on_policy": 2, "06_reverse_kl": 1}
 FIRST, COMPARISON, MAP = "01_data_and_tokens", "10_comparison", "00_map"  # one for all seeds
 
 
@@ -31,8 +35,19 @@ try:
     PROFILE = str(config.get("profile", "laptop"))
     SETTINGS = load_profile(PROFILE)
     SEEDS = read_seeds(config.get("seeds"), SETTINGS)
+    CHOSEN = read_methods(str(config.get("methods") or ""))
+    for method in CHOSEN:
+        SETTINGS.method(method)  # has rates for it
 except KdlibError as error:
     sys.exit(f"make study: {error}")
+
+TRAINED = {}  # notebook: the chosen methods that it trains
+for method in CHOSEN:
+    TRAINED.setdefault(METHODS[method].notebook, []).append(method)
+PER_SEED |= {name: ["02_teacher"] for name in FURTHER if name in TRAINED}
+PER_SEED["09_memorization_meter"] = list(PER_SEED)
+further = " ".join(name for name in CHOSEN if name not in PAPER)
+NAMED = {PAPER: "paper", tuple(METHODS): "all"}.get(CHOSEN, further)
 
 RUNS = f"data/runs/{SETTINGS.name}"
 EXECUTED = f"notebooks/executed/{SETTINGS.name}"
@@ -54,7 +69,13 @@ def note(name, text):
 
 
 RESOLVED = note("settings.json", SETTINGS.model_dump_json(exclude={"seeds"}, indent=1))
-CHOSEN = note("seeds.txt", " ".join(map(str, SEEDS)))
+REPORTED = note("seeds.txt", " ".join(map(str, SEEDS)))
+COMPARED = note("methods.txt", " ".join(CHOSEN))
+
+
+def picked(name):
+    """The note that makes a notebook due again when other methods of its own are asked for."""
+    return [note(f"methods-{name}.txt", " ".join(TRAINED[name]))] if name in PICKING else []
 
 
 def local_files():
@@ -130,6 +151,7 @@ for name, before in PER_SEED.items():
         name: name
         input:
             RESOLVED,
+            picked(name),
             done(FIRST),
             [done(f"{stage}-seed{{seed}}") for stage in before],
             notebook=f"notebooks/{name}.ipynb",
@@ -137,7 +159,7 @@ for name, before in PER_SEED.items():
             touch(done(f"{name}-seed{{seed}}")),
         params:
             label=lambda wildcards, output: label(Path(output[0]).name),
-            more="-p seed {seed}",
+            more="-p seed {seed}" + (f" -r methods '{NAMED}'" if name in PICKING else ""),
         log:
             f"{RUNS}/logs/{name}-seed{{seed}}.log",
         benchmark:
@@ -155,14 +177,15 @@ for name, before in {COMPARISON: "09_memorization_meter", MAP: None}.items():
         name: name
         input:
             RESOLVED,
-            CHOSEN,
+            REPORTED,
+            COMPARED,
             [done(f"{before}-seed{seed}") for seed in SEEDS] if before else done(COMPARISON),
             notebook=f"notebooks/{name}.ipynb",
         output:
             touch(done(name)),
         params:
             label=label(name),
-            more=f"-r seeds '{' '.join(map(str, SEEDS))}'",
+            more=f"-r seeds '{' '.join(map(str, SEEDS))}' -r methods '{NAMED}'",
         log:
             f"{RUNS}/logs/{name}.log",
         benchmark:

@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 
-from kdlib.config import KdlibError, load_profile
+from kdlib.config import load_profile
+from kdlib.settings import KdlibError
 
 
 def calibrate(arguments: argparse.Namespace) -> None:

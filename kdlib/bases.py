@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from kdlib import data, models, objectives, runs, texts, tokens, train
-from kdlib.config import SIZES, KdlibError, TrainSettings
+from kdlib.config import SIZES
 from kdlib.lab import FIRST, Lab, need
+from kdlib.settings import KdlibError, TrainSettings
 from kdlib.tokens import Example
 
 MEAN_TOKENS = 20  # fewer than a paragraph of general text has, so that enough are taken

@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 
 from kdlib import bases, runs, study
-from kdlib.config import KdlibError, Profile
+from kdlib.config import Profile
 from kdlib.lab import Lab
+from kdlib.settings import KdlibError
 
 SIZE = "middle"  # the size on which the methods are calibrated
 

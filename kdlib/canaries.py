@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from kdlib import runs
-from kdlib.config import DataSettings
+from kdlib.settings import DataSettings
 
 FIRST_NAMES = [
     "Ada",

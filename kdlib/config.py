@@ -11,9 +11,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from kdlib import methods
-from kdlib.methods import DISTILLED, LABELS, METHODS, PAPER
+from kdlib.methods import METHODS, PAPER
 from kdlib.settings import (
-    FIELDS,
     CalibrationSettings,
     DataSettings,
     KdlibError,

@@ -12,7 +12,7 @@ import pandas as pd
 from datasets import Dataset
 
 from kdlib import canaries, runs, sources
-from kdlib.config import FIELDS, DataSettings, KdlibError
+from kdlib.settings import FIELDS, DataSettings, KdlibError
 
 
 def load_pool(settings: DataSettings) -> Dataset:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from kdlib.config import KdlibError
+from kdlib.settings import KdlibError
 
 DRAWS = 2000
 

@@ -15,7 +15,8 @@ import torch
 from IPython import get_ipython
 
 from kdlib import data, models, runs, tokens
-from kdlib.config import KdlibError, Profile, load_profile, read_seeds
+from kdlib.config import Profile, load_profile, read_seeds
+from kdlib.settings import KdlibError
 from kdlib.tokens import Example
 
 GENERAL_DOCUMENTS = 2000  # that MiniLLM reads beside its own text

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 from transformers.utils import logging as transformers_logging
 
 from kdlib import runs
-from kdlib.config import KdlibError, ModelSettings
+from kdlib.settings import KdlibError, ModelSettings
 
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 

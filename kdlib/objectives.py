@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor
 
 from kdlib import losses, policy
-from kdlib.config import KdlibError
+from kdlib.settings import KdlibError
 from kdlib.teacher import Targets
 from kdlib.tokens import Batch, Objective, Rollout
 

@@ -12,14 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlib import runs
-from kdlib.config import LABELS, METHODS, SIZES, STUDENTS
+from kdlib.config import SIZES, STUDENTS
+from kdlib.methods import LABELS, METHODS, PAPER
 
 _PALETTE = sns.color_palette("colorblind")
-COLOURS = {
+COLOURS = {  # one hue for variants of one method
     **{"base": "0.55", "teacher": "0.15", "sft": _PALETTE[3], "word_kd": _PALETTE[0]},
-    **{"seq_kd": _PALETTE[2], "rkld": _PALETTE[1]},
+    **{"seq_kd": _PALETTE[2], "seq_kd_beam": _PALETTE[2], "seq_kd_sampled": _PALETTE[2]},
+    **{"rkld": _PALETTE[1], "off_policy_rkl": _PALETTE[1]},
+    **{"imitkd": _PALETTE[4], "gkd": _PALETTE[5]},
+    **{"distillm": "#6a3d9a", "distillm2": "#6a3d9a", "minillm": _PALETTE[9]},  # violet, dark
 }
-MARKERS = {"base": "P", "teacher": "*", "sft": "o", "word_kd": "s", "seq_kd": "^", "rkld": "D"}
+MARKERS = {
+    **{"base": "P", "teacher": "*", "sft": "o", "word_kd": "s"},
+    **{"seq_kd": "^", "seq_kd_beam": "v", "seq_kd_sampled": ">"},
+    **{"rkld": "D", "off_policy_rkl": "d", "imitkd": "p", "gkd": "h"},
+    **{"distillm": "X", "distillm2": "<", "minillm": "P"},
+}
 LINES = {"teacher": "-", "large": "-", "middle": "--", "small": ":"}
 AREA = {"teacher": 150, "large": 110, "middle": 65, "small": 30}  # points squared
 MEMORIZED = "memorized member rows (share)"
@@ -42,7 +51,7 @@ def _beside(axes: Axes, **how: object) -> None:
 
 
 def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
-    """Memorization of every method by size: mean over seeds, least to greatest, held-out below.
+    """Memorization of the paper's methods by size: mean over seeds, least to greatest, held-out.
 
     Args:
         rates: variant, student, mean, min, max of member rows (see `tables.spread`).
@@ -50,15 +59,16 @@ def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(layout="constrained")
     places = {size: i for i, size in enumerate(SIZES)}
-    for variant in ("teacher", *METHODS):
+    for variant in ("teacher", *PAPER):
         part = rates[rates["variant"] == variant].set_index("student")
         part = part.reindex([size for size in SIZES if size in part.index])
-        shift = 0.0 if variant == "teacher" else 0.09 * (list(METHODS).index(variant) - 1.5)
+        shift = 0.0 if variant == "teacher" else 0.09 * (PAPER.index(variant) - 1.5)
         x = [places[size] + shift for size in part.index]
         error = [part["mean"] - part["min"], part["max"] - part["mean"]]
         look = {"color": COLOURS[variant], "marker": MARKERS[variant], "markersize": 8}
         axes.errorbar(x, part["mean"], yerr=error, capsize=3, label=LABELS[variant], **look)
-    floor = held_out[held_out["variant"] != "base"].groupby("student")["mean"].max().reindex(SIZES)
+    others = held_out[held_out["variant"].isin(("teacher", *PAPER))]
+    floor = others.groupby("student")["mean"].max().reindex(SIZES)
     axes.plot(range(len(SIZES)), floor, "x:", color="0.4", label="held-out rows (highest)")
     axes.set_xticks(range(len(SIZES)), SIZES)
     axes.set(xlabel="model size", ylabel=MEMORIZED, ylim=(-0.02, None))
@@ -87,11 +97,14 @@ def memorization_by_k(tidy: pd.DataFrame) -> Figure:
 def utility_vs_memorization(points: pd.DataFrame) -> Figure:
     """Held-out ROUGE-L against memorization; one large mark per model, a small one per seed.
 
+    Drawn for base, teacher and the paper's methods.
+
     Args:
         points: variant, student, seed, exact_rate (members), rougeL (held-out), both 0 to 1.
     """
     figure, axes = plt.subplots(layout="constrained")
-    for variant, part in points.groupby("variant", sort=False):
+    drawn = points[points["variant"].isin(("base", "teacher", *PAPER))]
+    for variant, part in drawn.groupby("variant", sort=False):
         look = {"color": COLOURS[variant], "marker": MARKERS[variant]}
         axes.scatter(part["exact_rate"], part["rougeL"], s=14, alpha=0.4, linewidths=0, **look)
         mean = part.groupby("student")[["exact_rate", "rougeL"]].mean()
@@ -104,7 +117,7 @@ def utility_vs_memorization(points: pd.DataFrame) -> Figure:
 
 
 def training_paths(paths: pd.DataFrame) -> Figure:
-    """Each method's way through training: held-out loss against memorization, epoch by epoch.
+    """The paper's methods through training: held-out loss against memorization, epoch by epoch.
 
     Args:
         paths: variant, student, epoch, exact_rate (members), nats_per_token (held-out), means over
@@ -114,7 +127,7 @@ def training_paths(paths: pd.DataFrame) -> Figure:
         1, len(STUDENTS), figsize=(10, 4), sharey=True, layout="constrained"
     )
     for axes, size in zip(panels, STUDENTS, strict=True):
-        for variant in METHODS:
+        for variant in PAPER:
             part = paths[(paths["variant"] == variant) & (paths["student"] == size)]
             part = part.sort_values("epoch")
             look = {"color": COLOURS[variant], "linewidth": 3 if variant == "sft" else 1.5}
@@ -131,7 +144,7 @@ def training_paths(paths: pd.DataFrame) -> Figure:
 
 
 def memorization_by_repetitions(table: pd.DataFrame, size: str = "middle") -> Figure:
-    """Canaries memorized by how often they are planted, with Wilson intervals.
+    """Canaries memorized by how often they are planted, with Wilson intervals; paper's methods.
 
     Args:
         table: variant, student, kind, times, value, lo, hi (see `tables.repetitions`).
@@ -139,7 +152,7 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str = "middle") -> Fi
     """
     figure, axes = plt.subplots(layout="constrained")
     canary = table[table["kind"] == "canary"]
-    for place, variant in enumerate(("teacher", *METHODS)):
+    for place, variant in enumerate(("teacher", *PAPER)):
         wanted = "teacher" if variant == "teacher" else size
         part = canary[(canary["variant"] == variant) & (canary["student"] == wanted)]
         x = part["times"] * 1.04 ** (place - 2)
@@ -179,6 +192,40 @@ def loss_curves(paths: pd.DataFrame) -> Figure:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
+    """Every method that was run: memorized rows and usefulness side by side, one line a method.
+
+    Args:
+        rates: variant, student, member, member_lo, member_hi, 0 to 1 (see `claims.table1`).
+        rouge: variant, student, rougeL_held_out, ..._lo, ..._hi, 0 to 1 (see `claims.table2`).
+    """
+    methods = [name for name in METHODS if name in set(rates["variant"])]
+    figure, panels = plt.subplots(
+        *(len(STUDENTS), 2),
+        figsize=(10, 0.5 + 3 * (0.25 + 0.24 * len(methods))),
+        sharex="col",
+        sharey=True,
+        layout="constrained",
+    )
+    columns = ((rates, "member", MEMORIZED), (rouge, "rougeL_held_out", "held-out ROUGE-L (F1)"))
+    for line, size in zip(panels, STUDENTS, strict=True):
+        for axes, (table, name, title) in zip(line, columns, strict=True):
+            part = table[table["student"] == size].set_index("variant")
+            _dots(axes, part.loc[methods], name)
+            axes.set(xlabel=title if size == STUDENTS[-1] else "")
+        line[0].set_yticks(range(len(methods)), [LABELS[name] for name in methods])
+        line[0].set(ylabel=size, ylim=(len(methods) - 0.4, -0.6))
+    return figure
+
+
+def _dots(axes: Axes, part: pd.DataFrame, name: str) -> None:
+    for place, (method, row) in enumerate(part.iterrows()):
+        error = [[row[name] - row[f"{name}_lo"]], [row[f"{name}_hi"] - row[name]]]
+        look = {"color": COLOURS[method], "marker": MARKERS[method], "markersize": 7}
+        axes.errorbar(row[name], place, xerr=error, capsize=3, **look)
+    axes.axvline(part.loc["sft", name], color=COLOURS["sft"], linestyle=":", zorder=0)
 
 
 def lengths(tokens: pd.DataFrame) -> Figure:

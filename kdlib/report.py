@@ -9,10 +9,17 @@ from collections.abc import Callable
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config import LABELS, METHODS, SIZES, KdlibError
+from kdlib.config import SIZES, STUDENTS
+from kdlib.methods import LABELS, METHODS, PAPER
+from kdlib.settings import KdlibError
 from kdlib.tables import WINDOW
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+ALL_METHODS = (
+    "All methods that were run: memorized as above, and usefulness, ROUGE-L (F1 of greedy answers) "
+    "on held-out rows, each with its 95% interval over all seeds. The claims are about the paper's "
+    f"{len(PAPER)} methods alone."
+)
 
 
 def read(profile: str, name: str) -> pd.DataFrame:
@@ -32,17 +39,20 @@ def read(profile: str, name: str) -> pd.DataFrame:
 
 
 def by_size(table: pd.DataFrame, cell: Callable[[pd.Series], str]) -> pd.DataFrame:
-    """One line per size and one column per method, as the paper lays it out; teacher under SFT."""
-    lines = {size: dict.fromkeys(METHODS, "") for size in SIZES}
+    """One line per size and one column per method, as the paper lays it out; teacher under SFT.
+
+    Methods that the paper has not are left out: see `all_methods`.
+    """
+    lines = {size: dict.fromkeys(PAPER, "") for size in SIZES}
     for _, row in table.iterrows():
         method = "sft" if row["variant"] == "teacher" else row["variant"]
-        if method in METHODS:
+        if method in PAPER:
             lines[row["student"]][method] = cell(row)
     frame = pd.DataFrame(lines).T.rename(columns=LABELS)
     return frame.rename_axis("size").reset_index()
 
 
-def interval(row: pd.Series, name: str, paper: float, digits: int) -> str:
+def interval(row: pd.Series, name: str, paper: float = float("nan"), digits: int = 2) -> str:
     """A value with its interval, and the paper's figure where it gives one."""
     value, lo, hi = row[name], row[f"{name}_lo"], row[f"{name}_hi"]
     said = f"{value:.3f} [{lo:.3f}, {hi:.3f}]"
@@ -52,7 +62,8 @@ def interval(row: pd.Series, name: str, paper: float, digits: int) -> str:
 def memorized(table1: pd.DataFrame) -> pd.DataFrame:
     """Table 1 as words: mean, interval, the paper's figure in brackets; held-out rows beside it."""
     frame = by_size(table1, lambda row: interval(row, "member", row["paper"], 3))
-    highest = table1.groupby("student")["held_out"].max()
+    shown = table1[table1["variant"].isin(("teacher", *PAPER))]
+    highest = shown.groupby("student")["held_out"].max()
     return frame.assign(**{"held-out, highest": frame["size"].map(highest).map("{:.3f}".format)})
 
 
@@ -60,6 +71,30 @@ def utility(table2: pd.DataFrame, split: str = "held_out", metric: str = "rougeL
     """One ROUGE of one split as words, the paper's figure in brackets where it gives one."""
     name = f"{metric}_{split}"
     return by_size(table2, lambda row: interval(row, name, row[f"paper_{name}"], 2))
+
+
+def all_methods(table1: pd.DataFrame, table2: pd.DataFrame) -> pd.DataFrame:
+    """Every method that was run, one line each: memorized and held-out ROUGE-L by size, as words.
+
+    Args:
+        table1: as written by `claims.table1`.
+        table2: as written by `claims.table2`.
+    """
+    first, second = (table.set_index(["variant", "student"]) for table in (table1, table2))
+    lines = []
+    for method in (name for name in METHODS if name in set(table1["variant"])):
+        line = {"method": LABELS[method]}
+        for size in STUDENTS:
+            line[f"{size}: memorized"] = interval(first.loc[(method, size)], "member")
+        for size in STUDENTS:
+            line[f"{size}: ROUGE-L"] = interval(second.loc[(method, size)], "rougeL_held_out")
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def more_methods(table1: pd.DataFrame) -> bool:
+    """Whether methods were run that the paper has not."""
+    return bool(set(table1["variant"]) & set(METHODS) - set(PAPER))
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -107,6 +142,10 @@ def print_report(profile: str) -> None:
     print(f"\n{memorized(first).to_string(index=False)}")
     print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows; in brackets the paper's")
     print(f"\n{utility(second).to_string(index=False)}")
+    if more_methods(first):
+        words = all_methods(first, second).set_index("method")
+        for what in ("memorized", "ROUGE-L"):
+            print(f"\nALL METHODS: {what}\n\n{words.filter(like=what).to_string()}")
     print("\nTHE PAPER'S CLAIMS")
     for row in claims.itertuples():
         said(f"{row.claim} {str(row.verdict).upper()}: {row.statement}")
@@ -142,13 +181,15 @@ def readme_block(profile: str) -> str:
     models = read(profile, "metrics")
     made = f"commit {', '.join(sorted(models['commit'].unique()))}"
     where = f"{', '.join(sorted(models['device'].unique()))}"
-    return "\n\n".join(
-        [
-            f"{legend(profile)} Reference run: {made}, on {where}. {spent(profile)}".strip(),
-            markdown(memorized(read(profile, "table1"))),
-            ledger(profile),
-        ]
-    )
+    first, second = read(profile, "table1"), read(profile, "table2")
+    parts = [
+        f"{legend(profile)} Reference run: {made}, on {where}. {spent(profile)}".strip(),
+        markdown(memorized(first)),
+        ledger(profile),
+    ]
+    if more_methods(first):
+        parts += [ALL_METHODS, markdown(all_methods(first, second))]
+    return "\n\n".join(parts)
 
 
 def update_readme(profile: str) -> None:

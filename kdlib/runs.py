@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlib.config import KdlibError
+from kdlib.settings import KdlibError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from datasets import Dataset, load_dataset
 from datasets.utils.logging import disable_progress_bar
 
 from kdlib import runs
-from kdlib.config import FIELDS, DataSettings, KdlibError
+from kdlib.settings import FIELDS, DataSettings, KdlibError
 
 DOLLY = "databricks/databricks-dolly-15k"
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}

@@ -16,8 +16,10 @@ import pandas as pd
 import torch
 
 from kdlib import bases, measure, models, objectives, runs, sample, texts, train
-from kdlib.config import LABELS, METHODS, STUDENTS, TrainSettings
+from kdlib.config import STUDENTS
 from kdlib.lab import Lab, need
+from kdlib.methods import LABELS, METHODS
+from kdlib.settings import TrainSettings
 from kdlib.teacher import Live, Remembered, Stored, Targets, write_store
 from kdlib.tokens import Example, Source
 

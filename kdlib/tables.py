@@ -11,14 +11,11 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config import DISTILLED, FULL, METHODS, STUDENTS, WINDOW, KdlibError
+from kdlib.config import FULL, STUDENTS, WINDOW
 from kdlib.intervals import DRAWS, bootstrap, paired_difference, wilson
+from kdlib.methods import METHODS, PAPER
+from kdlib.settings import KdlibError
 
-MODELS = [
-    ("base", "teacher"),
-    ("teacher", "teacher"),
-    *((method, size) for method in ("base", *METHODS) for size in STUDENTS),
-]
 IDENTITY = ["variant", "student", "seed", "run_id", "commit", "device", "dtype"]
 TIDY = [
     *("run_id", "variant", "student", "split", "metric", "k", "value", "n", "lo", "hi"),
@@ -32,21 +29,31 @@ def exact(tuples: pd.DataFrame, k: int = WINDOW) -> pd.Series:
     return tuples["prefix"] >= window
 
 
-def collect(profile: str, seeds: Sequence[int]) -> dict[str, pd.DataFrame]:
-    """Every model of these seeds: frames tuples, answers, paths and costs.
+def models(methods: Sequence[str] = PAPER) -> list[tuple[str, str]]:
+    """Every model of one seed, as (variant, size): base and teacher, then methods by size."""
+    students = [(variant, size) for variant in ("base", *methods) for size in STUDENTS]
+    return [("base", "teacher"), ("teacher", "teacher"), *students]
+
+
+def collect(
+    profile: str, seeds: Sequence[int], methods: Sequence[str] = PAPER
+) -> dict[str, pd.DataFrame]:
+    """Every model of these seeds and methods: frames tuples, answers, paths and costs.
 
     Raises:
         KdlibError: a run is not there; says which, and what makes it.
     """
     parts: dict[str, list[pd.DataFrame]] = {}
     for seed in seeds:
-        for variant, size in MODELS:
+        for variant, size in models(methods):
             folder = runs.runs_dir(profile) / f"seed-{seed}" / f"{variant}-{size}"
             manifest = runs.read_manifest(folder)
             if manifest is None:
+                further = " ".join(name for name in methods if name not in PAPER)
+                asked = f' METHODS="{further}"' if further else ""
                 raise KdlibError(
                     f"{variant} {size} of seed {seed} is not there; make it with: "
-                    f'make study PROFILE={profile} SEEDS="{" ".join(map(str, seeds))}"'
+                    f'make study PROFILE={profile} SEEDS="{" ".join(map(str, seeds))}"{asked}'
                 )
             facts: dict[str, Any] = {"variant": variant, "student": size, "seed": seed}
             facts |= {name: manifest[name] for name in IDENTITY[3:]}
@@ -155,8 +162,16 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(**named, shorter=("shorter", "mean")).reset_index()
 
 
+def distilled(frame: pd.DataFrame) -> list[str]:
+    """The distilled methods in a frame's column `variant`, in the order of METHODS."""
+    there = set(frame["variant"])
+    return [name for name in METHODS if name in there and name != "sft"]
+
+
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between models: per seed and pooled (seed "all").
+
+    To SFT for every method there is; by order and by size for the paper's, whose claims need them.
 
     Columns: comparison (to_sft, order, size), variant, student, against, metric, seed, value, lo,
     hi, n, same_sign.
@@ -167,13 +182,13 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     greedy = answers[(answers["decoding"] == "greedy") & (answers["split"] == "held_out")]
     found = []
     for size in STUDENTS:
-        for method in DISTILLED:
+        for method in distilled(tuples):
             pair = ((method, size), ("sft", size))
             found += _compare(members, *pair, "exact_rate", "to_sft")
             found += _compare(greedy, *pair, "rougeL", "to_sft")
         for lower, upper in (("rkld", "word_kd"), ("rkld", "seq_kd"), ("word_kd", "seq_kd")):
             found += _compare(members, (lower, size), (upper, size), "exact_rate", "order")
-    for method in METHODS:
+    for method in PAPER:
         ladder = [(method, size) for size in STUDENTS]
         for larger, smaller in zip(ladder, ladder[1:], strict=False):
             found += _compare(members, smaller, larger, "exact_rate", "size")
@@ -241,9 +256,9 @@ def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
             "nats_per_token": wide[("nats_per_token", "held_out")],
         }
     ).reset_index()
-    rows = []
+    rows, methods = [], distilled(flat)
     for (seed, size, method), part in flat.groupby(["seed", "student", "variant"]):
-        if method not in DISTILLED:
+        if method not in methods:
             continue
         end = part.loc[part["epoch"].idxmax()]
         sft = flat.query("seed == @seed and student == @size and variant == 'sft'")
@@ -259,6 +274,21 @@ def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def frontier(points: pd.DataFrame, less: str, more: str) -> pd.Series:
+    """Which lines are on the Pareto frontier: no other is as good in both and better in one.
+
+    Args:
+        points: one line each, such as a method at one size.
+        less: the column of which less is better.
+        more: the column of which more is better.
+    """
+    beaten = []
+    for x, y in zip(points[less], points[more], strict=True):
+        as_good = (points[less] <= x) & (points[more] >= y)
+        beaten.append((as_good & ((points[less] < x) | (points[more] > y))).any())
+    return ~pd.Series(beaten, index=points.index, dtype=bool)
 
 
 def write_results(profile: str, frames: dict[str, pd.DataFrame]) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdlib import models, runs
-from kdlib.config import KdlibError
+from kdlib.settings import KdlibError
 from kdlib.tokens import Batch, Example, collate
 
 INDEX, HEAD, PROGRESS = "index.json", "head.safetensors", "progress.json"

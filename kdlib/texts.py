@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kdlib import losses, models, policy, sample
-from kdlib.config import TrainSettings
+from kdlib.settings import TrainSettings
 from kdlib.teacher import Targets
 from kdlib.tokens import Batch, Example, Rollout, Source, collate, steps
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from kdlib.config import KdlibError, TokenSettings
+from kdlib.settings import KdlibError, TokenSettings
 
 IGNORE = -100  # the label torch's cross-entropy leaves out
 END = "<|endoftext|>"

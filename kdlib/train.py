@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from kdlib import models, runs
-from kdlib.config import KdlibError, TrainSettings
+from kdlib.settings import KdlibError, TrainSettings
 from kdlib.tokens import Batch, Objective, Source
 
 CHUNK_LOGITS = 2**24  # logits that the loss holds at once: 64 MiB in float32

@@ -47,7 +47,8 @@ def start_study(project: Path, log: str = "make.log", **given: str) -> subproces
     # Shells ignore Ctrl-C in what they start in the background; a handler here undoes that there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "KDLIB_ROOT", "PYTHONPATH"}
-    values = {"PROFILE": "smoke", "SEEDS": "", "BIN": str(Path(sys.executable).parent)} | given
+    values = {"PROFILE": "smoke", "SEEDS": "", "METHODS": "paper"}
+    values |= {"BIN": str(Path(sys.executable).parent)} | given
     command = ["make", "study", *(f"{name}={value}" for name, value in values.items())]
     with (project / log).open("w") as output:
         return subprocess.Popen(
@@ -61,9 +62,9 @@ def start_study(project: Path, log: str = "make.log", **given: str) -> subproces
         )
 
 
-def run_study(project: Path, seeds: str = "") -> str:
+def run_study(project: Path, seeds: str = "", methods: str = "all") -> str:
     """Run `make study` on smoke to its end and give what it printed."""
-    code = start_study(project, SEEDS=seeds).wait()
+    code = start_study(project, SEEDS=seeds, METHODS=methods).wait()
     said = (project / "make.log").read_text()
     logs = sorted(
         (project / "data" / "runs" / "smoke" / "logs").glob("*.log"), key=os.path.getmtime
@@ -74,7 +75,7 @@ def run_study(project: Path, seeds: str = "") -> str:
 
 @pytest.fixture(scope="session")
 def smoke_study(tmp_path_factory) -> Path:
-    """A copy of the project in which the whole study ran once on the smoke profile."""
+    """A copy of the project in which the whole study ran once on smoke, with all methods."""
     project = copy_project(tmp_path_factory.mktemp("smoke") / "project")
     run_study(project)
     return project

@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from kdlib import calibration
-from kdlib.config import METHODS, STUDENTS, KdlibError, load_profile
+from kdlib.config import STUDENTS, load_profile
+from kdlib.methods import METHODS
+from kdlib.settings import KdlibError
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "results" / "laptop" / "calibration.csv"
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from kdlib.config import PROFILES, KdlibError, load_profile, read_methods, read_seeds
+from kdlib.config import PROFILES, load_profile, read_methods, read_seeds
 from kdlib.methods import COEFFICIENTS, METHODS, PAPER, require_coefficients
+from kdlib.settings import KdlibError
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])

@@ -10,7 +10,8 @@ from toy import SETTINGS, fitted, how, new_model
 from transformers import GenerationConfig
 
 from kdlib import losses, measure, models, objectives, sample, tables, tokens, train
-from kdlib.config import METHODS, KdlibError
+from kdlib.methods import METHODS
+from kdlib.settings import KdlibError
 from kdlib.teacher import Live, Remembered, Stored, write_store
 
 PUBLISHED = {name: value for one in METHODS.values() for name, value in one.coefficients.items()}

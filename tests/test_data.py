@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from kdlib import canaries, data, runs, sources
-from kdlib.config import DataSettings, KdlibError, load_profile
+from kdlib.config import load_profile
+from kdlib.settings import DataSettings, KdlibError
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from kdlib import lab
-from kdlib.config import KdlibError
+from kdlib.settings import KdlibError
 
 OWN = 'profile = "laptop"  # name\nseed = 0'
 

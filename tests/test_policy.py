@@ -7,7 +7,7 @@ import torch
 import toy
 
 from kdlib import losses, models, objectives, policy, sample, texts, tokens
-from kdlib.config import METHODS
+from kdlib.methods import METHODS
 from kdlib.teacher import Live, Remembered
 
 PUBLISHED = dict(METHODS["minillm"].coefficients)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib import claims, data, report, tables
-from kdlib.config import PROFILES, KdlibError, Profile
+from kdlib import claims, data, plots, report, tables
+from kdlib.config import PROFILES, Profile
+from kdlib.methods import LABELS, PAPER
+from kdlib.settings import KdlibError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results" / "laptop"
@@ -18,14 +20,19 @@ README = (ROOT / "README.md").read_text("utf-8")
 NEEDED = ("table1", "table2", "claims", "metrics", "lengths")
 
 
+@pytest.fixture(params=[PAPER, (*PAPER, "gkd", "minillm")], ids=["paper", "further"])
+def methods(request):
+    return request.param
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, methods):
     """A project with the tables of a made-up run."""
     (tmp_path / "README.md").write_text(README, "utf-8")
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
     facts = [
         {"variant": variant, "student": size, "seed": seed, "split": split}
-        for variant, size in tables.MODELS
+        for variant, size in tables.models(methods)
         for split in ("member", "held_out")
         for seed in (3, 7)
     ]
@@ -43,17 +50,18 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_report_in_a_terminal(project, capsys):
+def test_report_in_a_terminal(project, capsys, methods):
     report.print_report("made")
     said = capsys.readouterr().out
     assert "0.500 [" in said and "] (0.654)" in said
     joined = " ".join(said.split())
     assert "seeds 3, 7" in joined and "40 member rows" in joined
     assert all(f"{name} OPEN" in said for name in claims.CLAIMS)
+    assert ("ALL METHODS: ROUGE-L" in said) == ("MiniLLM" in said) == ("gkd" in methods)
     assert "data/results/made" in said and "data/figures/made" in said
 
 
-def test_update_rewrites_the_block_and_nothing_else(project):
+def test_update_rewrites_the_block_and_nothing_else(project, methods):
     report.update_readme("made")
     report.update_readme("made")
     text = (project / "README.md").read_text("utf-8")
@@ -64,7 +72,11 @@ def test_update_rewrites_the_block_and_nothing_else(project):
     assert "| large | 0.500 [" in block and "] (0.523) |" in block and "0123456789" in block
     assert "no \\| numbers" in block  # a bar in a cell does not open a column
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines() if "|" in line]
-    assert set(widths) == {7, 4}
+    further = len(methods) > len(PAPER)
+    assert set(widths) == ({7, 4, 8} if further else {7, 4})
+    paper, _, everything = block.partition(report.ALL_METHODS)
+    assert "MiniLLM" not in paper and "GKD" not in paper
+    assert all((f"| {LABELS[name]} | 0.500 [" in everything) == further for name in methods)
 
 
 def test_missing_tables_and_a_readme_without_the_block(project):
@@ -89,6 +101,11 @@ def test_readme_says_what_the_committed_tables_say(monkeypatch):
     monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
     block = README.split(report.BEGIN)[1].split(report.END)[0]
     assert block.strip() == report.readme_block("laptop"), "run report.update_readme('laptop')"
+
+
+def test_every_method_looks_like_itself():
+    looks = {(str(plots.COLOURS[name]), plots.MARKERS[name]) for name in LABELS}
+    assert len(looks) == len(LABELS)
 
 
 def test_links_lead_somewhere():

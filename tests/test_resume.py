@@ -85,6 +85,12 @@ def test_nothing_is_redone_when_all_is_done(smoke_study, tmp_path):
     assert stages(run_study(project), "started") == set()
 
 
+def trained(project: Path) -> dict[Path, int]:
+    """Every checkpoint: when it was written, in nanoseconds."""
+    found = (project / "data" / "runs" / "smoke").glob("seed-*/*/checkpoint/model.safetensors")
+    return {file.relative_to(project): file.stat().st_mtime_ns for file in found}
+
+
 def test_killed_and_interrupted_study_ends_with_the_same_tables(smoke_study, tmp_path):
     project = copy_project(tmp_path / "project")
 
@@ -108,14 +114,18 @@ def test_killed_and_interrupted_study_ends_with_the_same_tables(smoke_study, tmp
     assert len(before) < len(between) < 9
     assert stages(said, "started").isdisjoint(before)
 
-    said = run_study(project, seeds="0")
+    said = run_study(project, seeds="0", methods="paper")
     after = finished(project)
     assert stages(said, "done") == after.keys() - between.keys()
     assert {name: after[name] for name in between} == between, "a finished stage was redone"
     assert not list((project / "data" / "runs" / "smoke" / "logs").glob("*.ipynb"))
 
     whole = shutil.copytree(smoke_study, tmp_path / "whole")
-    run_study(whole, seeds="0")
+    models = trained(whole)
+    said = run_study(whole, seeds="0", methods="paper")
+    picking = {"05_sequence_level_kd-seed0", "06_reverse_kl-seed0", "09_memorization_meter-seed0"}
+    assert stages(said, "done") == picking | {"10_comparison", "00_map"}
+    assert trained(whole) == models, "other METHODS trained a finished model again"
     ours, theirs = tables(project), tables(whole)
     assert ours and ours.keys() == theirs.keys()
     for name in ours:

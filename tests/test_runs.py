@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdlib import runs
-from kdlib.config import KdlibError
+from kdlib.settings import KdlibError
 
 
 def full_disk(*_args, **_named):

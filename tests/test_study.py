@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from kdlib import models, runs, study, tokens, train
-from kdlib.config import METHODS, PAPER, SIZES, KdlibError, ModelSettings
+from kdlib.config import SIZES
 from kdlib.lab import Lab, open_lab
+from kdlib.methods import METHODS, PAPER
+from kdlib.settings import KdlibError, ModelSettings
 from kdlib.teacher import Live, Remembered, Stored
 
 WIDTHS = dict(zip(SIZES, (32, 24, 16, 8), strict=True))

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from kdlib import claims, intervals, tables
-from kdlib.config import DISTILLED, METHODS, STUDENTS, KdlibError
+from kdlib.config import STUDENTS
+from kdlib.methods import DISTILLED, PAPER
+from kdlib.settings import KdlibError
 
 
 def test_wilson_known_numbers():
@@ -32,10 +34,10 @@ def test_paired_bootstrap_has_the_normal_width():
         intervals.paired_difference(a, b.iloc[:-1], "x")
 
 
-def study(rates, rouge=None, held_out=0.0, n=200):
+def study(rates, rouge=None, held_out=0.0, methods=PAPER, n=200):
     """Tuples and answers of three seeds with the given memorization by (variant, size)."""
     tuples, answers = [], []
-    for variant, size in tables.MODELS:
+    for variant, size in tables.models(methods):
         rate = rates.get((variant, size), 0.0)
         for seed in range(3):
             for split, share in (("member", rate), ("held_out", held_out)):
@@ -52,7 +54,7 @@ def study(rates, rouge=None, held_out=0.0, n=200):
 def ladder(top, *, order=(0.9, 0.5, 0.6, 0.2)):
     """Memorization that falls with size and from SFT over KD to RKLD."""
     rates = {("teacher", "teacher"): top}
-    for method, share in zip(METHODS, order, strict=True):
+    for method, share in zip(PAPER, order, strict=True):
         for i, size in enumerate(STUDENTS):
             rates[method, size] = top * share * (1 - 0.25 * i)
     return rates
@@ -68,8 +70,8 @@ def cost(ratio):
     return pd.DataFrame(rows)
 
 
-def verdicts(rates, rouge=None, ratio=0.5, held_out=0.0):
-    tuples, answers = study(rates, rouge, held_out)
+def verdicts(rates, rouge=None, ratio=0.5, held_out=0.0, methods=PAPER):
+    tuples, answers = study(rates, rouge, held_out, methods)
     gaps = tables.differences(tuples, answers)
     ledger = claims.ledger(tuples, gaps, cost(ratio))
     return ledger.set_index("claim")["verdict"].to_dict()
@@ -89,7 +91,7 @@ def test_claims_refuted():
 
 
 def test_claims_open():
-    flat = dict.fromkeys(tables.MODELS, 0.3)
+    flat = dict.fromkeys(tables.models(), 0.3)
     found = verdicts(flat, held_out=0.3)
     assert [found[name] for name in ("C1", "C3", "C4", "C5")] == ["open"] * 4
     tuples, answers = study(flat)
@@ -98,6 +100,30 @@ def test_claims_open():
     answers.loc[theirs, "rougeL"] += noise
     gaps = tables.differences(tuples, answers)
     assert claims.ledger(tuples, gaps, cost(0.5)).set_index("claim").at["C2", "verdict"] == "open"
+
+
+def test_claims_are_about_the_papers_methods_alone():
+    """Further methods that would turn every verdict turn none, and words stay the same."""
+    worse = {("gkd", "large"): 0.1, ("gkd", "middle"): 0.5, ("gkd", "small"): 1.0}
+    ledgers = []
+    for methods in (PAPER, (*PAPER, "gkd", "minillm")):
+        tuples, answers = study(ladder(0.9) | worse, {"gkd": 0.1}, 0.0, methods)
+        gaps = tables.differences(tuples, answers)
+        ledgers.append(claims.ledger(tuples, gaps, cost(0.5)))
+    pd.testing.assert_frame_equal(*ledgers)
+    assert set(ledgers[0]["verdict"]) == {"confirmed"}
+    assert set(gaps["variant"]) == {*PAPER, "gkd", "minillm"}
+    assert set(gaps[gaps["comparison"] != "to_sft"]["variant"]) == set(PAPER)
+    first = claims.table1(tuples).set_index(["variant", "student"])
+    assert first.loc["gkd", "member"].tolist() == [0.1, 0.5, 1.0] and first["paper"].count() == 13
+    assert [*first.index[-6::3]] == [("gkd", "large"), ("minillm", "large")]
+
+
+def test_frontier_keeps_what_no_other_beats():
+    columns = {"x": [0.1, 0.2, 0.3, 0.3, 0.1], "y": [0.5, 0.4, 0.6, 0.6, 0.4]}
+    points = pd.DataFrame(columns, index=[*"abcde"])
+    kept = tables.frontier(points, "x", "y")
+    assert kept.index[kept].tolist() == ["a", "c", "d"]
 
 
 def test_copies_do_not_pass_for_more_evidence():
@@ -119,13 +145,15 @@ def test_one_seed_that_disagrees_leaves_a_claim_open():
 
 def test_early_stopped_finds_the_best_epoch_below():
     rows = []
-    for variant, rates in (("sft", [0.0, 0.2, 0.25, 0.5]), ("rkld", [0.0, 0.1, 0.2, 0.3])):
+    ways = {"sft": [0.0, 0.2, 0.25, 0.5], "rkld": [0.0, 0.1, 0.2, 0.3], "gkd": [0.0, 0.2, 0.3, 0.6]}
+    for variant, rates in ways.items():
         for epoch, rate in enumerate(rates):
             for split in ("member", "held_out"):
                 facts = {"seed": 0, "student": "small", "variant": variant, "epoch": epoch}
                 loss = 2.0 + 0.5 * epoch if variant == "sft" else 3.5
                 rows.append(facts | {"split": split, "exact_rate": rate, "nats_per_token": loss})
-    (found,) = tables.early_stopped(pd.DataFrame(rows)).to_dict("records")
+    gkd, found = tables.early_stopped(pd.DataFrame(rows)).to_dict("records")
+    assert gkd["variant"] == "gkd" and gkd["sft_epoch"] == 1 and gkd["exact_rate"] == 0.6
     assert found["sft_epoch"] == 1 and found["sft_exact_rate"] == 0.2
     assert found["sft_nats_per_token"] == 2.5 and found["nats_per_token"] == 3.5
 
@@ -134,3 +162,5 @@ def test_missing_run_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
     with pytest.raises(KdlibError, match="base teacher of seed 0 is not there; make it with"):
         tables.collect("smoke", [0])
+    with pytest.raises(KdlibError, match='SEEDS="0" METHODS="gkd"'):
+        tables.collect("smoke", [0], (*PAPER, "gkd"))

@@ -5,7 +5,8 @@ import torch
 import toy
 
 from kdlib import losses, models, objectives, texts, tokens
-from kdlib.config import METHODS, KdlibError
+from kdlib.methods import METHODS
+from kdlib.settings import KdlibError
 from kdlib.teacher import Live
 
 TEXTS = {

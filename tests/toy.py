@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kdlib import models, objectives, texts, tokens, train
-from kdlib.config import ModelSettings, TokenSettings, TrainSettings
+from kdlib.settings import ModelSettings, TokenSettings, TrainSettings
 
 SETTINGS = TokenSettings(vocabulary=300, max_prompt=64, max_length=96)
 SHAPE = ModelSettings(layers=2, heads=2, width=32)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from kdlib import models, objectives, runs, sample, texts, train
-from kdlib.config import METHODS, ModelSettings, TrainSettings
+from kdlib.methods import METHODS
+from kdlib.settings import ModelSettings, TrainSettings
 from kdlib.teacher import Live, Remembered
 from kdlib.tokens import Example, Source
 

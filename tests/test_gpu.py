@@ -1,0 +1,95 @@
+"""What holds on a GPU alone; and that the gpu profile runs, on tiny models."""
+
+import pytest
+import torch
+import toy
+
+from kdlib import losses, models, objectives, study, tokens, train
+from kdlib.config import load_profile
+from kdlib.lab import Lab
+from kdlib.methods import METHODS
+from kdlib.teacher import Live
+
+gpu = pytest.mark.gpu
+
+
+@pytest.mark.slow
+def test_gpu_profile_runs_with_its_settings_on_tiny_models(tmp_path, monkeypatch):
+    """Every setting but the counts is the profile's own: lengths, batches, rates, methods."""
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    profile = load_profile("gpu")
+    tiny = {"layers": 1, "heads": 1, "width": 16}
+    shapes = {size: shape.model_copy(update=tiny) for size, shape in profile.models.items()}
+    few = {"packages": ("seaborn",), "pool": 60, "members": 24, "held_out": 8, "twins": 1}
+    few["repetitions"] = (1,)
+    shorter = {"epochs": 1, "batch": 16}
+    profile = profile.model_copy(
+        update={
+            "data": profile.data.model_copy(update=few),
+            "tokens": profile.tokens.model_copy(update={"vocabulary": 512}),
+            "models": shapes,
+            "pretrain": profile.pretrain.model_copy(update={"tokens": 4000, "batch": 16}),
+            "teacher": profile.teacher.model_copy(update=shorter),
+            "student": profile.student.model_copy(update=shorter),
+            "measure": profile.measure.model_copy(update={"rouge_rows": 2, "sampled_rows": 1}),
+        }
+    )
+    lab = Lab(profile, 0)
+    study.bases.prepare(lab)
+    study.run(lab, "teacher", "teacher")
+    for method in ("sft", "word_kd", "gkd"):
+        assert (study.run(lab, method, "small") / "tuples.parquet").is_file()
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_on_the_gpu_is_the_step_on_the_cpu(precision):
+    batch = tokens.collate(toy.examples()[:8], toy.tokenizer().pad_token_id)
+    found = []
+    for where in ("cpu", "cuda"):
+        model, teacher = (toy.new_model(seed).to(where) for seed in (0, 1))
+        minimized = objectives.objective("mixed_forward_kl", Live(teacher, precision), {"mix": 0.5})
+        loss, _ = train.step_loss(model, [batch], minimized, precision)
+        found.append([loss.cpu(), *(p.grad.cpu() for p in model.parameters())])
+    rough = {"fp32": {"rtol": 1e-3, "atol": 1e-5}, "bf16": {"rtol": 0.1, "atol": 5e-3}}[precision]
+    for cpu, cuda in zip(*found, strict=True):
+        torch.testing.assert_close(cpu, cuda, **rough)
+
+
+@gpu
+def test_no_step_waits_for_the_gpu():
+    """A step of word-level KD from batch to optimizer, with every synchronization an error."""
+    model, teacher = (toy.new_model(seed).cuda() for seed in (0, 1))
+    minimized = objectives.objective("mixed_forward_kl", Live(teacher, "bf16"), {"mix": 0.5})
+    settings = toy.how(precision="bf16")
+    optimizer = train.optimizer_for(model, settings)
+    batch = tokens.collate(toy.examples()[:8], toy.tokenizer().pad_token_id)
+
+    def step():
+        train.step_loss(model, [batch], minimized, "bf16")
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+def test_divergences_agree_on_both_devices():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 64, 500)
+    for name in ("forward_kl", "reverse_kl", "generalized_jsd", "skew_kl", "adaptive_kl"):
+        divergence = getattr(losses, name)
+        there = divergence(student.cuda(), teacher.cuda()).cpu()
+        torch.testing.assert_close(divergence(student, teacher), there, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_is_sdpa_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(models, "device", lambda: torch.device("cuda"))
+    assert models.attention() == "sdpa" and toy.new_model().config._attn_implementation == "sdpa"
+    assert set(load_profile("gpu").methods) == set(METHODS)
