@@ -24,7 +24,6 @@ PER_SEED = {
     "05_sequence_level_kd": ["02_teacher"],
     "06_reverse_kl": ["02_teacher"],
 }
-FURTHER = ("07_on_policy", "08_minillm")  # run where one of their methods is asked for
 PICKING = ("05_sequence_level_kd", "06_reverse_kl", "07_on_policy")  # told which methods are
 # The longest first, so that no core waits at the end for one of them.
 PRIORITY = {"02_teacher": 4, "08_minillm": 3, "07_on_policy": 2, "06_reverse_kl": 1}
@@ -44,7 +43,12 @@ except KdlibError as error:
 TRAINED = {}  # notebook: the chosen methods that it trains
 for method in CHOSEN:
     TRAINED.setdefault(METHODS[method].notebook, []).append(method)
-PER_SEED |= {name: ["02_teacher"] for name in FURTHER if name in TRAINED}
+# 07 also compares its models with those of 04 and 06
+FURTHER = {
+    "07_on_policy": ["02_teacher", "04_word_level_kd", "06_reverse_kl"],
+    "08_minillm": ["02_teacher"],
+}
+PER_SEED |= {name: before for name, before in FURTHER.items() if name in TRAINED}
 PER_SEED["09_memorization_meter"] = list(PER_SEED)
 further = " ".join(name for name in CHOSEN if name not in PAPER)
 NAMED = {PAPER: "paper", tuple(METHODS): "all"}.get(CHOSEN, further)

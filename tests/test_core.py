@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -239,6 +240,20 @@ def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, monkeyp
     batch = tokens.collate(examples, tokenizer.pad_token_id)
     live = Live(trained, "fp32").logits(batch, slice(None))
     torch.testing.assert_close(kept.logits(batch, slice(None)), live, atol=1e-5, rtol=1e-4)
+
+
+def test_two_who_want_one_store_compute_it_once(stored, examples, monkeypatch):
+    calls, whole = [], models.response_hidden
+
+    def counted(model, batch):
+        calls.append(batch.row_id)
+        return whole(model, batch)
+
+    monkeypatch.setattr(models, "response_hidden", counted)
+    with ThreadPoolExecutor(2) as pool:  # the lock is held per opened file, so threads will do
+        stores = [job.result() for job in [pool.submit(stored) for _ in range(2)]]
+    assert len(calls) == -(-len(examples) // 5)
+    assert stores[0].spans == stores[1].spans
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", *COMPARED])

@@ -1,0 +1,285 @@
+"""Training speed against the libraries one would use instead, side by side in one run.
+
+`make bench` writes data/results/bench/training-<device>.csv. Same models (the laptop profile's
+shapes, weights from a seed), rows, batch, steps and optimizer; each side in the faster of bf16 and
+fp32. Peers: TRL's SFTTrainer and GKDTrainer, and a plain transformers.Trainer with the loss written
+out; length-grouped, no logging, no checkpoints, no gradient checkpointing. The teacher store is
+written within our time, a tenth of it per epoch, as if for ten epochs; one student reads it.
+"""
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from trl import SFTConfig, SFTTrainer
+from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+from kdlib import data, models, objectives, runs, texts, tokens, train
+from kdlib.config import load_profile
+from kdlib.settings import TrainSettings
+from kdlib.teacher import Live, Stored, write_store
+
+ROWS, BATCH, ROUNDS, EPOCHS, MAX_NEW = 320, 16, 5, 10, 50
+DEVICE = models.device()
+TASKS = ("sft", "word_kd", "on_policy")
+
+
+class Bench:
+    """Rows, tokenizer, and the folder that stores and logs go to."""
+
+    def __init__(self, folder: Path, size: str = "middle") -> None:
+        profile = load_profile("laptop")
+        pool = data.load_pool(profile.data).select(range(ROWS))
+        written = [row["instruction"] + row["context"] + row["response"] for row in pool]
+        self.tokenizer = tokens.train_tokenizer(written, profile.tokens.vocabulary)
+        self.end = self.tokenizer.eos_token_id
+        self.examples = tokens.encode(pool, self.tokenizer, profile.tokens)
+        self.profile, self.size, self.folder = profile, size, folder
+        rows = [
+            {
+                "input_ids": list(one.prompt + one.response),
+                "completion_mask": [0] * len(one.prompt) + [1] * len(one.response),
+                "prompt_length": len(one.prompt),
+                "length": len(one),
+            }
+            for one in self.examples
+        ]
+        self.dataset = Dataset.from_list(rows)
+
+    def model(self, size: str):
+        """A model of that size, its weights from a seed."""
+        length = self.profile.tokens.max_length
+        return models.make_model(self.profile.models[size], self.tokenizer, length, 0).to(DEVICE)
+
+    def collate(self, rows: list[dict]) -> dict:
+        """What Trainer and GKDTrainer are given: padded rows, and the prompts alone."""
+        examples = [
+            tokens.Example(
+                "",
+                tuple(r["input_ids"][: r["prompt_length"]]),
+                tuple(r["input_ids"][r["prompt_length"] :]),
+            )
+            for r in rows
+        ]
+        batch = tokens.collate(examples, self.end)
+        longest = max(len(one.prompt) for one in examples)
+        pads = [longest - len(one.prompt) for one in examples]
+        prompts = torch.tensor(
+            [[self.end] * pad + [*one.prompt] for pad, one in zip(pads, examples, strict=True)]
+        )
+        mask = (torch.arange(longest) >= torch.tensor(pads)[:, None]).long()
+        return {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "labels": batch.labels,
+            "prompts": prompts,
+            "prompt_attention_mask": mask,
+        }
+
+
+class Clock(TrainerCallback):
+    """Seconds from the first step to the end, without what comes before."""
+
+    def on_step_begin(self, args, state, control, **_):
+        """Start at the first step."""
+        if state.global_step == 0:
+            self.started = time.perf_counter()
+
+    def on_train_end(self, args, state, control, **_):
+        """Stop."""
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - self.started
+
+
+class Counted:
+    """How many labelled tokens the student was trained on."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def add(self, labels: torch.Tensor) -> None:
+        """Count one batch."""
+        self.tokens += int((labels[:, 1:] != -100).sum())
+
+
+def ours(bench: Bench, task: str, precision: str) -> float:
+    """Response tokens per second of our loop over one epoch."""
+    settings = TrainSettings(epochs=1, lr=1e-5, batch=BATCH, precision=precision)
+    reading = texts.Reading(bench.examples, settings, bench.end, seed=0, max_new=MAX_NEW)
+    student, spent = bench.model(bench.size), 0.0
+    source, minimized, log = texts.fixed(reading), None, bench.folder / "log.jsonl"
+    if task == "sft":
+        minimized = objectives.objective("cross_entropy")
+    elif task == "word_kd":
+        teacher, store = bench.model("teacher"), bench.folder / f"store-{time.time_ns()}"
+        started = time.perf_counter()
+        how = {"pad_id": bench.end, "precision": precision}
+        write_store(store, "bench", teacher, bench.examples, **how)
+        spent = (time.perf_counter() - started) / EPOCHS
+        minimized = objectives.objective("forward_kl", Stored(store, "bench", precision))
+    else:
+        source = texts.mix(reading, 1.0)
+        minimized = objectives.objective("reverse_kl", Live(bench.model("teacher"), precision))
+    counted = Counted()
+
+    def watched(model, epoch):
+        for step in source(model, epoch):
+            counted.tokens += sum(sum(batch.lengths) for batch in step)
+            yield step
+
+    steps = -(-ROWS // BATCH)
+    started = time.perf_counter()
+    train.fit(student, watched, minimized, settings, epoch_steps=steps, seed=0, log=log, name=task)
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return counted.tokens / (time.perf_counter() - started + spent)
+
+
+def arguments(kind: type, bench: Bench, precision: str, **more):
+    """The peers' settings: nothing that costs time beside the training itself."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    grouped = (
+        {"train_sampling_strategy": "group_by_length"}
+        if "train_sampling_strategy" in names
+        else {"group_by_length": True}
+    )
+    return kind(
+        output_dir=str(bench.folder / "peer"),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        learning_rate=1e-5,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=20,
+        optim="adamw_torch_fused",
+        bf16=precision == "bf16",
+        use_cpu=DEVICE.type == "cpu",
+        gradient_checkpointing=False,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        length_column_name="length",
+        dataloader_pin_memory=DEVICE.type == "cuda",
+        **grouped,
+        **more,
+    )
+
+
+class PlainTrainer(Trainer):
+    """transformers.Trainer with the losses of SFT and word-level KD written out."""
+
+    teacher = None
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean over labelled positions, from the full logits."""
+        inputs.pop("prompts"), inputs.pop("prompt_attention_mask")
+        labels = inputs.pop("labels")[:, 1:]
+        logits = model(**inputs).logits[:, :-1]
+        asked = labels != -100
+        if self.teacher is None:
+            return F.cross_entropy(logits[asked].float(), labels[asked])
+        with torch.no_grad():
+            told = self.teacher(**inputs).logits[:, :-1]
+        p, q = (x[asked].float().log_softmax(-1) for x in (told, logits))
+        return F.kl_div(q, p, log_target=True, reduction="batchmean")
+
+
+def trainer_of(bench: Bench, peer: str, task: str, precision: str):
+    """A peer's trainer, ready to train one epoch."""
+    student, clock = bench.model(bench.size), Clock()
+    common = {"model": student, "train_dataset": bench.dataset, "callbacks": [clock]}
+    if peer == "TRL SFTTrainer":
+        own = {"completion_only_loss": True, "max_length": None}
+        args = arguments(SFTConfig, bench, precision, **own)
+        return SFTTrainer(args=args, processing_class=bench.tokenizer, **common), clock
+    common["data_collator"] = bench.collate
+    if peer == "TRL GKDTrainer":
+        on = task == "on_policy"
+        own = {"lmbda": float(on), "beta": float(on), "temperature": 1.0}
+        args = arguments(GKDConfig, bench, precision, max_new_tokens=MAX_NEW, **own)
+        teacher = bench.model("teacher")
+        trainer = GKDTrainer(
+            teacher_model=teacher, args=args, processing_class=bench.tokenizer, **common
+        )
+        return trainer, clock
+    trainer = PlainTrainer(args=arguments(TrainingArguments, bench, precision), **common)
+    if task == "word_kd":
+        trainer.teacher = bench.model("teacher").eval()
+    return trainer, clock
+
+
+def theirs(bench: Bench, peer: str, task: str, precision: str) -> float:
+    """Response tokens per second of a peer over the same epoch."""
+    trainer, clock = trainer_of(bench, peer, task, precision)
+    counted, whole = Counted(), trainer.compute_loss
+
+    def watched(model, inputs, *args, **named):
+        counted.add(inputs["labels"])
+        return whole(model, inputs, *args, **named)
+
+    trainer.compute_loss = watched
+    trainer.train()
+    return counted.tokens / clock.seconds
+
+
+PEERS = {
+    "sft": ("TRL SFTTrainer", "transformers.Trainer"),
+    "word_kd": ("TRL GKDTrainer", "transformers.Trainer"),
+    "on_policy": ("TRL GKDTrainer",),
+}
+
+
+def main() -> None:
+    """Time every task; write and print the table."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        for task in TASKS:
+            sides = {"ours": lambda p, t=task: ours(bench, t, p)}
+            for peer in PEERS[task]:
+                sides[peer] = lambda p, t=task, n=peer: theirs(bench, n, t, p)
+            for run in sides.values():  # the first run of each warms up
+                run("bf16")
+            trial = {n: {p: run(p) for p in ("bf16", "fp32")} for n, run in sides.items()}
+            best = {name: max(found, key=found.get) for name, found in trial.items()}
+            speeds = [{n: run(best[n]) for n, run in sides.items()} for _ in range(ROUNDS)]
+            for peer in PEERS[task]:
+                ratios = [one["ours"] / one[peer] for one in speeds]
+                rows.append(
+                    {
+                        "task": task,
+                        "peer": peer,
+                        "ours_tokens_per_s": round(statistics.median(s["ours"] for s in speeds)),
+                        "peer_tokens_per_s": round(statistics.median(s[peer] for s in speeds)),
+                        "ratio": round(statistics.median(ratios), 2),
+                        "ratio_min": round(min(ratios), 2),
+                        "ratio_max": round(max(ratios), 2),
+                        "rounds": ROUNDS,
+                        "steps": -(-ROWS // BATCH),
+                        "ours_dtype": best["ours"],
+                        "peer_dtype": best[peer],
+                        "student": bench.size,
+                        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU",
+                        "machine": runs.machine(),
+                        "threads": torch.get_num_threads(),
+                        "commit": runs.commit(),
+                    }
+                )
+                print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    runs.write_table(runs.results_dir("bench") / f"training-{DEVICE.type}.csv", table)
+    print(table.drop(columns=["commit", "machine"]).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
