@@ -51,7 +51,10 @@ format: $(READY)  ## let ruff sort imports and lay out code
 lab: $(READY)  ## JupyterLab on the series
 	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_map.ipynb
 
-bench: $(READY)  ## time the one-pass meter against greedy decoding
+bench: $(READY)  ## the meter against decoding; training speed and memory against other libraries
+	python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	TRL_EXPERIMENTAL_SILENCE=1 python tests/benchmarks/training.py
+	python tests/benchmarks/memory.py
 	python tests/benchmarks/meter.py
 
 calibrate: $(READY)  ## find learning rates and training length by the rule in the profile

@@ -25,8 +25,8 @@ PER_SEED = {
     "06_reverse_kl": ["02_teacher"],
 }
 PICKING = ("05_sequence_level_kd", "06_reverse_kl", "07_on_policy")  # told which methods are
-# The longest first, so that no core waits at the end for one of them.
-PRIORITY = {"02_teacher": 4, "08_minillm": 3, "07_on_policy": 2, "06_reverse_kl": 1}
+# The longest and what it waits for first, so that no core waits at the end for one of them.
+PRIORITY = {"02_teacher": 3, "06_reverse_kl": 2, "04_word_level_kd": 2, "07_on_policy": 1, "08_minillm": 1}
 FIRST, COMPARISON, MAP = "01_data_and_tokens", "10_comparison", "00_map"  # one for all seeds
 
 

@@ -51,7 +51,7 @@ def meter(
     found = []
     for rows in by_length(examples, batch):
         moved = collate(rows, pad_id).to(where)
-        with models.autocast(where, precision):
+        with models.inference(model), models.autocast(where, precision):
             logits = models.response_logits(model, moved).float()
         asked = moved.labels[:, 1:] != IGNORE  # [B, T - 1]
         top = logits.topk(2, dim=-1)

@@ -119,6 +119,23 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def inference(model: Any) -> Iterator[None]:
+    """Eval mode and SDPA, then as it was before.
+
+    On a CPU the forward pass of SDPA is the faster one, its backward pass the slower.
+    """
+    training, before = model.training, model.config._attn_implementation
+    model.eval()
+    if model._supports_sdpa:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        model.train(training)
+
+
 def response_hidden(model: Any, batch: Any) -> Tensor:
     """Last hidden states [N, D] of the positions that predict a labelled token."""
     hidden = model.base_model(

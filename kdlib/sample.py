@@ -4,12 +4,15 @@ Taught in notebooks 05_sequence_level_kd, 06_reverse_kl and 08_minillm.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig
 
+from kdlib import models
 from kdlib.tokens import Example
 
 
@@ -42,14 +45,15 @@ def continue_prompts(
     Returns:
         token ids, with the end token where one was written.
     """
-    was_training = model.training
-    mixed = [(model.eval(), 1 - teacher_mix)]
+    mixed = [(model, 1 - teacher_mix)]
     if teacher is not None and teacher_mix > 0:
-        mixed.append((teacher.eval(), teacher_mix))
+        mixed.append((teacher, teacher_mix))
     answers: dict[int, list[int]] = {i: [] for i in range(len(prompts))}
-    for chosen in _by_length(prompts, batch):
-        _decode(mixed, prompts, chosen, answers, end_id, max_new, greedy)
-    model.train(was_training)
+    with ExitStack() as stack:
+        for one, _ in mixed:
+            stack.enter_context(models.inference(one))
+        for chosen in _by_length(prompts, batch):
+            _decode(mixed, prompts, chosen, answers, end_id, max_new, greedy)
     return [tuple(answers[i]) for i in range(len(prompts))]
 
 
@@ -88,16 +92,10 @@ def _decode(
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     alive = torch.tensor(chosen)
     caches = [DynamicCache(config=model.config) for model, _ in mixed]
+    additive = _additive(mask, mixed[0][0].dtype)  # after the prompt: need not be built each time
     for _ in range(max_new):
         seen = [
-            model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            _next_logits(model, ids, mask, positions, cache)
             for (model, _), cache in zip(mixed, caches, strict=True)
         ]
         tokens = seen[0].argmax(-1) if greedy else draw(_mixture(seen, mixed))
@@ -113,9 +111,29 @@ def _decode(
             for cache in caches:
                 cache.batch_select_indices(kept)
             alive, tokens = alive[going], tokens[kept]
-            mask, positions = mask[kept], positions[kept]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            additive, positions = additive[kept], positions[kept]
+        mask = additive = functional.pad(additive, (0, 1))
         ids = tokens[:, None]
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """For one query a row: 0 where a token is, the least number where padding is; [B, 1, 1, T]."""
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None]
+
+
+def _next_logits(
+    model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
+) -> Tensor:
+    """Logits [B, V] of the token after the last."""
+    hidden = model.base_model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return model.get_output_embeddings()(hidden[:, -1])
 
 
 def _mixture(logits: list[Tensor], mixed: list[tuple[Any, float]]) -> Tensor:
@@ -169,9 +187,10 @@ def beam_search(
     answers: dict[int, tuple[int, ...]] = {}
     for chosen in _by_length(prompts, batch):
         ids, mask = _left_padded([prompts[i] for i in chosen], end_id)
-        found = model.eval().generate(
-            ids.to(where), attention_mask=mask.to(where), generation_config=how
-        )
+        with models.inference(model):
+            found = model.generate(
+                ids.to(where), attention_mask=mask.to(where), generation_config=how
+            )
         for i, tokens in zip(chosen, found[:, ids.shape[1] :].tolist(), strict=True):
             length = tokens.index(end_id) + 1 if end_id in tokens else len(tokens)
             answers[i] = tuple(tokens[:length])

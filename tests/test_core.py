@@ -145,6 +145,31 @@ def test_an_answer_does_not_depend_on_who_is_decoded_beside(tokenizer):
     assert [len(answer) for answer in together] == [6, 6, 6]
 
 
+def test_beam_search_finds_what_greedy_misses(examples, tokenizer):
+    """One beam is greedy decoding; four find answers that are likelier per token, if any."""
+    model = new_model(3)
+    prompts = [example.prompt for example in examples[:12]]
+    how = {"end_id": tokenizer.eos_token_id, "max_new": 8}
+    greedy = sample.continue_prompts(model, prompts, greedy=True, **how)
+    assert sample.beam_search(model, prompts, beams=1, batch=5, **how) == greedy
+    beams = sample.beam_search(model, prompts, beams=4, batch=5, **how)
+
+    def per_token(answers):
+        rows = [tokens.Example("", p, a) for p, a in zip(prompts, answers, strict=True)]
+        return measure.meter(model, rows, pad_id=tokenizer.pad_token_id)["nats_per_token"]
+
+    assert (per_token(beams) <= per_token(greedy) + 1e-4).all()
+    assert (per_token(beams) < per_token(greedy) - 1e-3).any()
+
+
+def test_a_model_is_left_as_it_was(tokenizer):
+    model = new_model().train()
+    before = model.config._attn_implementation
+    with models.inference(model):
+        assert not model.training and model.config._attn_implementation == "sdpa"
+    assert model.training and model.config._attn_implementation == before
+
+
 def test_draw_follows_the_softmax():
     torch.manual_seed(0)
     logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0])

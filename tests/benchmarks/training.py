@@ -23,7 +23,7 @@ from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from kdlib import data, models, objectives, runs, texts, tokens, train
 from kdlib.config import load_profile
-from kdlib.settings import TrainSettings
+from kdlib.settings import ModelSettings, TrainSettings
 from kdlib.teacher import Live, Stored, write_store
 
 ROWS, BATCH, ROUNDS, EPOCHS, MAX_NEW = 320, 16, 5, 10, 50
@@ -32,16 +32,20 @@ TASKS = ("sft", "word_kd", "on_policy")
 
 
 class Bench:
-    """Rows, tokenizer, and the folder that stores and logs go to."""
+    """Rows, shapes of the models, and the folder that stores and logs go to.
 
-    def __init__(self, folder: Path, size: str = "middle") -> None:
-        profile = load_profile("laptop")
-        pool = data.load_pool(profile.data).select(range(ROWS))
-        written = [row["instruction"] + row["context"] + row["response"] for row in pool]
-        self.tokenizer = tokens.train_tokenizer(written, profile.tokens.vocabulary)
-        self.end = self.tokenizer.eos_token_id
-        self.examples = tokens.encode(pool, self.tokenizer, profile.tokens)
-        self.profile, self.size, self.folder = profile, size, folder
+    Args:
+        folder: a temporary one.
+        examples: rows as token ids.
+        shapes: settings of "teacher" and "student".
+        tokenizer: with an end token; its length is the vocabulary of the models.
+        longest: tokens of the longest row.
+    """
+
+    def __init__(self, folder: Path, examples, shapes: dict, tokenizer, longest: int) -> None:
+        self.folder, self.examples, self.shapes = folder, examples, shapes
+        self.tokenizer, self.longest = tokenizer, longest
+        self.end = tokenizer.eos_token_id
         rows = [
             {
                 "input_ids": list(one.prompt + one.response),
@@ -49,14 +53,13 @@ class Bench:
                 "prompt_length": len(one.prompt),
                 "length": len(one),
             }
-            for one in self.examples
+            for one in examples
         ]
         self.dataset = Dataset.from_list(rows)
 
     def model(self, size: str):
         """A model of that size, its weights from a seed."""
-        length = self.profile.tokens.max_length
-        return models.make_model(self.profile.models[size], self.tokenizer, length, 0).to(DEVICE)
+        return models.make_model(self.shapes[size], self.tokenizer, self.longest, 0).to(DEVICE)
 
     def collate(self, rows: list[dict]) -> dict:
         """What Trainer and GKDTrainer are given: padded rows, and the prompts alone."""
@@ -114,7 +117,7 @@ def ours(bench: Bench, task: str, precision: str) -> float:
     """Response tokens per second of our loop over one epoch."""
     settings = TrainSettings(epochs=1, lr=1e-5, batch=BATCH, precision=precision)
     reading = texts.Reading(bench.examples, settings, bench.end, seed=0, max_new=MAX_NEW)
-    student, spent = bench.model(bench.size), 0.0
+    student, spent = bench.model("student"), 0.0
     source, minimized, log = texts.fixed(reading), None, bench.folder / "log.jsonl"
     if task == "sft":
         minimized = objectives.objective("cross_entropy")
@@ -135,7 +138,7 @@ def ours(bench: Bench, task: str, precision: str) -> float:
             counted.tokens += sum(sum(batch.lengths) for batch in step)
             yield step
 
-    steps = -(-ROWS // BATCH)
+    steps = -(-len(bench.examples) // BATCH)
     started = time.perf_counter()
     train.fit(student, watched, minimized, settings, epoch_steps=steps, seed=0, log=log, name=task)
     if DEVICE.type == "cuda":
@@ -196,7 +199,7 @@ class PlainTrainer(Trainer):
 
 def trainer_of(bench: Bench, peer: str, task: str, precision: str):
     """A peer's trainer, ready to train one epoch."""
-    student, clock = bench.model(bench.size), Clock()
+    student, clock = bench.model("student"), Clock()
     common = {"model": student, "train_dataset": bench.dataset, "callbacks": [clock]}
     if peer == "TRL SFTTrainer":
         own = {"completion_only_loss": True, "max_length": None}
@@ -239,44 +242,111 @@ PEERS = {
 }
 
 
+def laptop(folder: Path) -> Bench:
+    """The laptop profile's rows and vocabulary, its teacher and its middle student."""
+    profile = load_profile("laptop")
+    pool = data.load_pool(profile.data).select(range(ROWS))
+    written = [row["instruction"] + row["context"] + row["response"] for row in pool]
+    tokenizer = tokens.train_tokenizer(written, profile.tokens.vocabulary)
+    examples = tokens.encode(pool, tokenizer, profile.tokens)
+    shapes = {"teacher": profile.models["teacher"], "student": profile.models["middle"]}
+    return Bench(folder, examples, shapes, tokenizer, profile.tokens.max_length)
+
+
+def gpt2(folder: Path, teacher=(48, 25, 1600), student=(12, 12, 768), rows=ROWS, length=512):
+    """GPT-2 XL teaching GPT-2, random weights and tokens, rows of `length` tokens."""
+    words = [f"w{i}" for i in range(50_257 - 257)]
+    tokenizer = tokens.train_tokenizer(["a"], 257)
+    tokenizer.add_tokens(words)
+    dice, prompt = torch.Generator().manual_seed(0), length // 4
+    ids = torch.randint(1, 50_000, (rows, length), generator=dice).tolist()
+    examples = [
+        tokens.Example(f"r{i}", tuple(x[:prompt]), tuple(x[prompt:])) for i, x in enumerate(ids)
+    ]
+    named = {"teacher": teacher, "student": student}
+    shapes = {
+        size: ModelSettings(layers=layers, heads=heads, width=width)
+        for size, (layers, heads, width) in named.items()
+    }
+    return Bench(folder, examples, shapes, tokenizer, length)
+
+
+def utilization(bench: Bench, tokens_per_s: float) -> float:
+    """Model FLOPs of the student's step per second, as a share of a measured matrix product's.
+
+    Counted: 6 per weight and token in the body, 6 per weight of the head and response token, and
+    12 x layers x width x length per token for attention; the teacher's store is not counted.
+    """
+    shape, example = bench.shapes["student"], bench.examples[0]
+    model = bench.model("student")
+    head = model.get_output_embeddings().weight.numel()
+    body = models.parameters(model) - head
+    ahead = len(example) / len(example.response)  # tokens read per response token
+    attention = 12 * shape.layers * shape.width * len(example)
+    flops = tokens_per_s * (6 * head + ahead * (6 * body + attention))
+    side = 8192 if DEVICE.type == "cuda" else 512
+    left, right = torch.randn(2, side, side, device=DEVICE, dtype=torch.bfloat16)
+    for timed in (False, True):
+        started = time.perf_counter()
+        for _ in range(20):
+            left @ right
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started if timed else 1.0
+    return flops / (20 * 2 * side**3 / seconds)
+
+
+def compare(bench: Bench, name: str, tasks: tuple[str, ...]) -> list[dict]:
+    """Time every task: rounds in turns, each side in its faster precision."""
+    rows = []
+    for task in tasks:
+        sides = {"ours": lambda p, t=task: ours(bench, t, p)}
+        for peer in PEERS[task]:
+            sides[peer] = lambda p, t=task, n=peer: theirs(bench, n, t, p)
+        for run in sides.values():  # the first run of each warms up
+            run("bf16")
+        trial = {n: {p: run(p) for p in ("bf16", "fp32")} for n, run in sides.items()}
+        best = {side: max(found, key=found.get) for side, found in trial.items()}
+        speeds = [{n: run(best[n]) for n, run in sides.items()} for _ in range(ROUNDS)]
+        for peer in PEERS[task]:
+            ratios = [one["ours"] / one[peer] for one in speeds]
+            middle = {n: statistics.median(one[n] for one in speeds) for n in ("ours", peer)}
+            rows.append(
+                {
+                    "models": name,
+                    "task": task,
+                    "peer": peer,
+                    "ours_tokens_per_s": round(middle["ours"]),
+                    "peer_tokens_per_s": round(middle[peer]),
+                    "ratio": round(statistics.median(ratios), 2),
+                    "ratio_min": round(min(ratios), 2),
+                    "ratio_max": round(max(ratios), 2),
+                    "ours_dtype": best["ours"],
+                    "peer_dtype": best[peer],
+                    "ours_mfu": round(utilization(bench, middle["ours"]), 3)
+                    if DEVICE.type == "cuda" and task != "on_policy"
+                    else "",
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
 def main() -> None:
     """Time every task; write and print the table."""
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
-        for task in TASKS:
-            sides = {"ours": lambda p, t=task: ours(bench, t, p)}
-            for peer in PEERS[task]:
-                sides[peer] = lambda p, t=task, n=peer: theirs(bench, n, t, p)
-            for run in sides.values():  # the first run of each warms up
-                run("bf16")
-            trial = {n: {p: run(p) for p in ("bf16", "fp32")} for n, run in sides.items()}
-            best = {name: max(found, key=found.get) for name, found in trial.items()}
-            speeds = [{n: run(best[n]) for n, run in sides.items()} for _ in range(ROUNDS)]
-            for peer in PEERS[task]:
-                ratios = [one["ours"] / one[peer] for one in speeds]
-                rows.append(
-                    {
-                        "task": task,
-                        "peer": peer,
-                        "ours_tokens_per_s": round(statistics.median(s["ours"] for s in speeds)),
-                        "peer_tokens_per_s": round(statistics.median(s[peer] for s in speeds)),
-                        "ratio": round(statistics.median(ratios), 2),
-                        "ratio_min": round(min(ratios), 2),
-                        "ratio_max": round(max(ratios), 2),
-                        "rounds": ROUNDS,
-                        "steps": -(-ROWS // BATCH),
-                        "ours_dtype": best["ours"],
-                        "peer_dtype": best[peer],
-                        "student": bench.size,
-                        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU",
-                        "machine": runs.machine(),
-                        "threads": torch.get_num_threads(),
-                        "commit": runs.commit(),
-                    }
-                )
-                print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
+        rows = compare(laptop(Path(folder)), "laptop", TASKS)
+        if DEVICE.type == "cuda":
+            rows += compare(gpt2(Path(folder)), "GPT-2 XL to GPT-2", ("word_kd",))
+    table = pd.DataFrame(rows).assign(
+        rounds=ROUNDS,
+        rows=ROWS,
+        batch=BATCH,
+        device=torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU",
+        machine=runs.machine(),
+        threads=torch.get_num_threads(),
+        commit=runs.commit(),
+    )
     runs.write_table(runs.results_dir("bench") / f"training-{DEVICE.type}.csv", table)
     print(table.drop(columns=["commit", "machine"]).to_string(index=False))
 
