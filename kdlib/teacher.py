@@ -100,7 +100,7 @@ def write_store(
     pad_id: int,
     precision: str,
     top: int | None = None,
-    batch: int = 64,
+    batch: int = 32,
 ) -> None:
     """Compute the targets of every response position once; goes on where it was interrupted.
 
@@ -134,6 +134,7 @@ def _write(
 ) -> None:
     if runs.done(folder, identity):  # perhaps by another process, while this one waited
         return
+    examples = sorted(examples, key=len)  # so that little is padded
     counts = [len(row.response) for row in examples]
     starts = np.cumsum([0, *counts])
     model.eval()

@@ -2,12 +2,14 @@
 
 `make bench` writes data/results/bench/training-<device>.csv. Same models (the laptop profile's
 shapes, weights from a seed), rows, batch, steps and optimizer; each side in the faster of bf16 and
-fp32. Peers: TRL's SFTTrainer and GKDTrainer, and a plain transformers.Trainer with the loss written
-out; length-grouped, no logging, no checkpoints, no gradient checkpointing. The teacher store is
-written within our time, a tenth of it per epoch, as if for ten epochs; one student reads it.
+fp32, peers also in the faster of SDPA and eager attention. Peers: TRL's SFTTrainer, GKDTrainer
+and DistillationTrainer, and a plain transformers.Trainer with the loss written out; length-grouped
+where they can, no logging, no checkpoints, no gradient checkpointing. The teacher store is written
+within our time, a tenth of it per epoch, as if for ten epochs; one student reads it.
 """
 
 import dataclasses
+import itertools
 import statistics
 import tempfile
 import time
@@ -18,7 +20,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from trl import SFTConfig, SFTTrainer
+from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from kdlib import data, models, objectives, runs, texts, tokens, train
@@ -29,6 +31,7 @@ from kdlib.teacher import Live, Stored, write_store
 ROWS, BATCH, ROUNDS, EPOCHS, MAX_NEW = 320, 16, 5, 10, 50
 DEVICE = models.device()
 TASKS = ("sft", "word_kd", "on_policy")
+PRECISIONS = ("bf16", "fp32")
 
 
 class Bench:
@@ -57,9 +60,13 @@ class Bench:
         ]
         self.dataset = Dataset.from_list(rows)
 
-    def model(self, size: str):
-        """A model of that size, its weights from a seed."""
-        return models.make_model(self.shapes[size], self.tokenizer, self.longest, 0).to(DEVICE)
+    def model(self, size: str, attention: str | None = None):
+        """A model of that size, its weights from a seed, with ours or another attention."""
+        with DEVICE:  # drawn there: GPT-2 XL's weights take long to draw on a CPU
+            model = models.make_model(self.shapes[size], self.tokenizer, self.longest, 0)
+        if attention:
+            model.set_attn_implementation(attention)
+        return model
 
     def collate(self, rows: list[dict]) -> dict:
         """What Trainer and GKDTrainer are given: padded rows, and the prompts alone."""
@@ -108,9 +115,12 @@ class Counted:
     def __init__(self) -> None:
         self.tokens = 0
 
-    def add(self, labels: torch.Tensor) -> None:
-        """Count one batch."""
-        self.tokens += int((labels[:, 1:] != -100).sum())
+    def add(self, inputs: dict) -> None:
+        """Count one batch of a trainer's."""
+        asked = inputs.get("completion_mask")  # DistillationTrainer's
+        self.tokens += int(
+            (inputs["labels"][:, 1:] != -100).sum() if asked is None else asked.sum()
+        )
 
 
 def ours(bench: Bench, task: str, precision: str) -> float:
@@ -197,37 +207,44 @@ class PlainTrainer(Trainer):
         return F.kl_div(q, p, log_target=True, reduction="batchmean")
 
 
-def trainer_of(bench: Bench, peer: str, task: str, precision: str):
+def trainer_of(bench: Bench, peer: str, task: str, precision: str, attention: str):
     """A peer's trainer, ready to train one epoch."""
-    student, clock = bench.model("student"), Clock()
+    student, clock = bench.model("student", attention), Clock()
     common = {"model": student, "train_dataset": bench.dataset, "callbacks": [clock]}
     if peer == "TRL SFTTrainer":
         own = {"completion_only_loss": True, "max_length": None}
         args = arguments(SFTConfig, bench, precision, **own)
         return SFTTrainer(args=args, processing_class=bench.tokenizer, **common), clock
+    if peer == "TRL DistillationTrainer":
+        prompts = [bench.tokenizer.decode(one.prompt) for one in bench.examples]
+        common["train_dataset"] = Dataset.from_dict({"prompt": prompts})  # it takes text alone
+        common["teacher_model"] = bench.model("teacher", attention)
+        own = {"beta": 1.0, "temperature": 1.0, "max_completion_length": MAX_NEW}
+        args = arguments(DistillationConfig, bench, precision, **own)
+        return DistillationTrainer(args=args, processing_class=bench.tokenizer, **common), clock
     common["data_collator"] = bench.collate
     if peer == "TRL GKDTrainer":
         on = task == "on_policy"
         own = {"lmbda": float(on), "beta": float(on), "temperature": 1.0}
         args = arguments(GKDConfig, bench, precision, max_new_tokens=MAX_NEW, **own)
-        teacher = bench.model("teacher")
+        teacher = bench.model("teacher", attention)
         trainer = GKDTrainer(
             teacher_model=teacher, args=args, processing_class=bench.tokenizer, **common
         )
         return trainer, clock
     trainer = PlainTrainer(args=arguments(TrainingArguments, bench, precision), **common)
     if task == "word_kd":
-        trainer.teacher = bench.model("teacher").eval()
+        trainer.teacher = bench.model("teacher", attention).eval()
     return trainer, clock
 
 
-def theirs(bench: Bench, peer: str, task: str, precision: str) -> float:
+def theirs(bench: Bench, peer: str, task: str, precision: str, attention: str) -> float:
     """Response tokens per second of a peer over the same epoch."""
-    trainer, clock = trainer_of(bench, peer, task, precision)
+    trainer, clock = trainer_of(bench, peer, task, precision, attention)
     counted, whole = Counted(), trainer.compute_loss
 
     def watched(model, inputs, *args, **named):
-        counted.add(inputs["labels"])
+        counted.add(inputs)
         return whole(model, inputs, *args, **named)
 
     trainer.compute_loss = watched
@@ -238,7 +255,7 @@ def theirs(bench: Bench, peer: str, task: str, precision: str) -> float:
 PEERS = {
     "sft": ("TRL SFTTrainer", "transformers.Trainer"),
     "word_kd": ("TRL GKDTrainer", "transformers.Trainer"),
-    "on_policy": ("TRL GKDTrainer",),
+    "on_policy": ("TRL GKDTrainer", "TRL DistillationTrainer"),
 }
 
 
@@ -297,17 +314,19 @@ def utilization(bench: Bench, tokens_per_s: float) -> float:
 
 
 def compare(bench: Bench, name: str, tasks: tuple[str, ...]) -> list[dict]:
-    """Time every task: rounds in turns, each side in its faster precision."""
+    """Time every task: rounds in turns, each side in its fastest form."""
     rows = []
     for task in tasks:
-        sides = {"ours": lambda p, t=task: ours(bench, t, p)}
+        sides = {"ours": lambda *how, t=task: ours(bench, t, *how)}
+        forms = {"ours": [(precision,) for precision in PRECISIONS]}
         for peer in PEERS[task]:
-            sides[peer] = lambda p, t=task, n=peer: theirs(bench, n, t, p)
-        for run in sides.values():  # the first run of each warms up
-            run("bf16")
-        trial = {n: {p: run(p) for p in ("bf16", "fp32")} for n, run in sides.items()}
+            sides[peer] = lambda *how, t=task, n=peer: theirs(bench, n, t, *how)
+            forms[peer] = list(itertools.product(PRECISIONS, ("sdpa", "eager")))
+        for side, run in sides.items():  # the first run of each warms up
+            run(*forms[side][0])
+        trial = {n: {how: run(*how) for how in forms[n]} for n, run in sides.items()}
         best = {side: max(found, key=found.get) for side, found in trial.items()}
-        speeds = [{n: run(best[n]) for n, run in sides.items()} for _ in range(ROUNDS)]
+        speeds = [{n: run(*best[n]) for n, run in sides.items()} for _ in range(ROUNDS)]
         for peer in PEERS[task]:
             ratios = [one["ours"] / one[peer] for one in speeds]
             middle = {n: statistics.median(one[n] for one in speeds) for n in ("ours", peer)}
@@ -321,8 +340,9 @@ def compare(bench: Bench, name: str, tasks: tuple[str, ...]) -> list[dict]:
                     "ratio": round(statistics.median(ratios), 2),
                     "ratio_min": round(min(ratios), 2),
                     "ratio_max": round(max(ratios), 2),
-                    "ours_dtype": best["ours"],
-                    "peer_dtype": best[peer],
+                    "ours_dtype": best["ours"][0],
+                    "peer_dtype": best[peer][0],
+                    "peer_attention": best[peer][1],
                     "ours_mfu": round(utilization(bench, middle["ours"]), 3)
                     if DEVICE.type == "cuda" and task != "on_policy"
                     else "",
