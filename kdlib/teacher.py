@@ -49,11 +49,14 @@ class Live:
         """Logits [n, V]; the batch is read once, however many parts are asked for."""
         with models.autocast(batch.input_ids.device, self.precision):
             if self._read is None or self._read[0] is not batch:
-                self._read = batch, models.response_hidden(self.model, batch)
+                self._read = batch, self._hidden(batch)
             return self.model.get_output_embeddings()(self._read[1][part])
 
+    def _hidden(self, batch: Batch) -> Tensor:
+        return models.response_hidden(self.model, batch)
 
-class Remembered:
+
+class Remembered(Live):
     """The teacher, read once for every text that comes again under the same row id.
 
     Its last hidden states are kept in memory, the oldest thrown out first. Text of the role
@@ -66,24 +69,17 @@ class Remembered:
     """
 
     def __init__(self, model: Any, precision: str, capacity: int) -> None:
-        self.model, self.precision, self.capacity = model.eval(), precision, capacity
+        super().__init__(model, precision)
+        self.capacity = capacity
         self.kept: dict[tuple[str, str], Tensor] = {}
-        self._read: tuple[Batch, Tensor] | None = None
-
-    @torch.no_grad()
-    def logits(self, batch: Batch, part: slice) -> Tensor:
-        """Logits [n, V]; the teacher reads a batch only if one of its rows is new."""
-        with models.autocast(batch.input_ids.device, self.precision):
-            if self._read is None or self._read[0] is not batch:
-                self._read = batch, self._hidden(batch)
-            return self.model.get_output_embeddings()(self._read[1][part])
 
     def _hidden(self, batch: Batch) -> Tensor:
+        """The teacher reads a batch only if one of its rows is new."""
         if batch.role == "student":
-            return models.response_hidden(self.model, batch)
+            return super()._hidden(batch)
         keys = [(batch.role, row) for row in batch.row_id]
         if not all(key in self.kept for key in keys):
-            found = models.response_hidden(self.model, batch).split(batch.lengths)
+            found = super()._hidden(batch).split(batch.lengths)
             self.kept |= {key: part.clone() for key, part in zip(keys, found, strict=True)}
         hidden = torch.cat([self.kept[key] for key in keys])
         for key in list(self.kept)[: max(0, len(self.kept) - self.capacity)]:
