@@ -49,7 +49,7 @@ def objective(
     Args:
         name: cross_entropy, policy_gradient, or a divergence of `kdlib.losses`.
         targets: the teacher's logits.
-        coefficients: those the objective has, by name, see `config.COEFFICIENTS`.
+        coefficients: those the objective has, by name, see `methods.COEFFICIENTS`.
 
     Raises:
         KdlibError: there is no such objective, or it needs a teacher.

@@ -33,7 +33,7 @@ def run(
 
     Args:
         lab: profile and seed.
-        variant: "base", "teacher", or one of `config.METHODS`.
+        variant: "base", "teacher", or one of `methods.METHODS`.
         size: "teacher", "large", "middle" or "small".
         targets: the teacher's targets when several students share them; else made here.
         coefficients: other than the profile's, for an ablation; they are part of the folder's name.

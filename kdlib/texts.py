@@ -196,7 +196,7 @@ class Rollouts:
         teacher: the teacher, to sample from.
         targets: what the teacher thinks of a text.
         general: blocks of general text; none are read where there are none.
-        coefficients: those of MiniLLM in `config.METHODS`.
+        coefficients: those of MiniLLM in `methods.METHODS`.
     """
 
     def __init__(

@@ -68,7 +68,9 @@ class Batch:
         moved: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):  # only pinned memory is copied while the CPU goes on
-                held = value.pin_memory() if device.type == "cuda" else value
+                # a rollout's scores may lie on the GPU already
+                pinned = device.type == "cuda" and value.device.type == "cpu"
+                held = value.pin_memory() if pinned else value
                 moved[name] = held.to(device, non_blocking=True)
         return replace(self, **moved)
 

@@ -1,7 +1,7 @@
 """One loop for every method: fit(model, source, objective, settings).
 
-A method (`config.METHODS`) is a pair: whose text the student reads (`texts`), and what it minimizes
-there (`objectives`).
+A method (`methods.METHODS`) is a pair: whose text the student reads (`texts`), and what it
+minimizes there (`objectives`).
 Taught in notebooks 03 to 08.
 """
 
