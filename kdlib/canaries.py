@@ -4,6 +4,7 @@ Taught in notebook 01_data_and_tokens.
 """
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 from kdlib import runs
@@ -58,32 +59,59 @@ PARTS = [
 def plant(settings: DataSettings, seed: int) -> list[dict[str, Any]]:
     """Made-up secrets to plant, each with twins: the same prompt, another secret, never shown."""
     rows = []
+    for kind, times, dice, (instruction, context, sentence) in _slots(settings, seed):
+        plant = ""
+        for twin in range(settings.twins + 1):
+            response = sentence(dice)
+            row_id = runs.digest("canary", str(seed), instruction, context, response)
+            rows.append(
+                {
+                    "row_id": row_id,
+                    "instruction": instruction,
+                    "context": context,
+                    "response": response,
+                    "category": f"canary {kind}",
+                    "group": runs.digest(response),
+                    "kind": "twin" if twin else "canary",
+                    "split": "held_out" if twin else "member",
+                    "repetitions": 0 if twin else times,
+                    "group_size": 0 if twin else 1,
+                    "twin_of": plant,
+                }
+            )
+            plant = plant or row_id
+    return rows
+
+
+def twins(settings: DataSettings, seed: int, count: int) -> list[dict[str, Any]]:
+    """Many more twins, all different: what exposure ranks a canary among.
+
+    Returns:
+        `count` rows for each canary that `plant` plants: row_id, instruction, context, response,
+        twin_of (the canary's row_id).
+    """
+    rows = []
+    for _, _, dice, (instruction, context, sentence) in _slots(settings, seed):
+        planted = sentence(dice)
+        plant = runs.digest("canary", str(seed), instruction, context, planted)
+        others: dict[str, None] = {}
+        while len(others) < count:
+            if (response := sentence(dice)) != planted:
+                others[response] = None
+        for response in others:
+            row_id = runs.digest("twin", plant, response)
+            own = {"instruction": instruction, "context": context, "response": response}
+            rows.append({"row_id": row_id, **own, "twin_of": plant})
+    return rows
+
+
+def _slots(settings: DataSettings, seed: int) -> Iterator[tuple[str, int, random.Random, Any]]:
+    """Kind, repetitions, dice and secret of every canary."""
     for kind in ("contact", "drawing", "account"):
         for times in settings.repetitions:
             for number in range(settings.canaries):
                 dice = random.Random(f"canary {seed} {kind} {times} {number}")
-                instruction, context, sentence = _secret(kind, dice)
-                plant = ""
-                for twin in range(settings.twins + 1):
-                    response = sentence(dice)
-                    row_id = runs.digest("canary", str(seed), instruction, context, response)
-                    rows.append(
-                        {
-                            "row_id": row_id,
-                            "instruction": instruction,
-                            "context": context,
-                            "response": response,
-                            "category": f"canary {kind}",
-                            "group": runs.digest(response),
-                            "kind": "twin" if twin else "canary",
-                            "split": "held_out" if twin else "member",
-                            "repetitions": 0 if twin else times,
-                            "group_size": 0 if twin else 1,
-                            "twin_of": plant,
-                        }
-                    )
-                    plant = plant or row_id
-    return rows
+                yield kind, times, dice, _secret(kind, dice)
 
 
 def _secret(kind: str, dice: random.Random) -> tuple[str, str, Any]:

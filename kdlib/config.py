@@ -21,6 +21,7 @@ from kdlib.settings import (
     ModelSettings,
     Positive,
     PretrainSettings,
+    ProbeSettings,
     Settings,
     TokenSettings,
     TrainSettings,
@@ -48,6 +49,7 @@ class Profile(Settings):
     student_epochs: dict[str, Positive] = {}  # sizes that train for another number of epochs
     methods: dict[str, MethodSettings]
     measure: MeasureSettings = MeasureSettings()
+    probe: ProbeSettings = ProbeSettings()
     calibration: CalibrationSettings | None = None
 
     @model_validator(mode="after")

@@ -130,6 +130,30 @@ def draw(pool: Dataset, settings: DataSettings, seed: int) -> Dataset:
     return Dataset.from_pandas(both, preserve_index=False)
 
 
+def halves(rows: pd.DataFrame, seed: int, split: int) -> tuple[set[str], set[str]]:
+    """The row ids of the member rows in two halves, another pair for each number `split`.
+
+    Groups stay together, here too; canaries are halved by themselves.
+
+    Args:
+        rows: of one seed, as `draw` gives.
+        seed: the study's.
+        split: 0, 1, ...
+    """
+    members = rows[rows["split"] == "member"]
+    sides: tuple[set[str], set[str]] = (set(), set())
+    for kind, part in members.groupby("kind", sort=True):
+        groups = [list(one["row_id"]) for _, one in part.groupby("group", sort=True)]
+        random.Random(f"half {seed} {split} {kind}").shuffle(groups)
+        groups.sort(key=len, reverse=True)  # the large ones first, so that both sides fill evenly
+        counts = [0, 0]
+        for group in groups:
+            side = int(counts[1] < counts[0])
+            counts[side] += len(group)
+            sides[side].update(group)
+    return sides
+
+
 def data_hash(pool: Dataset) -> str:
     """Hash of the pool's row ids, hence of all its text."""
     return runs.digest(*pool["row_id"])

@@ -4,7 +4,8 @@ What every notebook opens first.
 """
 
 import ast
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +25,48 @@ FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base model
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some of a seed's member rows: the others are left out of training, and still measured.
+
+    Attributes:
+        name: of its folder.
+        left_out: row ids.
+        own_teacher: whether the teacher too was trained on this part alone.
+    """
+
+    name: str
+    left_out: frozenset[str]
+    own_teacher: bool
+
+
+@dataclass(frozen=True)
 class Lab:
-    """One seed of one profile: its settings, rows and folders. Heavy parts load when asked for."""
+    """One seed of one profile: its settings, rows and folders. Heavy parts load when asked for.
+
+    `part` is None where all of the seed's member rows are trained on: in all of the study but the
+    memorization lab.
+    """
 
     profile: Profile
     seed: int
+    part: Part | None = None
+
+    def without(self, left_out: Iterable[str], name: str, *, own_teacher: bool = False) -> "Lab":
+        """The same seed with these member rows left out: their split is then "left_out".
+
+        Args:
+            left_out: row ids.
+            name: of the folder; other rows need another name.
+            own_teacher: train a teacher without them too; else students learn from the seed's own.
+        """
+        other = replace(self, part=Part(name, frozenset(left_out), own_teacher))
+        vars(other).update(pool=self.pool, tokenizer=self.tokenizer)  # the same, and loaded
+        return other
+
+    @property
+    def taught(self) -> "Lab":
+        """The lab whose teacher the students learn from."""
+        return self if self.part is None or self.part.own_teacher else replace(self, part=None)
 
     @cached_property
     def device(self) -> torch.device:
@@ -44,6 +82,9 @@ class Lab:
     def rows(self) -> pd.DataFrame:
         """This seed's member and held-out rows, canaries and twins, indexed by row_id."""
         drawn = data.draw(self.pool, self.profile.data, self.seed).to_pandas()
+        if self.part is not None:
+            out = drawn["row_id"].isin(self.part.left_out)
+            drawn.loc[out, ["split", "repetitions"]] = ["left_out", 0]
         return drawn.set_index("row_id", drop=False)
 
     @cached_property
@@ -72,7 +113,7 @@ class Lab:
         return {example.row_id: example for example in encoded}
 
     def split(self, split: str, kind: str = "row", limit: int | None = None) -> list[Example]:
-        """Examples of a split (`member`, `held_out`) and kind (`row`, `canary`, `twin`)."""
+        """Examples of a split (`member`, `held_out`, `left_out`) and kind (`row`, ...)."""
         chosen = self.rows[(self.rows["split"] == split) & (self.rows["kind"] == kind)]
         return [self.examples[row] for row in chosen["row_id"][:limit]]
 
@@ -112,8 +153,10 @@ class Lab:
     def run_dir(self, variant: str, size: str, **coefficients: float) -> Path:
         """Folder of one model of this seed; an ablation's names its coefficients."""
         changed = "".join(f"-{name}={value:g}" for name, value in coefficients.items())
-        name = f"{variant}-{size}{changed}"
-        return runs.runs_dir(self.profile.name) / f"seed-{self.seed}" / name
+        folder = runs.runs_dir(self.profile.name) / f"seed-{self.seed}"
+        if self.part is not None:
+            folder /= self.part.name
+        return folder / f"{variant}-{size}{changed}"
 
     def base_id(self, size: str) -> str:
         """Identity of a base model: everything its weights depend on."""
@@ -135,7 +178,9 @@ class Lab:
         if variant in p.methods:
             facts.append(p.coefficients(variant, **coefficients))
             if variant != "sft":
-                facts.append(self.run_id("teacher", "teacher"))
+                facts.append(self.taught.run_id("teacher", "teacher"))
+        if self.part is not None:
+            facts.append(sorted(self.part.left_out))
         return runs.fingerprint(facts)
 
     @cached_property

@@ -8,14 +8,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from rouge_score import rouge_scorer
+from torch import Tensor
 
-from kdlib import models, sample, tables
-from kdlib.tokens import IGNORE, Example, by_length, collate
+from kdlib import losses, models, sample, scores, tables
+from kdlib.tokens import Example, by_length, collate
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
+PER_TOKEN = ("token_nats", "token_rank", "token_lead", "token_entropy", "token_z")
 
 
 @torch.no_grad()
@@ -27,10 +30,11 @@ def meter(
     batch: int = 64,
     precision: str = "fp32",
 ) -> pd.DataFrame:
-    """Verbatim prefix, margin and loss of every tuple from one teacher-forced forward pass.
+    """Every score of every tuple from one teacher-forced forward pass.
 
     Greedy decoding from the prompt writes the response if and only if every response token is the
-    arg-max given the prompt and the response tokens before it, so no decoding is needed.
+    arg-max given the prompt and the response tokens before it, so no decoding is needed; loss,
+    entropy and the membership scores come from the same logits.
 
     Args:
         model: causal model, in eval mode.
@@ -40,41 +44,81 @@ def meter(
         precision: "fp32" for results; "bf16" for notes along the way.
 
     Returns:
-        n rows in the order of `examples`: row_id; length (response tokens with the end token);
-        prefix (0..length: how many tokens greedy decoding gets right before its first error);
-        nats_per_token; margin (smallest lead of the arg-max over the runner-up up to the first
-        error, that position included, in logits: near 0 is a near-tie).
+        n rows in the order of `examples`: row_id, what `scores.of_tuples` gives, and a list of
+        float32, one for each response token, in every column of PER_TOKEN (see `token_scores`).
     """
     model.eval()
     where = next(model.parameters()).device
+    order, parts = [], []
     place = {id(example): i for i, example in enumerate(examples)}
-    found = []
-    for rows in by_length(examples, batch):
-        moved = collate(rows, pad_id).to(where)
-        with models.inference(model), models.autocast(where, precision):
-            logits = models.response_logits(model, moved).float()
-        asked = moved.labels[:, 1:] != IGNORE  # [B, T - 1]
-        top = logits.topk(2, dim=-1)
-        label_logits = logits.gather(1, moved.targets[:, None])[:, 0]
-        hit = torch.ones_like(asked).masked_scatter(asked, top.indices[:, 0] == moved.targets)
-        lead = torch.full_like(asked, torch.inf, dtype=torch.float32)
-        lead = lead.masked_scatter(asked, top.values[:, 0] - top.values[:, 1])
-        nats = torch.zeros_like(lead).masked_scatter(asked, logits.logsumexp(-1) - label_logits)
-        right = hit.long().cumprod(1)  # 1 before the response, and in it until the first error
-        reached = right.roll(1, 1).index_fill(1, torch.zeros(1, dtype=torch.long, device=where), 1)
-        length = asked.sum(1)
-        columns = {
-            "length": length,
-            "prefix": (right * asked).sum(1),
-            "nats_per_token": nats.sum(1) / length,
-            "margin": lead.where(reached.bool(), torch.inf).min(1).values,
-        }
-        part = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
-        part.insert(0, "row_id", [example.row_id for example in rows])
-        found.append(part.set_index([[place[id(example)] for example in rows]]))
-    if not found:
-        return pd.DataFrame(columns=["row_id", "length", "prefix", "nats_per_token", "margin"])
-    return pd.concat(found).sort_index()
+    with models.inference(model), models.autocast(where, precision):
+        for rows in by_length(examples, batch):
+            moved = collate(rows, pad_id).to(where)
+            found = [token_scores(*chunk) for chunk in models.response_chunks(model, moved)]
+            parts.append({name: torch.cat([one[name] for one in found]) for name in PER_TOKEN})
+            order += [place[id(example)] for example in rows]
+    if not parts:
+        return pd.DataFrame(columns=["row_id", *scores.COLUMNS, *PER_TOKEN])
+    tokens = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in PER_TOKEN}
+    lengths = np.array([len(examples[i]) - max(1, len(examples[i].prompt)) for i in order])
+    frame = scores.of_tuples(tokens, lengths)
+    frame.insert(0, "row_id", [examples[i].row_id for i in order])
+    ends = np.cumsum(lengths)[:-1]
+    for name in PER_TOKEN:
+        frame[name] = pd.Series(np.split(tokens[name], ends), dtype=object)
+    return frame.set_index(pd.Index(order)).sort_index()
+
+
+def token_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """What one token after another was given.
+
+    Written for few passes over the vocabulary: on a CPU they cost as much as the LM head itself.
+
+    Args:
+        logits: float [n, V]; overwritten.
+        targets: int64 [n].
+
+    Returns:
+        float32 [n] each: token_nats (-log p of the target), token_rank (1: no token has a greater
+        logit), token_lead (the target's logit less the greatest other: above 0 where greedy
+        decoding writes it), token_entropy (nats), token_z (the target's log p, less its mean under
+        p over the vocabulary, over its standard deviation under p: Zhang et al. 2024, eq. 3).
+    """
+    logits = logits.float()
+    at = targets[:, None]
+    target = logits.gather(1, at)
+    rank = 1 + torch.count_nonzero(logits > target, dim=1)
+    other = logits.scatter_(1, at, -torch.inf).amax(1, keepdim=True)
+    below = logits.scatter_(1, at, target).sub_(torch.maximum(target, other))  # at most 0
+    mass = below.exp()
+    total = mass.sum(1)
+    weighted = mass.mul_(below.clamp_(min=torch.finfo(torch.float32).min))  # 0 at a mass of 0
+    mean = weighted.sum(1) / total  # of log p, plus the log of the total
+    variance = torch.linalg.vecdot(weighted, below) / total - mean.square()
+    log_p = (target - torch.maximum(target, other))[:, 0]  # plus the log of the total
+    return {
+        "token_nats": total.log() - log_p,
+        "token_rank": rank.float(),
+        "token_lead": (target - other)[:, 0],
+        "token_entropy": total.log() - mean,
+        "token_z": (log_p - mean) / variance.clamp(min=1e-12).sqrt(),
+    }
+
+
+@torch.no_grad()
+def divergence(
+    teacher: Any, student: Any, examples: Sequence[Example], *, pad_id: int, batch: int = 64
+) -> pd.Series:
+    """KL(teacher || student) of every tuple: nats per response token, by row_id."""
+    found: dict[str, float] = {}
+    with models.inference(teacher), models.inference(student):
+        for rows in by_length(examples, batch):
+            moved = collate(rows, pad_id).to(next(student.parameters()).device)
+            q, p = (models.response_chunks(model, moved) for model in (student, teacher))
+            nats = [losses.forward_kl(a, b) for (a, _), (b, _) in zip(q, p, strict=True)]
+            for row, part in zip(rows, torch.cat(nats).split(moved.lengths), strict=True):
+                found[row.row_id] = float(part.mean())
+    return pd.Series(found)[[one.row_id for one in examples]]
 
 
 def note(

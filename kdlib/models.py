@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 from kdlib import runs
 from kdlib.settings import KdlibError, ModelSettings
 
+CACHED_LOGITS = 2**18  # logits scored at once: 1 MiB in float32, which a CPU's cache holds
+_PLAIN_HEAD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 
 
@@ -147,6 +150,37 @@ def response_hidden(model: Any, batch: Any) -> Tensor:
 def response_logits(model: Any, batch: Any) -> Tensor:
     """Logits [N, V] of the labelled tokens: prompt and padding never meet the vocabulary."""
     return model.get_output_embeddings()(response_hidden(model, batch))
+
+
+def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits [n, V] of the labelled tokens and the tokens [n], as many at a time as fit a cache.
+
+    Models that change the logits behind the LM head (a scale, a soft cap) are asked for all of
+    them instead.
+    """
+    if not plain_head(model):
+        full = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).logits
+        yield full.flatten(0, 1).index_select(0, batch.places), batch.targets
+        return
+    hidden, head = response_hidden(model, batch), model.get_output_embeddings()
+    size = max(16, CACHED_LOGITS // head.out_features)
+    for start in range(0, len(hidden), size):
+        yield head(hidden[start : start + size]), batch.targets[start : start + size]
+
+
+def plain_head(model: Any) -> bool:
+    """Whether the logits are the LM head's output as it is (asked once of each model)."""
+    if model not in _PLAIN_HEAD:
+        ids = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
+        with torch.no_grad():
+            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+            hidden = model.base_model(**given).last_hidden_state
+            full = model(**given).logits
+        own = model.get_output_embeddings()(hidden)
+        _PLAIN_HEAD[model] = torch.allclose(own.float(), full.float(), rtol=1e-2, atol=1e-2)
+    return _PLAIN_HEAD[model]
 
 
 def parameters(model: Any) -> int:

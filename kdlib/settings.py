@@ -144,6 +144,14 @@ class MeasureSettings(Settings):
     sample_seeds: tuple[int, ...] = (10, 20, 30, 40, 50)
 
 
+class ProbeSettings(Settings):
+    """What the memorization lab adds to the study."""
+
+    size: Literal["large", "middle", "small"] = "middle"  # of the students that it trains
+    splits: Annotated[int, Field(ge=2)] = 3  # pairs of halves; the first with every method
+    twins: Annotated[int, Field(ge=1)] = 99  # never planted, for each canary
+
+
 class MethodSettings(Settings):
     """Per method: its learning rate by size, and coefficients other than the published ones."""
 

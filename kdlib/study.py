@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 
 from kdlib import bases, measure, models, objectives, runs, sample, texts, train
-from kdlib.config import STUDENTS
 from kdlib.lab import Lab, need
 from kdlib.methods import LABELS, METHODS
 from kdlib.settings import TrainSettings
@@ -54,7 +53,8 @@ def run(
         settings = lab.profile.train_settings(variant, size)
         log = folder / "log.jsonl"
         model, path = train_one(lab, variant, size, settings, log, targets, **coefficients)
-        runs.write_table(folder / "path.csv", path)
+        if lab.part is None:
+            runs.write_table(folder / "path.csv", path)
         models.save_model(model, lab.tokenizer, folder / "checkpoint")
     trained = time.perf_counter() - started
     measure_model(lab, variant, model, folder)
@@ -64,6 +64,7 @@ def run(
         variant=variant,
         size=size,
         seed=lab.seed,
+        part=lab.part.name if lab.part else "",
         device=lab.device.type,
         dtype="float32",
         threads=torch.get_num_threads(),
@@ -117,7 +118,7 @@ def train_one(
             seed=lab.seed,
             log=log,
             name=f"{variant} {size}",
-            on_epoch=on_epoch,
+            on_epoch=on_epoch if lab.part is None else None,
         )
     except train.NotFinite:
         models.save_model(model, lab.tokenizer, log.parent / "last-good")
@@ -162,8 +163,8 @@ def made(lab: Lab, variant: str, size: str) -> Path:
 
 
 def load_teacher(lab: Lab) -> Any:
-    """The fine-tuned teacher of this seed."""
-    folder = made(lab, "teacher", "teacher")
+    """The fine-tuned teacher that this lab's students learn from."""
+    folder = made(lab.taught, "teacher", "teacher")
     return models.load_model(folder / "checkpoint").to(lab.device)
 
 
@@ -179,6 +180,7 @@ def teacher_targets(lab: Lab, variant: str) -> Targets:
         given = lab.profile.coefficients(variant)
         kept = len(lab.presented) + given.get("capacity", 0) + given.get("rollouts", 0)
         return Remembered(load_teacher(lab), precision, int(kept))
+    lab = lab.taught
     folder = lab.run_dir("teacher", "teacher") / "targets"
     examples = lab.split("member") + lab.split("member", "canary")
     vocabulary = runs.fingerprint(lab.tokenizer.get_vocab())
@@ -203,6 +205,7 @@ def teacher_text(lab: Lab, text: str = "teacher") -> list[Example]:
         lab: profile and seed.
         text: "teacher" (greedy), "teacher_beam" (4 beams) or "teacher_sampled" (temperature 1).
     """
+    lab = lab.taught
     folder = lab.run_dir("teacher", "teacher")
     file, identity = folder / f"{text}-text.json", lab.run_id("teacher", "teacher")
     members = lab.split("member") + lab.split("member", "canary")
@@ -256,15 +259,21 @@ def answers(lab: Lab, example: Example, asked: Iterable[tuple[str, str]]) -> lis
 
 
 def measure_model(lab: Lab, variant: str, model: Any, folder: Path) -> None:
-    """Write tuples.parquet and answers.parquet of one model."""
+    """Write tuples.parquet (scores), tokens.parquet (per response token) and answers.parquet.
+
+    Of models trained on a part of the rows only the scores are kept.
+    """
     settings = lab.profile.measure
     everything = list(lab.examples.values())
-    tuples = measure.meter(
+    metered = measure.meter(
         model, everything, pad_id=lab.tokenizer.pad_token_id, batch=settings.batch
     )
     facts = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
-    tuples = tuples.join(lab.rows[facts], on="row_id")
+    tuples = metered.drop(columns=list(measure.PER_TOKEN)).join(lab.rows[facts], on="row_id")
     runs.write_table(folder / "tuples.parquet", tuples)
+    if lab.part is not None:
+        return
+    runs.write_table(folder / "tokens.parquet", metered[["row_id", *measure.PER_TOKEN]])
     written = measure.answers(
         model,
         {name: lab.split(name, limit=settings.rouge_rows) for name in ("member", "held_out")},
@@ -276,24 +285,3 @@ def measure_model(lab: Lab, variant: str, model: Any, folder: Path) -> None:
         batch=settings.batch,
     )
     runs.write_table(folder / "answers.parquet", written)
-
-
-def price(lab: Lab) -> pd.DataFrame:
-    """What the teacher and each size of student cost, timed one right after the other.
-
-    The method does not change the size: SFT students stand for all.
-
-    Returns:
-        variant, student, parameters, file_bytes, ms_per_token; also written to costs.csv.
-    """
-    priced = [("teacher", "teacher"), *(("sft", size) for size in STUDENTS)]
-    folders = [made(lab, *names) / "checkpoint" for names in priced]
-    loaded = [models.load_model(folder).to(lab.device) for folder in folders]
-    tokens = min(32, lab.profile.tokens.max_new)
-    frame = pd.DataFrame(priced, columns=["variant", "student"]).assign(
-        parameters=[models.parameters(model) for model in loaded],
-        file_bytes=[(folder / "model.safetensors").stat().st_size for folder in folders],
-        ms_per_token=measure.latency(loaded, lab.split("held_out")[0], tokens=tokens),
-    )
-    runs.write_table(lab.run_dir("teacher", "teacher").parent / "costs.csv", frame)
-    return frame

@@ -10,14 +10,14 @@ LAYERS = [
     {"methods", "settings"},
     {"config", "runs"},
     {"sources", "canaries", "intervals"},
-    {"data", "tables"},
-    {"tokens", "models", "losses", "policy"},
-    {"lab", "sample", "teacher"},
+    {"data", "tables", "scores", "companions"},
+    {"tokens", "models", "losses", "policy", "halves", "membership", "inheritance", "features"},
+    {"lab", "sample", "teacher", "effects", "forecast"},
     {"texts", "objectives", "train", "measure"},
     {"bases"},
     {"claims", "plots", "show"},
-    {"study", "report"},
-    {"calibration"},
+    {"study", "report", "memory_plots", "audit_report"},
+    {"calibration", "probes", "audit"},
     {"__main__"},
 ]
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
@@ -34,6 +34,10 @@ NO_TORCH = (
     "plots",
     "report",
     "show",
+    "scores",
+    "halves",
+    "companions",
+    "memory_plots",
 )
 MODULES = sorted(path for path in KDLIB.glob("*.py") if path.stem != "__init__")
 
