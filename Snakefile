@@ -27,7 +27,11 @@ PER_SEED = {
 PICKING = ("05_sequence_level_kd", "06_reverse_kl", "07_on_policy")  # told which methods are
 # The longest and what it waits for first, so that no core waits at the end for one of them.
 PRIORITY = {"02_teacher": 3, "06_reverse_kl": 2, "04_word_level_kd": 2, "07_on_policy": 1, "08_minillm": 1}
-FIRST, COMPARISON, MAP = "01_data_and_tokens", "10_comparison", "00_map"  # one for all seeds
+USING_MODELS = ("12_what_stays", "13_membership_and_canaries")
+PRIORITY["12_what_stays"] = 1
+METER = "09_memorization_meter"
+FIRST, MAP = "01_data_and_tokens", "00_map"  # one for all seeds, as are:
+TOGETHER = ["10_comparison", "11_inheritance", "12_what_stays", "13_membership_and_canaries"]
 
 
 try:
@@ -49,13 +53,14 @@ FURTHER = {
     "08_minillm": ["02_teacher"],
 }
 PER_SEED |= {name: before for name, before in FURTHER.items() if name in TRAINED}
-PER_SEED["09_memorization_meter"] = list(PER_SEED)
+PER_SEED[METER] = list(PER_SEED)
 further = " ".join(name for name in CHOSEN if name not in PAPER)
 NAMED = {PAPER: "paper", tuple(METHODS): "all"}.get(CHOSEN, further)
 
 RUNS = f"data/runs/{SETTINGS.name}"
 EXECUTED = f"notebooks/executed/{SETTINGS.name}"
-STAGES = [FIRST, *(f"{name}-seed{seed}" for name in PER_SEED for seed in SEEDS), COMPARISON, MAP]
+EACH = [f"{name}-seed{seed}" for name in PER_SEED for seed in SEEDS]
+STAGES = [FIRST, *EACH, *TOGETHER, MAP]
 
 
 def done(stage):
@@ -175,7 +180,7 @@ for name, before in PER_SEED.items():
             PAPERMILL
 
 
-for name, before in {COMPARISON: "09_memorization_meter", MAP: None}.items():
+for name in (*TOGETHER, MAP):
 
     rule:
         name: name
@@ -183,7 +188,7 @@ for name, before in {COMPARISON: "09_memorization_meter", MAP: None}.items():
             RESOLVED,
             REPORTED,
             COMPARED,
-            [done(f"{before}-seed{seed}") for seed in SEEDS] if before else done(COMPARISON),
+            [done(one) for one in TOGETHER] if name == MAP else [done(f"{METER}-seed{seed}") for seed in SEEDS],
             notebook=f"notebooks/{name}.ipynb",
         output:
             touch(done(name)),
@@ -194,6 +199,9 @@ for name, before in {COMPARISON: "09_memorization_meter", MAP: None}.items():
             f"{RUNS}/logs/{name}.log",
         benchmark:
             f"{RUNS}/times/{name}.tsv"
+        priority: PRIORITY.get(name, 0)
+        resources:
+            gpu=int(name in USING_MODELS),
         shell:
             PAPERMILL
 

@@ -35,7 +35,7 @@ def bootstrap(values: np.ndarray, clusters: pd.Series, draws: int = DRAWS) -> tu
     return float(lo), float(hi)
 
 
-def pooled(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+def pooled(frame: pd.DataFrame, column: str, draws: int = DRAWS) -> pd.DataFrame:
     """Mean of a column per model and split over all seeds together, with a bootstrap interval.
 
     Columns: variant, student, split, value, sd (over seeds), lo, hi, n, seeds.
@@ -45,7 +45,7 @@ def pooled(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     for key, part in frame.groupby(names, sort=False):
         values = part[column].to_numpy(dtype=float)
         by_seed = part.groupby("seed")[column].mean()
-        lo, hi = bootstrap(values, part["group"])
+        lo, hi = bootstrap(values, part["group"], draws)
         facts = dict(zip(names, key, strict=True)) | {"value": values.mean(), "sd": by_seed.std()}
         rows.append(facts | {"lo": lo, "hi": hi, "n": len(values), "seeds": len(by_seed)})
     return pd.DataFrame(rows)

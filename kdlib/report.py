@@ -14,6 +14,7 @@ from kdlib.methods import LABELS, METHODS, PAPER
 from kdlib.settings import KdlibError
 from kdlib.tables import WINDOW
 
+LAB = ("stays", "inheritance", "membership")  # topics of the memorization lab, by claim
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 ALL_METHODS = (
     "All methods that were run: memorized as above, and usefulness, ROUGE-L (F1 of greedy answers) "
@@ -36,6 +37,13 @@ def read(profile: str, name: str) -> pd.DataFrame:
         )
     # hexadecimal names may look like numbers: 0123456789, 12e4567890
     return pd.read_csv(file, dtype={"commit": str, "run_id": str})
+
+
+def claims(profile: str) -> pd.DataFrame:
+    """The ledger: the paper's claims, then those that the memorization lab has judged."""
+    names = ["claims", *(f"claims_{topic}" for topic in LAB)]
+    there = [one for one in names if (runs.results_dir(profile) / f"{one}.csv").is_file()]
+    return pd.concat([read(profile, one) for one in there or names[:1]], ignore_index=True)
 
 
 def by_size(table: pd.DataFrame, cell: Callable[[pd.Series], str]) -> pd.DataFrame:
@@ -132,7 +140,7 @@ def legend(profile: str) -> str:
 
 def print_report(profile: str) -> None:
     """Print the comparison, the claims and where the figures lie."""
-    first, second, claims = (read(profile, name) for name in ("table1", "table2", "claims"))
+    first, second = (read(profile, name) for name in ("table1", "table2"))
 
     def said(text: str, indent: str = "") -> None:
         print(textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent))
@@ -146,8 +154,8 @@ def print_report(profile: str) -> None:
         words = all_methods(first, second).set_index("method")
         for what in ("memorized", "ROUGE-L"):
             print(f"\nALL METHODS: {what}\n\n{words.filter(like=what).to_string()}")
-    print("\nTHE PAPER'S CLAIMS")
-    for row in claims.itertuples():
+    print("\nTHE CLAIMS, of the paper (C) and its companions (D, E)")
+    for row in claims(profile).itertuples():
         said(f"{row.claim} {str(row.verdict).upper()}: {row.statement}")
         said(f"{row.evidence}.", indent="   ")
     print(f"\nTables   {runs.results_dir(profile).relative_to(runs.root())}")
@@ -157,10 +165,10 @@ def print_report(profile: str) -> None:
 
 def ledger(profile: str) -> str:
     """The claims with verdict and evidence, in Markdown."""
-    claims = read(profile, "claims")
-    claim = claims["claim"] + " " + claims["statement"]
-    verdict = "**" + claims["verdict"] + "**"
-    words = {"claim of the paper": claim, "verdict": verdict, "evidence": claims["evidence"]}
+    judged = claims(profile)
+    claim = judged["claim"] + " " + judged["statement"]
+    verdict = "**" + judged["verdict"] + "**"
+    words = {"claim": claim, "verdict": verdict, "evidence": judged["evidence"]}
     return markdown(pd.DataFrame(words))
 
 

@@ -13,6 +13,8 @@ import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
 from kdlib.config import WINDOW
+from kdlib.intervals import pooled
+from kdlib.tables import exact, natural
 
 LOWEST = 0.2  # the k of Min-K%: the share of least likely tokens that is averaged
 COLUMNS = (
@@ -20,6 +22,9 @@ COLUMNS = (
     *("min_k", "min_k_plus"),
 )
 GIVEN = (0.0, 0.1, 0.25, 0.5)  # shares of a response that an attacker already has
+SAMPLES = (1, 10, 100, 1000)  # answers that an attacker draws
+CHANCE = 0.5  # with which one of them is to be the response
+ALIKE, RUN = 0.9, 0.5  # from which edit similarity or longest run on an answer counts as a copy
 
 
 def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataFrame:
@@ -146,3 +151,54 @@ def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFram
         runs.append(match.size / max(1, len(b)))
     similar = [Levenshtein.normalized_similarity(a, b) for a, b in pairs]
     return pd.DataFrame({"edit_similarity": similar, "longest_run": runs})
+
+
+def extraction(tuples: pd.DataFrame, draws: int = 500) -> pd.DataFrame:
+    """Share of the rows that come out, by what the attacker has; all seeds together.
+
+    Returns:
+        variant, student, split, attack ("given": that share of the response's tokens, then greedy
+        decoding; "samples": so many answers drawn, one of them right with a probability of at least
+        CHANCE), at (the share, or the number), value, sd, lo, hi (bootstrap over groups), n, seeds.
+    """
+    rows = natural(tuples)
+    found = []
+    for attack, steps in (("given", GIVEN), ("samples", SAMPLES)):
+        for at in steps:
+            hit = extractable(rows, at) if attack == "given" else discoverable(rows, at, CHANCE)
+            rates = pooled(rows.assign(hit=hit), "hit", draws)
+            found.append(rates.assign(attack=attack, at=at))
+    return pd.concat(found, ignore_index=True)
+
+
+def definitions(answered: pd.DataFrame) -> pd.DataFrame:
+    """Five definitions of "remembered", row by row.
+
+    Args:
+        answered: tuples with edit_similarity and longest_run of their greedy answer.
+
+    Returns:
+        one column of bool for each definition.
+    """
+    return pd.DataFrame(
+        {
+            "word for word": exact(answered),
+            f"edit similarity >= {ALIKE}": answered["edit_similarity"] >= ALIKE,
+            f"longest run >= {RUN}": answered["longest_run"] >= RUN,
+            "the rest of it, 25% given": extractable(answered, 0.25),
+            "in 100 samples": discoverable(answered, 100, CHANCE),
+        }
+    )
+
+
+def agreement(flags: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows on which one of two definitions says yes: the share on which both do (Jaccard).
+
+    Returns:
+        a square table, 0 to 1; nan where neither ever says yes.
+    """
+    yes = flags.to_numpy(dtype=float)
+    both = yes.T @ yes
+    either = yes.sum(0)[:, None] + yes.sum(0)[None, :] - both
+    shares = np.divide(both, either, out=np.full_like(both, np.nan), where=either > 0)
+    return pd.DataFrame(shares, flags.columns, flags.columns)

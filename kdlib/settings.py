@@ -5,6 +5,7 @@ Taught in notebook 00_map.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -167,3 +168,38 @@ class CalibrationSettings(Settings):
     max_epochs: dict[Literal["teacher", "student"], Positive]
     student_band: tuple[Fraction, Fraction] = (0.3, 0.6)
     teacher_target: Fraction = 0.654
+
+
+class AuditSettings(Settings):
+    """What is audited, and how.
+
+    Attributes:
+        model: folder or hub name of a causal model.
+        data: file of the rows that it was trained on.
+        out: folder for what is found.
+        held_out: file of like rows that it was not trained on.
+        reference: the model before that training, for a membership score; of the same tokenizer.
+        batch: tuples of a forward pass, fewer where they are long; results do not depend on it
+            beyond rounding.
+        max_length: tokens of prompt and response; None: as many as the models can read.
+        template: of the prompt, see `tokens.prompt_text`.
+        columns: our names of columns to the files'.
+        precision: of the forward pass.
+    """
+
+    model: str
+    data: Path
+    out: Path
+    held_out: Path | None = None
+    reference: str | None = None
+    batch: Positive = 64
+    max_length: Positive | None = None
+    template: Literal["short", "alpaca"] = "short"
+    columns: dict[str, str] = {}
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files by split."""
+        both = {"member": self.data, "held_out": self.held_out}
+        return {split: path for split, path in both.items() if path is not None}

@@ -115,6 +115,20 @@ def is_prose(text: str) -> bool:
 # --- files and hub data sets ------------------------------------------------------------------
 
 
+def require_file(path: Path) -> None:
+    """Refuse what cannot be a file of rows.
+
+    Raises:
+        KdlibError: missing, empty, or of unknown format.
+    """
+    if not path.is_file():
+        raise KdlibError(f"data file {path} does not exist; check the path")
+    if path.stat().st_size == 0:
+        raise KdlibError(f"data file {path} is empty; it needs at least one row")
+    if path.suffix not in FORMATS:
+        raise KdlibError(f"data file {path}: '{path.suffix}' is not one of {', '.join(FORMATS)}")
+
+
 def read_file(path: Path, columns: dict[str, str]) -> Dataset:
     """Rows of a JSONL, CSV or Parquet file.
 
@@ -127,12 +141,7 @@ def read_file(path: Path, columns: dict[str, str]) -> Dataset:
         KdlibError: missing, empty, unknown format, not UTF-8, not parsable, lacks a column, or an
             empty instruction or response (which row, counted from 1).
     """
-    if not path.is_file():
-        raise KdlibError(f"data file {path} does not exist; check data.path in the profile")
-    if path.stat().st_size == 0:
-        raise KdlibError(f"data file {path} is empty; it needs at least one row")
-    if path.suffix not in FORMATS:
-        raise KdlibError(f"data file {path}: '{path.suffix}' is not one of {', '.join(FORMATS)}")
+    require_file(path)
     if path.suffix != ".parquet":
         try:
             with path.open(encoding="utf-8") as lines:

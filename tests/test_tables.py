@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib import claims, intervals, tables
+from kdlib import claims, intervals, tables, trades
 from kdlib.config import STUDENTS
 from kdlib.methods import DISTILLED, PAPER
 from kdlib.settings import KdlibError
@@ -122,7 +122,7 @@ def test_claims_are_about_the_papers_methods_alone():
 def test_frontier_keeps_what_no_other_beats():
     columns = {"x": [0.1, 0.2, 0.3, 0.3, 0.1], "y": [0.5, 0.4, 0.6, 0.6, 0.4]}
     points = pd.DataFrame(columns, index=[*"abcde"])
-    kept = tables.frontier(points, "x", "y")
+    kept = trades.frontier(points, "x", "y")
     assert kept.index[kept].tolist() == ["a", "c", "d"]
 
 
@@ -152,7 +152,7 @@ def test_early_stopped_finds_the_best_epoch_below():
                 facts = {"seed": 0, "student": "small", "variant": variant, "epoch": epoch}
                 loss = 2.0 + 0.5 * epoch if variant == "sft" else 3.5
                 rows.append(facts | {"split": split, "exact_rate": rate, "nats_per_token": loss})
-    gkd, found = tables.early_stopped(pd.DataFrame(rows)).to_dict("records")
+    gkd, found = trades.early_stopped(pd.DataFrame(rows)).to_dict("records")
     assert gkd["variant"] == "gkd" and gkd["sft_epoch"] == 1 and gkd["exact_rate"] == 0.6
     assert found["sft_epoch"] == 1 and found["sft_exact_rate"] == 0.2
     assert found["sft_nats_per_token"] == 2.5 and found["nats_per_token"] == 3.5

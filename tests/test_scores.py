@@ -1,0 +1,259 @@
+"""Every score against its definition, written again naively in float64, token by token."""
+
+import copy
+import math
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toy
+
+from kdlib import measure, models, sample, scores, tables
+from kdlib.tokens import Example
+
+PAD = 0
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy.trained()
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Rows that the model was trained on, known in part, and one answer that it never read."""
+    known = toy.examples()[::2]
+    end = toy.tokenizer().eos_token_id
+    return [*known, Example("never", known[0].prompt, (5, 200, 7, end))]
+
+
+def logits64(model, example):
+    """Scores of every response token, without batch, padding or float32: [T, V]."""
+    ids = torch.tensor([[*example.prompt, *example.response]])
+    with torch.no_grad():
+        full = copy.deepcopy(model).double().eval()(ids).logits[0]
+    return full[len(example.prompt) - 1 : -1].numpy()
+
+
+def naive(logits, response):
+    """Every score of one tuple: a loop over tokens, the whole softmax at each."""
+    nats, ranks, leads, entropies, zs = [], [], [], [], []
+    for scored, token in zip(logits, response, strict=True):
+        p = np.exp(scored - scored.max())
+        p /= p.sum()
+        log_p = np.log(p)
+        mean = (p * log_p).sum()
+        sd = math.sqrt((p * (log_p - mean) ** 2).sum())
+        nats.append(-log_p[token])
+        ranks.append(1 + sum(other > scored[token] for other in scored))
+        leads.append(scored[token] - max(s for i, s in enumerate(scored) if i != token))
+        entropies.append(-mean)
+        zs.append((log_p[token] - mean) / sd)
+    n = len(response)
+    wrong = [i for i, lead in enumerate(leads) if lead <= 0]
+    prefix = wrong[0] if wrong else n
+    fifth = max(1, n // 5)
+    return {
+        "length": n,
+        "prefix": prefix,
+        "needed": wrong[-1] + 1 if wrong else 0,
+        "nats_per_token": sum(nats) / n,
+        "window_nats": sum(nats[:50]),
+        "entropy": sum(entropies) / n,
+        "margin": min(abs(lead) for lead in leads[: prefix + 1]),
+        "min_k": sum(sorted(-x for x in nats)[:fifth]) / fifth,
+        "min_k_plus": sum(sorted(zs)[:fifth]) / fifth,
+        "token_nats": nats,
+        "token_rank": ranks,
+        "token_lead": leads,
+        "token_entropy": entropies,
+        "token_z": zs,
+    }
+
+
+def close(found, wanted, **how):
+    np.testing.assert_allclose(np.asarray(found, float), np.asarray(wanted, float), **how)
+
+
+def test_meter_against_the_definitions(model, asked):
+    metered = measure.meter(model, asked, pad_id=PAD, batch=7)
+    assert list(metered["row_id"]) == [one.row_id for one in asked]
+    assert 0 < tables.exact(metered).mean() < 1  # the toy knows some, so both sides are seen
+    for (_, row), example in zip(metered.iterrows(), asked, strict=True):
+        wanted = naive(logits64(model, example), example.response)
+        assert set(wanted) == set(row.index) - {"row_id"}
+        for name, value in wanted.items():
+            close(row[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_of_tuples_cuts_the_window_and_the_lowest_share():
+    nats = np.arange(1.0, 64.0)
+    flat = {"token_nats": nats, "token_lead": np.ones(63), "token_entropy": nats, "token_z": -nats}
+    found = scores.of_tuples(flat, np.array([3, 60])).to_dict("list")
+    assert found["window_nats"] == [1 + 2 + 3, sum(range(4, 54))]
+    assert found["min_k"] == [-3, -sum(range(52, 64)) / 12]  # 20% of 3 is none: one is taken
+    assert found["min_k_plus"] == found["min_k"]
+    assert found["prefix"] == [3, 60] and found["needed"] == [0, 0]
+
+
+def test_a_tie_is_no_hit():
+    flat = dict.fromkeys(("token_nats", "token_entropy", "token_z"), np.ones(3))
+    found = scores.of_tuples(flat | {"token_lead": np.array([1.0, 0.0, 1.0])}, np.array([3]))
+    assert (found["prefix"][0], found["needed"][0], found["margin"][0]) == (1, 2, 0)
+
+
+def test_prefix_and_needed_by_decoding(model, asked):
+    metered = measure.meter(model, asked, pad_id=PAD).set_index("row_id")
+    how = {"end_id": toy.tokenizer().eos_token_id, "greedy": True}
+    some_needed = False
+    for example in asked:
+        row = metered.loc[example.row_id]
+        if row["margin"] < 1e-3:
+            continue  # a near-tie may fall either way
+        rest = len(example.response)
+        starts = [example.prompt + example.response[:given] for given in range(rest)]
+        written = sample.continue_prompts(model, starts, max_new=rest, **how)
+        right = [
+            answer[: rest - given] == example.response[given:]
+            for given, answer in enumerate(written)
+        ]
+        pairs = zip(written[0], example.response, strict=False)
+        agreed = [a == b for a, b in pairs]
+        assert row["prefix"] == (agreed.index(False) if False in agreed else len(agreed))
+        assert row["needed"] == (right.index(True) if True in right else rest)
+        some_needed |= 0 < row["needed"] < rest
+        for share in scores.GIVEN:
+            wanted = right[int(share * rest)]
+            assert scores.extractable(row.to_frame().T, share).item() == wanted
+    assert some_needed
+
+
+def test_probability_of_the_window_by_sampling(model, asked):
+    end, draws = toy.tokenizer().eos_token_id, 2000
+    metered = measure.meter(model, asked, pad_id=PAD)
+    q = np.exp(-metered["window_nats"].astype(float))
+    chosen = int((q - 0.4).abs().idxmin())  # the surest test is one that is a coin
+    assert 0.1 < q[chosen] < 0.9
+    example = asked[chosen]
+    torch.manual_seed(0)
+    how = {"end_id": end, "max_new": len(example.response), "greedy": False, "batch": draws}
+    written = sample.continue_prompts(model, [example.prompt] * draws, **how)
+    share = sum(one == example.response for one in written) / draws
+    assert abs(share - q[chosen]) < 4 * math.sqrt(q[chosen] * (1 - q[chosen]) / draws)
+    row = metered.loc[[chosen]]
+    for n in (1, 3, 10):
+        reached = 1 - (1 - q[chosen]) ** n  # at least one of n
+        assert scores.discoverable(row, n, reached - 1e-6).item()
+        assert not scores.discoverable(row, n, reached + 1e-6).item()
+
+
+def test_discoverable_at_both_ends():
+    rows = pd.DataFrame({"window_nats": [0.0, 1e-12, 800.0, np.inf]})
+    assert list(scores.discoverable(rows, 1, 1 - 1e-9)) == [True, True, False, False]
+    assert not scores.discoverable(rows, 10**6, 1e-300).iloc[3]
+
+
+def test_membership_against_the_definitions():
+    rows = pd.DataFrame(
+        {"nats_per_token": [0.5, 2.0], "min_k": [-3.0, -4.0], "min_k_plus": [-1.0, -2.5]}
+    )
+    texts = ["abc", "abc" * 40]
+    size = scores.zlib_bytes(texts)
+    assert list(size) == [len(zlib.compress(text.encode("utf-8"))) for text in texts]
+    found = scores.membership(rows, size, pd.Series([3.0, 2.5]), pd.Series([1.0, 1.5]))
+    assert list(found["loss"]) == [-0.5, -2.0]
+    close(found["zlib"], [-0.5 / size[0], -2.0 / size[1]])
+    assert list(found["min_k"]) == [-3.0, -4.0] and list(found["min_k_plus"]) == [-1.0, -2.5]
+    assert list(found["reference_base"]) == [2.5, 0.5]
+    assert list(found["reference_student"]) == [0.5, -0.5]
+    assert list(scores.membership(rows, size)) == ["loss", "zlib", "min_k", "min_k_plus"]
+
+
+def edit_distance(a, b):
+    """Levenshtein, by the recursion of its definition, row by row."""
+    before = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        now = [i]
+        for j, y in enumerate(b, 1):
+            now.append(min(before[j] + 1, now[-1] + 1, before[j - 1] + (x != y)))
+        before = now
+    return before[-1]
+
+
+def longest_run(a, b):
+    starts = [(i, n) for i in range(len(b)) for n in range(1, len(b) - i + 1)]
+    inside = [n for i, n in starts if any(a[j : j + n] == b[i : i + n] for j in range(len(a)))]
+    return max(inside, default=0)
+
+
+def test_approximate_against_naive_definitions():
+    responses = [row["response"] for row in toy.rows()[:12]]
+    answers = [*responses[3:12], "", "pump", "old pump old valve old pump"]
+    pairs = [*zip(answers, responses, strict=True), ("", ""), ("same text", "same text")]
+    found = scores.approximate(*zip(*pairs, strict=True))
+    for (answer, response), (_, row) in zip(pairs, found.iterrows(), strict=True):
+        longer = max(len(answer), len(response), 1)
+        close(row["edit_similarity"], 1 - edit_distance(answer, response) / longer)
+        words = response.split()
+        close(row["longest_run"], longest_run(answer.split(), words) / max(1, len(words)))
+
+
+def test_logits_of_minus_infinity():
+    ruled_out = torch.tensor([[2.0, -torch.inf, 1.0], [-torch.inf, 3.0, -torch.inf]])
+    found = measure.token_scores(ruled_out.clone(), torch.tensor([0, 1]))
+    assert all(torch.isfinite(found[name]).all() for name in ("token_nats", "token_entropy"))
+    close(found["token_nats"], [math.log1p(math.exp(-1)), 0], atol=1e-6)
+    close(found["token_lead"], [1, math.inf])
+    p = 1 / (1 + math.exp(-1))
+    close(found["token_entropy"], [-p * math.log(p) - (1 - p) * math.log(1 - p), 0], atol=1e-6)
+    close(found["token_z"][0], (1 - p) / math.sqrt(p * (1 - p)), rtol=1e-5)
+    target = measure.token_scores(ruled_out.clone(), torch.tensor([1, 0]))
+    assert torch.isinf(target["token_nats"]).all() and (target["token_rank"] > 1).all()
+    assert (target["token_lead"] < 0).all() and not torch.isnan(target["token_z"]).any()
+
+
+class Scaled(torch.nn.Module):
+    """A model that changes its logits behind the LM head."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.config = model, model.config
+        self.base_model, self._supports_sdpa = model.base_model, model._supports_sdpa
+        self.get_output_embeddings = model.get_output_embeddings
+        self.set_attn_implementation = model.set_attn_implementation
+
+    def forward(self, *args, **kwargs):
+        found = self.inner(*args, **kwargs)
+        found.logits = found.logits / 3
+        return found
+
+
+def test_a_scaled_head_is_asked_for_its_own_logits(model, asked):
+    scaled = Scaled(copy.deepcopy(model))
+    assert models.plain_head(model) and not models.plain_head(scaled)
+    metered = measure.meter(scaled, asked, pad_id=PAD, batch=7).set_index("row_id")
+    for example in asked[:6]:
+        wanted = naive(logits64(model, example) / 3, example.response)
+        for name in ("nats_per_token", "entropy", "margin", "min_k", "min_k_plus"):
+            close(metered.loc[example.row_id, name], wanted[name], rtol=2e-3, atol=2e-4)
+    plain = measure.meter(model, asked, pad_id=PAD).set_index("row_id")
+    assert (metered["prefix"] == plain["prefix"]).all()  # a scale moves no arg-max
+    assert (metered["nats_per_token"] - plain["nats_per_token"]).abs().max() > 0.05
+
+
+def test_nothing_to_measure(model):
+    empty = measure.meter(model, [], pad_id=PAD)
+    assert len(empty) == 0
+    assert list(empty.columns) == ["row_id", *scores.COLUMNS, *measure.PER_TOKEN]
+    assert len(scores.membership(empty, scores.zlib_bytes([]))) == 0
+    assert len(scores.approximate([], [])) == 0
+    assert not scores.discoverable(empty, 10, 0.5).any() and not scores.extractable(empty, 0).any()
+
+
+def test_share_of_agreement():
+    flags = pd.DataFrame({"a": [True, True, False], "b": [True, False, False], "c": [False] * 3})
+    shares = scores.agreement(flags)
+    assert shares.loc["a", "b"] == 0.5 and shares.loc["a", "a"] == 1 and shares.loc["a", "c"] == 0
+    assert math.isnan(shares.loc["c", "c"])
