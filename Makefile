@@ -56,6 +56,7 @@ bench: $(READY)  ## the meter against decoding; training speed and memory agains
 	TRL_EXPERIMENTAL_SILENCE=1 python tests/benchmarks/training.py
 	python tests/benchmarks/memory.py
 	python tests/benchmarks/meter.py
+	python tests/benchmarks/audit.py
 
 calibrate: $(READY)  ## find learning rates and training length by the rule in the profile
 	python -m kdlib calibrate --profile "$(PROFILE)"

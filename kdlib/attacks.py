@@ -131,8 +131,8 @@ def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd
     for one, other in permutations(names, 2):
         if not (shares[one] > shares[other] and areas[one] < areas[other]):
             continue
-        sides = [hits[hits["variant"] == name] for name in (one, other)]
-        both = {"more": paired_difference(*sides, "hit"), "less": difference(wide, one, other)}
+        a, b = (hits[hits["variant"] == name] for name in (one, other))
+        both = {"more": paired_difference(a, b, "hit"), "less": difference(wide, one, other)}
         row: dict[str, Any] = {"one": one, "other": other}
         for name, gap in both.items():
             row |= {name: gap["value"], f"{name}_lo": gap["lo"], f"{name}_hi": gap["hi"]}

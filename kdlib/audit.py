@@ -18,7 +18,7 @@ from kdlib import audit_meter, audit_report, audit_summary, blocks, models, runs
 from kdlib.audit_meter import Loaded
 from kdlib.settings import AuditSettings, KdlibError
 
-BLOCK = 1024  # rows read, measured and written at a time
+BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
 CLAIM = "audit.json"  # written first: whose folder it is
 

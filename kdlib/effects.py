@@ -1,4 +1,4 @@
-"""Which attributes of a row make it stay: shares by bucket, and all attributes in one model.
+"""Which attributes of a row make it stay: all of them in one model.
 
 Pure functions without torch. Taught in notebook 12_what_stays.
 """
@@ -12,84 +12,12 @@ import statsmodels.api as sm
 from scipy.optimize import linprog
 
 from kdlib import companions
+from kdlib.buckets import MODEL, in_words
 from kdlib.features import ATTRIBUTES
-from kdlib.intervals import wilson
 from kdlib.methods import DISTILLED, LABELS
-from kdlib.tables import exact, natural
 
 NEEDED = 10  # memorized and unmemorized groups for each attribute of a model (Peduzzi et al. 1996)
-MODEL, KEYS = ["variant", "student"], ["seed", "row_id"]
-_CUTS = {  # of counts; everything else is cut into quarters
-    "copies": ([0, 1, 2, 4, 8, np.inf], ["1", "2", "3 to 4", "5 to 8", "9 or more"]),
-    "near_copies": ([-1, 0, 1, 3, np.inf], ["0", "1", "2 to 3", "4 or more"]),
-}
-
-
-def beside(tuples: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """What each model made of each row, beside the row's attributes.
-
-    Args:
-        tuples: of `tables.collect`; base models, canaries and twins are left out.
-        rows: seed, row_id, split, group and the attributes, raw, in buckets or scaled.
-
-    Returns:
-        one line per model and row: rows' columns, variant, student, nats_per_token, and hit
-        (memorized, k = 50).
-    """
-    found = natural(tuples[tuples["variant"] != "base"])
-    found = found.assign(hit=exact(found))[[*MODEL, *KEYS, "nats_per_token", "hit"]]
-    return found.merge(rows, on=KEYS, validate="m:1")
-
-
-def bucketed(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Each attribute cut into ordered buckets: counts by doubling, other numbers into quarters.
-
-    Args:
-        rows: one line per row, with the attributes.
-        names: which of them; what is no number stays as it is.
-
-    Returns:
-        the rows, with these columns replaced.
-    """
-    cut = {}
-    for name in names:
-        values = rows[name]
-        if name in _CUTS:
-            edges, labels = _CUTS[name]
-            cut[name] = pd.cut(values, edges, labels=labels)
-        elif pd.api.types.is_numeric_dtype(values):
-            edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
-            if len(edges) < 3:  # (nearly) all the same
-                cut[name] = values.astype("category")
-                continue
-            labels = [f"{a:.3g} to {b:.3g}" for a, b in zip(edges, edges[1:], strict=False)]
-            cut[name] = pd.cut(values, edges, labels=labels, include_lowest=True, ordered=False)
-        else:
-            cut[name] = values.astype("category")
-    return rows.assign(**cut)
-
-
-def buckets(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Memorized share per model and bucket of each attribute, with Wilson intervals.
-
-    Args:
-        frame: one line per model and row: variant, student, group, hit, and the buckets.
-        names: the columns of buckets, see `bucketed`.
-
-    Returns:
-        variant, student, attribute, bucket, value (0 to 1), lo, hi, n, groups. Where the groups are
-        far fewer than n, the rows stand or fall together and the interval is too narrow.
-    """
-    rows = []
-    for name in names:
-        grouped = frame.groupby([*MODEL, name], sort=True, observed=True)
-        for (variant, size, bucket), part in grouped:
-            hits, n = int(part["hit"].sum()), len(part)
-            facts = {"variant": variant, "student": size, "attribute": name, "bucket": str(bucket)}
-            lo, hi = wilson(hits, n)
-            facts |= {"value": hits / n, "lo": lo, "hi": hi, "n": n}
-            rows.append(facts | {"groups": part["group"].nunique()})
-    return pd.DataFrame(rows)
+_EFFECT = ["attribute", "value", "lo", "hi"]
 
 
 def usable(rows: pd.DataFrame, names: Sequence[str] = tuple(ATTRIBUTES)) -> list[str]:
@@ -113,7 +41,7 @@ def scaled(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     Returns:
         the rows, with these columns replaced.
     """
-    logs = {"copies": np.log2, "near_copies": lambda n: np.log2(n + 1)}
+    logs: dict[str, Any] = {"copies": np.log2, "near_copies": lambda n: np.log2(n + 1)}
     raw = {name: logs.get(name, pd.Series)(rows[name].astype(float)) for name in names}
     members = rows["split"] == "member"
     return rows.assign(
@@ -171,7 +99,8 @@ def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         if not note:
             fitted = sm.Logit(hit.astype(float), columns).fit(disp=0, **_by_group(part))
         rows += _lines(facts, names, fitted, note, np.exp)
-    return pd.DataFrame(rows)
+    counted = ["n", "hits", "hit_groups", "missed_groups"]
+    return pd.DataFrame(rows, columns=[*MODEL, *_EFFECT, *counted, "note"])
 
 
 def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -195,7 +124,7 @@ def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
             columns = design(part, names, [np.ones(len(part), dtype=bool)])
             fitted = sm.OLS(part["nats_per_token"], columns).fit(**_by_group(part))
         rows += _lines(facts, names, fitted, note, np.asarray)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*MODEL, "split", *_EFFECT, "n", "note"])
 
 
 def _too_few(groups: Sequence[int], attributes: int) -> str:
@@ -248,6 +177,15 @@ def _lines(
         own = {"attribute": name, "value": value, "lo": lo, "hi": hi}
         lines.append(facts | own | {"note": note})
     return lines
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """The fitted lines of `odds` or `nats` as "value [lo, hi]", a line per model."""
+    fitted = table[table["note"] == ""]
+    model = [name for name in (*MODEL, "split", "n", "hits", "hit_groups") if name in fitted]
+    wide = fitted.assign(words=in_words(fitted), variant=fitted["variant"].map(LABELS))
+    wide = wide.pivot(index=model, columns="attribute", values="words")
+    return wide.reindex(columns=list(dict.fromkeys(fitted["attribute"])))
 
 
 def stays(table: pd.DataFrame) -> dict[str, str]:

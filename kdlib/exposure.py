@@ -112,4 +112,6 @@ def by(canaries: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         count = int(part["twins"].iloc[0])
         facts = {"n": len(part), "chance": chance(count), "most": np.log2(count + 1)}
         rows.append(row | facts)
-    return pd.DataFrame(rows)
+    parts = ("exposure", "extracted", "secret")
+    named = [f"{name}{end}" for name in parts for end in ("", "_lo", "_hi")]
+    return pd.DataFrame(rows, columns=[*keys, *named, "n", "chance", "most"])

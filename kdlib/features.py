@@ -24,7 +24,7 @@ ATTRIBUTES = {  # name: what it is, in words for tables and figures
 }
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")  # get_maxClique: get, max, Clique
 _PERMUTATIONS = 128  # of a MinHash
-_RECALL = (0.1, 0.9)  # weights of false candidates, which cost time, and of missed ones
+_RECALL = (0.01, 0.99)  # weights of false candidates, which cost time, and of missed ones
 
 
 def attributes(
@@ -44,14 +44,15 @@ def attributes(
         included), zlib (bytes of the compressed response), compressed (these bytes per byte of the
         response: high where nothing repeats itself), rarity (mean surprisal of the response's
         tokens in general text, nats per token), context_overlap (0 to 1, see `overlap`), sort (last
-        word of the category: class, function or method for `pydocs`), package (its first word).
+        word of the category: class, function or method for `pydocs`), package (its first word),
+        "none" where the category is empty.
     """
     chosen = rows[rows["kind"] == "row"]
     members = chosen["split"].isin(["member", "left_out"]).to_numpy()
     compressed = zlib_bytes(chosen["response"])
     raw = chosen["response"].map(lambda text: len(text.encode())).to_numpy()
     ids = [np.asarray(tokens[row]) for row in chosen.index]
-    words = chosen["category"].str.split()
+    words = chosen["category"].where(chosen["category"].str.strip() != "", "none").str.split()
     return pd.DataFrame(
         {
             "copies": chosen["group_size"],

@@ -204,6 +204,25 @@ def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.D
     return pd.DataFrame(rows)
 
 
+def rate(hits: int, n: int) -> str:
+    """A share in words, with its Wilson interval: "3 of 12 (25.0% [8.9%, 53.2%])"."""
+    lo, hi = wilson(hits, n)
+    return f"{hits} of {n} ({hits / max(1, n):.1%} [{lo:.1%}, {hi:.1%}])"
+
+
+def next_layer(table: pd.DataFrame) -> dict[str, str]:
+    """Newly memorized rows among those kept and not memorized before, in words, per removal.
+
+    Args:
+        table: lines of `onion` with left_out ("predicted", "random"), all of one part.
+    """
+    total = table.groupby("left_out")[["n", "before", "new"]].sum()
+    return {
+        which: rate(int(row["new"]), int(row["n"] - row["before"]))
+        for which, row in total.iterrows()
+    }
+
+
 def told(scores: dict[str, Any]) -> dict[str, str]:
     """Claim D4 by its rule, from `score` of word-level KD at the probe's size."""
     value, lo, hi = (scores[f"roc_auc{end}"] for end in ("", "_lo", "_hi"))

@@ -19,7 +19,7 @@ from kdlib.tables import distilled, exact, natural
 
 KEYS = ["seed", "row_id"]
 FEWEST = 10  # different responses; with fewer a share gets no interval
-PERMUTATIONS = 1000
+COMPANION = {"shared": 0.957, "passed_on": 0.009, "ratio": 2.7}  # 2601.15394
 REGIONS = {  # in T, in S, in D
     "all three": (True, True, True),
     "teacher and student": (True, False, True),
@@ -29,7 +29,6 @@ REGIONS = {  # in T, in S, in D
     "teacher alone": (True, False, False),
     "SFT alone": (False, True, False),
 }
-NULLS = ("copies", "length", "missed")  # what D may depend on when it has not to do with T
 
 
 def sets(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -67,41 +66,43 @@ def regions(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for names, part, draws in _slices(frame):
-        t, s, d = _members(part)
+        t, s, d = members(part)
         for region, (in_t, in_s, in_d) in REGIONS.items():
             inside = (t == in_t) & (s == in_s) & (d == in_d)
-            rows.append(
-                names | {"metric": region} | _share(part["group"], inside, t | s | d, draws)
-            )
+            rows.append(names | {"metric": region} | share(part["group"], inside, t | s | d, draws))
     return pd.DataFrame(rows)
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
     """The key shares, over groups of equal responses; columns as in `regions`.
 
-    shared = |D and T and S| / |D| and passed_on = |D and T less S| / |T less S| (2601.15394);
-    own = |D less T less S| / |D|; neither = |D less T less S| / |rows less T less S|, what the
-    student memorizes of the rows that neither does: passed_on stands beside it.
+    Of the student's rows (of |D|): shared = |D and T and S|, teacher_only = |D and T less S|,
+    sft_only = |D and S less T|, own = |D less T less S|. Of others: passed_on =
+    |D and T less S| / |T less S|, and beside it neither = |D less T less S| / |rows less T less S|,
+    what the student memorizes of the rows that neither does (2601.15394: shared, passed_on).
     """
     rows = []
     for names, part, draws in _slices(frame):
-        for metric, (top, bottom) in _pairs(*_members(part)).items():
-            rows.append(names | {"metric": metric} | _share(part["group"], top, bottom, draws))
+        for metric, (top, bottom) in pairs(*members(part)).items():
+            rows.append(names | {"metric": metric} | share(part["group"], top, bottom, draws))
     return pd.DataFrame(rows)
 
 
-def _members(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def members(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether each row is in T, S and D."""
     t, s, d = (part[f"in_{one}"].to_numpy(bool) for one in ("teacher", "sft", "distilled"))
     return t, s, d
 
 
-def _pairs(t: np.ndarray, s: np.ndarray, d: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def pairs(t: np.ndarray, s: np.ndarray, d: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What is counted and of what, of each share; arrays of any one shape."""
     return {
         "shared": (d & t & s, d),
         "passed_on": (d & t & ~s, t & ~s),
         "own": (d & ~t & ~s, d),
         "neither": (d & ~t & ~s, ~t & ~s),
+        "teacher_only": (d & t & ~s, d),
+        "sft_only": (d & ~t & s, d),
     }
 
 
@@ -116,20 +117,30 @@ def _slices(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame,
                 yield names | {"seed": str(seed)}, one, DRAWS // 4
 
 
-def _share(
+def share(
     groups: pd.Series, top: np.ndarray, bottom: np.ndarray, draws: int = DRAWS
 ) -> dict[str, Any]:
     """A share, and its interval where it has FEWEST different responses.
 
     Where every group agrees the bootstrap knows no other value; then Wilson's over the groups.
+
+    Args:
+        groups: of the rows, [n].
+        top: whether a row is counted, [n]; only where bottom is.
+        bottom: whether it is one of those that the share is of, [n]. Both may be counts.
+        draws: of whole groups.
+
+    Returns:
+        value, lo, hi (0 to 1), hits, n (rows), groups (different responses among the n).
     """
     hits, n = top.sum(), bottom.sum()
-    counted = int(groups[bottom].nunique())
+    counted = int(groups[bottom > 0].nunique())
     lo = hi = np.nan
     if counted >= FEWEST and hits in (0, n):
         lo, hi = wilson(counted if hits else 0, counted)
     elif counted >= FEWEST:
-        lo, hi = _quotient(_resampled(groups, [top, bottom], draws))
+        chosen = bottom > 0  # so that no draw is without
+        lo, hi = quotient(resampled(groups[chosen], [top[chosen], bottom[chosen]], draws))
     value = hits / n if n else np.nan
     return {"value": value, "lo": lo, "hi": hi, "hits": hits, "n": n, "groups": counted}
 
@@ -142,14 +153,14 @@ def _weights(groups: int, draws: int) -> np.ndarray:
     return np.bincount(flat, minlength=draws * groups).reshape(draws, groups).astype(np.float32)
 
 
-def _resampled(groups: pd.Series, columns: list[np.ndarray], draws: int = DRAWS) -> np.ndarray:
+def resampled(groups: pd.Series, columns: list[np.ndarray], draws: int = DRAWS) -> np.ndarray:
     """Sums of the columns, [draws, columns], with whole groups drawn with replacement."""
     codes = pd.factorize(groups)[0]
     sums = np.stack([np.bincount(codes, np.asarray(one, float)) for one in columns], axis=1)
     return _weights(len(sums), draws) @ sums
 
 
-def _quotient(drawn: np.ndarray) -> tuple[float, float]:
+def quotient(drawn: np.ndarray) -> tuple[float, float]:
     """95% interval of the first column over the second; none where the second is ever 0."""
     if (drawn[:, 1] == 0).any():
         return np.nan, np.nan
@@ -174,7 +185,8 @@ def contrasts(frame: pd.DataFrame, soft: str = "word_kd") -> pd.DataFrame:
             a, b = (at_size[at_size["variant"] == one] for one in (variant, soft))
             names = {"variant": variant, "student": student}
             if a["group"].nunique() < FEWEST:
-                nothing = dict.fromkeys(("value", "lo", "hi"), np.nan) | {"n": len(a)}
+                nothing = dict.fromkeys(("value", "lo", "hi"), np.nan)
+                nothing |= {"n": len(a), "same_sign": False}
                 rows += [names | {"metric": one} | nothing for one in ("difference", "ratio")]
                 continue
             difference = paired_difference(a, b, "in_distilled")
@@ -182,84 +194,83 @@ def contrasts(frame: pd.DataFrame, soft: str = "word_kd") -> pd.DataFrame:
             # `paired_difference` has refused rows that differ: b in the order of a
             other = b.set_index(KEYS)["in_distilled"].loc[pd.MultiIndex.from_frame(a[KEYS])]
             counts = [a["in_distilled"].to_numpy(float), other.to_numpy(float)]
-            lo, hi = _quotient(_resampled(a["group"], counts)) if counts[0].any() else (np.nan,) * 2
+            lo, hi = quotient(resampled(a["group"], counts)) if counts[0].any() else (np.nan,) * 2
             value = counts[0].sum() / counts[1].sum() if counts[1].any() else np.nan
             rows.append(names | {"metric": "ratio", "value": value, "lo": lo, "hi": hi})
             rows[-1] |= {"n": len(a)}
     return pd.DataFrame(rows)
 
 
-def chance(frame: pd.DataFrame, draws: int = PERMUTATIONS) -> pd.DataFrame:
-    """The shares if a distilled student memorized as many rows, without regard to T.
+def stability(tuples: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that are members in more than one seed: memorized in one, how often in another?
 
-    D is permuted over the rows of a seed, in whole groups of equal responses, all sizes alike; only
-    among groups of as many copies ("copies"); and like length besides, in fifths ("length"); and of
-    which the SFT students memorize as much besides ("missed"). A group that has no like keeps its
-    place, so the last null is the strictest.
+    Over all ordered pairs of seeds that share a row.
 
     Returns:
-        variant, student, null, metric (as in `shares`, without neither), value (observed),
-        expected, lo, hi (the middle 95% of the permutations), p (two-sided, at least 2 / draws),
-        n, groups (different responses that could change places).
+        variant, student, metric: again (share memorized in the other seed, of the pairs memorized
+        in the one), rate (of all pairs: what it would be if seeds had nothing in common), gain
+        (again - rate); value, lo, hi (over groups), n (pairs), groups (different responses among
+        them).
     """
-    rows = []
-    for variant, part in frame.groupby("variant", sort=False):
-        grid = part.sort_values(["student", "seed", "group", "row_id"])
-        sizes = list(part["student"].unique())
-        t, s, d = (
-            np.stack([_members(grid[grid["student"] == one])[i] for one in sizes], axis=1)
-            for i in range(3)
+    rows = natural(tuples)
+    rows = rows[(rows["split"] == "member") & (rows["variant"] != "base")]
+    rows = rows.assign(hit=exact(rows).astype(int))
+    out = []
+    for (variant, student), part in rows.groupby(["variant", "student"], sort=False):
+        named = {"seeds": ("hit", "size"), "hits": ("hit", "sum"), "group": ("group", "first")}
+        own = part.groupby("row_id").agg(**named).query("seeds > 1")
+        n, h = own["seeds"].to_numpy(), own["hits"].to_numpy()
+        # a row of h hits in n seeds: h (h - 1) pairs hit twice, h (n - 1) hit in the first
+        both, first, pairs_of = h * (h - 1), h * (n - 1), n * (n - 1)
+        names = {"variant": variant, "student": student}
+        again = share(own["group"], both, first)
+        rate = share(own["group"], first, pairs_of)
+        gain = {"value": again["value"] - rate["value"], "lo": np.nan, "hi": np.nan}
+        if not np.isnan([again["lo"], rate["lo"]]).any():
+            drawn = resampled(own["group"], [both, first, pairs_of])
+            with np.errstate(invalid="ignore"):  # a draw may hold no row that was memorized
+                apart = drawn[:, 0] / drawn[:, 1] - drawn[:, 1] / drawn[:, 2]
+            gain["lo"], gain["hi"] = np.nanquantile(apart, [0.025, 0.975])
+        gain |= {"n": again["n"], "groups": again["groups"]}
+        lines = {"again": again, "rate": rate, "gain": gain}
+        out += [names | {"metric": metric} | line for metric, line in lines.items()]
+    return pd.DataFrame(out).drop(columns="hits")
+
+
+def verdicts(table: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
+    """The ledger of claims D1 to D3, by the rules of `companions.CLAIMS`.
+
+    Args:
+        table: see `shares`.
+        beside: see `contrasts`.
+    """
+    pooled = table[(table["student"] == "all") & (table["seed"] == "all")]
+    pooled = pooled[pooled["variant"] == "word_kd"].set_index("metric")
+    entries = []
+    for claim, metric, limit, wants_more in (
+        ("D1", "shared", 0.9, True),
+        ("D2", "passed_on", 0.05, False),
+    ):
+        row = pooled.loc[metric]
+        more, less = bool(row["lo"] > limit), bool(row["hi"] < limit)
+        text = said(row) + (f" of {row['n']:.0f} rows" if row["n"] else "")
+        entries.append(
+            companions.entry(claim, *((more, less) if wants_more else (less, more)), text)
         )
-        pairs = {name: pair for name, pair in _pairs(t, s, d).items() if name != "neither"}
-        among = np.stack([t & s, t & ~s, ~t & ~s], axis=2)  # D and this is what is counted
-        first = grid[grid["student"] == sizes[0]].reset_index(drop=True)
-        for null in NULLS:
-            counts, moved = _permuted(d, among, _strata(first, s, null), draws)
-            for i, (metric, (top, bottom)) in enumerate(pairs.items()):
-                for size in [*range(len(sizes)), slice(None)]:
-                    n, seen = bottom[:, size].sum(), top[:, size].sum()
-                    drawn = counts[:, size, i].reshape(draws, -1).sum(1)
-                    student = "all" if isinstance(size, slice) else sizes[size]
-                    names = {"variant": variant, "student": student, "null": null}
-                    rows.append(names | {"metric": metric} | _against(seen, drawn, n))
-                    rows[-1]["groups"] = moved
-    return pd.DataFrame(rows)
+    chosen = beside[(beside["variant"] == "seq_kd") & (beside["student"] == "all")]
+    chosen = chosen.set_index("metric")
+    row, same = chosen.loc["difference"], bool(chosen.loc["difference", "same_sign"])
+    text = f"{said(row, '+.3f')} over {row['n']:.0f} rows, "
+    text += "every seed agreeing" if same else "not every seed agreeing"
+    text += f"; ratio {said(chosen.loc['ratio'], '.2f')}"
+    above, below = same and row["lo"] > 0, same and row["hi"] < 0
+    entries.append(companions.entry("D3", bool(above), bool(below), text))
+    return companions.ledger(entries)
 
 
-def _against(seen: int, drawn: np.ndarray, n: int) -> dict[str, Any]:
-    """A count beside what permutations give, as shares of n (Phipson and Smyth 2010: p never 0)."""
-    tails = [(1 + (drawn >= seen).sum()), (1 + (drawn <= seen).sum())]
-    share = np.array([seen, drawn.mean(), *np.quantile(drawn, [0.025, 0.975])]) / (n or np.nan)
-    facts = dict(zip(("value", "expected", "lo", "hi"), share, strict=True))
-    return facts | {"p": min(1.0, 2 * min(tails) / (1 + len(drawn))), "n": n}
-
-
-def _strata(rows: pd.DataFrame, s: np.ndarray, null: str) -> list[np.ndarray]:
-    """Positions of the rows of each stratum, [groups, copies]: groups that may change places."""
-    fifth = pd.qcut(rows["length"].rank(method="first"), 5, labels=False)
-    fifth = fifth.groupby(rows["length"]).transform("min")  # equal lengths stay together
-    facts = pd.DataFrame({"seed": rows["seed"], "group": rows["group"], "copies": 1})
-    facts["length"] = fifth if null != "copies" else 0
-    known = [f"s{i}" for i in range(s.shape[1])]
-    facts[known] = s.astype(int) if null == "missed" else 0
-    added = {"copies": "sum", "length": "first"} | dict.fromkeys(known, "sum")
-    groups = facts.groupby(["seed", "group"]).agg(added)
-    start = np.concatenate([[0], np.cumsum(groups["copies"])[:-1]])  # rows lie group by group
-    cells = groups.groupby(["seed", "copies", "length", *known]).indices
-    return [start[one][:, None] + np.arange(groups["copies"].iloc[one[0]]) for one in cells.values()]
-
-
-def _permuted(
-    d: np.ndarray, among: np.ndarray, strata: list[np.ndarray], draws: int
-) -> tuple[np.ndarray, int]:
-    """Counts of permuted d [rows, sizes] among [rows, sizes, kinds]: [draws, sizes, kinds]."""
-    dice, moved = np.random.default_rng(0), 0
-    counts = np.zeros((draws, *among.shape[1:]))
-    for places in strata:
-        order = dice.permuted(np.tile(np.arange(len(places)), (draws, 1)), axis=1)
-        # overlap[j, i]: what is counted when the j-th group's marks lie on the i-th group
-        own, other = d[places].astype(float), among[places].astype(float)
-        overlap = np.einsum("jcs,icsk->jisk", own, other)
-        counts += overlap[order, np.arange(len(places))].sum(axis=1)
-        moved += len(places) if len(places) > 1 else 0
-    return counts, moved
+def said(row: pd.Series, form: str = ".1%") -> str:
+    """A value with its interval, or that there are not enough rows, in the given format."""
+    if pd.isna(row["value"]):
+        return "not enough rows"
+    span = f"[{row['lo']:{form}}, {row['hi']:{form}}]" if pd.notna(row["lo"]) else "(no interval)"
+    return f"{row['value']:{form}} {span}"

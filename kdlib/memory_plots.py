@@ -3,9 +3,12 @@
 Drawn in notebooks 09 and 11 to 13.
 """
 
+from textwrap import fill
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlib.methods import LABELS
@@ -19,9 +22,7 @@ def extraction(table: pd.DataFrame) -> Figure:
     Args:
         table: of one size, see `scores.extraction`.
     """
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, 4.2), sharey=True, layout="constrained"
-    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for axes, attack in ((left, "given"), (right, "samples")):
         chosen = table[table["attack"] == attack]
         for (variant, split), part in chosen.groupby(["variant", "split"], sort=False):
@@ -89,33 +90,40 @@ def membership(table: pd.DataFrame) -> Figure:
     """AUC, and hits at 1% false positives, by score and method, with 95% intervals.
 
     Args:
-        table: of one size and the teacher, see `attacks.summary`.
+        table: of one size and the teacher, see `attacks.summary`; with fewer than 100 held-out
+            rows there are no hits at 1% to be drawn.
     """
     attacks = list(dict.fromkeys(table["score"]))
     methods = [name for name in LABELS if name in set(table["variant"])]
-    step = 1 / (len(methods) + 1.5)
-    height = 1.6 + 0.13 * (len(methods) + 1.5) * len(attacks)
-    figure, panels = plt.subplots(1, 2, figsize=(10, height), sharey=True, layout="constrained")
-    columns = (("auc", 0.5, "AUC"), ("tpr_1pct", 0.01, "member rows found\nat 1% false positives"))
-    for axes, (column, guess, title) in zip(panels, columns, strict=True):
-        axes.axvline(guess, color="0.4", linestyle=":")
-        for place, method in enumerate(methods):
-            part = table[table["variant"] == method].dropna(subset=column)
-            y = part["score"].map(attacks.index) + (place + 1.25) * step - 0.5
-            error = [part[column] - part[f"{column}_lo"], part[f"{column}_hi"] - part[column]]
-            look = {"color": COLOURS[method], "marker": MARKERS[method], "markersize": 5}
-            label = LABELS[method]
-            axes.errorbar(
-                part[column], y, xerr=error, linestyle="", capsize=2, label=label, **look
-            )
-        axes.set(xlabel=title, ylim=(len(attacks) - 0.5, -0.5))
-        axes.grid(axis="y", visible=False)
-        for edge in range(1, len(attacks)):
-            axes.axhline(edge - 0.5, color="0.8", linewidth=0.8)
-    panels[0].set_yticks(range(len(attacks)), [name.replace("_", " ") for name in attacks])
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    columns = [("auc", 0.5, "AUC"), ("tpr_1pct", 0.01, "member rows found at 1% false positives")]
+    columns = [one for one in columns if table[one[0]].notna().any()]  # the rate takes many rows
+    figure, grid = plt.subplots(
+        *(len(columns), len(attacks)),
+        figsize=(2 + 1.5 * len(attacks), 0.5 + len(columns) * (0.7 + 0.22 * len(methods))),
+        sharex="row",
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, (column, guess, title) in zip(grid, columns, strict=True):
+        for axes, attack in zip(line, attacks, strict=True):
+            axes.axvline(guess, color="0.4", linestyle=":")
+            part = table[table["score"] == attack].set_index("variant")
+            for place, method in enumerate(methods):
+                if method in part.index:
+                    _interval(axes, part.loc[method], column, place)
+        line[len(attacks) // 2].set_xlabel(title)
+    for axes, attack in zip(grid[0], attacks, strict=True):
+        axes.set_title(fill(attack.replace("_", " "), 11), fontsize="medium")
+    grid[0, 0].set(ylim=(len(methods) - 0.5, -0.5))
+    grid[0, 0].set_yticks(range(len(methods)), [LABELS[name] for name in methods])
     return figure
+
+
+def _interval(axes: Axes, row: pd.Series, column: str, place: int) -> None:
+    error = [[row[column] - row[f"{column}_lo"]], [row[f"{column}_hi"] - row[column]]]
+    look = {"color": COLOURS[row.name], "marker": MARKERS[row.name], "markersize": 6}
+    axes.errorbar(row[column], place, xerr=np.maximum(error, 0), capsize=2, **look)
 
 
 def membership_vs_memorization(points: pd.DataFrame, low: float, high: float) -> Figure:
@@ -132,13 +140,12 @@ def membership_vs_memorization(points: pd.DataFrame, low: float, high: float) ->
     axes.axhline(0.5, color="0.4", linestyle=":")
     for _, row in points.iterrows():
         x, y = row["memorized"], row["auc"]
-        error = {
-            "xerr": [[x - row["memorized_lo"]], [row["memorized_hi"] - x]],
-            "yerr": [[y - row["auc_lo"]], [row["auc_hi"] - y]],
-        }
+        wide = [[x - row["memorized_lo"]], [row["memorized_hi"] - x]]
+        high_low = [[y - row["auc_lo"]], [row["auc_hi"] - y]]
         variant = row["variant"]
         look = {"color": COLOURS[variant], "marker": MARKERS[variant], "markersize": 8}
-        axes.errorbar(x, y, **error, capsize=2, linestyle="", label=LABELS[variant], **look)
+        look |= {"capsize": 2, "linestyle": "", "label": LABELS[variant]}
+        axes.errorbar(x, y, xerr=wide, yerr=high_low, **look)
     axes.set(xlabel="memorized member rows (share)", ylabel="membership: AUC of the loss")
     axes.set(xlim=(-0.03, None))
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -171,7 +178,7 @@ def exposure(table: pd.DataFrame) -> Figure:
     for level in (table["chance"].iloc[0], table["most"].iloc[0]):
         left.axhline(level, color="0.4", linestyle=":")
     left.set(ylabel="exposure (bits)\ndotted: never planted, and most", ylim=(-0.2, None))
-    right.set(ylabel="secrets written, the words before given (share)", ylim=(-0.03, 1.03))
+    right.set(ylabel="secrets written (share),\nthe words before them given", ylim=(-0.03, 1.03))
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return figure

@@ -61,16 +61,15 @@ def told_beforehand(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
     )
     places = range(len(scores))
     error = [scores["pr_auc"] - scores["pr_auc_lo"], scores["pr_auc_hi"] - scores["pr_auc"]]
-    left.errorbar(
-        scores["pr_auc"], places, xerr=error, fmt="s", color=COLOURS["word_kd"], capsize=3
-    )
+    look = {"color": "0.2", "capsize": 3}
+    left.errorbar(scores["pr_auc"], places, xerr=error, fmt="o", **look)
     left.plot(scores["base_rate"], places, "|", color="0.4", markersize=16, markeredgewidth=2)
     left.set_yticks(places, scores["test"])
-    left.set(xlabel="PR-AUC (grey: base rate, what knowing nothing gives)", xlim=(0, 1))
+    left.set(xlabel="PR-AUC (upright bar: base rate)", xlim=(0, 1))
     left.set(ylim=(len(scores) - 0.5, -0.5))
     error = [(bins["value"] - bins["lo"]).clip(0), (bins["hi"] - bins["value"]).clip(0)]
     right.plot([0, 1], [0, 1], ":", color="0.4")
-    right.errorbar(bins["told"], bins["value"], yerr=error, fmt="s-", color="0.2", capsize=3)
+    right.errorbar(bins["told"], bins["value"], yerr=error, fmt="o-", **look)
     right.set(xlabel="predicted probability", ylabel="memorized (share of the bin)")
     right.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     return figure
@@ -94,17 +93,11 @@ def onion(table: pd.DataFrame) -> Figure:
                 share = [row["before"] / row["n"], row["after"] / row["n"]]
                 axes.plot([0, 1], share, color=colour, alpha=0.35, linewidth=1)
             total = own[["n", "before", "after"]].sum()
-            counts = (total["before"], total["after"])
-            share = [count / total["n"] for count in counts]
-            label = f"{part} rows (n = {total['n']})"
+            share = [total["before"] / total["n"], total["after"] / total["n"]]
+            label = f"{part} rows: {total['before']} to {total['after']} of {total['n']}"
             axes.plot([0, 1], share, marker=marker, color=colour, linewidth=2.5, label=label)
-            for x, y, count in zip((0, 1), share, counts, strict=True):
-                how = {"ha": "right" if x == 0 else "left", "va": "center", "color": colour}
-                axes.annotate(
-                    f"{count}", (x, y), ((x * 2 - 1) * 8, 0), None, "offset points", **how
-                )
         axes.set_xticks([0, 1], ["before", "after"])
         axes.set(title=title, xlim=(-0.25, 1.25), ylim=(-0.03, 1.03))
         axes.legend(loc="upper center", frameon=False)
-    panels[0].set(ylabel="memorized (share), counts beside")
+    panels[0].set(ylabel="memorized (share)")
     return figure

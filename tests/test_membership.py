@@ -2,12 +2,14 @@
 
 import itertools
 import math
+import types
 
 import numpy as np
 import pandas as pd
 import pytest
+import toy
 
-from kdlib import attacks, canaries, exposure, membership
+from kdlib import attacks, canaries, exposure, membership, planted, tokens
 from kdlib.config import load_profile
 from kdlib.settings import KdlibError
 
@@ -48,6 +50,12 @@ def test_auc_and_tpr_against_their_definitions(ties):
     assert membership.auc(score, member) == pytest.approx(naive_auc(score, member), abs=1e-12)
     for fpr in (0.01, 0.05, 0.29, 1.0):
         assert membership.tpr_at(score, member, fpr) == naive_tpr(score, member, fpr)
+
+
+def test_as_many_are_accused_as_the_rate_allows():
+    score = np.append(np.arange(100.0), 70.5)  # 29 others lie above the one member
+    assert membership.tpr_at(score, np.arange(101) == 100, 0.29) == 1  # 0.29 * 100 is under 29
+    assert membership.tpr_at(score, np.arange(101) == 100, 0.28) == 0
 
 
 def test_auc_is_signed():
@@ -282,6 +290,35 @@ def test_secret_span_is_what_differs():
         assert all(twin.startswith(text[:start]) and twin.endswith(text[end:]) for twin in twins)
         part = row["instruction"].split()[-1].rstrip("?")  # its number stands in the sentence too
         assert not any(chr(byte).isdigit() for byte in frame.replace(part.encode(), b""))
+
+
+def test_spans_of_a_seed_hold_the_digits_of_its_secrets():
+    settings = load_profile("smoke")
+    rows = [row for row in canaries.plant(settings.data, 0) if row["kind"] == "canary"]
+    encoded = tokens.encode(rows, toy.tokenizer(), settings.tokens)
+    lab = types.SimpleNamespace(
+        profile=settings,
+        seed=0,
+        tokenizer=toy.tokenizer(),
+        examples={one.row_id: one for one in encoded},
+    )
+    found = planted.spans(lab)
+    assert set(found) == {row["row_id"] for row in rows}
+    for row, example in zip(rows, encoded, strict=True):
+        start, end = found[row["row_id"]]
+        inside = toy.tokenizer().decode(example.response[start:end])
+        number = [word.strip(".,") for word in row["response"].split() if "-" in word]
+        if row["category"] == "canary drawing":
+            assert inside.strip() == number[0]
+        assert 0 < end - start < len(example.response) and any(c.isdigit() for c in inside)
+
+
+def test_no_canaries_are_an_empty_table():
+    none = pd.DataFrame(columns=[*exposure.CANARY, *planted.FOUND])
+    table = exposure.by(none, ["variant", "repetitions"])
+    assert len(table) == 0 and {"exposure_lo", "secret_hi", "chance", "n"} <= set(table.columns)
+    assert table["exposure"].between(0, table["most"] + 1e-9).all()
+    assert len(table[table["repetitions"] == table["repetitions"].min()]) == 0
 
 
 def test_extracted_whole_and_secret_alone():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib import claims, data, plots, report, tables
+from kdlib import claims, companions, data, plots, report, tables
 from kdlib.config import PROFILES, Profile
 from kdlib.methods import LABELS, PAPER
 from kdlib.settings import KdlibError
@@ -129,3 +129,16 @@ def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):
     small = {"path": str(file), "pool": 30, "members": 20, "held_out": 10}
     pool = data.load_pool(settings.model_copy(update=small))
     assert set(pool["response"]) == {row["answer"] for row in rows}
+
+
+def test_ledger_goes_on_with_what_the_lab_judged(project):
+    assert list(report.claims("made")["claim"]) == list(claims.CLAIMS)
+    lines = [
+        companions.entry("D1", True, False, "9 of 10"),
+        companions.entry("D2", False, False, ""),
+    ]
+    tables.write_results("made", {"claims_inheritance": companions.ledger(lines[::-1])})
+    told = report.claims("made")
+    assert list(told["claim"]) == [*claims.CLAIMS, "D1", "D2"]
+    assert list(told["verdict"][-2:]) == ["confirmed", "open"]
+    assert "| **confirmed** | 9 of 10 |" in report.ledger("made")

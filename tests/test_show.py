@@ -1,5 +1,6 @@
 """Model text is escaped, and just its verbatim beginning is marked."""
 
+import matplotlib.pyplot as plt
 import pytest
 
 from kdlib import show
@@ -27,3 +28,13 @@ def test_model_text_cannot_become_markup():
     page = show.answers([(evil, evil), ("SFT", "none")], asked).data
     assert "<script" not in page and page.count("&lt;script&gt;") == 5
     assert page.count("<tr>") == page.count("</tr>") == 3
+
+
+def test_a_figure_is_saved_shown_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    drawn, axes = plt.subplots()
+    axes.plot([0, 1])
+    show.figure("made", drawn, "line", "It rises.", "numbers")
+    saved = tmp_path / "data" / "figures" / "made" / "line.png"
+    assert saved.read_bytes().startswith(b"\x89PNG") and not plt.fignum_exists(drawn.number)
+    assert "Markdown" in capsys.readouterr().out
