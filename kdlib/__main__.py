@@ -28,7 +28,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 def audit(arguments: argparse.Namespace) -> None:
     """Measure what a model remembers of a file of tuples; write tables and a report."""
-    from kdlib import audit as of
+    from kdlib.audit import command as of
 
     given = {name: value for name, value in vars(arguments).items() if name in AUDITED}
     given["columns"] = _pairs(arguments.columns)

@@ -14,7 +14,8 @@ import torch
 from rouge_score import rouge_scorer
 from torch import Tensor
 
-from kdlib import losses, models, sample, scores, tables
+from kdlib import losses, models, sample, tables
+from kdlib.memory import scores
 from kdlib.tokens import Example, by_length, collate
 
 ROUGE = ("rouge1", "rouge2", "rougeL")

@@ -14,7 +14,7 @@ from kdlib.methods import LABELS, METHODS, PAPER
 from kdlib.settings import KdlibError
 from kdlib.tables import WINDOW
 
-LAB = ("stays", "inheritance", "membership")  # topics of the memorization lab, by claim
+LAB = ("inheritance", "stays", "membership")  # topics of the memorization lab: notebooks 11 to 13
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 ALL_METHODS = (
     "All methods that were run: memorized as above, and usefulness, ROUGE-L (F1 of greedy answers) "
@@ -40,10 +40,11 @@ def read(profile: str, name: str) -> pd.DataFrame:
 
 
 def claims(profile: str) -> pd.DataFrame:
-    """The ledger: the paper's claims, then those that the memorization lab has judged."""
+    """The ledger: the paper's claims and those that the memorization lab has judged, by name."""
     names = ["claims", *(f"claims_{topic}" for topic in LAB)]
     there = [one for one in names if (runs.results_dir(profile) / f"{one}.csv").is_file()]
-    return pd.concat([read(profile, one) for one in there or names[:1]], ignore_index=True)
+    found = pd.concat([read(profile, one) for one in there or names[:1]])
+    return found.sort_values("claim", ignore_index=True)  # C5b stands behind C5
 
 
 def by_size(table: pd.DataFrame, cell: Callable[[pd.Series], str]) -> pd.DataFrame:

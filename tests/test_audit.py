@@ -16,21 +16,10 @@ import torch
 import toy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kdlib import (
-    __main__,
-    audit,
-    audit_meter,
-    audit_report,
-    audit_summary,
-    blocks,
-    intervals,
-    measure,
-    membership,
-    models,
-    runs,
-    scores,
-    tokens,
-)
+from kdlib import __main__, intervals, measure, models, runs, tokens
+from kdlib.audit import blocks, meter, report, summary
+from kdlib.audit import command as audit
+from kdlib.memory import membership, scores
 from kdlib.settings import FIELDS, AuditSettings, KdlibError
 
 EVIL = '<script>alert("1")</script> & <mark>'
@@ -135,12 +124,12 @@ def test_summary_counts_what_the_rows_say(model, tmp_path, monkeypatch):
 
 
 def test_samples_are_uniform_and_bounded(monkeypatch):
-    monkeypatch.setattr(audit_summary, "SAMPLE", 50)
+    monkeypatch.setattr(summary, "SAMPLE", 50)
     sample = pd.DataFrame()
     for number in range(40):
         ids = np.arange(100.0) + 100 * number
         part = pd.DataFrame({"response": "a", "loss": ids})
-        sample = audit_summary._drawn(sample, part, number)
+        sample = summary._drawn(sample, part, number)
         assert len(sample) == 50
     assert sample["loss"].nunique() == 50
     assert 1200 < sample["loss"].mean() < 2800  # five sigma around 2000
@@ -185,11 +174,11 @@ def test_rows_that_do_not_fit_are_counted_and_said(model, tmp_path):
 
 def test_long_rows_go_fewer_at_a_time():
     examples = [tokens.Example(str(n), (1,), (2,) * n) for n in (5, 900, 6, 70, 1000, 7)]
-    groups = list(audit_meter.alike(examples, 4096))
+    groups = list(meter.alike(examples, 4096))
     assert sorted(place for group, _ in groups for place in group) == list(range(6))
     for group, batch in groups:
         longest = max(len(examples[i]) for i in group)
-        assert batch * longest <= audit_meter.BUDGET < 4 * batch * longest or batch == 1
+        assert batch * longest <= meter.BUDGET < 4 * batch * longest or batch == 1
         assert longest < 2 * min(len(examples[i]) for i in group)
 
 
@@ -328,7 +317,7 @@ def rated(member, other=None):
         ("exact_rate", split, 50, hits / n, *intervals.wilson(hits, n), n)
         for split, (hits, n) in ((s, v) for s, v in found.items() if v)
     ]
-    return pd.DataFrame(rows, columns=audit_summary.COLUMNS)
+    return pd.DataFrame(rows, columns=summary.COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -342,13 +331,13 @@ def rated(member, other=None):
     ],
 )
 def test_verdict_keeps_its_rule(member, other, said):
-    headline, sentences = audit_report.verdict(rated(member, other))
+    headline, sentences = report.verdict(rated(member, other))
     assert said in headline
     assert f"{member[0]} of {member[1]} rows" in " ".join(sentences)
 
 
 def test_verdict_without_any_row():
-    assert "Nothing" in audit_report.verdict(rated(None))[0]
+    assert "Nothing" in report.verdict(rated(None))[0]
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -490,7 +479,7 @@ def test_command_line(model, tmp_path, capsys, monkeypatch):
 PEAK = r"""
 import re, sys
 from pathlib import Path
-from kdlib import audit
+from kdlib.audit import command as audit
 from kdlib.settings import AuditSettings
 audit.BLOCK = 50
 audit.run(AuditSettings(model=sys.argv[1], data=sys.argv[2], out=sys.argv[3]))

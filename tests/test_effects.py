@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib import buckets, effects
 from kdlib.intervals import wilson
+from kdlib.memory import buckets, effects
 
 NAMES = ["copies", "rarity"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib import features
+from kdlib.memory import features
 
 LINE = "Return the line graph of a graph."
 FACTS = [  # row_id, instruction, context, response, category, group, kind, split

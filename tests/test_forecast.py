@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from kdlib import forecast
+from kdlib.memory import forecast
 
 FEATURES = list(forecast.FEATURES)
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from test_study import PROFILE, WIDTHS, make_folder, save_base
 
-from kdlib import canaries, data, halves, models, probes, runs, study
+from kdlib import canaries, data, models, runs, study
 from kdlib.lab import Lab, open_lab
+from kdlib.memory import halves, probes
 from kdlib.methods import PAPER
 from kdlib.settings import DataSettings, KdlibError, ProbeSettings
 

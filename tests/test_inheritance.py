@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib import chance, handed_down, inheritance, inheritance_plots, intervals
+from kdlib import intervals
 from kdlib.config import STUDENTS
+from kdlib.memory import chance, handed_down, inheritance, inheritance_plots
 from kdlib.settings import KdlibError
 
 MODELS = [("teacher", "teacher"), *((m, s) for m in ("sft", "word_kd", "seq_kd") for s in STUDENTS)]

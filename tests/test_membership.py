@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import toy
 
-from kdlib import attacks, canaries, exposure, membership, planted, tokens
+from kdlib import canaries, tokens
 from kdlib.config import load_profile
+from kdlib.memory import attacks, exposure, membership, planted
 from kdlib.settings import KdlibError
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib import claims, companions, data, plots, report, tables
+from kdlib import claims, data, plots, report, tables
 from kdlib.config import PROFILES, Profile
+from kdlib.memory import companions
 from kdlib.methods import LABELS, PAPER
 from kdlib.settings import KdlibError
 
@@ -135,10 +136,10 @@ def test_ledger_goes_on_with_what_the_lab_judged(project):
     assert list(report.claims("made")["claim"]) == list(claims.CLAIMS)
     lines = [
         companions.entry("D1", True, False, "9 of 10"),
-        companions.entry("D2", False, False, ""),
+        companions.entry("C5b", False, False, "too few"),
     ]
     tables.write_results("made", {"claims_inheritance": companions.ledger(lines[::-1])})
     told = report.claims("made")
-    assert list(told["claim"]) == [*claims.CLAIMS, "D1", "D2"]
-    assert list(told["verdict"][-2:]) == ["confirmed", "open"]
+    assert list(told["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C5b", "C6", "D1"]
+    assert list(told["verdict"][-3:]) == ["open", "open", "confirmed"]
     assert "| **confirmed** | 9 of 10 |" in report.ledger("made")

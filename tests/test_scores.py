@@ -10,7 +10,8 @@ import pytest
 import torch
 import toy
 
-from kdlib import measure, models, sample, scores, tables
+from kdlib import measure, models, sample, tables
+from kdlib.memory import scores
 from kdlib.tokens import Example
 
 PAD = 0

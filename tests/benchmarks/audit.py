@@ -34,8 +34,11 @@ import pandas as pd
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from kdlib import audit, audit_meter, blocks, measure, models, runs, scores, sources, tokens
+from kdlib import measure, models, runs, sources, tokens
+from kdlib.audit import blocks, meter
+from kdlib.audit import command as audit
 from kdlib.config import load_profile
+from kdlib.memory import scores
 from kdlib.settings import AuditSettings, TokenSettings
 
 ROUNDS = 3
@@ -44,7 +47,7 @@ BATCH = {"laptop middle": 64, GPT2: 16}
 PEAK = r"""
 import re, sys
 from pathlib import Path
-from kdlib import audit
+from kdlib.audit import command as audit
 from kdlib.settings import AuditSettings
 model, data, out, batch = sys.argv[1:]
 audit.run(AuditSettings(model=model, data=Path(data), out=Path(out), batch=int(batch)))
@@ -99,7 +102,7 @@ def batches(loaded, data: Path, batch: int) -> list[tokens.Batch]:
     for block in blocks.read(data, {}, audit.BLOCK):
         rows = block.assign(row_id=[str(i) for i in block.index]).to_dict("records")
         examples = tokens.encode(rows, loaded.tokenizer, settings)
-        for group, size in audit_meter.alike(examples, batch):
+        for group, size in meter.alike(examples, batch):
             chosen = [examples[i] for i in group]
             found += [tokens.collate(part, 0) for part in tokens.by_length(chosen, size)]
     return found
@@ -191,7 +194,7 @@ def speed(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]
     rows.to_json(data, orient="records", lines=True)
     model, found = saved(name, folder / "model", rows), []
     asked = AuditSettings(model=str(model), data=data, out=folder / "0", batch=BATCH[name])
-    loaded = audit_meter.load(asked)
+    loaded = meter.load(asked)
     read = batches(loaded, data, asked.batch)
     count = sum(int(batch.attention_mask.sum()) for batch in read)
 
@@ -227,7 +230,7 @@ def all_scores(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[fl
     """Part (c)."""
     model = saved(name, folder / "scores-model", rows)
     asked = AuditSettings(model=str(model), data=Path("-"), out=Path("-"))
-    loaded = audit_meter.load(asked)
+    loaded = meter.load(asked)
     given = rows.assign(row_id=[str(i) for i in range(len(rows))]).to_dict("records")
     settings = TokenSettings(max_prompt=loaded.limit - 1, max_length=loaded.limit)
     examples = tokens.encode(given, loaded.tokenizer, settings)

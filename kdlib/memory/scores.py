@@ -126,7 +126,7 @@ def extractable(tuples: pd.DataFrame, given: float) -> pd.Series:
     return tuples["needed"] <= np.floor(given * tuples["length"])
 
 
-def discoverable(tuples: pd.DataFrame, n: int, p: float) -> pd.Series:
+def discoverable(tuples: pd.DataFrame, n: float, p: float) -> pd.Series:
     """(n, p)-discoverable extraction (Hayes et al. 2025): found in n samples with probability p.
 
     A sample at temperature 1 begins with the window, word for word, with probability

@@ -15,11 +15,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kdlib import membership, plots, show
-from kdlib.audit_summary import ATTACKS, FEW, SAMPLE, TOP
+from kdlib import plots, show
+from kdlib.audit.summary import ATTACKS, FEW, SAMPLE, TOP
 from kdlib.config import FULL, WINDOW
+from kdlib.memory import membership
 
-TEMPLATE = Path(__file__).with_name("audit.html.j2")
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 NAMES = {"member": "training rows", "held_out": "held-out rows"}
 LOOKS = {"member": ("-", "o"), "held_out": (":", "x")}
 RULE = (
@@ -34,8 +35,8 @@ def page(
     """The report as HTML.
 
     Args:
-        table: as `audit_summary.summary` gives.
-        sample: as `audit_summary.attacked` gives; may be empty.
+        table: as `summary.summary` gives.
+        sample: as `summary.attacked` gives; may be empty.
         top: most memorized rows, with what was written word for word in column verbatim.
         about: settings; limit (tokens), device, and by split in "rows": rows, empty, too_long, cut,
             measured.

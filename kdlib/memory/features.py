@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from datasketch import MinHash, MinHashLSH
 
-from kdlib.scores import zlib_bytes
+from kdlib.memory.scores import zlib_bytes
 
 SHINGLE = 5  # characters in a row: responses of a dozen words have too few runs of words
 SIMILAR = 0.5  # Jaccard similarity from which two responses are near copies

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdlib.features import ATTRIBUTES
+from kdlib.memory.features import ATTRIBUTES
 from kdlib.methods import LABELS
 from kdlib.plots import COLOURS, MARKERS
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdlib import companions
 from kdlib.intervals import DRAWS, paired_difference, wilson
+from kdlib.memory import companions
 from kdlib.settings import KdlibError
 from kdlib.tables import distilled, exact, natural
 

@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kdlib.memory.scores import CHANCE
 from kdlib.methods import LABELS
 from kdlib.plots import COLOURS, MARKERS
-from kdlib.scores import CHANCE
 
 
 def extraction(table: pd.DataFrame) -> Figure:

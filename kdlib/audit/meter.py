@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kdlib import measure, models, scores, tokens
+from kdlib import measure, models, tokens
+from kdlib.memory import scores
 from kdlib.settings import AuditSettings, KdlibError, TokenSettings
 from kdlib.tokens import Example
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from kdlib import membership, runs, scores, sources, tables
+from kdlib import runs, sources, tables
 from kdlib.config import FULL, WINDOW
 from kdlib.intervals import wilson
+from kdlib.memory import membership, scores
 
 SAMPLE = 20_000  # rows of a split for AUC and its interval
 TOP = 50  # most memorized rows that the report shows

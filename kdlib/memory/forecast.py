@@ -13,8 +13,9 @@ from sklearn.metrics import precision_recall_curve
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kdlib import companions, intervals
+from kdlib import intervals
 from kdlib.intervals import wilson
+from kdlib.memory import companions
 from kdlib.tables import exact, natural
 
 FEATURES = {  # known before a student is distilled; name: in words for tables and figures

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdlib import scores
-from kdlib.halves import KEYS
 from kdlib.intervals import paired_difference
-from kdlib.membership import DRAWS, auc, difference, evaluate
+from kdlib.memory import scores
+from kdlib.memory.halves import KEYS
+from kdlib.memory.membership import DRAWS, auc, difference, evaluate
 from kdlib.settings import KdlibError
 from kdlib.tables import natural
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from kdlib.inheritance import FEWEST, KEYS, resampled, share
 from kdlib.intervals import bootstrap, paired_difference
+from kdlib.memory.inheritance import FEWEST, KEYS, resampled, share
 from kdlib.tables import exact, natural
 
 SIDE = "0a"  # the half that they read

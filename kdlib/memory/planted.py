@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kdlib import canaries, exposure, probes, study, tokens
-from kdlib.exposure import CANARY
+from kdlib import canaries, study, tokens
 from kdlib.lab import Lab
+from kdlib.memory import exposure, probes
+from kdlib.memory.exposure import CANARY
 
 FOUND = ["rank", "twins", "exposure", "extracted", "secret", "category", "repetitions"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdlib.inheritance import members, pairs
+from kdlib.memory.inheritance import members, pairs
 
 PERMUTATIONS = 1000
 METRICS = ("shared", "passed_on", "own")

@@ -11,9 +11,9 @@ import pandas as pd
 import statsmodels.api as sm
 from scipy.optimize import linprog
 
-from kdlib import companions
-from kdlib.buckets import MODEL, in_words
-from kdlib.features import ATTRIBUTES
+from kdlib.memory import companions
+from kdlib.memory.buckets import MODEL, in_words
+from kdlib.memory.features import ATTRIBUTES
 from kdlib.methods import DISTILLED, LABELS
 
 NEEDED = 10  # memorized and unmemorized groups for each attribute of a model (Peduzzi et al. 1996)

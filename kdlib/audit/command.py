@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kdlib import audit_meter, audit_report, audit_summary, blocks, models, runs, sources
-from kdlib.audit_meter import Loaded
+from kdlib import models, runs, sources
+from kdlib.audit import blocks, meter, report, summary
+from kdlib.audit.meter import Loaded
 from kdlib.settings import AuditSettings, KdlibError
 
 BLOCK = 512  # rows read, measured and written at a time
@@ -33,12 +34,12 @@ def run(asked: AuditSettings) -> Path:
         the report's path.
 
     Raises:
-        KdlibError: bad input (see `audit_meter.load`, `inspect`, `blocks.read`), or the folder is
+        KdlibError: bad input (see `meter.load`, `inspect`, `blocks.read`), or the folder is
             not this audit's.
     """
     identity = fingerprint(asked)
     facts = claimed(asked.out, identity)
-    loaded = audit_meter.load(asked)
+    loaded = meter.load(asked)
     facts = facts or {"fingerprint": identity, "rows": inspect(asked)}
     with runs.alone(asked.out / "audit"):
         if claimed(asked.out, identity) is None:
@@ -166,7 +167,7 @@ def measure_all(asked: AuditSettings, loaded: Loaded, rows: dict[str, dict[str, 
         for split, path in asked.files.items():
             for block in blocks.read(path, asked.columns, BLOCK):
                 if number >= done:
-                    frame, count = audit_meter.measured(complete(block), split, asked, loaded)
+                    frame, count = meter.measured(complete(block), split, asked, loaded)
                     runs.write_table(asked.out / "rows" / f"part-{number:05d}.parquet", frame)
                     read += count
                     seconds = bar.format_dict["elapsed"]
@@ -185,14 +186,14 @@ def write_report(
         what was audited: the settings, the longest tuple (tokens), the device, and by split the
         rows: how many there are, are empty, do not fit, were cut, and were measured.
     """
-    tallied = audit_summary.tally(parts(asked.out))
-    table = audit_summary.summary(tallied)
+    tallied = summary.tally(parts(asked.out))
+    table = summary.summary(tallied)
     runs.write_table(asked.out / "summary.csv", table)
     about = asked.model_dump(mode="json") | {"limit": loaded.limit, "device": str(models.device())}
     about["rows"] = {}
     for split in asked.files:
         counted = rows[split]
-        found = tallied.splits.get(split, audit_summary.Counts())
+        found = tallied.splits.get(split, summary.Counts())
         too_long = counted["rows"] - counted["empty"] - found.n
         here = {"measured": found.n, "too_long": too_long, "cut": found.cut}
         about["rows"][split] = counted | here
@@ -202,6 +203,6 @@ def write_report(
         ids = tokenizer(list(top["response"]), add_special_tokens=False)["input_ids"]
         begun = [one[:prefix] for one, prefix in zip(ids, top["prefix"], strict=True)]
         top = top.assign(verbatim=tokenizer.batch_decode(begun))
-    sample = audit_summary.attacked(tallied)
-    runs.write_text(asked.out / "report.html", audit_report.page(table, sample, top, about))
+    sample = summary.attacked(tallied)
+    runs.write_text(asked.out / "report.html", report.page(table, sample, top, about))
     return about
