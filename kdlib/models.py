@@ -173,7 +173,9 @@ def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
 def plain_head(model: Any) -> bool:
     """Whether the logits are the LM head's output as it is (asked once of each model)."""
     if model not in _PLAIN_HEAD:
-        ids = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
+        known = model.get_output_embeddings().out_features
+        # from all over the vocabulary: a padding token's embedding may be 0, and its logits too
+        ids = torch.linspace(0, known - 1, 8).long()[None].to(next(model.parameters()).device)
         with torch.no_grad():
             given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
             hidden = model.base_model(**given).last_hidden_state

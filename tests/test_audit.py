@@ -324,9 +324,9 @@ def rated(member, other=None):
     ("member", "other", "said"),
     [
         ((50, 100), (1, 100), "The model memorizes"),
-        ((6, 100), (1, 100), "No memorization beyond guessing"),  # intervals overlap
-        ((1, 100), (50, 100), "No memorization beyond guessing"),
-        ((3, 3), (0, 3), "No memorization beyond guessing"),  # too few to tell
+        ((6, 100), (1, 100), "No word-for-word memorization"),  # intervals overlap
+        ((1, 100), (50, 100), "No word-for-word memorization"),
+        ((3, 3), (0, 3), "No word-for-word memorization"),  # too few to tell
         ((50, 100), None, "cannot be told from guessing"),
     ],
 )
@@ -334,6 +334,15 @@ def test_verdict_keeps_its_rule(member, other, said):
     headline, sentences = report.verdict(rated(member, other))
     assert said in headline
     assert f"{member[0]} of {member[1]} rows" in " ".join(sentences)
+
+
+@pytest.mark.parametrize(("lo", "said"), [(0.51, " can tell"), (0.49, "cannot be shown to tell")])
+def test_verdict_tells_of_membership_too(lo, said):
+    line = ("auc", "both", "loss", 0.6, lo, 0.7, 200)
+    area = pd.DataFrame([line], columns=summary.COLUMNS)
+    found = pd.concat([rated((0, 100), (0, 100)), area], ignore_index=True)
+    headline, sentences = report.verdict(found)
+    assert "No word-for-word" in headline and said in sentences[-1]
 
 
 def test_verdict_without_any_row():

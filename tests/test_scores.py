@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import toy
+from transformers import CohereConfig, CohereForCausalLM
 
 from kdlib import measure, models, sample, tables
 from kdlib.memory import scores
@@ -258,3 +259,20 @@ def test_share_of_agreement():
     shares = scores.agreement(flags)
     assert shares.loc["a", "b"] == 0.5 and shares.loc["a", "a"] == 1 and shares.loc["a", "c"] == 0
     assert math.isnan(shares.loc["c", "c"])
+
+
+def test_an_architecture_that_scales_its_logits():
+    """Cohere's embedding of token 0, the padding, is 0, so that the scale cannot be seen there."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0}
+    config = CohereConfig(vocab_size=300, logit_scale=0.25, eos_token_id=1, **shape)
+    model = CohereForCausalLM(config).eval()
+    assert not models.plain_head(model)
+    example = toy.examples()[0]
+    ids = torch.tensor([example.prompt + example.response])
+    with torch.no_grad():
+        logits = model(ids, attention_mask=torch.ones_like(ids)).logits[0, :-1].double()
+    nats = -logits.log_softmax(-1).gather(1, ids[0, 1:, None])[len(example.prompt) - 1 :, 0]
+    found = measure.meter(model, [example], pad_id=0)["nats_per_token"][0]
+    assert found == pytest.approx(float(nats.mean()), rel=1e-5)

@@ -84,13 +84,27 @@ def verdict(table: pd.DataFrame) -> tuple[str, list[str]]:
         return "Memory cannot be told from guessing.", sentences
     other = found.loc["held_out"]
     sentences.append(f"Of held-out rows the same holds in {_told(other)}.")
+    told_apart = _told_apart(table)
     if member["lo"] > other["hi"]:
-        return "The model memorizes its training rows.", sentences
+        return "The model memorizes its training rows.", sentences + told_apart
     sentences.append(
-        "The two intervals overlap. That does not show that nothing is memorized: with these rows, "
-        "it cannot be told from guessing."
+        "The first interval does not lie above the second. That does not show that nothing is "
+        "memorized: with these rows, it cannot be told from guessing."
     )
-    return "No memorization beyond guessing is shown.", sentences
+    return "No word-for-word memorization beyond guessing is shown.", sentences + told_apart
+
+
+def _told_apart(table: pd.DataFrame) -> list[str]:
+    """What the loss alone says of membership: always that score, not the best of several."""
+    found = table[(table["metric"] == "auc") & (table["at"] == "loss")]
+    if found.empty:
+        return []
+    row = found.iloc[0]
+    able = "can" if row["lo"] > 0.5 else "cannot be shown to"
+    return [
+        f"Who knows nothing but the losses {able} tell training from held-out rows: AUC "
+        f"{row['value']:.3f} (95% interval {row['lo']:.3f} to {row['hi']:.3f}; 0.5 is a guess)."
+    ]
 
 
 def _rate(table: pd.DataFrame, metric: str, at: Any) -> pd.DataFrame:
