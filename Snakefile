@@ -28,7 +28,7 @@ PICKING = ("05_sequence_level_kd", "06_reverse_kl", "07_on_policy")  # told whic
 # The longest and what it waits for first, so that no core waits at the end for one of them.
 PRIORITY = {"02_teacher": 3, "06_reverse_kl": 2, "04_word_level_kd": 2, "07_on_policy": 1, "08_minillm": 1}
 USING_MODELS = ("12_what_stays", "13_membership_and_canaries")
-PRIORITY["12_what_stays"] = 1
+PRIORITY["12_what_stays"] = 2
 METER = "09_memorization_meter"
 FIRST, MAP = "01_data_and_tokens", "00_map"  # one for all seeds, as are:
 TOGETHER = ["10_comparison", "11_inheritance", "12_what_stays", "13_membership_and_canaries"]
@@ -60,6 +60,9 @@ NAMED = {PAPER: "paper", tuple(METHODS): "all"}.get(CHOSEN, further)
 RUNS = f"data/runs/{SETTINGS.name}"
 EXECUTED = f"notebooks/executed/{SETTINGS.name}"
 EACH = [f"{name}-seed{seed}" for name in PER_SEED for seed in SEEDS]
+METERED = [f"{METER}-seed{seed}" for seed in SEEDS]
+# 12 trains, and needs nothing of 09: it runs beside it
+WAITING_FOR = {MAP: TOGETHER, "12_what_stays": [one for one in EACH if one not in METERED]}
 STAGES = [FIRST, *EACH, *TOGETHER, MAP]
 
 
@@ -188,7 +191,7 @@ for name in (*TOGETHER, MAP):
             RESOLVED,
             REPORTED,
             COMPARED,
-            [done(one) for one in TOGETHER] if name == MAP else [done(f"{METER}-seed{seed}") for seed in SEEDS],
+            [done(one) for one in WAITING_FOR.get(name, METERED)],
             notebook=f"notebooks/{name}.ipynb",
         output:
             touch(done(name)),

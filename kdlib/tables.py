@@ -16,7 +16,8 @@ from kdlib.intervals import DRAWS, bootstrap, paired_difference, wilson
 from kdlib.methods import METHODS, PAPER
 from kdlib.settings import KdlibError
 
-IDENTITY = ["variant", "student", "seed", "run_id", "commit", "device", "dtype"]
+KEYS = ["variant", "student"]
+IDENTITY = [*KEYS, "seed", "run_id", "commit", "device", "dtype"]
 TIDY = [
     *("run_id", "variant", "student", "split", "metric", "k", "value", "n", "lo", "hi"),
     *("seed", "commit", "device", "dtype"),
@@ -61,9 +62,9 @@ def collect(
             written = pd.read_parquet(folder / "answers.parquet")
             group = tuples.set_index("row_id")["group"]
             read = {"tuples": tuples, "answers": written.join(group, on="row_id")}
-            cost = pd.read_csv(folder.parent / "costs.csv").query(
-                "variant == @variant and student == @size"
-            )
+            costs = folder.parent / "costs.csv"  # of notebook 09, for which not all others wait
+            cost = pd.read_csv(costs) if costs.is_file() else pd.DataFrame(columns=KEYS)
+            cost = cost[(cost[KEYS] == [variant, size]).all(axis=1)]
             if len(cost):
                 read["costs"] = cost
             if variant != "base":
