@@ -52,7 +52,7 @@ def counterfactual(table: pd.DataFrame) -> Figure:
         table: see `halves.gains`.
     """
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    methods = list(dict.fromkeys(table["variant"]))
+    methods = [name for name in LABELS if name in set(table["variant"])]
     for place, variant in enumerate(methods):
         part = table[table["variant"] == variant].set_index("metric")
         for metric, face in (("hit_inside", COLOURS[variant]), ("hit_outside", "white")):
@@ -159,7 +159,7 @@ def exposure(table: pd.DataFrame) -> Figure:
         table: by variant and repetitions, see `exposure.by`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
-    methods = list(dict.fromkeys(table["variant"]))
+    methods = [name for name in LABELS if name in set(table["variant"])]
     for place, variant in enumerate(methods):
         part = table[table["variant"] == variant].sort_values("repetitions")
         x = part["repetitions"] * 1.05 ** (place - (len(methods) - 1) / 2)
