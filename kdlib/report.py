@@ -16,6 +16,11 @@ from kdlib.tables import WINDOW
 
 LAB = ("inheritance", "stays", "membership")  # topics of the memorization lab: notebooks 11 to 13
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+ATTACKERS = (
+    "What an attacker can tell, by students trained on halves of the rows (memorized) and by "
+    "scores of member and held-out rows (AUC: chance of ranking a member higher, 0.5 is a guess; "
+    "notebooks 09 and 13), with 95% intervals:"
+)
 ALL_METHODS = (
     "All methods that were run: memorized as above, and usefulness, ROUGE-L (F1 of greedy answers) "
     "on held-out rows, each with its 95% interval over all seeds. The claims are about the paper's "
@@ -98,6 +103,43 @@ def all_methods(table1: pd.DataFrame, table2: pd.DataFrame) -> pd.DataFrame:
         for size in STUDENTS:
             line[f"{size}: ROUGE-L"] = interval(second.loc[(method, size)], "rougeL_held_out")
         lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def attackers(profile: str) -> pd.DataFrame:
+    """What an attacker tells of the paper's methods at the probe's size, as words.
+
+    Returns:
+        one line a method: memorized share of the same rows trained on and left out (students of
+        halves), AUC from the loss alone and with reference models, members found at 1% false
+        alarms with references; empty where the memorization lab has not run.
+    """
+    names = ("counterfactual", "membership")
+    if not all((runs.results_dir(profile) / f"{name}.csv").is_file() for name in names):
+        return pd.DataFrame()
+    halves, attacks = (read(profile, name) for name in names)
+    halves = halves.set_index(["variant", "metric"])
+    size = halves.loc[("sft", "hit_inside"), "student"]
+    found = attacks[attacks["student"] == size].set_index(["variant", "score"])
+
+    def said(line: pd.Series, name: str = "") -> str:
+        value, lo, hi = (
+            line[one]
+            for one in ((name, f"{name}_lo", f"{name}_hi") if name else ("value", "lo", "hi"))
+        )
+        return "too few rows" if pd.isna(value) else f"{value:.3f} [{lo:.3f}, {hi:.3f}]"
+
+    lines = [
+        {
+            "method": f"{LABELS[method]}, {size}",
+            "memorized, trained on": said(halves.loc[(method, "hit_inside")]),
+            "the same rows, left out": said(halves.loc[(method, "hit_outside")]),
+            "AUC, loss alone": said(found.loc[(method, "loss")], "auc"),
+            "AUC, with references": said(found.loc[(method, "likelihood_ratio")], "auc"),
+            "found at 1% false alarms": said(found.loc[(method, "likelihood_ratio")], "tpr_1pct"),
+        }
+        for method in PAPER
+    ]
     return pd.DataFrame(lines)
 
 
@@ -196,6 +238,8 @@ def readme_block(profile: str) -> str:
         markdown(memorized(first)),
         ledger(profile),
     ]
+    if len(told := attackers(profile)):
+        parts += [ATTACKERS, markdown(told)]
     if more_methods(first):
         parts += [ALL_METHODS, markdown(all_methods(first, second))]
     return "\n\n".join(parts)

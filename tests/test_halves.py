@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_study import PROFILE, WIDTHS, make_folder, save_base
 
-from kdlib import canaries, data, models, runs, study
+from kdlib import canaries, data, intervals, models, runs, study
 from kdlib.lab import Lab, open_lab
 from kdlib.memory import halves, probes
 from kdlib.methods import PAPER
@@ -137,6 +137,9 @@ def test_gains_are_means_with_an_interval_around_them(cut):
         row = table.loc[(variant, "nats_gain")]
         assert row["value"] == pytest.approx(part["nats_gain"].mean())
         assert row["lo"] <= row["value"] <= row["hi"] and row["n"] == 12
+    none = table.loc[("sft", "hit_outside")]
+    groups = found.loc[found["variant"] == "sft", "group"].nunique()
+    assert none["value"] == 0 and (none["lo"], none["hi"]) == intervals.wilson(0, groups)
 
 
 def test_seed_without_halves_says_what_makes_them(lab):

@@ -143,3 +143,29 @@ def test_ledger_goes_on_with_what_the_lab_judged(project):
     assert list(told["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C5b", "C6", "D1"]
     assert list(told["verdict"][-3:]) == ["open", "open", "confirmed"]
     assert "| **confirmed** | 9 of 10 |" in report.ledger("made")
+
+
+def test_readme_tells_what_attackers_can(project, methods):
+    assert report.attackers("made").empty
+    numbers = {"value": 0.25, "lo": 0.2, "hi": 0.3}
+    halves = [
+        {"variant": method, "student": "middle", "metric": metric} | numbers
+        for method in PAPER
+        for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain")
+    ]
+    scored = {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "tpr_1pct": None}
+    attacks = [
+        {"variant": method, "student": size, "score": score} | scored
+        for method in PAPER
+        for size in ("large", "middle")
+        for score in ("loss", "likelihood_ratio")
+    ]
+    made = {"counterfactual": pd.DataFrame(halves), "membership": pd.DataFrame(attacks)}
+    made["membership"] = made["membership"].assign(tpr_1pct_lo=None, tpr_1pct_hi=None)
+    tables.write_results("made", made)
+    told = report.attackers("made")
+    assert list(told["method"]) == [f"{LABELS[method]}, middle" for method in PAPER]
+    assert set(told["AUC, loss alone"]) == {"0.800 [0.700, 0.900]"}
+    assert set(told["the same rows, left out"]) == {"0.250 [0.200, 0.300]"}
+    assert set(told["found at 1% false alarms"]) == {"too few rows"}
+    assert "| SFT, middle | 0.250" in report.readme_block("made")

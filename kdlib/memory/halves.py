@@ -90,6 +90,8 @@ def counterfactual(halves: pd.DataFrame) -> pd.DataFrame:
 def gains(counterfactuals: pd.DataFrame) -> pd.DataFrame:
     """Mean counterfactual memorization per model over all seeds, intervals over groups.
 
+    Where all rows agree, the interval is Wilson's over the groups.
+
     Columns: variant, student, metric (hit_inside, hit_outside, hit_gain, nats_gain), value, lo, hi,
     n, seeds.
     """
@@ -99,6 +101,9 @@ def gains(counterfactuals: pd.DataFrame) -> pd.DataFrame:
         for metric in names:
             values = part[metric].to_numpy(dtype=float)
             lo, hi = intervals.bootstrap(values, part["group"])
+            if lo == hi and metric != "nats_gain":  # all rows agree, which is no certainty
+                groups = part["group"].nunique()
+                lo, hi = intervals.wilson(round(values[0] * groups), groups)
             facts = {"variant": variant, "student": size, "metric": metric, "value": values.mean()}
             facts |= {"lo": lo, "hi": hi, "n": len(values), "seeds": part["seed"].nunique()}
             rows.append(facts)
