@@ -12,6 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import copy_project, run_study, start_study
+from test_notebooks import TOGETHER
 
 pytestmark = pytest.mark.slow
 PATIENCE = 300  # seconds
@@ -74,10 +75,10 @@ def tables(project: Path) -> dict[str, pd.DataFrame]:
     return found
 
 
-def test_other_seeds_redo_only_the_comparison(smoke_study, tmp_path):
+def test_other_seeds_redo_only_what_puts_seeds_together(smoke_study, tmp_path):
     project = shutil.copytree(smoke_study, tmp_path / "project")
     said = run_study(project, seeds="0")
-    assert stages(said, "done") == {"10_comparison", "00_map"}
+    assert stages(said, "done") == {*TOGETHER, "00_map"}
 
 
 def test_nothing_is_redone_when_all_is_done(smoke_study, tmp_path):
@@ -87,7 +88,7 @@ def test_nothing_is_redone_when_all_is_done(smoke_study, tmp_path):
 
 def trained(project: Path) -> dict[Path, int]:
     """Every checkpoint: when it was written, in nanoseconds."""
-    found = (project / "data" / "runs" / "smoke").glob("seed-*/*/checkpoint/model.safetensors")
+    found = (project / "data" / "runs" / "smoke").glob("seed-*/**/checkpoint/model.safetensors")
     return {file.relative_to(project): file.stat().st_mtime_ns for file in found}
 
 
@@ -124,7 +125,7 @@ def test_killed_and_interrupted_study_ends_with_the_same_tables(smoke_study, tmp
     models = trained(whole)
     said = run_study(whole, seeds="0", methods="paper")
     picking = {"05_sequence_level_kd-seed0", "06_reverse_kl-seed0", "09_memorization_meter-seed0"}
-    assert stages(said, "done") == picking | {"10_comparison", "00_map"}
+    assert stages(said, "done") == picking | {*TOGETHER, "00_map"}
     assert trained(whole) == models, "other METHODS trained a finished model again"
     ours, theirs = tables(project), tables(whole)
     assert ours and ours.keys() == theirs.keys()
