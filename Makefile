@@ -4,8 +4,10 @@ SEEDS ?=
 # The paper's four methods always run; further ones by name, "gkd minillm", or all.
 METHODS ?= paper
 CORES ?= $(shell nproc)
-# Notebooks that may share one GPU; without a GPU it has no effect.
-GPU_JOBS ?= $(if $(filter smoke laptop,$(PROFILE)),4,1)
+# Notebooks that may share one GPU, by default as the profile's models are small or not.
+GPU_JOBS ?=
+# make verify: the results folder of a finished run; empty: run the study anew, apart.
+RUN ?=
 # An environment made elsewhere (conda) is used with: make study BIN="$CONDA_PREFIX/bin"
 BIN ?= .venv/bin
 READY := $(if $(filter .venv/bin,$(BIN)),.venv/.ready)
@@ -14,24 +16,21 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PREFER_ENV_PATH := 1
-.PHONY: help study smoke test lint format lab bench calibrate clean
+.PHONY: help study verify smoke test lint format lab bench calibrate clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." CORES=<all>'
 
-# One run per profile at a time: the kernel drops the lock when its holder dies, even by kill -9,
-# so Snakemake's own lock, which would stay behind, is off.
+# Quoted, so that a profile's path may hold blanks; a lock in data/runs keeps a second run away.
 study: $(READY)  ## run the study, or what is left of it, and print what came out
-	@[[ "$(CORES)" =~ ^[1-9][0-9]*$$ ]] || { echo 'make study: CORES="$(CORES)" is no count; try CORES=2' >&2; exit 2; }
-	@mkdir -p data/runs; exec 9> "data/runs/$(basename $(notdir $(PROFILE))).lock"; \
-	flock -n 9 || { echo 'make study: PROFILE=$(PROFILE) is being run already; wait for it or stop it' >&2; exit 2; }; \
-	python -m snakemake --quiet all --nolock --rerun-incomplete --rerun-triggers mtime --scheduler greedy \
-	    --cores $(CORES) $(if $(wildcard /dev/nvidia0),--resources gpu=$(GPU_JOBS)) \
-	    --config profile="$(PROFILE)" seeds="$(SEEDS)" methods="$(METHODS)"; \
-	echo "all stages done after $$((SECONDS / 60)) min $$((SECONDS % 60)) s"
+	@python -m kdlib study --profile "$(PROFILE)" --seeds "$(SEEDS)" --methods "$(METHODS)" \
+	    --cores "$(CORES)" $(if $(GPU_JOBS),--gpu-jobs "$(GPU_JOBS)")
 	@python -m kdlib report --profile "$(PROFILE)"
+
+verify: $(READY)  ## run the study anew, apart, and hold the committed tables against it
+	@python -m kdlib verify --profile "$(PROFILE)" --cores "$(CORES)" $(if $(RUN),--run "$(RUN)")
 
 smoke:  ## the same on tiny settings with all methods, to see that everything runs
 	@$(MAKE) --no-print-directory study PROFILE=smoke $(if $(filter file,$(origin METHODS)),METHODS=all)
@@ -61,8 +60,14 @@ bench: $(READY)  ## the meter against decoding; training speed and memory agains
 calibrate: $(READY)  ## find learning rates and training length by the rule in the profile
 	python -m kdlib calibrate --profile "$(PROFILE)"
 
+# Locks of what runs are held by it; the profiles' own stay, so that nobody locks a deleted file.
 clean:  ## remove checkpoints, caches and stage markers; never results, figures, executed notebooks
-	rm -rf data/runs data/raw .snakemake .pytest_cache .ruff_cache .mypy_cache
+	@[ ! -d data/runs ] || while IFS= read -r -d '' lock; do \
+	    exec {held}>> "$$lock"; \
+	    flock -n $$held || { echo "make clean: $$lock is held by a study that runs; stop it first" >&2; exit 2; }; \
+	done < <(find data/runs -name '*.lock' -print0); \
+	[ ! -d data/runs ] || find data/runs -mindepth 1 -maxdepth 1 ! -name '*.lock' -exec rm -rf {} +
+	rm -rf data/raw .snakemake .pytest_cache .ruff_cache .mypy_cache
 	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Remade when the pins change; an installation that broke off leaves no .ready and is made anew.

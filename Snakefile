@@ -1,69 +1,56 @@
 """Who runs after whom: one rule per notebook, one job per notebook and seed.
 
-Every job is one papermill call, shown on the first line of its log, that anyone can type.
-A stage is done when its marker in data/runs/<profile>/done exists. It is due again when its
-notebook, the resolved settings, the seeds, the methods or a stage before it are newer than the
-marker. What a notebook due again finds trained already, it does not train again.
+Every job is one papermill call, shown on the first line of its log, that anyone can type. Which
+notebooks run follows from the chosen methods, and what a notebook is given from its parameters
+cell: a seed, all seeds, methods. A stage is done when its marker in data/runs/<profile>/done
+exists. It is due again when its notebook, the resolved settings, the seeds, the methods or a stage
+before it are newer than the marker. What a notebook due again finds trained already, it does not
+train again.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config import load_profile, read_methods, read_seeds
-from kdlib.methods import METHODS, PAPER
-from kdlib.settings import KdlibError
-
-# Notebook of one seed: the notebooks of the same seed whose files it reads.
-PER_SEED = {
-    "02_teacher": [],
-    "03_supervised_fine_tuning": [],
-    "04_word_level_kd": ["02_teacher"],
-    "05_sequence_level_kd": ["02_teacher"],
-    "06_reverse_kl": ["02_teacher"],
-}
-PICKING = ("05_sequence_level_kd", "06_reverse_kl", "07_on_policy")  # told which methods are
-# The longest and what it waits for first, so that no core waits at the end for one of them.
-PRIORITY = {"02_teacher": 3, "06_reverse_kl": 2, "04_word_level_kd": 2, "07_on_policy": 1, "08_minillm": 1}
-USING_MODELS = ("12_what_stays", "13_membership_and_canaries")
-PRIORITY["12_what_stays"] = 2
-METER = "09_memorization_meter"
-FIRST, MAP = "01_data_and_tokens", "00_map"  # one for all seeds, as are:
-TOGETHER = ["10_comparison", "11_inheritance", "12_what_stays", "13_membership_and_canaries"]
-
+from kdlib.config.methods import PAPER
+from kdlib.errors import KdlibError
+from kdlib.report import executed
+from kdlib.study import pipeline
 
 try:
     PROFILE = str(config.get("profile", "laptop"))
-    SETTINGS = load_profile(PROFILE)
-    SEEDS = read_seeds(config.get("seeds"), SETTINGS)
-    CHOSEN = read_methods(str(config.get("methods") or ""))
-    for method in CHOSEN:
-        SETTINGS.method(method)  # has rates for it
+    PLAN = pipeline.plan(PROFILE, config.get("seeds"), config.get("methods"))
 except KdlibError as error:
-    sys.exit(f"make study: {error}")
+    sys.exit(f"kdlib: {error}")
 
-TRAINED = {}  # notebook: the chosen methods that it trains
-for method in CHOSEN:
-    TRAINED.setdefault(METHODS[method].notebook, []).append(method)
-# 07 also compares its models with those of 04 and 06
-FURTHER = {
-    "07_on_policy": ["02_teacher", "04_word_level_kd", "06_reverse_kl"],
-    "08_minillm": ["02_teacher"],
-}
-PER_SEED |= {name: before for name, before in FURTHER.items() if name in TRAINED}
-PER_SEED[METER] = list(PER_SEED)
-further = " ".join(name for name in CHOSEN if name not in PAPER)
-NAMED = {PAPER: "paper", tuple(METHODS): "all"}.get(CHOSEN, further)
+SETTINGS, SEEDS = PLAN.profile, PLAN.seeds
+MAP, FIRST, TEACHER, METER = "00_map", "01_data_and_tokens", *pipeline.ALWAYS
+TRAINING = sorted({TEACHER, *PLAN.trained})
+PAPERS = [name for name in TRAINING if name != TEACHER and set(PLAN.trained[name]) & set(PAPER)]
+TOGETHER = [name for name, given in PLAN.parameters.items() if "seeds" in given and name != MAP]
+USING_MODELS = ("12_what_stays", "13_membership_and_canaries")
 
-RUNS = f"data/runs/{SETTINGS.name}"
-EXECUTED = f"notebooks/executed/{SETTINGS.name}"
-EACH = [f"{name}-seed{seed}" for name in PER_SEED for seed in SEEDS]
+# Notebook of one seed: the notebooks of the same seed whose files it reads.
+BEFORE = {}
+for name in TRAINING:
+    BEFORE[name] = [TEACHER] if PLAN.needs_teacher(name) else []
+    if name not in (TEACHER, *PAPERS):  # it may compare its models with those of the paper's methods
+        BEFORE[name] += PAPERS
+BEFORE[METER] = TRAINING
+# The longest and what it waits for first, so that no core waits at the end for one of them.
+PRIORITY = {TEACHER: 2, "12_what_stays": 2} | {name: 1 for name in TRAINING if PLAN.samples(name)}
+
+RUNS = os.path.relpath(runs.runs_dir(SETTINGS.name))
+EXECUTED = os.path.relpath(runs.root() / "notebooks" / "executed" / SETTINGS.name)
+EACH = [f"{name}-seed{seed}" for name in BEFORE for seed in SEEDS]
 METERED = [f"{METER}-seed{seed}" for seed in SEEDS]
 # 12 trains, and needs nothing of 09: it runs beside it
 WAITING_FOR = {MAP: TOGETHER, "12_what_stays": [one for one in EACH if one not in METERED]}
 STAGES = [FIRST, *EACH, *TOGETHER, MAP]
+Path(RUNS, "locks").mkdir(parents=True, exist_ok=True)
 
 
 def done(stage):
@@ -75,19 +62,26 @@ def note(name, text):
     """A file that is touched only when what it says changes, for stages to depend on."""
     path = Path(RUNS, "inputs", name)
     if not path.is_file() or path.read_text("utf-8") != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        runs.write_text(path, text)
     return str(path)
 
 
 RESOLVED = note("settings.json", SETTINGS.model_dump_json(exclude={"seeds"}, indent=1))
 REPORTED = note("seeds.txt", " ".join(map(str, SEEDS)))
-COMPARED = note("methods.txt", " ".join(CHOSEN))
+COMPARED = note("methods.txt", " ".join(PLAN.methods))
 
 
-def picked(name):
+def chosen(name):
     """The note that makes a notebook due again when other methods of its own are asked for."""
-    return [note(f"methods-{name}.txt", " ".join(TRAINED[name]))] if name in PICKING else []
+    picks = "methods" in PLAN.parameters[name]
+    return [note(f"methods-{name}.txt", " ".join(PLAN.trained[name]))] if picks else []
+
+
+def given(name, seed=None):
+    """What papermill passes on besides the profile: the parameters that the notebook has."""
+    values = {"seed": f"-p seed {seed}", "seeds": f"-r seeds '{' '.join(map(str, SEEDS))}'"}
+    values["methods"] = f"-r methods '{PLAN.named}'"
+    return " ".join(text for one, text in values.items() if one in PLAN.parameters[name])
 
 
 def local_files():
@@ -103,22 +97,25 @@ def label(stage):
     return f"[{STAGES.index(stage) + 1:2} of {len(STAGES)}] {stage.replace('-seed', ', seed ')}"
 
 
-# The lock on the log: what a killed run left running ends before the same stage starts again.
-# The executed notebook takes its place only when complete; a failed one stays beside its log.
+# What a killed run left running holds the stage's lock, which papermill inherits: it ends before
+# the same stage starts again. The executed notebook takes its place only when complete; a failed
+# one stays beside its log.
 PAPERMILL = """
-exec 9>> {log}; flock 9
+trap 'exit 130' INT
 export PYTHONWARNINGS="ignore:IProgress not found"  # progress is text here
 export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} RAYON_NUM_THREADS={threads}
-copy=$(basename {log} .log).ipynb
+stage=$(basename {log:q} .log); copy={RUNS:q}/logs/$stage.ipynb
+exec 9>> {RUNS:q}/locks/$stage.lock; flock 9
+rm -f "$copy"
 echo "{params.label}: started"
-if (set -x; papermill {input.notebook} {RUNS}/logs/$copy -r profile {PROFILE:q} {params.more} \
-        --log-output --no-progress-bar) > {log} 2>&1
+if (set -x; papermill {input.notebook} "$copy" -r profile {PROFILE:q} {params.given} \
+        --log-output --no-progress-bar) > {log:q} 2>&1
 then
-    mkdir -p {EXECUTED}; mv {RUNS}/logs/$copy {EXECUTED}/
+    mkdir -p {EXECUTED:q}; mv "$copy" {EXECUTED:q}/
     echo "{params.label}: done in $SECONDS s"
 else
-    echo "{params.label}: failed after $SECONDS s; see {log}" >&2
-    grep -o "KdlibError: .*" {log} | tail -n 1 >&2 || true
+    status=$?; echo "{params.label}: failed after $SECONDS s; see {log}" >&2
+    python -m kdlib.report.executed "$copy" {log:q} $status >&2
     exit 1
 fi
 """
@@ -126,11 +123,19 @@ fi
 shell.executable("bash")
 
 
+onsuccess:
+    executed.tidy(Path(EXECUTED), Path("notebooks"), SEEDS)
+
+
+onerror:
+    executed.tidy(Path(EXECUTED), Path("notebooks"), SEEDS)
+
+
 rule stages:
     input:
         done(MAP),
     output:
-        f"data/results/{SETTINGS.name}/stages.csv",
+        f"{os.path.relpath(runs.results_dir(SETTINGS.name))}/stages.csv",
     run:
         write_stages(output[0])
 
@@ -145,7 +150,7 @@ rule:
         touch(done(FIRST)),
     params:
         label=label(FIRST),
-        more="",
+        given=given(FIRST),
     log:
         f"{RUNS}/logs/{FIRST}.log",
     benchmark:
@@ -157,13 +162,13 @@ rule:
         PAPERMILL
 
 
-for name, before in PER_SEED.items():
+for name, before in BEFORE.items():
 
     rule:
         name: name
         input:
             RESOLVED,
-            picked(name),
+            chosen(name),
             done(FIRST),
             [done(f"{stage}-seed{{seed}}") for stage in before],
             notebook=f"notebooks/{name}.ipynb",
@@ -171,7 +176,7 @@ for name, before in PER_SEED.items():
             touch(done(f"{name}-seed{{seed}}")),
         params:
             label=lambda wildcards, output: label(Path(output[0]).name),
-            more="-p seed {seed}" + (f" -r methods '{NAMED}'" if name in PICKING else ""),
+            given=given(name, "{seed}"),
         log:
             f"{RUNS}/logs/{name}-seed{{seed}}.log",
         benchmark:
@@ -197,7 +202,7 @@ for name in (*TOGETHER, MAP):
             touch(done(name)),
         params:
             label=label(name),
-            more=f"-r seeds '{' '.join(map(str, SEEDS))}' -r methods '{NAMED}'",
+            given=given(name),
         log:
             f"{RUNS}/logs/{name}.log",
         benchmark:

@@ -1,29 +1,66 @@
-"""The front door: `python -m kdlib calibrate | report | audit`."""
+"""The front door: `python -m kdlib study | verify | calibrate | report | audit`."""
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
-from kdlib.config import load_profile
-from kdlib.settings import FIELDS, AuditSettings, KdlibError, clearly
+from kdlib import runs
+from kdlib.config.profile import load_profile
+from kdlib.config.sections import FIELDS, AuditSettings
+from kdlib.errors import KdlibError, clearly
 
 AUDITED = set(AuditSettings.model_fields)
 
 
+class Parser(argparse.ArgumentParser):
+    """Bad arguments are bad input: one message, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise KdlibError(f"{message}; --help says what there is")
+
+
+def study(arguments: argparse.Namespace) -> int:
+    """Run the study, or what is left of it."""
+    from kdlib.study import pipeline
+
+    a = arguments
+    return int(not pipeline.study(a.profile, a.seeds, a.methods, a.cores, a.gpu_jobs))
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Hold the committed tables against a new run of the study, or against a finished one."""
+    from kdlib.report import verification
+
+    name = load_profile(arguments.profile).name
+    committed, other = runs.results_dir(name), arguments.run
+    if other is None:
+        from kdlib.study import pipeline
+
+        seeds, methods = verification.studied(verification.read(committed))
+        copy = pipeline.study_afresh(arguments.profile, seeds, methods, arguments.cores)
+        other = copy / "data" / "results" / name
+    listing = runs.runs_dir(name) / "verification.csv"
+    return int(not verification.verify(committed, other, listing))
+
+
 def calibrate(arguments: argparse.Namespace) -> None:
     """Run the calibration and print what the rule chooses."""
-    from kdlib import calibration
+    from kdlib.study import lr_search
 
-    cores = arguments.cores or calibration.default_cores()
-    chosen = calibration.calibrate(load_profile(arguments.profile), cores)
+    chosen = lr_search.calibrate(load_profile(arguments.profile), arguments.cores)
     print(json.dumps(chosen, indent=1))
 
 
 def report(arguments: argparse.Namespace) -> None:
     """Print the comparison, the claims and where the figures lie."""
-    from kdlib import report as words
+    from kdlib.report import results
 
-    words.print_report(load_profile(arguments.profile).name)
+    results.print_report(load_profile(arguments.profile).name)
 
 
 def audit(arguments: argparse.Namespace) -> None:
@@ -68,26 +105,40 @@ def _add_audit(child: argparse.ArgumentParser) -> None:
     child.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
 
 
+def _add_study(child: argparse.ArgumentParser, command: Callable[..., object]) -> None:
+    child.add_argument("--profile", default="laptop", help="name, or path of a .toml file")
+    if command is not report:
+        every = len(os.sched_getaffinity(0))
+        child.add_argument("--cores", type=_positive, default=every, help="default: all there are")
+    if command is study:
+        child.add_argument("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
+        child.add_argument(
+            "--methods", default="paper", help="paper, all, or names of further ones"
+        )
+        child.add_argument("--gpu-jobs", type=_positive, help="notebooks that may share one GPU")
+    if command is verify:
+        child.add_argument("--run", type=Path, help="results folder of a finished run")
+
+
 def main() -> int:
-    """Parse the command line; bad input ends with one message and exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m kdlib", description=__doc__)
+    """Run a command; bad input ends with one message and exit status 2."""
+    parser = Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (calibrate, report, audit):
+    for command in (study, verify, calibrate, report, audit):
         child = commands.add_parser(command.__name__, help=(command.__doc__ or "").split("\n")[0])
-        child.set_defaults(run=command)
+        child.set_defaults(run_command=command)
         if command is audit:
             _add_audit(child)
-            continue
-        child.add_argument("--profile", default="laptop", help="name, or path of a .toml file")
-        if command is calibrate:
-            child.add_argument("--cores", type=int, default=0, help="0: all this process may use")
-    arguments = parser.parse_args()
+        else:
+            _add_study(child, command)
     try:
-        arguments.run(arguments)
+        arguments = parser.parse_args()
+        return arguments.run_command(arguments) or 0
     except KdlibError as error:
         print(f"kdlib: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except OSError as error:  # a file that may not be read
+        print(f"kdlib: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

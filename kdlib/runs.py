@@ -1,33 +1,35 @@
 """Paths, manifests, atomic writes: where everything lies and when a stage is done."""
 
 import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlib.settings import KdlibError
+from filelock import FileLock
+
+from kdlib.errors import KdlibError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
 
 MANIFEST = "manifest.json"
 VERSIONS = ("torch", "transformers", "datasets", "tokenizers", "numpy", "pandas")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def root() -> Path:
     """The project's folder: `KDLIB_ROOT`, else the nearest that holds kdlib and notebooks."""
     if named := os.environ.get("KDLIB_ROOT"):
-        return Path(named)
+        return Path(named).absolute()
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "kdlib").is_dir() and (folder / "notebooks").is_dir():
@@ -45,6 +47,11 @@ def runs_dir(profile: str) -> Path:
     return root() / "data" / "runs" / profile
 
 
+def seed_dir(profile: str, seed: int) -> Path:
+    """What belongs to one seed: a folder for each model, named method-size."""
+    return runs_dir(profile) / f"seed-{seed}"
+
+
 def results_dir(profile: str) -> Path:
     """The tables of a profile (committed)."""
     return root() / "data" / "results" / profile
@@ -56,12 +63,8 @@ def figures_dir(profile: str) -> Path:
 
 
 @contextmanager
-def atomic(path: Path) -> "Iterator[Path]":
-    """Give a temporary name in the same folder; it takes `path`'s place only when complete.
-
-    Raises:
-        KdlibError: the disk is full or not writable. Nothing is left half-written.
-    """
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary name in the same folder; it takes `path`'s place only when complete."""
     part = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         with writing(path):
@@ -69,26 +72,30 @@ def atomic(path: Path) -> "Iterator[Path]":
             yield part
             os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise
 
 
 @contextmanager
-def writing(path: Path) -> "Iterator[None]":
-    """Turn a full disk into one message that names what was being written.
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full disk, or a folder that may not be written, into one message that names it.
 
     Raises:
-        KdlibError: the disk is full.
+        KdlibError: the disk is full, or the system refuses to write there.
     """
     try:
         yield
     except Exception as error:  # safetensors and tokenizers have error classes of their own
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error):
+        known = [number for number in FULL + REFUSED if os.strerror(number) in str(error)]
+        number = getattr(error, "errno", None) or next(iter(known), None)
+        if number in FULL:
             raise KdlibError(
                 f"the disk is full while writing {path}; free some space and run the same "
                 "command again, finished stages are kept"
             ) from None
+        if number in REFUSED:
+            raise KdlibError(f"{path} cannot be written: {error}") from None
         raise
 
 
@@ -114,8 +121,7 @@ def digest(*texts: str) -> str:
 
 def fingerprint(value: Any) -> str:
     """Hash of anything JSON can hold: 16 hex digits of its SHA-256."""
-    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-    return digest(text)
+    return digest(json.dumps(value, sort_keys=True, default=str, ensure_ascii=False))
 
 
 @cache
@@ -123,10 +129,10 @@ def commit() -> str:
     """The commit of the working tree, with `+` when code or notebooks differ from it."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root()), *words], capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
+        command = ["git", "-C", str(root()), *words]
+        with suppress(OSError, subprocess.CalledProcessError):
+            return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
+        return ""
 
     head = git("rev-parse", "--short=10", "HEAD")
     code = ("kdlib", "notebooks", ":!notebooks/executed", "Snakefile", "constraints.txt")
@@ -146,8 +152,8 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Python's version and those of the packages on which numbers depend."""
-    found = {"python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in VERSIONS}
+    installed = {name: importlib.metadata.version(name) for name in VERSIONS}
+    return {"python": platform.python_version()} | installed
 
 
 def write_manifest(folder: Path, identity: str, **facts: Any) -> None:
@@ -157,11 +163,16 @@ def write_manifest(folder: Path, identity: str, **facts: Any) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or None where there is none."""
+    """The manifest of a finished stage, or None where there is none, or only part of one."""
     try:
-        return json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        found = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+    except OSError as error:
+        raise KdlibError(f"{error.filename} cannot be read: {error.strerror}") from None
+    if isinstance(found, dict) and "variant" in found:  # the older name
+        found["method"] = found.pop("variant")
+    return found if isinstance(found, dict) else None
 
 
 def done(folder: Path, identity: str) -> bool:
@@ -170,10 +181,32 @@ def done(folder: Path, identity: str) -> bool:
     return found is not None and found.get("run_id") == identity
 
 
+def require(folder: Path, identity: str, profile: str, notebook: str) -> Path:
+    """The folder, if its stage is done under that identity.
+
+    Raises:
+        KdlibError: it is not; says which command makes it.
+    """
+    if not done(folder, identity):
+        named = profile
+        if not Path(__file__).with_name("config").joinpath("profiles", f"{profile}.toml").is_file():
+            named = f"<path of {profile}.toml>"
+        raise KdlibError(
+            f"{os.path.relpath(folder, root())} is not there, or was made with other settings; run "
+            f"notebook {notebook} first, or all with: make study PROFILE={named}"
+        )
+    return folder
+
+
 @contextmanager
-def alone(folder: Path) -> "Iterator[None]":
-    """Hold the folder's lock; the kernel drops it when the process ends, however it ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the folder's lock, a file beside it that stays; it is dropped however a process ends.
+
+    Raises:
+        filelock.Timeout: another process holds it, and this one does not `wait`.
+    """
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder.with_name(f"{folder.name}.lock"), blocking=wait).acquire()
+    with held:
         yield

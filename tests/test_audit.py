@@ -16,11 +16,14 @@ import torch
 import toy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kdlib import __main__, intervals, measure, models, runs, tokens
-from kdlib.audit import blocks, meter, report, summary
+from kdlib import __main__, runs, stats
+from kdlib.analysis import extraction, roc
 from kdlib.audit import command as audit
-from kdlib.memory import membership, scores
-from kdlib.settings import FIELDS, AuditSettings, KdlibError
+from kdlib.audit import report, scoring, summary
+from kdlib.config.sections import AuditSettings
+from kdlib.errors import KdlibError
+from kdlib.measure import meter, scores
+from kdlib.model import checkpoints, tokens
 
 EVIL = '<script>alert("1")</script> & <mark>'
 
@@ -28,7 +31,7 @@ EVIL = '<script>alert("1")</script> & <mark>'
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "toy"
-    models.save_model(toy.trained(), toy.tokenizer(), folder)
+    checkpoints.save_model(toy.trained(), toy.tokenizer(), folder)
     return folder
 
 
@@ -81,15 +84,15 @@ def test_rows_are_the_meters(model, tmp_path, monkeypatch, suffix):
     audit.run(AuditSettings(model=str(model), data=data, out=out, batch=7))
     assert [path.name for path in audit.parts(out)] == [f"part-0000{i}.parquet" for i in range(3)]
     ours = written(out)
-    direct = measure.meter(toy.trained(), toy.examples(), pad_id=toy.tokenizer().pad_token_id)
+    direct = meter.meter(toy.trained(), toy.examples(), pad_id=toy.tokenizer().pad_token_id)
     assert list(ours["row_id"]) == [f"member-{i + 1}" for i in range(48)]
     for name in scores.COLUMNS:
         np.testing.assert_allclose(ours[name], direct[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    for name in measure.PER_TOKEN:
+    for name in meter.PER_TOKEN:
         for a, b in zip(ours[name], direct[name], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3, err_msg=name)
     assert list(ours["response"]) == [row["response"] for row in toy.rows()]
-    bytes_of = scores.zlib_bytes(list(ours["response"]))
+    bytes_of = extraction.zlib_bytes(list(ours["response"]))
     np.testing.assert_allclose(ours["zlib"], -ours["nats_per_token"] / bytes_of)
     assert not ours["cut"].any() and (ours["split"] == "member").all()
 
@@ -106,7 +109,7 @@ def test_summary_counts_what_the_rows_say(model, tmp_path, monkeypatch):
             hits = sum(p >= n for p, n in zip(part["prefix"], needed, strict=True))
             line = found.loc[("exact_rate", split, str(k))]
             assert line["n"] == len(part) and line["value"] == pytest.approx(hits / len(part))
-            lo, hi = intervals.wilson(hits, len(part))
+            lo, hi = stats.wilson(hits, len(part))
             assert (line["lo"], line["hi"]) == pytest.approx((lo, hi), abs=1e-5)
         half = sum(
             max((i + 1 for i, lead in enumerate(leads) if lead <= 0), default=0) <= len(leads) // 2
@@ -117,7 +120,7 @@ def test_summary_counts_what_the_rows_say(model, tmp_path, monkeypatch):
         assert mean == pytest.approx(part["nats_per_token"].mean(), rel=1e-4)
     member = (rows["split"] == "member").to_numpy()
     for score in ("loss", "zlib", "min_k", "min_k_plus", "reference_base"):
-        area = membership.auc(rows[score].to_numpy(), member)
+        area = roc.auc(rows[score].to_numpy(), member)
         assert found.loc[("auc", "both", score), "value"] == pytest.approx(area, abs=1e-5)
     assert (rows["reference_base"].abs() < 1e-6).all()  # the model is its own reference here
     assert "tpr_1pct" not in found.index.get_level_values("metric")  # 40 held-out rows
@@ -140,7 +143,7 @@ def test_another_architecture_without_a_position_table(tmp_path):
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     config = LlamaConfig(vocab_size=300, num_attention_heads=2, max_position_embeddings=64, **shape)
     llama = LlamaForCausalLM(config).eval()
-    models.save_model(llama, toy.tokenizer(), tmp_path / "llama")
+    checkpoints.save_model(llama, toy.tokenizer(), tmp_path / "llama")
     settings = asked(tmp_path / "llama", tmp_path)
     audit.run(settings)
     for row, example in zip(written(settings.out).to_dict("records"), toy.examples(), strict=True):
@@ -174,11 +177,11 @@ def test_rows_that_do_not_fit_are_counted_and_said(model, tmp_path):
 
 def test_long_rows_go_fewer_at_a_time():
     examples = [tokens.Example(str(n), (1,), (2,) * n) for n in (5, 900, 6, 70, 1000, 7)]
-    groups = list(meter.alike(examples, 4096))
+    groups = list(scoring.alike(examples, 4096))
     assert sorted(place for group, _ in groups for place in group) == list(range(6))
     for group, batch in groups:
         longest = max(len(examples[i]) for i in group)
-        assert batch * longest <= meter.BUDGET < 4 * batch * longest or batch == 1
+        assert batch * longest <= scoring.BUDGET < 4 * batch * longest or batch == 1
         assert longest < 2 * min(len(examples[i]) for i in group)
 
 
@@ -314,7 +317,7 @@ def test_report_says_what_is_left_out_and_why(model, tmp_path):
 def rated(member, other=None):
     found = {"member": member, "held_out": other}
     rows = [
-        ("exact_rate", split, 50, hits / n, *intervals.wilson(hits, n), n)
+        ("exact_rate", split, 50, hits / n, *stats.wilson(hits, n), n)
         for split, (hits, n) in ((s, v) for s, v in found.items() if v)
     ]
     return pd.DataFrame(rows, columns=summary.COLUMNS)
@@ -352,48 +355,12 @@ def test_verdict_without_any_row():
 # --- reading ----------------------------------------------------------------------------------
 
 
-def test_blocks_are_the_file_in_pieces(tmp_path):
-    frame = table()
-    frame.loc[2, "response"] = 'two\nlines, and "quotes"'
-    columns = {"instruction": "q"}
-    frame = frame.rename(columns={"instruction": "q"})
-    for suffix in (".jsonl", ".csv", ".parquet"):
-        path = write(frame, tmp_path / f"rows{suffix}")
-        pieces = list(blocks.read(path, columns, 20))
-        assert [len(piece) for piece in pieces] == [20, 20, 8]
-        whole = pd.concat(pieces)
-        assert list(whole.index) == list(range(1, 49))
-        given = frame.rename(columns={"q": "instruction"})[list(FIELDS)]
-        assert whole.to_numpy().tolist() == given.to_numpy().tolist()
-
-
-def test_blocks_read_byte_order_marks_numbers_and_holes(tmp_path):
-    (tmp_path / "mark.csv").write_bytes(b"\xef\xbb\xbfinstruction,response\r\na,1\r\n\r\nb,\r\n")
-    lines = '{"instruction": "a", "response": 1, "context": null}\n\n'
-    (tmp_path / "mark.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
-    rows = [next(blocks.read(tmp_path / f"mark.{x}", {}, 9)) for x in ("csv", "jsonl")]
-    assert rows[0].to_numpy().tolist() == [["a", "", "1", ""], ["b", "", "", ""]]
-    assert rows[1].to_numpy().tolist() == [["a", "", "1", ""]]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("missing.csv", None, "does not exist"),
-        ("empty.csv", b"", "is empty"),
-        ("rows.txt", b"x", "'.txt' is not one of"),
-        ("header.csv", b"instruction,response\n", "has no rows"),
-        ("blank.jsonl", b"\n\n", "has no rows"),
         ("column.csv", b"instruction,answer\na,b\n", "no column 'response'.*instruction, answer"),
-        ("latin.csv", "instruction,response\na,b\nä,b\n".encode("latin-1"), "line 3: .*UTF-8"),
-        ("wide.csv", b"instruction,response\na,b\na,b,c\n", "line 3: 3 fields"),
-        ("quote.csv", b'instruction,response\na,b\na,"b\n', "line 3: unexpected end"),
-        ("broken.jsonl", b'{"instruction": "a", "response": "b"}\n{"instr\n', "line 2"),
-        ("array.jsonl", b'[{"instruction": "a"}]', "line 1: it needs one JSON object"),
-        ("hole.jsonl", b'{"instruction": "a", "response": "b"}\n{"instruction": "a"}\n',
-         "line 2: it has no 'response'"),
-        ("chat.jsonl", b'{"instruction": "a", "response": ["b"]}\n', "'response' is not text"),
-        ("broken.parquet", b"PAR1 and no more", "cannot be read as .parquet"),
+        ("chat.jsonl", b'{"instruction": "a", "response": ["b"]}\n', "line 1: .* is of type list"),
         ("void.csv", b"instruction,response\na,\n", "every row has an empty"),
     ],
 )  # fmt: skip
@@ -433,7 +400,7 @@ def test_bad_models(model, tmp_path, capsys, monkeypatch):
     no("has no end token", mute)
     other = tmp_path / "other"
     words = tokens.train_tokenizer(["entirely different words stand here"] * 3, 270)
-    models.save_model(models.make_model(toy.SHAPE, words, 96, 0), words, other)
+    checkpoints.save_model(checkpoints.make_model(toy.SHAPE, words, 96, 0), words, other)
     no("--reference .* has another tokenizer", model, "--reference", other)
     toy.tokenizer().save_pretrained(other)
     no("knows 2.. tokens, its tokenizer 300", other)

@@ -5,29 +5,29 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib import calibration
-from kdlib.config import STUDENTS, load_profile
-from kdlib.methods import METHODS
-from kdlib.settings import KdlibError
+from kdlib.config.methods import METHODS
+from kdlib.config.profile import STUDENTS, load_profile
+from kdlib.errors import KdlibError
+from kdlib.study import lr_search
 
-TABLE = Path(__file__).resolve().parents[1] / "data" / "results" / "laptop" / "calibration.csv"
+TABLE = Path(__file__).resolve().parents[1] / "data" / "results" / "laptop" / "lr_search.csv"
 
 
 def runs(rates=(0.0, 0.2, 0.5, 0.9)):
     """A made-up table: the smaller rate has the lower held-out loss."""
     rows = []
-    for variant in ("teacher", *METHODS):
+    for method in ("teacher", *METHODS):
         for lr in (1e-3, 2e-3):
             for epoch, rate in enumerate(rates):
                 for split in ("member", "held_out"):
-                    facts = {"variant": variant, "lr": lr, "epoch": epoch, "split": split}
+                    facts = {"method": method, "lr": lr, "epoch": epoch, "split": split}
                     loss = 3.0 + lr * 100 - 0.1 * min(epoch, 2)
                     rows.append(facts | {"exact_rate": rate, "nats_per_token": loss})
     return pd.DataFrame(rows)
 
 
 def test_rule():
-    found = calibration.rule(runs(), load_profile("laptop"))
+    found = lr_search.rule(runs(), load_profile("laptop"))
     assert found["teacher"] == {"lr": 1e-3, "epochs": 2}  # .5 is nearer .654 than .9
     assert found["student"] == {"epochs": 2}
     assert found["lr"] == dict.fromkeys(METHODS, 1e-3)
@@ -35,22 +35,22 @@ def test_rule():
 
 def test_a_rate_that_does_not_reach_the_band_is_not_eligible():
     table = runs()
-    slow = (table["lr"] == 1e-3) & table["variant"].isin(["sft", "teacher"])
+    slow = (table["lr"] == 1e-3) & table["method"].isin(["sft", "teacher"])
     table.loc[slow, "exact_rate"] /= 10
-    found = calibration.rule(table, load_profile("laptop"))
+    found = lr_search.rule(table, load_profile("laptop"))
     assert found["lr"] == dict.fromkeys(METHODS, 2e-3) and found["teacher"]["lr"] == 2e-3
 
 
 def test_rule_refuses_what_misses_the_band():
     with pytest.raises(KdlibError, match="outside 0.3 to 0.6"):
-        calibration.rule(runs((0.0, 0.1, 0.9)), load_profile("laptop"))
+        lr_search.rule(runs((0.0, 0.1, 0.9)), load_profile("laptop"))
 
 
 def test_committed_profile_follows_its_rule():
     profile = load_profile("laptop")
     table = pd.read_csv(TABLE)
-    assert set(table["settings"]) == {calibration.settings(profile)}, "run make calibrate"
-    chosen = calibration.rule(table, profile)
+    assert set(table["settings"]) == {lr_search.settings(profile)}, "run make calibrate"
+    chosen = lr_search.rule(table, profile)
     assert {"lr": profile.teacher.lr, "epochs": profile.teacher.epochs} == chosen["teacher"]
     assert profile.student.epochs == chosen["student"]["epochs"]
     for method, rate in chosen["lr"].items():

@@ -2,9 +2,9 @@
 
 import pytest
 
-from kdlib.config import PROFILES, load_profile, read_methods, read_seeds
-from kdlib.methods import COEFFICIENTS, METHODS, PAPER, require_coefficients
-from kdlib.settings import KdlibError
+from kdlib.config.methods import COEFFICIENTS, METHODS, PAPER, require_coefficients
+from kdlib.config.profile import PROFILES, load_profile, read_methods, read_seeds
+from kdlib.errors import KdlibError
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])

@@ -10,10 +10,13 @@ import toy
 from toy import SETTINGS, fitted, how, new_model
 from transformers import GenerationConfig
 
-from kdlib import losses, measure, models, objectives, sample, tables, tokens, train
-from kdlib.methods import METHODS
-from kdlib.settings import KdlibError
-from kdlib.teacher import Live, Remembered, Stored, write_store
+from kdlib.config import definitions
+from kdlib.config.methods import METHODS
+from kdlib.distill import losses, objectives, trainer
+from kdlib.distill.teacher_targets import Live, Remembered, Stored, write_store
+from kdlib.errors import KdlibError
+from kdlib.measure import meter
+from kdlib.model import checkpoints, generation, tokens
 
 PUBLISHED = {name: value for one in METHODS.values() for name, value in one.coefficients.items()}
 COMPARED = [name for name in objectives.COMPARED if name != "contrastive"]
@@ -87,36 +90,36 @@ def test_different_tokenizers_are_refused_by_name(tokenizer):
 def test_padding_and_batch_split_do_not_matter(examples, tokenizer):
     model, pad = new_model().eval(), tokenizer.pad_token_id
     with torch.no_grad():
-        together = models.response_logits(model, tokens.collate(examples[:6], pad))
-        alone = [models.response_logits(model, tokens.collate([e], pad)) for e in examples[:6]]
+        together = checkpoints.response_logits(model, tokens.collate(examples[:6], pad))
+        alone = [checkpoints.response_logits(model, tokens.collate([e], pad)) for e in examples[:6]]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
 
 
 def test_saved_model_comes_back(tokenizer, examples, tmp_path):
     model = new_model().eval()
-    models.save_model(model, tokenizer, tmp_path)
+    checkpoints.save_model(model, tokenizer, tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
-    again, pad = models.load_model(tmp_path), tokenizer.pad_token_id
+    again, pad = checkpoints.load_model(tmp_path), tokenizer.pad_token_id
     batch = tokens.collate(examples[:3], pad)
     with torch.no_grad():
-        before, after = (models.response_logits(m, batch) for m in (model, again))
+        before, after = (checkpoints.response_logits(m, batch) for m in (model, again))
     assert torch.equal(before, after)
     assert tokens.load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
 
 
 def test_truncated_and_foreign_checkpoints_are_refused(tokenizer, tmp_path):
-    models.save_model(new_model(), tokenizer, tmp_path)
+    checkpoints.save_model(new_model(), tokenizer, tmp_path)
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(KdlibError, match="no usable model at"):
-        models.load_model(tmp_path)
+        checkpoints.load_model(tmp_path)
     weights.unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({}))
     with pytest.raises(KdlibError, match="no usable model at"):
-        models.load_model(tmp_path)
+        checkpoints.load_model(tmp_path)
     with pytest.raises(KdlibError, match="no usable model at"):
-        models.load_model(tmp_path / "nothing")
+        checkpoints.load_model(tmp_path / "nothing")
 
 
 # --- sampling
@@ -125,7 +128,7 @@ def test_truncated_and_foreign_checkpoints_are_refused(tokenizer, tmp_path):
 def test_greedy_equals_generate(trained, examples, tokenizer):
     end = tokenizer.eos_token_id
     prompts = [example.prompt for example in examples]
-    ours = sample.continue_prompts(trained, prompts, end_id=end, max_new=40, greedy=True)
+    ours = generation.continue_prompts(trained, prompts, end_id=end, max_new=40, greedy=True)
     settings = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
     for prompt, answer in zip(prompts, ours, strict=True):
         settings.max_new_tokens = len(answer)
@@ -140,8 +143,8 @@ def test_an_answer_does_not_depend_on_who_is_decoded_beside(tokenizer):
     model = new_model()
     prompts = [(5, 6, 7), tuple(range(5, 90)), (8,) * 40]
     how = {"end_id": tokenizer.eos_token_id, "max_new": 6, "greedy": True}
-    together = sample.continue_prompts(model, prompts, **how)
-    assert together == [sample.continue_prompts(model, [one], **how)[0] for one in prompts]
+    together = generation.continue_prompts(model, prompts, **how)
+    assert together == [generation.continue_prompts(model, [one], **how)[0] for one in prompts]
     assert [len(answer) for answer in together] == [6, 6, 6]
 
 
@@ -150,13 +153,13 @@ def test_beam_search_finds_what_greedy_misses(examples, tokenizer):
     model = new_model(3)
     prompts = [example.prompt for example in examples[:12]]
     how = {"end_id": tokenizer.eos_token_id, "max_new": 8}
-    greedy = sample.continue_prompts(model, prompts, greedy=True, **how)
-    assert sample.beam_search(model, prompts, beams=1, batch=5, **how) == greedy
-    beams = sample.beam_search(model, prompts, beams=4, batch=5, **how)
+    greedy = generation.continue_prompts(model, prompts, greedy=True, **how)
+    assert generation.beam_search(model, prompts, beams=1, batch=5, **how) == greedy
+    beams = generation.beam_search(model, prompts, beams=4, batch=5, **how)
 
     def per_token(answers):
         rows = [tokens.Example("", p, a) for p, a in zip(prompts, answers, strict=True)]
-        return measure.meter(model, rows, pad_id=tokenizer.pad_token_id)["nats_per_token"]
+        return meter.meter(model, rows, pad_id=tokenizer.pad_token_id)["nats_per_token"]
 
     assert (per_token(beams) <= per_token(greedy) + 1e-4).all()
     assert (per_token(beams) < per_token(greedy) - 1e-3).any()
@@ -165,7 +168,7 @@ def test_beam_search_finds_what_greedy_misses(examples, tokenizer):
 def test_a_model_is_left_as_it_was(tokenizer):
     model = new_model().train()
     before = model.config._attn_implementation
-    with models.inference(model):
+    with checkpoints.inference(model):
         assert not model.training and model.config._attn_implementation == "sdpa"
     assert model.training and model.config._attn_implementation == before
 
@@ -173,7 +176,7 @@ def test_a_model_is_left_as_it_was(tokenizer):
 def test_draw_follows_the_softmax():
     torch.manual_seed(0)
     logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0])
-    drawn = sample.draw(logits.softmax(-1).repeat(100_000, 1))
+    drawn = generation.draw(logits.softmax(-1).repeat(100_000, 1))
     counts = torch.bincount(drawn, minlength=4) / 100_000
     torch.testing.assert_close(counts, logits.softmax(-1), atol=0.006, rtol=0)
     assert counts[2] == 0
@@ -249,7 +252,7 @@ def test_store_of_another_teacher_is_refused(stored):
 
 def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, monkeypatch):
     calls = []
-    whole = models.response_hidden
+    whole = checkpoints.response_hidden
 
     def breaks(model, batch):
         calls.append(batch.row_id)
@@ -257,7 +260,7 @@ def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, monkeyp
             raise KeyboardInterrupt
         return whole(model, batch)
 
-    monkeypatch.setattr(models, "response_hidden", breaks)
+    monkeypatch.setattr(checkpoints, "response_hidden", breaks)
     with pytest.raises(KeyboardInterrupt):
         stored()
     kept = stored()
@@ -268,13 +271,13 @@ def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, monkeyp
 
 
 def test_two_who_want_one_store_compute_it_once(stored, examples, monkeypatch):
-    calls, whole = [], models.response_hidden
+    calls, whole = [], checkpoints.response_hidden
 
     def counted(model, batch):
         calls.append(batch.row_id)
         return whole(model, batch)
 
-    monkeypatch.setattr(models, "response_hidden", counted)
+    monkeypatch.setattr(checkpoints, "response_hidden", counted)
     with ThreadPoolExecutor(2) as pool:  # the lock is held per opened file, so threads will do
         stores = [job.result() for job in [pool.submit(stored) for _ in range(2)]]
     assert len(calls) == -(-len(examples) // 5)
@@ -287,13 +290,13 @@ def test_chunks_give_the_gradients_of_the_whole(name, tokenizer, examples, train
     minimized = objectives.objective(name, Live(trained, "fp32"), PUBLISHED)
     found = []
     for logits in (2**24, 7 * len(tokenizer)):
-        monkeypatch.setattr(train, "CHUNK_LOGITS", logits)
+        monkeypatch.setattr(trainer, "CHUNK_LOGITS", logits)
         model = new_model()
-        loss, count = train.step_loss(model, [batch], minimized, "fp32")
+        loss, count = trainer.step_loss(model, [batch], minimized, "fp32")
         found.append([loss, *(p.grad for p in model.parameters())])
     assert count > 7
     plain = new_model()
-    nats = minimized(models.response_logits(plain, batch), batch, slice(None))
+    nats = minimized(checkpoints.response_logits(plain, batch), batch, slice(None))
     nats.mean().backward()
     for whole, chunked, grad in zip(
         *found, [nats.mean(), *(p.grad for p in plain.parameters())], strict=True
@@ -314,7 +317,7 @@ def test_infinite_loss_stops_at_its_step_with_the_weights_before_it(tmp_path):
 
         steps.clear()
         model = new_model()
-        with pytest.raises(train.NotFinite) as found:
+        with pytest.raises(trainer.NotFinite) as found:
             fitted(log_of, how(epochs=3), minimized=minimized, model=model)
         return model, str(found.value)
 
@@ -335,13 +338,13 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 
 def test_remembered_targets_are_read_once(tokenizer, examples, trained, monkeypatch):
-    calls, whole = [], models.response_hidden
+    calls, whole = [], checkpoints.response_hidden
 
     def counted(model, batch):
         calls.append(batch.row_id)
         return whole(model, batch)
 
-    monkeypatch.setattr(models, "response_hidden", counted)
+    monkeypatch.setattr(checkpoints, "response_hidden", counted)
     kept, live = Remembered(trained, "fp32", capacity=8), Live(trained, "fp32")
     pad = tokenizer.pad_token_id
 
@@ -369,7 +372,7 @@ def test_remembered_targets_are_read_once(tokenizer, examples, trained, monkeypa
 
 def test_meter_equals_greedy_decoding(trained, examples, tokenizer):
     end = tokenizer.eos_token_id
-    found = measure.meter(trained, examples, pad_id=end, batch=7)
+    found = meter.meter(trained, examples, pad_id=end, batch=7)
     settings = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
     differ = 0
     for example, row in zip(examples, found.itertuples(), strict=True):
@@ -383,13 +386,13 @@ def test_meter_equals_greedy_decoding(trained, examples, tokenizer):
         differ += prefix != row.prefix
         assert prefix == row.prefix or row.margin < 1e-4, f"{row.row_id} is no near-tie"
     print(f"{differ} of {len(examples)} tuples differ, all near-ties")
-    hits = int(tables.exact(found).sum())
+    hits = int(definitions.exact(found).sum())
     assert 5 <= hits <= len(examples) - 5, f"{hits} hits: the test would not tell"
 
 
 def test_meter_does_not_depend_on_the_batch(trained, examples, tokenizer):
     pad = tokenizer.pad_token_id
-    one, many = (measure.meter(trained, examples, pad_id=pad, batch=b) for b in (1, 48))
+    one, many = (meter.meter(trained, examples, pad_id=pad, batch=b) for b in (1, 48))
     assert one["prefix"].tolist() == many["prefix"].tolist()
     assert one["nats_per_token"].tolist() == pytest.approx(
         many["nats_per_token"].tolist(), abs=1e-4

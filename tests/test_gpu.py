@@ -4,11 +4,13 @@ import pytest
 import torch
 import toy
 
-from kdlib import losses, models, objectives, study, tokens, train
-from kdlib.config import load_profile
-from kdlib.lab import Lab
-from kdlib.methods import METHODS
-from kdlib.teacher import Live
+from kdlib.config.methods import METHODS
+from kdlib.config.profile import load_profile
+from kdlib.distill import losses, objectives, trainer
+from kdlib.distill.teacher_targets import Live
+from kdlib.model import checkpoints, tokens
+from kdlib.study import stages
+from kdlib.study.run import Lab
 
 gpu = pytest.mark.gpu
 
@@ -35,10 +37,10 @@ def test_gpu_profile_runs_with_its_settings_on_tiny_models(tmp_path, monkeypatch
         }
     )
     lab = Lab(profile, 0)
-    study.bases.prepare(lab)
-    study.run(lab, "teacher", "teacher")
+    stages.bases.prepare(lab)
+    stages.run(lab, "teacher", "teacher")
     for method in ("sft", "word_kd", "gkd"):
-        assert (study.run(lab, method, "small") / "tuples.parquet").is_file()
+        assert (stages.run(lab, method, "small") / "tuples.parquet").is_file()
 
 
 @gpu
@@ -49,7 +51,7 @@ def test_a_step_on_the_gpu_is_the_step_on_the_cpu(precision):
     for where in ("cpu", "cuda"):
         model, teacher = (toy.new_model(seed).to(where) for seed in (0, 1))
         minimized = objectives.objective("mixed_forward_kl", Live(teacher, precision), {"mix": 0.5})
-        loss, _ = train.step_loss(model, [batch], minimized, precision)
+        loss, _ = trainer.step_loss(model, [batch], minimized, precision)
         found.append([loss.cpu(), *(p.grad.cpu() for p in model.parameters())])
     rough = {"fp32": {"rtol": 1e-3, "atol": 1e-5}, "bf16": {"rtol": 0.1, "atol": 5e-3}}[precision]
     for cpu, cuda in zip(*found, strict=True):
@@ -62,11 +64,11 @@ def test_no_step_waits_for_the_gpu():
     model, teacher = (toy.new_model(seed).cuda() for seed in (0, 1))
     minimized = objectives.objective("mixed_forward_kl", Live(teacher, "bf16"), {"mix": 0.5})
     settings = toy.how(precision="bf16")
-    optimizer = train.optimizer_for(model, settings)
+    optimizer = trainer.optimizer_for(model, settings)
     batch = tokens.collate(toy.examples()[:8], toy.tokenizer().pad_token_id)
 
     def step():
-        train.step_loss(model, [batch], minimized, "bf16")
+        trainer.step_loss(model, [batch], minimized, "bf16")
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -90,6 +92,8 @@ def test_divergences_agree_on_both_devices():
 
 
 def test_attention_is_sdpa_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(models, "device", lambda: torch.device("cuda"))
-    assert models.attention() == "sdpa" and toy.new_model().config._attn_implementation == "sdpa"
+    monkeypatch.setattr(checkpoints, "device", lambda: torch.device("cuda"))
+    assert (
+        checkpoints.attention() == "sdpa" and toy.new_model().config._attn_implementation == "sdpa"
+    )
     assert set(load_profile("gpu").methods) == set(METHODS)

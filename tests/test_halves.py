@@ -6,11 +6,15 @@ import pytest
 import torch
 from test_study import PROFILE, WIDTHS, make_folder, save_base
 
-from kdlib import canaries, data, intervals, models, runs, study
-from kdlib.lab import Lab, open_lab
-from kdlib.memory import halves, probes
-from kdlib.methods import PAPER
-from kdlib.settings import DataSettings, KdlibError, ProbeSettings
+from kdlib import runs, stats
+from kdlib.analysis import counterfactual
+from kdlib.config.methods import PAPER
+from kdlib.config.sections import DataSettings, ProbeSettings
+from kdlib.data import canaries, pool
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints
+from kdlib.study import retraining, stages
+from kdlib.study.run import Lab, open_lab
 
 CHANGED = (
     ("held_out = 8", "held_out = 8\ncanaries = 1\nrepetitions = [1, 2]\ntwins = 1"),
@@ -35,15 +39,15 @@ def lab(tmp_path_factory):
             save_base(folder / size, opened.tokenizer, width, positions=260)
         probe = ProbeSettings(size="small", splits=2, twins=6)
         opened = Lab(opened.profile.model_copy(update={"probe": probe}), 0)
-        study.run(opened, "teacher", "teacher")
-        study.run(opened, "sft", "small")
-        probes.halves(opened)
+        stages.run(opened, "teacher", "teacher")
+        stages.run(opened, "sft", "small")
+        retraining.halves(opened)
         yield opened
 
 
 @pytest.fixture
 def cut(lab):
-    return halves.collect("own", [0])
+    return counterfactual.collect("own", [0])
 
 
 def test_halves_part_the_members_and_keep_groups_together(lab):
@@ -51,12 +55,12 @@ def test_halves_part_the_members_and_keep_groups_together(lab):
     members = rows.index[rows["split"] == "member"]
     rows.loc[members[:6], "group"] = "copies"
     for split in range(5):
-        a, b = data.halves(rows, 0, split)
+        a, b = pool.halves(rows, 0, split)
         assert not a & b and a | b == set(members)
         assert abs(len(a) - len(b)) <= 4
         assert set(members[:6]) <= a or set(members[:6]) <= b
-    first, second = data.halves(rows, 0, 0), data.halves(rows, 0, 1)
-    assert first == data.halves(rows, 0, 0) and first != second
+    first, second = pool.halves(rows, 0, 0), pool.halves(rows, 0, 1)
+    assert first == pool.halves(rows, 0, 0) and first != second
 
 
 def test_left_out_rows_are_measured_and_not_read(lab):
@@ -80,7 +84,7 @@ def test_identity_says_who_was_left_out_and_who_taught(lab):
 
 
 def test_which_models_are_made_of_halves(lab, cut):
-    made = set(cut[["part", "variant"]].itertuples(index=False, name=None))
+    made = set(cut[["part", "method"]].itertuples(index=False, name=None))
     first = {(f"half-0{side}", one) for side in "ab" for one in ("teacher", *PAPER)}
     second = {(f"half-1{side}", "sft") for side in "ab"}
     assert made == first | second | {("taught-0a", "word_kd"), ("taught-0a", "seq_kd")}
@@ -89,66 +93,21 @@ def test_which_models_are_made_of_halves(lab, cut):
 
 
 def test_a_students_teacher_is_of_its_half_or_of_all(lab, cut):
-    left_out = data.halves(lab.rows, 0, 0)[1]
+    left_out = pool.halves(lab.rows, 0, 0)[1]
     own = lab.without(left_out, "half-0a", own_teacher=True)
     whole = lab.without(left_out, "taught-0a")
-    written = {one.row_id for one in study.teacher_text(own)}
+    written = {one.row_id for one in stages.teacher_text(own)}
     assert not written & left_out
-    assert left_out <= {one.row_id for one in study.teacher_text(whole)}
+    assert left_out <= {one.row_id for one in stages.teacher_text(whole)}
     own_weights, all_weights = (
-        models.load_model(one.run_dir("seq_kd", "small") / "checkpoint").state_dict()
+        checkpoints.load_model(one.run_dir("seq_kd", "small") / "checkpoint").state_dict()
         for one in (own, whole)
     )
     assert any((own_weights[name] != all_weights[name]).any() for name in own_weights)
 
 
-def test_unseen_takes_the_student_without_the_row(cut):
-    found = halves.unseen(cut)
-    assert found.notna().all().all() and list(found.columns) == [0, 1]
-    sft = cut[(cut["variant"] == "sft") & (cut["kind"] == "row")]
-    for (_, row), values in found.iterrows():
-        own = sft[sft["row_id"] == row].set_index("part")
-        for pair in (0, 1):
-            two = own.loc[[f"half-{pair}a", f"half-{pair}b"]]
-            if "held_out" in set(two["split"]):
-                assert values[pair] in set(two["nats_per_token"])
-            else:
-                (out,) = two[two["split"] == "left_out"]["nats_per_token"]
-                assert values[pair] == out
-    held_out = set(sft[sft["split"] == "held_out"]["row_id"])
-    assert len(found) == 12 + 8 and held_out <= set(found.index.get_level_values("row_id"))
-
-
-def test_counterfactual_by_hand(cut):
-    found = halves.counterfactual(cut)
-    assert found.groupby("variant").size().to_dict() == dict.fromkeys(("teacher", *PAPER), 12)
-    one = found.query("variant == 'sft'").iloc[3]
-    own = cut.query("row_id == @one.row_id and variant == 'sft'")
-    nats = own.groupby("split")["nats_per_token"].mean()
-    assert one["nats_gain"] == pytest.approx(nats["left_out"] - nats["member"])
-    assert one["nats_inside"] == pytest.approx(nats["member"])
-    assert one["hit_gain"] == one["hit_inside"] - one["hit_outside"]
-
-
-def test_gains_are_means_with_an_interval_around_them(cut):
-    found = halves.counterfactual(cut)
-    table = halves.gains(found).set_index(["variant", "metric"])
-    for variant, part in found.groupby("variant"):
-        row = table.loc[(variant, "nats_gain")]
-        assert row["value"] == pytest.approx(part["nats_gain"].mean())
-        assert row["lo"] <= row["value"] <= row["hi"] and row["n"] == 12
-    none = table.loc[("sft", "hit_outside")]
-    groups = found.loc[found["variant"] == "sft", "group"].nunique()
-    assert none["value"] == 0 and (none["lo"], none["hi"]) == intervals.wilson(0, groups)
-
-
-def test_seed_without_halves_says_what_makes_them(lab):
-    with pytest.raises(KdlibError, match=r"seed 7 has no models of halves.*make study.*SEEDS"):
-        halves.collect("own", [7])
-
-
 def test_twins_are_many_different_and_ranked_with_their_canary(lab):
-    found = probes.twins(lab, "sft", "small")
+    found = retraining.twins(lab, "sft", "small")
     planted = lab.rows.query("kind == 'canary'")["row_id"]
     assert found["twin_of"].value_counts().to_dict() == dict.fromkeys(planted, 7)
     assert found["row_id"].is_unique and set(planted) <= set(found["row_id"])
@@ -156,7 +115,7 @@ def test_twins_are_many_different_and_ranked_with_their_canary(lab):
     nats = kept["nats_per_token"] * kept["length"]
     own = found[found["row_id"] == found["twin_of"]].set_index("row_id")["nats"]
     np.testing.assert_allclose(own, nats[own.index], rtol=1e-5)
-    assert probes.twins(lab, "sft", "small").equals(found)
+    assert retraining.twins(lab, "sft", "small").equals(found)
 
 
 def test_twins_share_the_prompt_and_never_the_secret():
@@ -174,10 +133,10 @@ def test_twins_share_the_prompt_and_never_the_secret():
 
 
 def test_divergence_is_the_mean_forward_kl(lab):
-    found = probes.divergences(lab, "small")
+    found = retraining.divergences(lab, "small")
     example = lab.split("member")[0]
-    teacher = study.load_teacher(lab)
-    student = models.load_model(study.made(lab, "sft", "small") / "checkpoint")
+    teacher = stages.load_teacher(lab)
+    student = checkpoints.load_model(stages.made(lab, "sft", "small") / "checkpoint")
     ids = torch.tensor([example.prompt + example.response])
     with torch.no_grad():
         both = [m(ids, attention_mask=torch.ones_like(ids)).logits[0] for m in (teacher, student)]
@@ -188,7 +147,7 @@ def test_divergence_is_the_mean_forward_kl(lab):
 
 def test_again_leaves_the_rows_out_and_keeps_the_teacher(lab):
     left = set(lab.rows.query("split == 'member'")["row_id"][:4])
-    tuples = probes.again(lab, "word_kd", left, "without-four")
+    tuples = retraining.again(lab, "word_kd", left, "without-four")
     assert set(tuples[tuples["split"] == "left_out"]["row_id"]) == left
     part = lab.without(left, "without-four")
     assert not part.run_dir("teacher", "teacher").exists()

@@ -4,27 +4,27 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdlib import lab
-from kdlib.settings import KdlibError
+from kdlib.errors import KdlibError
+from kdlib.study import run
 
 OWN = 'profile = "laptop"  # name\nseed = 0'
 
 
 def in_a_notebook(monkeypatch, *cells):
-    monkeypatch.setattr(lab, "get_ipython", lambda: SimpleNamespace(user_ns={"In": list(cells)}))
+    monkeypatch.setattr(run, "get_ipython", lambda: SimpleNamespace(user_ns={"In": list(cells)}))
 
 
 def test_papermills_known_parameters_pass(monkeypatch):
     in_a_notebook(monkeypatch, "", OWN, '# Parameters\nprofile = "smoke"\nseed = 1\n', "more")
-    assert lab.open_lab("smoke", "1").seed == 1
+    assert run.open_lab("smoke", "1").seed == 1
 
 
 def test_unknown_parameter_is_named(monkeypatch):
     in_a_notebook(monkeypatch, "", OWN, '# Parameters\nprofile = "smoke"\nsede = 1\n')
     with pytest.raises(KdlibError, match="no parameter 'sede'; known: profile, seed"):
-        lab.open_lab("smoke", 0)
+        run.open_lab("smoke", 0)
 
 
 def test_seed_that_is_no_number():
     with pytest.raises(KdlibError, match="'x' is no whole number"):
-        lab.open_lab("smoke", "x")
+        run.open_lab("smoke", "x")

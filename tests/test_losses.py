@@ -9,7 +9,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from kdlib import losses
+from kdlib.distill import losses
 
 COEFFICIENTS = [
     (losses.generalized_jsd, "beta", [0.0, 1e-3, 0.1, 0.5, 0.9, 1.0]),

@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib import report, tables
-from kdlib.memory import companions
-from kdlib.methods import METHODS
+from kdlib.analysis import companions
+from kdlib.config.methods import METHODS
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 TOGETHER = {"10_comparison", "11_inheritance", "12_what_stays", "13_membership_and_canaries"}
@@ -75,14 +74,14 @@ def test_tables_and_figures_of_smoke(smoke_study):
     assert list(claims["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C6"]
     metrics = pd.read_csv(results / "metrics.csv")
     rates = metrics[metrics["metric"] == "exact_rate"]
-    models = tables.models(tuple(METHODS))
+    models = rates.models(tuple(METHODS))
     assert len(rates) == len(models) * 2 * 2 * 2  # seeds, splits, windows
     assert len(pd.read_csv(results / "windows.csv")) == len(models) * 2 * 51
     assert rates["value"].between(rates["lo"], rates["hi"]).all()
     stages = pd.read_csv(results / "stages.csv")
     assert len(stages) == 2 + len(TOGETHER) + 8 * 2  # one for all seeds, one per seed
     assert (stages["seconds"] > 0).all()
-    judged = pd.concat(pd.read_csv(results / f"claims_{topic}.csv") for topic in report.LAB)
+    judged = pd.concat(pd.read_csv(results / f"claims_{topic}.csv") for topic in results.LAB)
     assert sorted(judged["claim"]) == sorted(companions.CLAIMS)
     assert set(judged["verdict"]) <= {"confirmed", "refuted", "open"}
     figures = (smoke_study / "data" / "figures" / "smoke").glob("*.png")

@@ -6,9 +6,10 @@ import pytest
 import torch
 import toy
 
-from kdlib import losses, models, objectives, policy, sample, texts, tokens
-from kdlib.methods import METHODS
-from kdlib.teacher import Live, Remembered
+from kdlib.config.methods import METHODS
+from kdlib.distill import losses, objectives, policy_gradient, text_sources
+from kdlib.distill.teacher_targets import Live, Remembered
+from kdlib.model import checkpoints, generation, tokens
 
 PUBLISHED = dict(METHODS["minillm"].coefficients)
 
@@ -30,7 +31,7 @@ def test_returns_equal_the_formula(discount, length_norm, own):
     torch.manual_seed(0)
     lengths = [3, 1, 7]
     rewards = torch.randn(11, dtype=torch.float64)
-    found = policy.returns(rewards, lengths, discount, length_norm, own)
+    found = policy_gradient.returns(rewards, lengths, discount, length_norm, own)
     wanted = [
         value
         for part in rewards.split(lengths)
@@ -41,37 +42,39 @@ def test_returns_equal_the_formula(discount, length_norm, own):
 
 def test_discount_is_relative_to_the_position():
     """Guards TRL issue 6626: a discount by absolute position makes late rewards count for less."""
-    one = policy.returns(torch.tensor([0.0, 0.0, 1.0, 0.0]), [4], 0.5, False)
-    other = policy.returns(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0]), [6], 0.5, False)
+    one = policy_gradient.returns(torch.tensor([0.0, 0.0, 1.0, 0.0]), [4], 0.5, False)
+    other = policy_gradient.returns(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0]), [6], 0.5, False)
     assert one[1] == other[3] == 1.0 and one[0] == other[2] == 0.5
 
 
 def test_an_answers_return_does_not_depend_on_its_neighbours():
     rewards = torch.arange(6.0)
-    together = policy.returns(rewards, [2, 4])
-    apart = [policy.returns(rewards[:2], [2]), policy.returns(rewards[2:], [4])]
+    together = policy_gradient.returns(rewards, [2, 4])
+    apart = [policy_gradient.returns(rewards[:2], [2]), policy_gradient.returns(rewards[2:], [4])]
     torch.testing.assert_close(together, torch.cat(apart))
     with pytest.raises(ValueError, match="lengths sum to 5, but there are 6 rewards"):
-        policy.returns(rewards, [2, 3])
+        policy_gradient.returns(rewards, [2, 3])
 
 
 def test_rewards_are_scaled_then_clipped():
-    found = policy.rewards(torch.tensor([-1.0, -80.0]), torch.tensor([-2.0, -1.0]), 0.5, 100.0)
+    found = policy_gradient.rewards(
+        torch.tensor([-1.0, -80.0]), torch.tensor([-2.0, -1.0]), 0.5, 100.0
+    )
     assert found.tolist() == [2.0, -100.0]
 
 
 def test_whitening():
     torch.manual_seed(0)
-    found = policy.whiten(torch.randn(1000) * 3 + 5)
+    found = policy_gradient.whiten(torch.randn(1000) * 3 + 5)
     assert abs(float(found.mean())) < 1e-5
     assert float(found.var(unbiased=False)) == pytest.approx(1, abs=1e-3)
-    assert policy.whiten(torch.ones(4)).tolist() == [0.0] * 4
+    assert policy_gradient.whiten(torch.ones(4)).tolist() == [0.0] * 4
 
 
 def test_clipping_stops_the_gradient_beyond_the_ratio():
     log_q = torch.tensor([0.5, 0.5, -0.5, 0.0], requires_grad=True)
     advantages = torch.tensor([1.0, -1.0, -1.0, 2.0])
-    policy.clipped(log_q, torch.zeros(4), advantages, torch.ones(4), 0.2).sum().backward()
+    policy_gradient.clipped(log_q, torch.zeros(4), advantages, torch.ones(4), 0.2).sum().backward()
     assert log_q.grad[0] == 0 and log_q.grad[2] == 0  # already far enough that way
     assert log_q.grad[1] > 0 and log_q.grad[3] == -2  # at ratio 1: minus the advantage
 
@@ -82,7 +85,7 @@ def test_importance_weights_make_mixed_text_count_as_the_students():
     value = torch.randn(50)
     for a in (0.2, 0.7):
         mixed = a * p + (1 - a) * q
-        weights = policy.importance_weights(p.log(), q.log(), a)
+        weights = policy_gradient.importance_weights(p.log(), q.log(), a)
         torch.testing.assert_close((mixed * weights * value).sum(), (q * value).sum())
         assert float(weights.max()) <= 1 / (1 - a)
 
@@ -104,9 +107,11 @@ def test_policy_gradient_is_the_gradient_of_the_sequence_kl(single_step):
     surrogate = torch.zeros((), dtype=torch.float64)
     for a, b in itertools.product(range(3), repeat=2):
         log_q, log_p = torch.stack([q1[a], q2[a, b]]), torch.stack([p1[a], p2[a, b]])
-        rewards = policy.rewards(log_p, log_q.detach(), scale=1.0)
-        advantages = policy.returns(rewards, [2], 1.0, length_norm=False, own=not single_step)
-        nats = policy.clipped(log_q, log_q.detach(), advantages, torch.ones(2), 0.2)
+        rewards = policy_gradient.rewards(log_p, log_q.detach(), scale=1.0)
+        advantages = policy_gradient.returns(
+            rewards, [2], 1.0, length_norm=False, own=not single_step
+        )
+        nats = policy_gradient.clipped(log_q, log_q.detach(), advantages, torch.ones(2), 0.2)
         if single_step:
             logits, teacher = torch.stack([q1, q2[a]]), torch.stack([p1, p2[a]])
             nats = nats + losses.reverse_kl(logits, teacher)
@@ -121,7 +126,7 @@ def rollouts(**changes):
     teacher = toy.trained()
     targets = Remembered(teacher, "fp32", 1000)
     blocks = [tokens.Example(f"g{i}", (), tuple(range(5, 25))) for i in range(7)]
-    return texts.Rollouts(toy.reading(), teacher, targets, blocks, given), targets, given
+    return text_sources.Rollouts(toy.reading(), teacher, targets, blocks, given), targets, given
 
 
 def test_padding_does_not_enter_the_loss():
@@ -137,7 +142,7 @@ def test_padding_does_not_enter_the_loss():
     assert beside.input_ids.shape[1] > alone.input_ids.shape[1]
     count = alone.lengths[0]
     first, second = (
-        minimized(models.response_logits(model, batch), batch, slice(None))[:count]
+        minimized(checkpoints.response_logits(model, batch), batch, slice(None))[:count]
         for batch in (alone, beside)
     )
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
@@ -188,7 +193,7 @@ def test_single_step_term_is_weighed_and_switched():
     source, targets, given = rollouts()
     scored = source.score(model, source.sampled(model, toy.examples()[:8]))
     batch = source._batch(list(scored), scored)
-    logits = models.response_logits(model, batch)
+    logits = checkpoints.response_logits(model, batch)
     on, off = (
         objectives.objective("policy_gradient", targets, given | {"single_step": flag})(
             logits, batch, slice(None)
@@ -216,7 +221,7 @@ def test_text_is_drawn_from_the_mixture():
 
     torch.manual_seed(0)
     how = {"end_id": 0, "max_new": 1, "greedy": False, "batch": 1000}
-    written = sample.continue_prompts(
+    written = generation.continue_prompts(
         always(5), [(7, 8)] * 4000, teacher=always(6), teacher_mix=0.3, **how
     )
     share = sum(one == (6,) for one in written) / len(written)

@@ -5,7 +5,7 @@ import json
 import pytest
 from reference import record
 
-from kdlib.methods import METHODS
+from kdlib.config.methods import METHODS
 
 RECORDED = json.loads(record.FILE.read_text("utf-8"))
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib import claims, data, plots, report, tables
-from kdlib.config import PROFILES, Profile
-from kdlib.memory import companions
-from kdlib.methods import LABELS, PAPER
-from kdlib.settings import KdlibError
+from kdlib.analysis import claims, companions, rates
+from kdlib.config.methods import LABELS, PAPER
+from kdlib.config.profile import PROFILES, Profile
+from kdlib.data import pool as rowpool
+from kdlib.errors import KdlibError
+from kdlib.figures import style
+from kdlib.report import results
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results" / "laptop"
@@ -32,27 +34,27 @@ def project(tmp_path, monkeypatch, methods):
     (tmp_path / "README.md").write_text(README, "utf-8")
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
     facts = [
-        {"variant": variant, "student": size, "seed": seed, "split": split}
-        for variant, size in tables.models(methods)
+        {"method": method, "size": size, "seed": seed, "split": split}
+        for method, size in rates.models(methods)
         for split in ("member", "held_out")
         for seed in (3, 7)
     ]
     ids = pd.DataFrame({"row_id": [f"r{i}" for i in range(40)]}).assign(kind="row", length=10)
     tuples = pd.DataFrame(facts).merge(ids, "cross").assign(group=lambda rows: rows["row_id"])
     half = tuples["split"].map({"member": 20, "held_out": 10})
-    known = tuples.groupby(["variant", "student", "seed", "split"]).cumcount() < half
+    known = tuples.groupby(["method", "size", "seed", "split"]).cumcount() < half
     tuples = tuples.assign(prefix=known * 10, run_id="1", commit="0123456789", device="cpu")
     tuples = tuples.assign(dtype="float32", decoding="greedy", rouge1=0.5, rougeL=0.25)
     words = [(name, *said, "open", "no | numbers") for name, said in claims.CLAIMS.items()]
     ledger = pd.DataFrame(words, columns=["claim", "statement", "rule", "verdict", "evidence"])
-    rates, lengths = tables.memorization(tuples, [50]), tables.lengths(tuples)
+    rates, lengths = rates.memorization(tuples, [50]), rates.lengths(tuples)
     frames = (claims.table1(tuples), claims.table2(tuples), ledger, rates, lengths)
-    tables.write_results("made", dict(zip(NEEDED, frames, strict=True)))
+    rates.write_results("made", dict(zip(NEEDED, frames, strict=True)))
     return tmp_path
 
 
 def test_report_in_a_terminal(project, capsys, methods):
-    report.print_report("made")
+    results.print_report("made")
     said = capsys.readouterr().out
     assert "0.500 [" in said and "] (0.654)" in said
     joined = " ".join(said.split())
@@ -63,29 +65,29 @@ def test_report_in_a_terminal(project, capsys, methods):
 
 
 def test_update_rewrites_the_block_and_nothing_else(project, methods):
-    report.update_readme("made")
-    report.update_readme("made")
+    results.update_readme("made")
+    results.update_readme("made")
     text = (project / "README.md").read_text("utf-8")
-    around = [README.split(report.BEGIN)[0], README.split(report.END)[1]]
-    assert [text.split(report.BEGIN)[0], text.split(report.END)[1]] == around
-    block = text.split(report.BEGIN)[1].split(report.END)[0]
-    assert block.strip() == report.readme_block("made")
+    around = [README.split(results.BEGIN)[0], README.split(results.END)[1]]
+    assert [text.split(results.BEGIN)[0], text.split(results.END)[1]] == around
+    block = text.split(results.BEGIN)[1].split(results.END)[0]
+    assert block.strip() == results.readme_block("made")
     assert "| large | 0.500 [" in block and "] (0.523) |" in block and "0123456789" in block
     assert "no \\| numbers" in block  # a bar in a cell does not open a column
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines() if "|" in line]
     further = len(methods) > len(PAPER)
     assert set(widths) == ({7, 4, 8} if further else {7, 4})
-    paper, _, everything = block.partition(report.ALL_METHODS)
+    paper, _, everything = block.partition(results.ALL_METHODS)
     assert "MiniLLM" not in paper and "GKD" not in paper
     assert all((f"| {LABELS[name]} | 0.500 [" in everything) == further for name in methods)
 
 
 def test_missing_tables_and_a_readme_without_the_block(project):
     with pytest.raises(KdlibError, match="make study PROFILE=absent"):
-        report.print_report("absent")
+        results.print_report("absent")
     (project / "README.md").write_text("nothing", "utf-8")
     with pytest.raises(KdlibError, match="put both lines back"):
-        report.update_readme("made")
+        results.update_readme("made")
 
 
 def test_readme_says_what_the_committed_tables_say(monkeypatch):
@@ -100,12 +102,12 @@ def test_readme_says_what_the_committed_tables_say(monkeypatch):
     if changed.stdout:
         pytest.skip("data/results/laptop was made anew here and is not committed")
     monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
-    block = README.split(report.BEGIN)[1].split(report.END)[0]
-    assert block.strip() == report.readme_block("laptop"), "run report.update_readme('laptop')"
+    block = README.split(results.BEGIN)[1].split(results.END)[0]
+    assert block.strip() == results.readme_block("laptop"), "run results.update_readme('laptop')"
 
 
 def test_every_method_looks_like_itself():
-    looks = {(str(plots.COLOURS[name]), plots.MARKERS[name]) for name in LABELS}
+    looks = {(str(style.COLOURS[name]), style.MARKERS[name]) for name in LABELS}
     assert len(looks) == len(LABELS)
 
 
@@ -128,44 +130,44 @@ def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):
     file = tmp_path / "answers.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), "utf-8")
     small = {"path": str(file), "pool": 30, "members": 20, "held_out": 10}
-    pool = data.load_pool(settings.model_copy(update=small))
+    pool = rowpool.load_pool(settings.model_copy(update=small))
     assert set(pool["response"]) == {row["answer"] for row in rows}
 
 
 def test_ledger_goes_on_with_what_the_lab_judged(project):
-    assert list(report.claims("made")["claim"]) == list(claims.CLAIMS)
+    assert list(results.claims("made")["claim"]) == list(claims.CLAIMS)
     lines = [
         companions.entry("D1", True, False, "9 of 10"),
         companions.entry("C5b", False, False, "too few"),
     ]
-    tables.write_results("made", {"claims_inheritance": companions.ledger(lines[::-1])})
-    told = report.claims("made")
+    rates.write_results("made", {"claims_inheritance": companions.ledger(lines[::-1])})
+    told = results.claims("made")
     assert list(told["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C5b", "C6", "D1"]
     assert list(told["verdict"][-3:]) == ["open", "open", "confirmed"]
-    assert "| **confirmed** | 9 of 10 |" in report.ledger("made")
+    assert "| **confirmed** | 9 of 10 |" in results.ledger("made")
 
 
 def test_readme_tells_what_attackers_can(project, methods):
-    assert report.attackers("made").empty
+    assert results.attackers("made").empty
     numbers = {"value": 0.25, "lo": 0.2, "hi": 0.3}
     halves = [
-        {"variant": method, "student": "middle", "metric": metric} | numbers
+        {"method": method, "size": "middle", "metric": metric} | numbers
         for method in PAPER
         for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain")
     ]
     scored = {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "tpr_1pct": None}
     attacks = [
-        {"variant": method, "student": size, "score": score} | scored
+        {"method": method, "size": size, "score": score} | scored
         for method in PAPER
         for size in ("large", "middle")
         for score in ("loss", "likelihood_ratio")
     ]
     made = {"counterfactual": pd.DataFrame(halves), "membership": pd.DataFrame(attacks)}
     made["membership"] = made["membership"].assign(tpr_1pct_lo=None, tpr_1pct_hi=None)
-    tables.write_results("made", made)
-    told = report.attackers("made")
+    rates.write_results("made", made)
+    told = results.attackers("made")
     assert list(told["method"]) == [f"{LABELS[method]}, middle" for method in PAPER]
     assert set(told["AUC, loss alone"]) == {"0.800 [0.700, 0.900]"}
     assert set(told["the same rows, left out"]) == {"0.250 [0.200, 0.300]"}
     assert set(told["found at 1% false alarms"]) == {"too few rows"}
-    assert "| SFT, middle | 0.250" in report.readme_block("made")
+    assert "| SFT, middle | 0.250" in results.readme_block("made")

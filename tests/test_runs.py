@@ -3,12 +3,16 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
 
+import filelock
 import pandas as pd
 import pytest
 
 from kdlib import runs
-from kdlib.settings import KdlibError
+from kdlib.errors import KdlibError
 
 
 def full_disk(*_args, **_named):
@@ -57,7 +61,27 @@ def test_disk_that_fills_up_in_the_middle(tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "denied"), KeyboardInterrupt()])
+@pytest.mark.parametrize("number", runs.REFUSED)
+def test_what_may_not_be_written_is_named(tmp_path, number):
+    said = os.strerror(number)
+    for error in (OSError(number, said), RuntimeError(f"I/O error: {said} (os error {number})")):
+        refused = pytest.raises(KdlibError, match=f"table.csv cannot be written: .*{said}")
+        with refused, runs.atomic(tmp_path / "table.csv") as part:
+            part.write_text("half")
+            raise error
+        assert not os.listdir(tmp_path)
+
+
+def test_folder_below_a_file_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    for write in (runs.write_text, lambda path, _: runs.write_manifest(path.parent, "one")):
+        with pytest.raises(KdlibError, match="file/.* cannot be written"):
+            write(tmp_path / "file" / "table.csv", "text")
+    with pytest.raises(KdlibError, match="cannot be written"), runs.alone(tmp_path / "file" / "x"):
+        pass
+
+
+@pytest.mark.parametrize("error", [ConnectionError("reset"), ValueError("x"), KeyboardInterrupt()])
 def test_other_failures_pass_through_and_leave_nothing(tmp_path, error):
     with pytest.raises(type(error)), runs.atomic(tmp_path / "table.csv") as part:
         part.write_text("half")
@@ -81,8 +105,84 @@ def test_a_stage_is_done_only_with_its_manifest(tmp_path):
     assert found["versions"].keys() == {"python", *runs.VERSIONS}
     assert runs.done(tmp_path, "one") and not runs.done(tmp_path, "two")
     whole = (tmp_path / runs.MANIFEST).read_bytes()
-    for broken in (whole[: len(whole) // 2], b"\xff\xfe", b""):
+    for broken in (whole[: len(whole) // 2], b"\xff\xfe", b"", b"[1]", b"3", b"[" * 100_000):
         (tmp_path / runs.MANIFEST).write_bytes(broken)
         assert not runs.done(tmp_path, "one")
     (tmp_path / runs.MANIFEST).write_text(json.dumps({"seed": 3}))
     assert not runs.done(tmp_path, "one")
+
+
+def test_unreadable_manifest_is_one_message(tmp_path):
+    (tmp_path / runs.MANIFEST).mkdir()
+    with pytest.raises(KdlibError, match="manifest.json cannot be read: Is a directory"):
+        runs.done(tmp_path, "one")
+
+
+def test_manifest_of_before_the_columns_were_renamed(tmp_path):
+    runs.write_text(tmp_path / runs.MANIFEST, json.dumps({"run_id": "one", "variant": "sft"}))
+    assert runs.read_manifest(tmp_path) == {"run_id": "one", "method": "sft"}
+
+
+def test_a_missing_stage_says_which_command_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    folder = runs.seed_dir("smoke", 0) / "sft-small"
+    asked = r"seed-0/sft-small is not there, .* notebook 03 first, or all with: make study PROFILE="
+    with pytest.raises(KdlibError, match=asked + "smoke$"):
+        runs.require(folder, "one", "smoke", "03")
+    with pytest.raises(KdlibError, match=asked + "<path of mine.toml>$"):
+        runs.require(folder, "one", "mine", "03")
+    runs.write_manifest(folder, "one")
+    assert runs.require(folder, "one", "smoke", "03") == folder
+
+
+def test_commit_names_what_git_says(tmp_path, monkeypatch):
+    def commit():
+        runs.commit.cache_clear()
+        return runs.commit()
+
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() == "unknown"
+    (tmp_path / "kdlib").mkdir()
+    (tmp_path / "kdlib" / "code.py").touch()
+    who = ["-c", "user.name=n", "-c", "user.email=e"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    clean = commit()
+    assert len(clean) == 10 and int(clean, 16) >= 0
+    (tmp_path / "notes").write_text("no code")
+    assert commit() == clean
+    (tmp_path / "kdlib" / "code.py").write_text("changed")
+    assert commit() == clean + "+"
+    monkeypatch.setenv("PATH", "")
+    assert commit() == "unknown"
+    runs.commit.cache_clear()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from kdlib import runs
+with runs.alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_dropped_by_the_kernel_and_its_file_stays(tmp_path):
+    folder = tmp_path / "seed-0" / "sft-small"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(filelock.Timeout), runs.alone(folder, wait=False):
+            pass
+        lock = folder.with_name("sft-small.lock")
+        file = lock.stat().st_ino
+        holder.kill()
+        holder.wait()
+        started = time.monotonic()
+        with runs.alone(folder):
+            assert time.monotonic() - started < 5 and lock.stat().st_ino == file
+        with runs.alone(folder, wait=False):  # not held any more
+            assert lock.stat().st_ino == file

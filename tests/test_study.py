@@ -8,12 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdlib import models, runs, study, tokens, train
-from kdlib.config import SIZES
-from kdlib.lab import Lab, open_lab
-from kdlib.methods import METHODS, PAPER
-from kdlib.settings import KdlibError, ModelSettings
-from kdlib.teacher import Live, Remembered, Stored
+from kdlib import runs
+from kdlib.config.methods import METHODS, PAPER
+from kdlib.config.profile import SIZES
+from kdlib.config.sections import ModelSettings
+from kdlib.distill.teacher_targets import Live, Remembered, Stored
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints, tokens
+from kdlib.study import stages
+from kdlib.study.run import Lab, open_lab
 
 WIDTHS = dict(zip(SIZES, (32, 24, 16, 8), strict=True))
 WORDS = ["red", "green", "blue", "old", "new", "pump", "valve", "rotor"]
@@ -86,7 +89,9 @@ def make_folder(folder):
 def save_base(folder, tokenizer, width, positions=64):
     """What `save_pretrained` writes of a GPT-2 that was never heard of here."""
     shape = ModelSettings(layers=1, heads=1, width=width)
-    models.save_model(models.make_model(shape, tokenizer, positions, 0), tokenizer, folder)
+    checkpoints.save_model(
+        checkpoints.make_model(shape, tokenizer, positions, 0), tokenizer, folder
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +101,8 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_ROOT", str(folder))
         lab = open_lab(str(folder / "own.toml"), 0)
-        for variant, size in DONE:
-            study.run(lab, variant, size)
+        for method, size in DONE:
+            stages.run(lab, method, size)
     return folder
 
 
@@ -135,12 +140,12 @@ def forbid(*_args, **_named):
 # --- what a run leaves
 
 
-@pytest.mark.parametrize(("variant", "size"), DONE)
-def test_a_run_leaves_its_tables(folder, variant, size):
+@pytest.mark.parametrize(("method", "size"), DONE)
+def test_a_run_leaves_its_tables(folder, method, size):
     lab = lab_of(folder)
-    run = lab.run_dir(variant, size)
+    run = lab.run_dir(method, size)
     manifest = runs.read_manifest(run)
-    expected = {"run_id": lab.run_id(variant, size), "variant": variant, "size": size, "seed": 0}
+    expected = {"run_id": lab.run_id(method, size), "method": method, "size": size, "seed": 0}
     assert expected.items() <= manifest.items() and manifest["data_hash"]
     tuples = pd.read_parquet(run / "tuples.parquet")
     assert sorted(tuples["row_id"]) == sorted(lab.rows["row_id"])
@@ -149,10 +154,10 @@ def test_a_run_leaves_its_tables(folder, variant, size):
     answers = pd.read_parquet(run / "answers.parquet")
     counts = answers.groupby(["split", "decoding"]).size().unstack()
     assert counts["greedy"].tolist() == [3, 3]
-    if variant != "base":
+    if method != "base":
         assert counts["sampled"].tolist() == [2 * 2, 2 * 2]
     assert answers[["rouge1", "rouge2", "rougeL"]].stack().between(0, 1).all()
-    assert (run / "path.csv").is_file() == (variant != "base")
+    assert (run / "path.csv").is_file() == (method != "base")
     assert not [file.name for file in run.rglob(".*")]
 
 
@@ -165,15 +170,15 @@ def test_methods_share_the_start_the_rows_and_the_steps(folder):
         pd.testing.assert_frame_equal(start, paths["sft"][paths["sft"]["epoch"] == 0])
     last = [path["nats_per_token"].tolist()[-2:] for path in paths.values()]
     # the teacher knows these few rows so well that its greedy text and its best beam are the same
-    same = study.teacher_text(lab) == study.teacher_text(lab, "teacher_beam")
+    same = stages.teacher_text(lab) == stages.teacher_text(lab, "teacher_beam")
     assert len(set(map(tuple, last))) == len(METHODS) - same, "two methods ended the same"
 
 
 def test_checkpoint_gives_the_numbers_in_its_table(folder):
     lab = lab_of(folder)
     run = lab.run_dir("sft", "small")
-    model = models.load_model(run / "checkpoint")
-    again = study.measure.meter(model, list(lab.examples.values()), pad_id=0, batch=64)
+    model = checkpoints.load_model(run / "checkpoint")
+    again = stages.measure.meter(model, list(lab.examples.values()), pad_id=0, batch=64)
     kept = pd.read_parquet(run / "tuples.parquet").set_index("row_id")["nats_per_token"]
     assert kept[again["row_id"]].tolist() == pytest.approx(again["nats_per_token"].tolist())
 
@@ -183,10 +188,10 @@ def test_checkpoint_gives_the_numbers_in_its_table(folder):
 
 def test_second_call_returns_at_once(folder, monkeypatch, capsys):
     lab = lab_of(folder)
-    monkeypatch.setattr(train, "fit", forbid)
-    monkeypatch.setattr(models, "load_model", forbid)
-    for variant, size in DONE:
-        assert study.run(lab, variant, size) == lab.run_dir(variant, size)
+    monkeypatch.setattr(trainer, "fit", forbid)
+    monkeypatch.setattr(checkpoints, "load_model", forbid)
+    for method, size in DONE:
+        assert stages.run(lab, method, size) == lab.run_dir(method, size)
     assert capsys.readouterr().out.count("done before") == len(DONE)
 
 
@@ -197,14 +202,14 @@ def test_second_call_returns_at_once(folder, monkeypatch, capsys):
         (("epochs = 3", "epochs = 4"), {"teacher", *METHODS} - {"sft"}),
         (("epochs = 2", "epochs = 1"), set(METHODS)),
         (("rollouts = 12", "rollouts = 8"), {"minillm"}),
-        (("rouge_rows = 3", "rouge_rows = 4"), {variant for variant, _ in DONE}),
-        (("members = 12", "members = 13"), {variant for variant, _ in DONE}),
+        (("rouge_rows = 3", "rouge_rows = 4"), {method for method, _ in DONE}),
+        (("members = 12", "members = 13"), {method for method, _ in DONE}),
     ],
 )
 def test_changed_settings_redo_what_depends_on_them(folder, changed, redone):
     lab = lab_of(folder, [changed])
     done = {v for v, s in DONE if runs.done(lab.run_dir(v, s), lab.run_id(v, s))}
-    assert done == {variant for variant, _ in DONE} - redone
+    assert done == {method for method, _ in DONE} - redone
 
 
 def test_changed_data_and_seed_redo_everything(copy):
@@ -225,7 +230,7 @@ def test_unfinished_run_is_redone_bit_by_bit(copy):
     tuples = pd.read_parquet(run / "tuples.parquet")
     (run / runs.MANIFEST).unlink()
     (run / "path.csv").write_text("half")
-    study.run(lab, "rkld", "small")
+    stages.run(lab, "rkld", "small")
     assert {name: (run / name).read_bytes() for name in before} == before
     assert (run / "checkpoint" / "model.safetensors").read_bytes() == weights
     pd.testing.assert_frame_equal(pd.read_parquet(run / "tuples.parquet"), tuples, check_exact=True)
@@ -237,11 +242,11 @@ def test_unfinished_run_is_redone_bit_by_bit(copy):
 def test_seq_kd_reads_the_teachers_text_and_never_its_probabilities(copy, monkeypatch):
     lab = lab_of(copy)
     settings = lab.profile.train_settings("seq_kd", "small")
-    written = {example.row_id: example.response for example in study.teacher_text(lab)}
+    written = {example.row_id: example.response for example in stages.teacher_text(lab)}
     rows = {example.row_id: example.response for example in lab.presented}
     assert written.keys() == rows.keys() and written != rows
     for text, wanted in (("teacher", written), ("rows", rows)):
-        for (batch,) in study.source(lab, text, settings, {})(None, 0):
+        for (batch,) in stages.source(lab, text, settings, {})(None, 0):
             expected = [token for row in batch.row_id for token in wanted[row]]
             assert batch.targets.tolist() == expected
     for kind in (Live, Stored, Remembered):
@@ -250,17 +255,17 @@ def test_seq_kd_reads_the_teachers_text_and_never_its_probabilities(copy, monkey
         shutil.rmtree(lab.run_dir(method, "small"))
     blind = ("sft", "seq_kd", "seq_kd_beam", "seq_kd_sampled")
     for method in blind:
-        study.run(lab, method, "small")
+        stages.run(lab, method, "small")
     for method in [name for name in METHODS if name not in blind]:
         with pytest.raises(AssertionError, match="must not be called"):
-            study.run(lab, method, "small")
+            stages.run(lab, method, "small")
 
 
 def test_teacher_text_is_written_once(folder, monkeypatch):
     lab = lab_of(folder)
-    first = study.teacher_text(lab)
-    monkeypatch.setattr(models, "load_model", forbid)
-    assert study.teacher_text(lab) == first
+    first = stages.teacher_text(lab)
+    monkeypatch.setattr(checkpoints, "load_model", forbid)
+    assert stages.teacher_text(lab) == first
     assert all(example.row_id in lab.examples for example in first)
 
 
@@ -271,15 +276,15 @@ def test_students_share_one_store_and_ablations_have_folders_of_their_own(copy, 
         len(one.response) for one in lab.presented
     )
     shutil.rmtree(lab.run_dir("off_policy_rkl", "small"))
-    monkeypatch.setattr(study, "load_teacher", forbid)  # the store of word-level KD serves it too
-    study.run(lab, "off_policy_rkl", "small")
+    monkeypatch.setattr(stages, "load_teacher", forbid)  # the store of word-level KD serves it too
+    stages.run(lab, "off_policy_rkl", "small")
     monkeypatch.undo()
     monkeypatch.setenv("KDLIB_ROOT", str(copy))
-    folder = study.run(lab, "gkd", "small", student_share=0)
+    folder = stages.run(lab, "gkd", "small", student_share=0)
     assert folder.name == "gkd-small-student_share=0" and folder != lab.run_dir("gkd", "small")
-    assert study.run(lab, "gkd", "small", student_share=0) == folder
+    assert stages.run(lab, "gkd", "small", student_share=0) == folder
     with pytest.raises(KdlibError, match="GKD has no coefficient 'alpha'; it has: beta, student"):
-        study.run(lab, "gkd", "small", alpha=0.1)
+        stages.run(lab, "gkd", "small", alpha=0.1)
 
 
 # --- bad input
@@ -287,16 +292,16 @@ def test_students_share_one_store_and_ablations_have_folders_of_their_own(copy, 
 
 def test_infinite_loss_keeps_the_last_good_model(copy, monkeypatch):
     lab = lab_of(copy, [("small = 2e-3", "small = 1e-1")])
-    whole, calls = study.objectives.losses.cross_entropy, []
+    whole, calls = stages.objectives.losses.cross_entropy, []
 
     def breaks(logits, labels):
         calls.append(1)
         return whole(logits, labels) * (torch.nan if len(calls) > 3 else 1.0)
 
-    monkeypatch.setattr(study.objectives.losses, "cross_entropy", breaks)
+    monkeypatch.setattr(stages.objectives.losses, "cross_entropy", breaks)
     with pytest.raises(KdlibError, match="sft small: loss nan.* at step 4, learning rate 0.1, row"):
-        study.run(lab, "sft", "small")
-    kept = models.load_model(lab.run_dir("sft", "small") / "last-good")
+        stages.run(lab, "sft", "small")
+    kept = checkpoints.load_model(lab.run_dir("sft", "small") / "last-good")
     assert all(torch.isfinite(weight).all() for weight in kept.parameters())
     assert runs.read_manifest(lab.run_dir("sft", "small")) is None
 
@@ -304,9 +309,9 @@ def test_infinite_loss_keeps_the_last_good_model(copy, monkeypatch):
 def test_method_without_rates_and_general_text_that_is_not_there(copy):
     lab = lab_of(copy, [(f"gkd = {{ {RATES} }}", "")])
     with pytest.raises(KdlibError, match="has no methods.gkd; add it with its lr per size, or"):
-        study.run(lab, "gkd", "small")
+        stages.run(lab, "gkd", "small")
     with pytest.raises(KdlibError, match="no general text; set general_text = 0 in methods.mini"):
-        study.run(lab, "minillm", "small", general_text=1)
+        stages.run(lab, "minillm", "small", general_text=1)
 
 
 def test_different_tokenizers_are_refused_by_name(copy):
@@ -314,7 +319,7 @@ def test_different_tokenizers_are_refused_by_name(copy):
     save_base(copy / "middle", other, 16)
     (copy / "data" / "runs" / "own" / "seed-0" / "teacher-teacher" / runs.MANIFEST).unlink()
     with pytest.raises(KdlibError, match="/teacher' and student '.*/middle' have different token"):
-        study.run(lab_of(copy), "teacher", "teacher")
+        stages.run(lab_of(copy), "teacher", "teacher")
 
 
 def test_padding_token_of_its_own_is_not_used(copy):
@@ -373,7 +378,7 @@ def test_bad_checkpoints_are_refused_by_name(copy, monkeypatch, spoil, said):
     spoil(copy / "small")
     monkeypatch.setattr(torch, "load", forbid)
     with pytest.raises(KdlibError, match=said) as error:
-        study.run(lab_of(copy), "sft", "small")
+        stages.run(lab_of(copy), "sft", "small")
     assert len(str(error.value).splitlines()) <= 2
 
 
@@ -382,7 +387,7 @@ def test_missing_teacher_says_what_makes_it(copy):
     for name in ("teacher", "teacher"), ("word_kd", "small"):
         shutil.rmtree(lab.run_dir(*name))
     with pytest.raises(KdlibError, match="run notebook 02_teacher first"):
-        study.run(lab, "word_kd", "small")
+        stages.run(lab, "word_kd", "small")
     assert runs.read_manifest(lab.run_dir("word_kd", "small")) is None
 
 
@@ -397,7 +402,7 @@ def test_full_disk_ends_with_one_message_and_can_be_repeated(copy, monkeypatch):
     for place, name in ((runs.os, "replace"), (tokens.PreTrainedTokenizerFast, "save_pretrained")):
         with monkeypatch.context() as patch, pytest.raises(KdlibError, match="the disk is full"):
             patch.setattr(place, name, full)
-            study.run(lab, "sft", "small")
+            stages.run(lab, "sft", "small")
         assert runs.read_manifest(run) is None and not list(run.rglob(".*"))
-    study.run(lab, "sft", "small")
+    stages.run(lab, "sft", "small")
     assert runs.done(run, lab.run_id("sft", "small"))

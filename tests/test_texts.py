@@ -4,10 +4,11 @@ import pytest
 import torch
 import toy
 
-from kdlib import losses, models, objectives, texts, tokens
-from kdlib.methods import METHODS
-from kdlib.settings import KdlibError
-from kdlib.teacher import Live
+from kdlib.config.methods import METHODS
+from kdlib.distill import losses, objectives, text_sources
+from kdlib.distill.teacher_targets import Live
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints, tokens
 
 TEXTS = {
     **{"rows": "rows", "teacher": "teacher", "teacher_beam": "teacher"},
@@ -32,7 +33,7 @@ def read(source, model, epoch=0):
 def test_student_text_is_fresh_at_every_step():
     model = toy.new_model().train()
     torch.manual_seed(0)
-    source = texts.mix(toy.reading(), 1.0)
+    source = text_sources.mix(toy.reading(), 1.0)
     rows = {("student", one.row_id): list(one.response) for one in toy.examples()}
     one, two = (read(source, model)[0] for _ in range(2))
     assert one.keys() == two.keys() == rows.keys() and model.training
@@ -41,7 +42,7 @@ def test_student_text_is_fresh_at_every_step():
 
 
 def test_mix_reads_rows_and_student_text_in_its_share():
-    model, source = toy.new_model(), texts.mix(toy.reading(toy.how(batch=2)), 0.25)
+    model, source = toy.new_model(), text_sources.mix(toy.reading(toy.how(batch=2)), 0.25)
     torch.manual_seed(0)
     roles = [role for epoch in range(4) for role in read(source, model, epoch)[1]]
     assert set(roles) == {"rows", "student"}
@@ -50,17 +51,17 @@ def test_mix_reads_rows_and_student_text_in_its_share():
     rows = {one.row_id: list(one.response) for one in toy.examples()}
     for (role, row), text in found.items():
         assert (text == rows[row]) == (role == "rows") or role == "student"
-    assert set(read(texts.mix(toy.reading(), 0.0), model)[1]) == {"rows"}
+    assert set(read(text_sources.mix(toy.reading(), 0.0), model)[1]) == {"rows"}
 
 
 def replay(**changes):
     given = {"capacity": 40, "share_step": 0.5, "loss_rise": 0.1} | changes
-    return texts.Replay(toy.reading(toy.how(batch=4, epochs=4)), toy.examples()[:8], **given)
+    return text_sources.Replay(toy.reading(toy.how(batch=4, epochs=4)), toy.examples()[:8], **given)
 
 
 def test_share_rises_with_the_validation_loss(monkeypatch):
     losses_seen = iter([3.0, 2.5, 3.05, 3.1, 3.15])
-    monkeypatch.setattr(texts, "mean_cross_entropy", lambda *_: next(losses_seen))
+    monkeypatch.setattr(text_sources, "mean_cross_entropy", lambda *_: next(losses_seen))
     source, model, shares = replay(), toy.new_model(), []
     for epoch in range(4):
         read(source, model, epoch)
@@ -70,7 +71,7 @@ def test_share_rises_with_the_validation_loss(monkeypatch):
 
 
 def test_replay_fills_its_buffer_then_reads_it_again(monkeypatch):
-    monkeypatch.setattr(texts, "mean_cross_entropy", lambda *_: 0.0)
+    monkeypatch.setattr(text_sources, "mean_cross_entropy", lambda *_: 0.0)
     torch.manual_seed(0)
     source, model = replay(), toy.new_model()
     source.share, written = 1.0, []
@@ -82,7 +83,7 @@ def test_replay_fills_its_buffer_then_reads_it_again(monkeypatch):
     def forbidden(*_):
         raise AssertionError("text was sampled")
 
-    monkeypatch.setattr(texts.Reading, "written", forbidden)
+    monkeypatch.setattr(text_sources.Reading, "written", forbidden)
     source.share, held = 1.0, {one.row_id: list(one.response) for one in source.buffer}
     last = read_last(source, model)
     written = {row: text for (_, row), text in last.items()}
@@ -98,7 +99,7 @@ def read_last(source, model):
 def test_pairs_bring_both_texts_for_the_same_prompts():
     told = {one.row_id: tokens.Example(one.row_id, one.prompt, (9, 9, 0)) for one in toy.examples()}
     torch.manual_seed(0)
-    source, model = texts.pairs(toy.reading(), told), toy.new_model()
+    source, model = text_sources.pairs(toy.reading(), told), toy.new_model()
     for step in source(model, 0):
         teacher, student = step
         assert (teacher.role, student.role) == ("teacher", "student")
@@ -111,7 +112,7 @@ def test_pairs_bring_both_texts_for_the_same_prompts():
 
 def test_every_method_is_trained_by_what_it_is_about():
     batch = tokens.collate(toy.examples()[:4], 0, "rows")
-    logits = models.response_logits(toy.new_model(), batch)
+    logits = checkpoints.response_logits(toy.new_model(), batch)
 
     class Forbidden(Live):
         def logits(self, batch, part):
@@ -141,18 +142,18 @@ def test_contrastive_is_skew_forward_on_teachers_and_reverse_on_students_text():
     minimized = objectives.objective("contrastive", live, {"alpha": 0.1})
     for role, divergence in (("teacher", losses.skew_kl), ("student", losses.skew_reverse_kl)):
         batch = tokens.collate(toy.examples()[:4], 0, role)
-        logits = models.response_logits(model, batch)
+        logits = checkpoints.response_logits(model, batch)
         wanted = 0.5 * divergence(logits, live.logits(batch, slice(None)), alpha=0.1)
         torch.testing.assert_close(minimized(logits, batch, slice(None)), wanted)
 
 
 def test_roles_of_one_step_are_averaged_apart():
-    from kdlib import train
+    from kdlib.distill import trainer
 
     rows, general = toy.examples()[:4], toy.examples()[4:20]
     batches = [tokens.collate(rows, 0, "rows"), tokens.collate(general, 0, "general")]
     minimized = objectives.objective("cross_entropy")
-    loss, count = train.step_loss(toy.new_model(), batches, minimized, "fp32")
-    apart = [train.step_loss(toy.new_model(), [one], minimized, "fp32") for one in batches]
+    loss, count = trainer.step_loss(toy.new_model(), batches, minimized, "fp32")
+    apart = [trainer.step_loss(toy.new_model(), [one], minimized, "fp32") for one in batches]
     torch.testing.assert_close(loss, apart[0][0] + apart[1][0])
     assert count == apart[0][1] + apart[1][1]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from kdlib import models, objectives, texts, tokens, train
-from kdlib.settings import ModelSettings, TokenSettings, TrainSettings
+from kdlib.config.sections import ModelSettings, TokenSettings, TrainSettings
+from kdlib.distill import objectives, text_sources, trainer
+from kdlib.model import checkpoints, tokens
 
 SETTINGS = TokenSettings(vocabulary=300, max_prompt=64, max_length=96)
 SHAPE = ModelSettings(layers=2, heads=2, width=32)
@@ -38,7 +39,7 @@ def examples():
 
 
 def new_model(seed=0):
-    return models.make_model(SHAPE, tokenizer(), 96, seed)
+    return checkpoints.make_model(SHAPE, tokenizer(), 96, seed)
 
 
 def how(**changes):
@@ -48,7 +49,9 @@ def how(**changes):
 
 def reading(settings=None, shown=None, seed=0):
     shown = examples() if shown is None else shown
-    return texts.Reading(shown, settings or how(), tokenizer().pad_token_id, seed, max_new=30)
+    return text_sources.Reading(
+        shown, settings or how(), tokenizer().pad_token_id, seed, max_new=30
+    )
 
 
 def fitted(folder, settings, minimized=None, source=None, model=None, seed=0):
@@ -61,10 +64,10 @@ def fitted(folder, settings, minimized=None, source=None, model=None, seed=0):
         seen.append((float(nats.detach().sum()), len(nats)))
         return nats
 
-    source = source or texts.fixed(reading(settings, seed=seed))
+    source = source or text_sources.fixed(reading(settings, seed=seed))
     steps = -(-len(examples()) // (settings.batch * settings.accumulate))
     log = folder / "log.jsonl"
-    train.fit(model, source, watched, settings, epoch_steps=steps, seed=seed, log=log, name="toy")
+    trainer.fit(model, source, watched, settings, epoch_steps=steps, seed=seed, log=log, name="toy")
     groups = [seen[i : i + settings.accumulate] for i in range(0, len(seen), settings.accumulate)]
     return model, [sum(a for a, _ in g) / sum(n for _, n in g) for g in groups]
 

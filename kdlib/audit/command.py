@@ -14,10 +14,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kdlib import models, runs, sources
-from kdlib.audit import blocks, meter, report, summary
-from kdlib.audit.meter import Loaded
-from kdlib.settings import AuditSettings, KdlibError
+from kdlib import runs
+from kdlib.audit import report, scoring, summary
+from kdlib.audit.scoring import Loaded
+from kdlib.config.sections import AuditSettings
+from kdlib.data import sources, stream_rows
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints
 
 BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
@@ -34,12 +37,12 @@ def run(asked: AuditSettings) -> Path:
         the report's path.
 
     Raises:
-        KdlibError: bad input (see `meter.load`, `inspect`, `blocks.read`), or the folder is
+        KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`), or the folder is
             not this audit's.
     """
     identity = fingerprint(asked)
     facts = claimed(asked.out, identity)
-    loaded = meter.load(asked)
+    loaded = scoring.load(asked)
     facts = facts or {"fingerprint": identity, "rows": inspect(asked)}
     with runs.alone(asked.out / "audit"):
         if claimed(asked.out, identity) is None:
@@ -63,7 +66,7 @@ def fingerprint(asked: AuditSettings) -> str:
     """
     facts: dict[str, Any] = asked.model_dump(mode="json", exclude={"out", "batch"})
     for split, path in asked.files.items():
-        sources.require_file(path)
+        stream_rows.require_file(path)
         about = path.stat()
         with path.open("rb") as file:
             ends = file.read(MIB)
@@ -112,14 +115,14 @@ def inspect(asked: AuditSettings) -> dict[str, dict[str, int]]:
         by split: rows, and how many of them are empty (no instruction or no response).
 
     Raises:
-        KdlibError: unreadable (see `blocks.read`), all rows empty, or responses in both files.
+        KdlibError: unreadable (see `stream_rows.read`), all rows empty, or responses in both files.
     """
     found: dict[str, dict[str, int]] = {}
     seen, shared = np.array([], np.uint64), 0
     first: list[str] = []
     for split in reversed(asked.files):
         found[split], hashes = {"rows": 0, "empty": 0}, [seen[:0]]
-        for block in blocks.read(asked.files[split], asked.columns, BLOCK):
+        for block in stream_rows.read(asked.files[split], asked.columns, BLOCK):
             whole = complete(block)
             found[split]["rows"] += len(block)
             found[split]["empty"] += len(block) - len(whole)
@@ -165,9 +168,9 @@ def measure_all(asked: AuditSettings, loaded: Loaded, rows: dict[str, dict[str, 
     total = sum(counted["rows"] for counted in rows.values())
     with tqdm(total=total, desc="audit", unit="row", mininterval=slow) as bar:
         for split, path in asked.files.items():
-            for block in blocks.read(path, asked.columns, BLOCK):
+            for block in stream_rows.read(path, asked.columns, BLOCK):
                 if number >= done:
-                    frame, count = meter.measured(complete(block), split, asked, loaded)
+                    frame, count = scoring.measured(complete(block), split, asked, loaded)
                     runs.write_table(asked.out / "rows" / f"part-{number:05d}.parquet", frame)
                     read += count
                     seconds = bar.format_dict["elapsed"]
@@ -189,7 +192,10 @@ def write_report(
     tallied = summary.tally(parts(asked.out))
     table = summary.summary(tallied)
     runs.write_table(asked.out / "summary.csv", table)
-    about = asked.model_dump(mode="json") | {"limit": loaded.limit, "device": str(models.device())}
+    about = asked.model_dump(mode="json") | {
+        "limit": loaded.limit,
+        "device": str(checkpoints.device()),
+    }
     about["rows"] = {}
     for split in asked.files:
         counted = rows[split]

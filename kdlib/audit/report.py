@@ -15,10 +15,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kdlib import plots, show
+from kdlib.analysis import roc
 from kdlib.audit.summary import ATTACKS, FEW, SAMPLE, TOP
-from kdlib.config import FULL, WINDOW
-from kdlib.memory import membership
+from kdlib.config.definitions import FULL, WINDOW
+from kdlib.figures import style
+from kdlib.report import notebook_display
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 NAMES = {"member": "training rows", "held_out": "held-out rows"}
@@ -43,7 +44,7 @@ def page(
     """
     headline, sentences = verdict(table)
     known = [
-        row | {"marked": Markup(show.marked(row["response"], row["verbatim"]))}
+        row | {"marked": Markup(notebook_display.marked(row["response"], row["verbatim"]))}
         for row in top.to_dict("records")
         if row["prefix"] > 0
     ]
@@ -166,7 +167,7 @@ def attacks(table: pd.DataFrame) -> list[dict[str, Any]]:
     lines = []
     for score in ATTACKS:
         cells = {}
-        for metric in ("auc", *membership.RATES):
+        for metric in ("auc", *roc.RATES):
             found = table[(table["metric"] == metric) & (table["at"] == score)]
             for row in found.to_dict("records"):
                 cells[metric] = f"{row['value']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]"
@@ -179,7 +180,7 @@ def figures(
     table: pd.DataFrame, sample: pd.DataFrame, about: dict[str, Any]
 ) -> list[dict[str, str]]:
     """Caption and data URI of each figure, or why it is left out."""
-    plots.style()
+    style.style()
     few = [NAMES[split] for split, rows in about["rows"].items() if rows["measured"] < FEW]
     short = f"left out: fewer than {FEW} {' and '.join(few)}" if few else ""
     if about["held_out"]:
@@ -251,7 +252,7 @@ def _roc(sample: pd.DataFrame, table: pd.DataFrame) -> Figure:
     least = 1 / max(1, int((~member).sum()))  # the least rate above 0 that can be seen
     areas = table[table["metric"] == "auc"].set_index("at")["value"]
     for score, area in areas.items():
-        false, hits = membership.roc(sample[score].to_numpy(), member)
+        false, hits = roc.roc(sample[score].to_numpy(), member)
         axes.plot(np.maximum(false, least), hits, label=f"{score} (AUC {area:.2f})")
     guess = np.geomspace(least, 1, 50)
     axes.plot(guess, guess, "--", color="0.5")

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from kdlib import runs, sources, tables
-from kdlib.config import FULL, WINDOW
-from kdlib.intervals import wilson
-from kdlib.memory import membership, scores
+from kdlib import runs
+from kdlib.analysis import extraction, roc
+from kdlib.config import definitions
+from kdlib.config.definitions import FULL, WINDOW
+from kdlib.data import sources
+from kdlib.stats import wilson
 
 SAMPLE = 20_000  # rows of a split for AUC and its interval
 TOP = 50  # most memorized rows that the report shows
@@ -100,10 +102,13 @@ def _most(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count(counts: Counts, part: pd.DataFrame) -> None:
-    found = {("exact_rate", k): tables.exact(part, k) for k in WINDOWS}
-    found |= {("extractable", share): scores.extractable(part, share) for share in scores.GIVEN}
+    found = {("exact_rate", k): definitions.exact(part, k) for k in WINDOWS}
     found |= {
-        ("discoverable", n): scores.discoverable(part, n, scores.CHANCE) for n in scores.SAMPLES
+        ("extractable", share): extraction.extractable(part, share) for share in extraction.GIVEN
+    }
+    found |= {
+        ("discoverable", n): extraction.discoverable(part, n, extraction.CHANCE)
+        for n in extraction.SAMPLES
     }
     for key, hit in found.items():
         counts.hits[key] = counts.hits.get(key, 0) + int(hit.sum())
@@ -130,8 +135,8 @@ def summary(tallied: Tally) -> pd.DataFrame:
     sample = attacked(tallied)
     if len(sample):
         columns = [name for name in ATTACKS if name in sample]
-        for line in membership.evaluate(sample, columns, draws=DRAWS).to_dict("records"):
-            for metric in ("auc", *membership.RATES):
+        for line in roc.evaluate(sample, columns, draws=DRAWS).to_dict("records"):
+            for metric in ("auc", *roc.RATES):
                 if not np.isnan(line[metric]):
                     found = (line[metric], line[f"{metric}_lo"], line[f"{metric}_hi"])
                     rows.append((metric, "both", line["score"], *found, len(sample)))

@@ -34,12 +34,15 @@ import pandas as pd
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from kdlib import measure, models, runs, sources, tokens
-from kdlib.audit import blocks, meter
+from kdlib import runs
+from kdlib.analysis import extraction
 from kdlib.audit import command as audit
-from kdlib.config import load_profile
-from kdlib.memory import scores
-from kdlib.settings import AuditSettings, TokenSettings
+from kdlib.audit import scoring
+from kdlib.config.profile import load_profile
+from kdlib.config.sections import AuditSettings, TokenSettings
+from kdlib.data import sources, stream_rows
+from kdlib.measure import meter
+from kdlib.model import checkpoints, tokens
 
 ROUNDS = 3
 GPT2 = "gpt2 (124M)"
@@ -72,7 +75,7 @@ def alternated(*works) -> list[tuple[float, ...]]:
 
 def rows_of(n: int) -> pd.DataFrame:
     """So many docstrings of the laptop profile's packages, different responses first."""
-    read = sources.read_pydocs(load_profile("laptop").data).to_pandas()
+    read = sources.read_pydocs(load_profile("laptop").data)
     read = read[read["response"].map(sources.is_prose)].drop_duplicates("response")
     kept = read[["instruction", "context", "response", "category"]].sample(frac=1, random_state=0)
     if len(kept) < n:
@@ -90,8 +93,8 @@ def saved(name: str, folder: Path, rows: pd.DataFrame) -> Path:
         end = tokenizer.eos_token_id
         model = GPT2LMHeadModel(GPT2Config(bos_token_id=end, eos_token_id=end))
     else:
-        model = models.make_model(load_profile("laptop").models["middle"], tokenizer, 1024, 0)
-    models.save_model(model, tokenizer, folder)
+        model = checkpoints.make_model(load_profile("laptop").models["middle"], tokenizer, 1024, 0)
+    checkpoints.save_model(model, tokenizer, folder)
     return folder
 
 
@@ -99,10 +102,10 @@ def batches(loaded, data: Path, batch: int) -> list[tokens.Batch]:
     """The batches in which the audit reads the file's tuples."""
     settings = TokenSettings(max_prompt=loaded.limit - 1, max_length=loaded.limit)
     found = []
-    for block in blocks.read(data, {}, audit.BLOCK):
+    for block in stream_rows.read(data, {}, audit.BLOCK):
         rows = block.assign(row_id=[str(i) for i in block.index]).to_dict("records")
         examples = tokens.encode(rows, loaded.tokenizer, settings)
-        for group, size in meter.alike(examples, batch):
+        for group, size in scoring.alike(examples, batch):
             chosen = [examples[i] for i in group]
             found += [tokens.collate(part, 0) for part in tokens.by_length(chosen, size)]
     return found
@@ -111,7 +114,7 @@ def batches(loaded, data: Path, batch: int) -> list[tokens.Batch]:
 def forward(model, read: list[tokens.Batch]) -> None:
     """The bare forward pass, all logits made and dropped."""
     where = next(model.parameters()).device
-    with torch.no_grad(), models.inference(model):
+    with torch.no_grad(), checkpoints.inference(model):
         for batch in read:
             here = batch.to(where)
             model(input_ids=here.input_ids, attention_mask=here.attention_mask)
@@ -179,10 +182,10 @@ def published(model, examples, texts, references=()) -> pd.DataFrame:
 
 def ours(model, examples, texts, batch, references=()) -> pd.DataFrame:
     """The same scores and more from one pass."""
-    frame = measure.meter(model, examples, pad_id=0, batch=batch)
-    other = [measure.meter(one, examples, pad_id=0, batch=batch) for one in references]
+    frame = meter.meter(model, examples, pad_id=0, batch=batch)
+    other = [meter.meter(one, examples, pad_id=0, batch=batch) for one in references]
     found = [one["nats_per_token"] for one in other] or [0.0 * frame["nats_per_token"]] * 2
-    return frame.join(scores.membership(frame, scores.zlib_bytes(texts), *found)[["zlib"]])
+    return frame.join(extraction.membership(frame, extraction.zlib_bytes(texts), *found)[["zlib"]])
 
 
 # --- the three parts --------------------------------------------------------------------------
@@ -194,7 +197,7 @@ def speed(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]
     rows.to_json(data, orient="records", lines=True)
     model, found = saved(name, folder / "model", rows), []
     asked = AuditSettings(model=str(model), data=data, out=folder / "0", batch=BATCH[name])
-    loaded = meter.load(asked)
+    loaded = scoring.load(asked)
     read = batches(loaded, data, asked.batch)
     count = sum(int(batch.attention_mask.sum()) for batch in read)
 
@@ -230,7 +233,7 @@ def all_scores(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[fl
     """Part (c)."""
     model = saved(name, folder / "scores-model", rows)
     asked = AuditSettings(model=str(model), data=Path("-"), out=Path("-"))
-    loaded = meter.load(asked)
+    loaded = scoring.load(asked)
     given = rows.assign(row_id=[str(i) for i in range(len(rows))]).to_dict("records")
     settings = TokenSettings(max_prompt=loaded.limit - 1, max_length=loaded.limit)
     examples = tokens.encode(given, loaded.tokenizer, settings)
@@ -288,7 +291,7 @@ def main() -> None:
     for name, n in zip(names, asked.scores, strict=True):
         note("scores", name, n, all_scores)
     columns = ["part", "model", "tuples", "metric", "value", "least", "greatest", "rounds"]
-    table, where = pd.DataFrame(made, columns=columns), models.device()
+    table, where = pd.DataFrame(made, columns=columns), checkpoints.device()
     table["device"] = torch.cuda.get_device_name() if where.type == "cuda" else "CPU"
     table = table.assign(machine=runs.machine(), threads=torch.get_num_threads())
     table = table.assign(commit=runs.commit())

@@ -17,9 +17,11 @@ import pandas as pd
 import psutil
 import torch
 
-from kdlib import models, objectives, runs, tokens, train
-from kdlib.settings import ModelSettings
-from kdlib.teacher import Live
+from kdlib import runs
+from kdlib.config.sections import ModelSettings
+from kdlib.distill import objectives, trainer
+from kdlib.distill.teacher_targets import Live
+from kdlib.model import checkpoints, tokens
 
 ROWS, LENGTH, VOCABULARY = 32, 512, 50257
 SHAPE = ModelSettings(layers=1, heads=4, width=256)
@@ -29,7 +31,7 @@ CASES = [
     ("Liger", "generalized_jsd"),
     *(("full logits", name) for name in ("forward_kl", "generalized_jsd")),
 ]
-DEVICE = models.device()
+DEVICE = checkpoints.device()
 
 
 class Vocabulary:
@@ -43,22 +45,24 @@ class Vocabulary:
 
 def liger(loss, model, teacher, batch) -> None:
     """One step of a chunked loss of Liger's on the same hidden states."""
-    with models.autocast(DEVICE, "bf16"):
-        hidden = models.response_hidden(model, batch)
+    with checkpoints.autocast(DEVICE, "bf16"):
+        hidden = checkpoints.response_hidden(model, batch)
         with torch.no_grad():
-            told = models.response_hidden(teacher, batch)
+            told = checkpoints.response_hidden(teacher, batch)
         head, other = (m.get_output_embeddings().weight for m in (model, teacher))
         loss(hidden, head, told, other, batch.targets).backward()
 
 
 def case(form: str, divergence: str, rows: int) -> dict[str, float]:
     """Peak memory above the start (MiB) and seconds of one step."""
-    model, teacher = (models.make_model(SHAPE, Vocabulary(), LENGTH, s).to(DEVICE) for s in (0, 1))
+    model, teacher = (
+        checkpoints.make_model(SHAPE, Vocabulary(), LENGTH, s).to(DEVICE) for s in (0, 1)
+    )
     dice = torch.Generator().manual_seed(0)
     ids = torch.randint(1, VOCABULARY, (rows, LENGTH), generator=dice).tolist()
     batch = tokens.collate([tokens.Example(f"r{i}", (), tuple(x)) for i, x in enumerate(ids)], 0)
     if form == "full logits":
-        train.CHUNK_LOGITS = 2**62
+        trainer.CHUNK_LOGITS = 2**62
     if form == "Liger":
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
@@ -74,7 +78,7 @@ def case(form: str, divergence: str, rows: int) -> dict[str, float]:
     if form == "Liger":
         liger(loss, model, teacher, batch)
     else:
-        train.step_loss(model, [batch], minimized, "bf16")
+        trainer.step_loss(model, [batch], minimized, "bf16")
     peak = most() - before  # gradients of the weights, the same in every form, are part of it
     return {"peak_mib": round(peak / 2**20), "seconds": round(time.perf_counter() - started, 1)}
 

@@ -14,8 +14,10 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from kdlib import data, measure, models, runs, tokens
-from kdlib.config import SIZES, load_profile
+from kdlib import runs
+from kdlib.config.profile import SIZES, load_profile
+from kdlib.data import pool as rowpool
+from kdlib.model import checkpoints, tokens
 
 TUPLES, WINDOW, ROUNDS = 256, 50, 7
 BATCHES = (16, 32, 64, 128, 256)
@@ -58,8 +60,8 @@ def best_of(work, device) -> int:
 
 def main() -> None:
     """Time every size; write and print the table."""
-    profile, device = load_profile("laptop"), models.device()
-    pool = data.load_pool(profile.data).select(range(TUPLES))
+    profile, device = load_profile("laptop"), checkpoints.device()
+    pool = rowpool.load_pool(profile.data).head(TUPLES).to_dict("records")
     texts = [row["instruction"] + row["context"] + row["response"] for row in pool]
     tokenizer = tokens.train_tokenizer(texts, profile.tokens.vocabulary)
     examples = tokens.encode(pool, tokenizer, profile.tokens)
@@ -67,11 +69,11 @@ def main() -> None:
     end, rows = tokenizer.eos_token_id, []
     for size in SIZES:
         shape = profile.models[size]
-        model = models.make_model(shape, tokenizer, profile.tokens.max_length, 0)
+        model = checkpoints.make_model(shape, tokenizer, profile.tokens.max_length, 0)
         model = model.to(device).eval()
 
         def meter(batch, model=model):
-            measure.meter(model, examples, pad_id=end, batch=batch)
+            meter.meter(model, examples, pad_id=end, batch=batch)
 
         def generate(batch, model=model):
             decode(model, prompts, batch, end)
@@ -88,7 +90,7 @@ def main() -> None:
         rows.append(
             {
                 "size": size,
-                "parameters": models.parameters(model),
+                "parameters": checkpoints.parameters(model),
                 "tuples": TUPLES,
                 "meter_s": statistics.median(ours for ours, _ in pairs),
                 "generate_s": statistics.median(theirs for _, theirs in pairs),

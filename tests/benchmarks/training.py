@@ -23,13 +23,16 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
-from kdlib import data, models, objectives, runs, texts, tokens, train
-from kdlib.config import load_profile
-from kdlib.settings import ModelSettings, TrainSettings
-from kdlib.teacher import Live, Stored, write_store
+from kdlib import runs
+from kdlib.config.profile import load_profile
+from kdlib.config.sections import ModelSettings, TrainSettings
+from kdlib.data import pool as rowpool
+from kdlib.distill import objectives, text_sources, trainer
+from kdlib.distill.teacher_targets import Live, Stored, write_store
+from kdlib.model import checkpoints, tokens
 
 ROWS, BATCH, ROUNDS, EPOCHS, MAX_NEW = 320, 16, 5, 10, 50
-DEVICE = models.device()
+DEVICE = checkpoints.device()
 TASKS = ("sft", "word_kd", "on_policy")
 PRECISIONS = ("bf16", "fp32")
 
@@ -63,7 +66,7 @@ class Bench:
     def model(self, size: str, attention: str | None = None):
         """A model of that size, its weights from a seed, with ours or another attention."""
         with DEVICE:  # drawn there: GPT-2 XL's weights take long to draw on a CPU
-            model = models.make_model(self.shapes[size], self.tokenizer, self.longest, 0)
+            model = checkpoints.make_model(self.shapes[size], self.tokenizer, self.longest, 0)
         if attention:
             model.set_attn_implementation(attention)
         return model
@@ -126,9 +129,9 @@ class Counted:
 def ours(bench: Bench, task: str, precision: str) -> float:
     """Response tokens per second of our loop over one epoch."""
     settings = TrainSettings(epochs=1, lr=1e-5, batch=BATCH, precision=precision)
-    reading = texts.Reading(bench.examples, settings, bench.end, seed=0, max_new=MAX_NEW)
+    reading = text_sources.Reading(bench.examples, settings, bench.end, seed=0, max_new=MAX_NEW)
     student, spent = bench.model("student"), 0.0
-    source, minimized, log = texts.fixed(reading), None, bench.folder / "log.jsonl"
+    source, minimized, log = text_sources.fixed(reading), None, bench.folder / "log.jsonl"
     if task == "sft":
         minimized = objectives.objective("cross_entropy")
     elif task == "word_kd":
@@ -139,7 +142,7 @@ def ours(bench: Bench, task: str, precision: str) -> float:
         spent = (time.perf_counter() - started) / EPOCHS
         minimized = objectives.objective("forward_kl", Stored(store, "bench", precision))
     else:
-        source = texts.mix(reading, 1.0)
+        source = text_sources.mix(reading, 1.0)
         minimized = objectives.objective("reverse_kl", Live(bench.model("teacher"), precision))
     counted = Counted()
 
@@ -150,7 +153,9 @@ def ours(bench: Bench, task: str, precision: str) -> float:
 
     steps = -(-len(bench.examples) // BATCH)
     started = time.perf_counter()
-    train.fit(student, watched, minimized, settings, epoch_steps=steps, seed=0, log=log, name=task)
+    trainer.fit(
+        student, watched, minimized, settings, epoch_steps=steps, seed=0, log=log, name=task
+    )
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return counted.tokens / (time.perf_counter() - started + spent)
@@ -262,7 +267,7 @@ PEERS = {
 def laptop(folder: Path) -> Bench:
     """The laptop profile's rows and vocabulary, its teacher and its middle student."""
     profile = load_profile("laptop")
-    pool = data.load_pool(profile.data).select(range(ROWS))
+    pool = rowpool.load_pool(profile.data).head(ROWS).to_dict("records")
     written = [row["instruction"] + row["context"] + row["response"] for row in pool]
     tokenizer = tokens.train_tokenizer(written, profile.tokens.vocabulary)
     examples = tokens.encode(pool, tokenizer, profile.tokens)
@@ -297,7 +302,7 @@ def utilization(bench: Bench, tokens_per_s: float) -> float:
     shape, example = bench.shapes["student"], bench.examples[0]
     model = bench.model("student")
     head = model.get_output_embeddings().weight.numel()
-    body = models.parameters(model) - head
+    body = checkpoints.parameters(model) - head
     ahead = len(example) / len(example.response)  # tokens read per response token
     attention = 12 * shape.layers * shape.width * len(example)
     flops = tokens_per_s * (6 * head + ahead * (6 * body + attention))

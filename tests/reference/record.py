@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdlib import models, objectives, runs, sample, texts, train
-from kdlib.methods import METHODS
-from kdlib.settings import ModelSettings, TrainSettings
-from kdlib.teacher import Live, Remembered
-from kdlib.tokens import Example, Source
+from kdlib import runs
+from kdlib.config.methods import METHODS
+from kdlib.config.sections import ModelSettings, TrainSettings
+from kdlib.distill import objectives, text_sources, trainer
+from kdlib.distill.teacher_targets import Live, Remembered
+from kdlib.model import checkpoints, generation
+from kdlib.model.tokens import Example, Source
 
 FILE = Path(__file__).with_name("curves.json")
 END, VOCABULARY, LENGTH, LONGEST, STEPS = 0, 48, 24, 16, 20
@@ -39,7 +41,7 @@ class Vocabulary:
 def toy_model(width: int, seed: int, scale: float):
     """A GPT-2 whose weights come from numpy, whose stream for a seed never changes."""
     shape = ModelSettings(layers=2, heads=2, width=width)
-    model = models.make_model(shape, Vocabulary(), LENGTH, 0)
+    model = checkpoints.make_model(shape, Vocabulary(), LENGTH, 0)
     dice = np.random.RandomState(seed)
     with torch.no_grad():
         for _, weight in sorted(model.named_parameters()):
@@ -59,13 +61,13 @@ def toy_rows() -> list[Example]:
     return rows
 
 
-def source_of(text: str, reading: texts.Reading, teacher, targets, given: dict) -> Source:
+def source_of(text: str, reading: text_sources.Reading, teacher, targets, given: dict) -> Source:
     """The source of that name, as `study.source` makes it."""
     if text in ("student", "mix"):
-        return texts.mix(reading, given.get("student_share", 1.0))
+        return text_sources.mix(reading, given.get("student_share", 1.0))
     if text == "replay":
         names = ("capacity", "share_step", "loss_rise")
-        source = texts.Replay(
+        source = text_sources.Replay(
             reading, reading.examples[:8], **{name: given[name] for name in names}
         )
         source.share = 0.5
@@ -73,27 +75,29 @@ def source_of(text: str, reading: texts.Reading, teacher, targets, given: dict) 
     if text == "rollouts":
         general = [Example("general", (), tuple(range(1, 20)))]
         given = given | {"rollouts": 16, "sft_epochs": 1}
-        return texts.Rollouts(reading, teacher, targets, general, given)
+        return text_sources.Rollouts(reading, teacher, targets, general, given)
     if text == "rows":
-        return texts.fixed(reading)
+        return text_sources.fixed(reading)
     prompts = [example.prompt for example in reading.examples]
     how = {"end_id": END, "max_new": LONGEST}
     torch.manual_seed(0)
     if text == "teacher_beam":
-        answers = sample.beam_search(teacher, prompts, **how)
+        answers = generation.beam_search(teacher, prompts, **how)
     else:
-        answers = sample.continue_prompts(teacher, prompts, greedy=text != "teacher_sampled", **how)
-    written = sample.answered(reading.examples, answers)
+        answers = generation.continue_prompts(
+            teacher, prompts, greedy=text != "teacher_sampled", **how
+        )
+    written = generation.answered(reading.examples, answers)
     if text == "pairs":
-        return texts.pairs(reading, {one.row_id: one for one in written})
-    return texts.fixed(dataclasses.replace(reading, examples=written))
+        return text_sources.pairs(reading, {one.row_id: one for one in written})
+    return text_sources.fixed(dataclasses.replace(reading, examples=written))
 
 
 def curve(name: str) -> list[float]:
     """Nats per token at each of the 20 steps of one method."""
     method = METHODS[name]
     teacher, student = toy_model(32, 1, 0.3), toy_model(16, 2, 0.1)
-    reading = texts.Reading(toy_rows(), SETTINGS, END, seed=0, max_new=LONGEST)
+    reading = text_sources.Reading(toy_rows(), SETTINGS, END, seed=0, max_new=LONGEST)
     targets = (
         Remembered(teacher, "fp32", 1000) if method.text != "student" else Live(teacher, "fp32")
     )
@@ -115,7 +119,7 @@ def curve(name: str) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         steps = STEPS // SETTINGS.epochs
-        train.fit(
+        trainer.fit(
             student, counted, watched, SETTINGS, epoch_steps=steps, seed=0, log=log, name=name
         )
     return seen

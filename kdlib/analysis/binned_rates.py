@@ -1,0 +1,87 @@
+"""Memorized shares by what a row is like: each attribute cut into bins (notebook 12)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from kdlib.analysis.rates import MODEL, ROW, natural
+from kdlib.config.definitions import exact
+from kdlib.stats import rate
+
+_CUTS = {  # of counts; everything else is cut into quarters
+    "copies": ([0, 1, 2, 4, 8, np.inf], ["1", "2", "3 to 4", "5 to 8", "9 or more"]),
+    "near_copies": ([-1, 0, 1, 3, np.inf], ["0", "1", "2 to 3", "4 or more"]),
+}
+
+
+def beside(tuples: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows' attributes (raw, in bins or scaled) beside what each trained model made of the row.
+
+    Returns:
+        one line per model and row: rows' columns, method, size, nats_per_token, and hit
+        (memorized, k = 50).
+    """
+    trained = natural(tuples[tuples["method"] != "base"])
+    return trained[[*MODEL, *ROW, "nats_per_token", "hit"]].merge(rows, on=ROW, validate="m:1")
+
+
+def bucketed(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The rows, each named attribute cut into ordered bins.
+
+    Counts are cut by doubling, other numbers into quarters; what is no number stays as it is.
+    """
+    return rows.assign(**{name: _cut(name, rows[name]) for name in names})
+
+
+def _cut(name: str, values: pd.Series) -> pd.Series:
+    if name in _CUTS:
+        edges, labels = _CUTS[name]
+        return pd.cut(values, edges, labels=labels)
+    if not pd.api.types.is_numeric_dtype(values):
+        return values.astype("category")
+    quarters = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+    if len(quarters) < 3:  # (nearly) all the same
+        return values.astype("category")
+    labels = [f"{a:.3g} to {b:.3g}" for a, b in zip(quarters, quarters[1:], strict=False)]
+    return pd.cut(values, quarters, labels=labels, include_lowest=True, ordered=False)
+
+
+def shares(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Memorized share (Wilson intervals) per model and bin of each of the columns named.
+
+    Columns: method, size, attribute, bucket, value, lo, hi, n, groups. Where the groups are far
+    fewer than n, the rows stand or fall together and the interval is too narrow.
+    """
+    rows = []
+    for name in names:
+        grouped = frame.groupby([*MODEL, name], sort=True, observed=True)
+        for (method, size, bucket), part in grouped:
+            facts = {"method": method, "size": size, "attribute": name, "bucket": str(bucket)}
+            facts |= rate(part["hit"].sum(), len(part))
+            rows.append(facts | {"groups": part["group"].nunique()})
+    columns = [*MODEL, "attribute", "bucket", "value", "lo", "hi", "n", "groups"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def of_canaries(tuples: pd.DataFrame) -> pd.DataFrame:
+    """`shares` of canaries by kind of secret and by repetitions (showings an epoch)."""
+    planted = tuples[(tuples["kind"] == "canary") & (tuples["method"] != "base")]
+    secret = planted["category"].str.split().str[-1]
+    return shares(planted.assign(hit=exact(planted), secret=secret), ["secret", "repetitions"])
+
+
+def by_row(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many students memorize each response, most first; all methods, sizes and seeds together.
+
+    Args:
+        frame: member rows beside their attributes, see `beside`.
+
+    Returns:
+        response, share (of the students), students, copies, rarity.
+    """
+    grouped = frame[frame["method"] != "teacher"].groupby("group", sort=False)
+    named = {"response": ("response", "first"), "share": ("hit", "mean")}
+    named |= {"students": ("hit", "size"), "copies": ("copies", "first")}
+    table = grouped.agg(**named, rarity=("rarity", "first"))
+    return table.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)

@@ -1,0 +1,93 @@
+"""What a row gains by having been trained on: models of halves of the member rows (notebook 09)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdlib import runs
+from kdlib.analysis.rates import MODEL, ROW, natural
+from kdlib.errors import KdlibError
+from kdlib.stats import bootstrap, each
+
+
+def collect(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
+    """The tuples of every model that was trained on a part of the rows, with part.
+
+    "half-0a" is side a of the first pair of halves (each row is in one half and out of the other),
+    "taught-0a" that side's students taught by the teacher of all rows.
+
+    Raises:
+        KdlibError: a seed has none; says what makes them.
+    """
+    frames = []
+    for seed in seeds:
+        folder = runs.seed_dir(profile, seed)
+        manifests = sorted(folder.glob(f"*-[0-9][ab]/*/{runs.MANIFEST}"))
+        if not manifests:
+            raise KdlibError(
+                f"seed {seed} has no models of halves; make them with notebook "
+                f'09_memorization_meter, or all with: make study PROFILE={profile} SEEDS="{seed}"'
+            )
+        for one in (manifest.parent for manifest in manifests):
+            names = {name: (runs.read_manifest(one) or {})[name] for name in MODEL}
+            names |= {"seed": seed, "part": one.parent.name}
+            frames.append(pd.read_parquet(one / "tuples.parquet").assign(**names))
+    return pd.concat(frames, ignore_index=True)
+
+
+def unseen(halves: pd.DataFrame) -> pd.DataFrame:
+    """Nats per token of each row under SFT students of the same size trained without it.
+
+    Of each pair of halves, the student whose half the row is not in; for held-out rows, which are
+    in neither, one of the two by the row's id, so that members and others have equally many.
+    Indexed by seed and row_id; one column for each pair of halves (0, 1, ...).
+    """
+    frame = natural(halves[(halves["method"] == "sft") & halves["part"].str.startswith("half-")])
+    frame[["pair", "side"]] = frame["part"].str.extract(r"-(\d+)([ab])$").to_numpy()
+    heads = [runs.digest(*names)[0] < "8" for names in frame[["row_id", "pair"]].to_numpy()]
+    by_coin = frame["side"] == np.where(heads, "a", "b")
+    kept = by_coin.where(frame["split"] == "held_out", frame["split"] == "left_out")
+    frame = frame[kept].astype({"pair": int})
+    return frame.pivot(index=ROW, columns="pair", values="nats_per_token")
+
+
+def counterfactual(halves: pd.DataFrame) -> pd.DataFrame:
+    """Counterfactual memorization (Zhang et al. 2023, definition 2) of every member row.
+
+    Returns:
+        method, size, seed, row_id, group, length, hit_inside and hit_outside (share of the models
+        trained with and without the row that memorize it), nats_inside, nats_outside (nats per
+        token), hit_gain = hit_inside - hit_outside, nats_gain = nats_outside - nats_inside (both
+        above 0 where the row is better known for having been trained on).
+    """
+    frame = natural(halves[halves["part"].str.startswith("half-")])
+    frame = frame[frame["split"] != "held_out"]
+    frame = frame.assign(hit=frame["hit"].astype(float), nats=frame["nats_per_token"])
+    frame["side"] = np.where(frame["split"] == "member", "inside", "outside")
+    keys = [*MODEL, *ROW, "group", "length"]
+    wide = frame.pivot_table(index=keys, columns="side", values=["hit", "nats"], aggfunc="mean")
+    wide.columns = [f"{value}_{side}" for value, side in wide.columns]
+    wide["hit_gain"] = wide["hit_inside"] - wide["hit_outside"]
+    wide["nats_gain"] = wide["nats_outside"] - wide["nats_inside"]
+    return wide.reset_index()
+
+
+def gains(counterfactuals: pd.DataFrame) -> pd.DataFrame:
+    """Mean counterfactual memorization per model over all seeds, intervals over groups.
+
+    Columns: method, size, metric (hit_inside, hit_outside, hit_gain, nats_gain), value, lo, hi,
+    n, seeds.
+    """
+
+    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
+        facts, rows = {"n": len(part), "seeds": part["seed"].nunique()}, []
+        for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain"):
+            lo, hi = bootstrap(part[metric], part["group"], share=metric != "nats_gain")
+            rows.append(
+                {"metric": metric, "value": part[metric].mean(), "lo": lo, "hi": hi} | facts
+            )
+        return rows
+
+    return each(counterfactuals, MODEL, lines)

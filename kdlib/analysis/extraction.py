@@ -1,0 +1,98 @@
+"""What comes out, by what an attacker has and what counts as remembered (notebook 09)."""
+
+import difflib
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from rapidfuzz.distance import Levenshtein
+
+from kdlib.analysis.rates import natural
+from kdlib.config.definitions import exact
+from kdlib.stats import pooled
+
+GIVEN = (0.0, 0.1, 0.25, 0.5)  # shares of a response that an attacker already has
+SAMPLES = (1, 10, 100, 1000)  # answers that an attacker draws
+CHANCE = 0.5  # with which one of them is to be the response
+ALIKE, RUN = 0.9, 0.5  # from which edit similarity or longest run on an answer counts as a copy
+
+
+def zlib_bytes(texts: Sequence[str]) -> np.ndarray:
+    """Bytes of each text when zlib has compressed it: how much there is to remember."""
+    return np.array([len(zlib.compress(text.encode())) for text in texts])
+
+
+def extractable(tuples: pd.DataFrame, given: float) -> pd.Series:
+    """Whether greedy decoding writes the rest, with its end, after a share of the tokens (< 1)."""
+    return tuples["needed"] <= np.floor(given * tuples["length"])
+
+
+def discoverable(tuples: pd.DataFrame, n: float, p: float) -> pd.Series:
+    """(n, p)-discoverable extraction (Hayes et al. 2025): found in n samples with probability p.
+
+    A sample at temperature 1 begins with the window, word for word, with probability
+    q = exp(-window_nats); at least one of n does with probability 1 - (1 - q)^n.
+    """
+    q = np.exp(-tuples["window_nats"].astype(float))
+    return -np.expm1(n * np.log1p(-q.clip(upper=1 - 1e-12))) >= p
+
+
+def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:
+    """How near answers come to the responses, where word for word is too strict.
+
+    Columns: edit_similarity (1 less the Levenshtein distance over the longer length, in characters)
+    and longest_run (words in a row that both have, as a share of the response's words).
+    """
+    pairs = list(zip(answers, responses, strict=True))
+    runs = []
+    for answer, response in pairs:
+        a, b = answer.split(), response.split()
+        match = difflib.SequenceMatcher(None, a, b, autojunk=False).find_longest_match()
+        runs.append(match.size / max(1, len(b)))
+    similar = [Levenshtein.normalized_similarity(a, b) for a, b in pairs]
+    return pd.DataFrame({"edit_similarity": similar, "longest_run": runs})
+
+
+def extraction(tuples: pd.DataFrame) -> pd.DataFrame:
+    """Share of the rows that come out, by what the attacker has; all seeds together.
+
+    Columns: those of `stats.pooled`, attack ("given": that share of the response's tokens, then
+    greedy decoding; "samples": so many answers drawn, one of them right with a probability of at
+    least CHANCE), at (the share, or the number).
+    """
+    rows = natural(tuples)
+    hits = {("given", at): extractable(rows, at) for at in GIVEN}
+    hits |= {("samples", at): discoverable(rows, at, CHANCE) for at in SAMPLES}
+    parts = [
+        pooled(rows.assign(hit=hit), "hit").assign(attack=attack, at=at)
+        for (attack, at), hit in hits.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def definitions(answered: pd.DataFrame) -> pd.DataFrame:
+    """Five definitions of "remembered", a column of bool for each.
+
+    Args:
+        answered: tuples with edit_similarity and longest_run of their greedy answer.
+    """
+    columns = {
+        "word for word": exact(answered),
+        f"edit similarity >= {ALIKE}": answered["edit_similarity"] >= ALIKE,
+        f"longest run >= {RUN}": answered["longest_run"] >= RUN,
+        "the rest of it, 25% given": extractable(answered, 0.25),
+        "in 100 samples": discoverable(answered, 100, CHANCE),
+    }
+    return pd.DataFrame(columns)
+
+
+def agreement(flags: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows on which one of two definitions says yes: the share on which both do (Jaccard).
+
+    A square table, 0 to 1; nan where neither ever says yes.
+    """
+    yes = flags.astype(float)
+    both = yes.T @ yes
+    either = yes.sum().to_numpy()[:, None] + yes.sum().to_numpy() - both
+    return both / either.where(either > 0)

@@ -1,0 +1,38 @@
+"""What is given for what: stopping early, and models that no other beats (notebook 10)."""
+
+import pandas as pd
+
+from kdlib.analysis.rates import distilled
+
+
+def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
+    """Each method's end beside the best SFT epoch that memorizes no more than it.
+
+    The best epoch is the one of lowest held-out loss, from epoch 1 on.
+
+    Columns: seed, size, method, exact_rate, nats_per_token (held-out, at its end), sft_epoch,
+    sft_exact_rate, sft_nats_per_token (held-out). A lower sft_nats_per_token says that stopping
+    SFT early gives the better trade.
+    """
+    numbers, names = ["exact_rate", "nats_per_token"], ["seed", "size", "method"]
+    wide = paths.pivot_table(index=[*names, "epoch"], columns="split", values=numbers)
+    columns = {"exact_rate": wide["exact_rate", "member"]}
+    columns |= {"nats_per_token": wide["nats_per_token", "held_out"]}
+    flat = pd.DataFrame(columns).reset_index()
+    ends = flat.loc[flat.groupby(names)["epoch"].idxmax(), [*names, *numbers]]
+    rows = []
+    for end in ends[ends["method"].isin(distilled(flat))].to_dict("records"):
+        sft = flat.query(f"seed == {end['seed']} and size == @end['size'] and method == 'sft'")
+        before = sft[(sft["epoch"] > 0) & (sft["exact_rate"] <= end["exact_rate"])]
+        stop = before.loc[before["nats_per_token"].idxmin()] if len(before) else sft.iloc[0]
+        rows.append(end | {f"sft_{name}": stop[name] for name in ("epoch", *numbers)})
+    return pd.DataFrame(rows)
+
+
+def frontier(points: pd.DataFrame, less: str, more: str) -> pd.Series:
+    """Which points no other beats, being as good in both columns and better in one (Pareto)."""
+    beaten = []
+    for x, y in zip(points[less], points[more], strict=True):
+        as_good = (points[less] <= x) & (points[more] >= y)
+        beaten.append((as_good & ((points[less] < x) | (points[more] > y))).any())
+    return ~pd.Series(beaten, index=points.index, dtype=bool)

@@ -1,0 +1,85 @@
+"""The paper's two tables, ours beside them (notebook 10).
+
+Methods that the paper has not follow its own; where a study has not as many sizes as the paper, the
+paper's figures stay away.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdlib.analysis.rates import MODEL, models, natural, student_sizes
+from kdlib.config.methods import PAPER, ordered
+from kdlib.stats import pooled
+
+# arXiv 2506.16170, one transcription; students from the largest on
+PAPER_SIZES = {"teacher": ("1.5B",), "student": ("760M", "340M", "120M")}
+PAPER_TABLE1 = {
+    "teacher": (0.654,),
+    "sft": (0.523, 0.433, 0.330),
+    "word_kd": (0.472, 0.140, 0.100),
+    "seq_kd": (0.315, 0.134, 0.129),
+    "rkld": (0.090, 0.075, 0.060),
+}
+PAPER_TABLE2 = {  # rouge1 member, held_out, rougeL member, held_out
+    "teacher": ((0.88, 0.33, 0.78, 0.27),),
+    "sft": ((0.78, 0.31, 0.76, 0.25), (0.72, 0.30, 0.76, 0.25), (0.67, 0.25, 0.66, 0.24)),
+    "rkld": ((0.45, 0.36, 0.40, 0.30), (0.57, 0.34, 0.53, 0.28), (0.46, 0.30, 0.42, 0.21)),
+}
+TABLE2 = ("rouge1_member", "rouge1_held_out", "rougeL_member", "rougeL_held_out")
+
+
+def table1(tuples: pd.DataFrame) -> pd.DataFrame:
+    """Memorization (k = 50) of member and held-out rows next to the paper's Table 1.
+
+    Columns: method, size, paper_size, paper, member, member_sd, member_lo, member_hi, member_n,
+    member_seeds, held_out, ...
+    """
+    out = _models(tuples).query("method != 'base'")
+    named = dict.fromkeys(out["method"], PAPER_SIZES["student"]) | {
+        "teacher": PAPER_SIZES["teacher"]
+    }
+    out = out.assign(paper_size=_paper(out, named, ""), paper=_paper(out, PAPER_TABLE1, np.nan))
+    return _beside(out, pooled(natural(tuples), "hit"), "")
+
+
+def table2(answers: pd.DataFrame) -> pd.DataFrame:
+    """ROUGE-1 and ROUGE-L, greedy, member and held-out, next to the paper's Table 2.
+
+    Columns: method, size, then rouge1_member, rouge1_member_lo, rouge1_member_hi, ...
+    """
+    out, greedy = _models(answers), answers[answers["decoding"] == "greedy"]
+    figures = _paper(out, PAPER_TABLE2, (np.nan,) * 4)
+    for metric in ("rouge1", "rougeL"):
+        scores = pooled(greedy, metric)[[*MODEL, "split", "value", "lo", "hi"]]
+        out = _beside(out, scores, f"{metric}_")
+    return out.join(pd.DataFrame(figures, columns=[f"paper_{name}" for name in TABLE2]))
+
+
+def _models(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every model: base, teacher, the paper's methods, the others that were run; by size."""
+    further = [one for one in ordered(frame["method"]) if one not in ("base", "teacher", *PAPER)]
+    return pd.DataFrame(models(student_sizes(frame), [*PAPER, *further]), columns=MODEL)
+
+
+def _paper(out: pd.DataFrame, figures: Mapping[str, tuple], none: Any) -> list[Any]:
+    """What the paper gives for each model; `none` where it gives nothing."""
+    sizes, found = student_sizes(out), []
+    for method, size in out[MODEL].itertuples(index=False):
+        given = figures.get(method, ())
+        place = sizes.index(size) if size in sizes else 0
+        alike = len(given) == (len(sizes) if size in sizes else 1)
+        found.append(given[place] if alike else none)
+    return found
+
+
+def _beside(out: pd.DataFrame, scores: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """The scores of each split as columns of their own."""
+    for split in ("member", "held_out"):
+        columns = scores[scores["split"] == split].drop(columns="split").set_index(MODEL)
+        columns = columns.add_prefix(f"{prefix}{split}_")
+        columns = columns.rename(columns={f"{prefix}{split}_value": f"{prefix}{split}"})
+        out = out.merge(columns.reset_index(), "left", MODEL)
+    return out

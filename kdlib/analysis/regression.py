@@ -1,0 +1,167 @@
+"""Which attributes of a row make it stay: all of them in one model.
+
+Taught in notebook 12_what_stays.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from scipy.optimize import linprog
+
+from kdlib.analysis.attributes import ATTRIBUTES
+from kdlib.analysis.rates import MODEL
+from kdlib.config.methods import label
+from kdlib.stats import MIN_GROUPS, each, row_text
+
+_EFFECT = ["attribute", "value", "lo", "hi"]
+
+
+def usable(rows: pd.DataFrame, names: Sequence[str] = tuple(ATTRIBUTES)) -> list[str]:
+    """The attributes that vary: MIN_GROUPS groups or more differ from the commonest value."""
+    return [
+        name
+        for name in names
+        if rows.loc[rows[name] != rows[name].mode()[0], "group"].nunique() >= MIN_GROUPS
+    ]
+
+
+def scaled(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The rows, with attributes in standard deviations from their mean, both over member rows.
+
+    Counts go in as logarithms: log2 of copies, log2 of near copies + 1.
+
+    Args:
+        rows: one line per row: split and the attributes.
+        names: which attributes.
+    """
+    logs: dict[str, Any] = {"copies": np.log2, "near_copies": lambda n: np.log2(n + 1)}
+    raw = {name: logs.get(name, pd.Series)(rows[name].astype(float)) for name in names}
+    members = rows["split"] == "member"
+    return rows.assign(
+        **{name: (x - x[members].mean()) / x[members].std() for name, x in raw.items()}
+    )
+
+
+def separated(design: np.ndarray, hits: np.ndarray) -> bool:
+    """Whether some mix of the columns tells hits from misses without a single error.
+
+    Then the likelihood has no maximum, and odds ratios grow without bound (Albert and Anderson
+    1984). With s = 1 for a hit and -1 for a miss, that is so if and only if there is a direction b
+    with s x.b >= 0 for all rows and > 0 for one: the greatest sum of s x.b under these constraints
+    and -1 <= b <= 1, a linear program (Konis 2007), is above 0.
+
+    Args:
+        design: [n, p], the constant included.
+        hits: [n] of truth values.
+    """
+    signed = np.where(hits, 1.0, -1.0)[:, None] * design
+    found = linprog(-signed.sum(0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
+    return bool(-found.fun > 1e-6)
+
+
+def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Odds ratio of being memorized per standard deviation of each attribute, all others held.
+
+    One logistic regression per model over all seeds, standard errors clustered by group, seed and
+    sort as fixed effects. It is fitted only where for each attribute there are MIN_GROUPS memorized
+    and MIN_GROUPS unmemorized groups (Peduzzi et al. 1996; copies of one row are one witness), and
+    where the attributes do not separate the two.
+
+    Args:
+        frame: member rows, one line per model and row: method, size, seed, group, sort, hit,
+            and the attributes as `scaled` gives them.
+        names: the attributes.
+
+    Returns:
+        method, size, n, hits, hit_groups, missed_groups, attribute, value (odds ratio), lo, hi,
+        note ("" where fitted; else why not, and value, lo and hi are empty).
+    """
+
+    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
+        hit = part["hit"].to_numpy(dtype=bool)
+        groups = [part.loc[chosen, "group"].nunique() for chosen in (hit, ~hit)]
+        columns, note = design(part, names), _too_few(groups, names)
+        if not note and separated(columns.to_numpy(), hit):
+            note = "the attributes separate memorized from other rows"
+        facts = {"n": len(part), "hits": hit.sum(), "hit_groups": groups[0]}
+        facts |= {"missed_groups": groups[1]}
+        model = None if note else sm.Logit(hit.astype(float), columns)
+        return [facts | line | {"note": note} for line in _effects(part, names, model, np.exp)]
+
+    columns = [*MODEL, "n", "hits", "hit_groups", "missed_groups", *_EFFECT, "note"]
+    return each(frame, MODEL, lines).reindex(columns=columns)
+
+
+def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Change of the loss (nats per token) per standard deviation of each attribute.
+
+    Least squares per model and split, with the fixed effects and clusters of `odds`. On held-out
+    rows it says what is easy to guess; what members have beyond that is memory. Arguments and
+    columns as of `odds`, with split and nats_per_token, without counts of hits.
+    """
+
+    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
+        note = _too_few([part["group"].nunique()], names)
+        columns = design(part, names, [np.ones(len(part), dtype=bool)])
+        model = None if note else sm.OLS(part["nats_per_token"], columns)
+        facts = {"n": len(part), "note": note}
+        return [line | facts for line in _effects(part, names, model, pd.DataFrame)]
+
+    columns = [*MODEL, "split", "n", *_EFFECT, "note"]
+    return each(frame, [*MODEL, "split"], lines).reindex(columns=columns)
+
+
+def _too_few(groups: Sequence[int], names: Sequence[str]) -> str:
+    needed = MIN_GROUPS * len(names)
+    few = f"{min(groups)} groups, where {len(names)} attributes need {needed}"
+    return "no attribute varies enough" if not names else few if min(groups) < needed else ""
+
+
+def _effects(
+    part: pd.DataFrame, names: Sequence[str], model: Any, scale: Callable
+) -> list[dict[str, Any]]:
+    if model is None:
+        return [{"attribute": name} | dict.fromkeys(_EFFECT[1:], np.nan) for name in names]
+    clusters = {"groups": pd.factorize(part["group"])[0]}
+    how = {"disp": 0} if isinstance(model, sm.Logit) else {}
+    fitted = model.fit(cov_type="cluster", cov_kwds=clusters, **how)
+    numbers = scale(fitted.conf_int().assign(value=fitted.params))
+    numbers = numbers.set_axis(["lo", "hi", "value"], axis=1)
+    return [{"attribute": name} | numbers.loc[name].to_dict() for name in names]
+
+
+def design(
+    part: pd.DataFrame, names: Sequence[str], sides: Sequence[np.ndarray] | None = None
+) -> pd.DataFrame:
+    """The columns of a model: constant, attributes, and one for each further seed and sort.
+
+    A seed or sort has a column if it has MIN_GROUPS groups on each side; the others are, with the
+    commonest, what these are held against.
+
+    Args:
+        part: the rows of one model.
+        names: the attributes.
+        sides: of truth values; None: hits, and the others.
+    """
+    if sides is None:
+        sides = (part["hit"].astype(bool), ~part["hit"].astype(bool))
+    columns = {"constant": np.ones(len(part))} | {name: part[name] for name in names}
+    for name in ("seed", "sort"):
+        for level in part[name].value_counts().index[1:]:
+            at_level = part[name] == level
+            if all(part.loc[at_level & side, "group"].nunique() >= MIN_GROUPS for side in sides):
+                columns[f"{name} {level}"] = at_level
+    return pd.DataFrame(columns, index=part.index).astype(float)
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """The fitted lines of `odds` or `nats` as "value [lo, hi]", a line per model."""
+    fitted = table[table["note"] == ""]
+    model = [name for name in (*MODEL, "split", "n", "hits", "hit_groups") if name in fitted]
+    words = [row_text(row, form=".2f") for row in fitted.to_dict("records")]
+    wide = fitted.assign(words=words, method=fitted["method"].map(label))
+    wide = wide.pivot(index=model, columns="attribute", values="words")
+    return wide.reindex(columns=list(dict.fromkeys(fitted["attribute"])))

@@ -1,0 +1,138 @@
+"""How well a score tells who was in the training data: signed AUC, hits at low false alarm.
+
+Scores are those of `attacks`: the higher, the more like a member (notebook 13).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdlib.errors import KdlibError
+from kdlib.stats import DRAWS, NOTHING, estimate, named, same_sign
+
+RATES = {"tpr_1pct": 0.01, "tpr_01pct": 0.001}  # at these false-positive rates
+
+
+def auc(score: np.ndarray, member: np.ndarray) -> float:
+    """How likely a member scores above another row, ties counted half: 0 to 1, 0.5 for a guess.
+
+    Signed: a score that points the wrong way stays below 0.5. To flip it there would use the
+    answers to choose the attack, and turn every useless score into a slightly useful one. nan
+    without members or without others.
+    """
+    return float(area(*counts(score, member))[0])
+
+
+def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
+    """Greatest share of members found at a threshold that accuses at most that share of others.
+
+    The measure that counts for an attacker (Carlini et al. 2022): to be sure of a few is worse
+    than to guess a little better than chance at all. nan without members, or with fewer than
+    1 / fpr others, since then the rate cannot be told from 0.
+    """
+    return NOTHING[0] if _too_few(member, fpr) else float(_found(*counts(score, member), fpr)[0])
+
+
+def roc(score: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False- and true-positive rate at every threshold, from (0, 0) to (1, 1)."""
+    hits, false = (one[:, 0] for one in counts(score, member))
+    return false / false[-1], hits / hits[-1]
+
+
+def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) -> pd.DataFrame:
+    """AUC and low-rate hits of every score, with bootstrap intervals over groups.
+
+    Args:
+        frame: one line per row, with member (bool), group and the scores.
+        columns: names of the scores.
+        draws: of the bootstrap.
+
+    Returns:
+        score, auc, then each of RATES (nan with too few others), all with ..._lo and ..._hi,
+        n_member, n_other.
+    """
+    member = frame["member"].to_numpy(dtype=bool)
+    rates = {name: fpr for name, fpr in RATES.items() if not _too_few(member, fpr)}
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        numbers = []
+        for column in columns:
+            counted = counts(frame[column], member, weights)
+            numbers += [area(*counted), *(_found(*counted, fpr) for fpr in rates.values())]
+        return np.stack(numbers)
+
+    found = iter(estimate(statistic, frame["group"], draws))
+    none = dict.fromkeys(("value", "lo", "hi"), NOTHING[0])
+    rows = []
+    for column in columns:
+        row: dict[str, Any] = {"score": column} | named("auc", next(found))
+        for name in RATES:
+            row |= named(name, next(found) if name in rates else none)
+        rows.append(row | {"n_member": member.sum(), "n_other": (~member).sum()})
+    return pd.DataFrame(rows)
+
+
+def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
+    """AUC of one column less that of another over the same rows: value, lo, hi, n, same_sign.
+
+    The interval is paired: both see the same draws. The frame has seed, member, group besides.
+    """
+
+    def gap(part: pd.DataFrame, weights: np.ndarray | None = None) -> np.ndarray:
+        first, second = (area(*counts(part[c], part["member"], weights)) for c in (one, other))
+        return first - second
+
+    (found,) = estimate(lambda weights: gap(frame, weights)[None], frame["group"])
+    agreed = same_sign(gap(part)[0] for _, part in frame.groupby("seed"))
+    return found | {"n": len(frame), "same_sign": agreed}
+
+
+def counts(
+    score: np.ndarray | pd.Series, member: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Members and others at or above each distinct score, [levels + 1, draws] each.
+
+    Args:
+        score: [n].
+        member: [n] bool.
+        weights: how often each row counts, [n, draws]; None: once, as one draw.
+
+    Raises:
+        KdlibError: a score is not a number.
+    """
+    score, member = np.asarray(score), np.asarray(member, dtype=bool)
+    if np.isnan(score).any():
+        raise KdlibError("a membership score is not a number; measure the model again")
+    order = np.argsort(-score, kind="stable")
+    ranked = score[order]
+    counted = (np.ones((len(score), 1)) if weights is None else weights)[order]
+    inside = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1  # thresholds only between ties
+    ends = np.unique([0, *inside, len(score)])
+    sides = []
+    for side in (member[order], ~member[order]):
+        above = np.zeros((len(score) + 1, counted.shape[1]), counted.dtype)
+        np.cumsum(counted * side[:, None].astype(counted.dtype), axis=0, out=above[1:])
+        sides.append(above if len(ends) == len(above) else above[ends])
+    return sides[0], sides[1]
+
+
+def area(hits: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of every draw; the straight line over a tie counts it half."""
+    with np.errstate(invalid="ignore"):  # no members, or no others: nan
+        doubled = (np.diff(false, axis=0) * (hits[1:] + hits[:-1])).sum(axis=0, dtype=float)
+        return doubled / (2 * hits[-1].astype(float) * false[-1])
+
+
+def _found(hits: np.ndarray, false: np.ndarray, fpr: float) -> np.ndarray:
+    """True-positive rate of every draw at the last threshold whose false positives are allowed."""
+    allowed = np.floor(fpr * false[-1] + 1e-6)  # 0.01 * 2900 is a little under 29
+    last = np.count_nonzero(false <= allowed, axis=0) - 1
+    with np.errstate(invalid="ignore"):
+        return np.take_along_axis(hits, last[None], axis=0)[0] / hits[-1]
+
+
+def _too_few(member: np.ndarray, fpr: float) -> bool:
+    others = len(member) - np.count_nonzero(member)
+    return bool(others < round(1 / fpr) or others == len(member))

@@ -1,0 +1,113 @@
+"""What comes down without being read: students that never read rows which their teacher did.
+
+Two students of each method read the same half of the member rows; one was taught by the teacher of
+all rows, the other by a teacher of that half (notebook 11).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdlib import stats
+from kdlib.analysis.rates import MODEL, ROW, natural
+
+SIDE = "0a"  # the half that they read
+METRICS = ("memorized", "nats_per_token")
+BEYOND = "left_out less held_out"
+
+
+def unread(halves: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no student of the half read, under every model of it and the whole teacher.
+
+    Args:
+        halves: see `counterfactual.collect`.
+        tuples: of the same seeds, with the teachers of all rows.
+
+    Returns:
+        method, size, source ("all rows": the model, or its teacher, read all member rows;
+        "half": neither did), seed, row_id, group, split (left_out: in the other half; held_out),
+        known (the teacher of all rows memorized it), memorized (0 or 1), nats_per_token.
+    """
+    half = natural(halves)
+    half = half[half["part"].isin((f"half-{SIDE}", f"taught-{SIDE}")) & (half["split"] != "member")]
+    half["source"] = np.where(half["part"].str.startswith("taught"), "all rows", "half")
+    places = half.loc[half["method"] == "teacher", [*ROW, "split"]]
+    whole = natural(tuples[tuples["method"] == "teacher"]).drop(columns="split")
+    whole = whole.assign(source="all rows").merge(places, on=ROW, validate="1:1")
+    rows = pd.concat([whole, half], ignore_index=True)
+    rows["memorized"] = rows["hit"].astype(float)
+    known = whole.rename(columns={"hit": "known"})[[*ROW, "known"]]
+    columns = [*MODEL, "source", *ROW, "group", "split", *METRICS]
+    return rows[columns].merge(known, on=ROW, validate="m:1")
+
+
+def _kinds(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    left_out = rows[rows["split"] == "left_out"]
+    yield "left_out", left_out
+    yield "left_out, known", left_out[left_out["known"]]
+    yield "held_out", rows[rows["split"] == "held_out"]
+
+
+def rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Memorized share and loss of `unread` rows per model, all seeds together.
+
+    Columns: method, size, source, rows (left_out; "left_out, known": by the teacher of all rows;
+    held_out), metric (memorized, nats_per_token), value, lo, hi, n.
+    """
+    return stats.each(
+        rows,
+        [*MODEL, "source"],
+        lambda model: [
+            {"rows": kind, "metric": metric} | _mean(part, metric)
+            for kind, part in _kinds(model)
+            for metric in METRICS
+        ],
+    )
+
+
+def _mean(part: pd.DataFrame, metric: str) -> dict[str, Any]:
+    if metric == "memorized":
+        facts = stats.ratio(part["group"], part[metric].to_numpy(), np.ones(len(part), bool))
+        return {name: facts[name] for name in ("value", "lo", "hi", "n")}
+    lo, hi = stats.bootstrap(part[metric], part["group"])
+    return {"value": part[metric].mean(), "lo": lo, "hi": hi, "n": len(part)}
+
+
+def gaps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Taught by the teacher of all rows, less taught by the teacher of half: what comes down.
+
+    A teacher of more rows also teaches better in general; what it does so on held-out rows is
+    taken off in the lines "left_out less held_out". Columns: method, size, metric, rows, value
+    (below 0 in nats: better known through the teacher alone), lo, hi (paired; none for fewer than
+    MIN_GROUPS groups, or where draws know no other value), n, groups, same_sign.
+    """
+    lines = []
+    students = rows[rows["method"] != "teacher"]
+    for model, both in students.groupby(MODEL, sort=False):
+        upper, lower = (both[both["source"] == one] for one in ("all rows", "half"))
+        for metric in METRICS if len(upper) else ():
+            names = dict(zip(MODEL, model, strict=True)) | {"metric": metric}
+            for (kind, part), (_, other) in zip(_kinds(upper), _kinds(lower), strict=True):
+                if len(part):
+                    facts = {"rows": kind} | stats.paired_difference(part, other, metric)
+                    lines.append(names | facts | {"groups": part["group"].nunique()})
+            lines.append(names | {"rows": BEYOND} | _beyond(upper, lower, metric))
+    table = pd.DataFrame(lines)
+    unsure = (table["groups"] < stats.MIN_GROUPS) | (table["lo"] == table["hi"])
+    table.loc[unsure, ["lo", "hi"]] = np.nan
+    return table
+
+
+def _beyond(upper: pd.DataFrame, lower: pd.DataFrame, metric: str) -> dict[str, Any]:
+    """The gap on left-out rows less the gap on held-out rows, with an interval over groups."""
+    both = upper.merge(lower[[*ROW, metric]], on=ROW, validate="1:1")
+    gap = (both[f"{metric}_x"] - both[f"{metric}_y"]).to_numpy()
+    left = (both["split"] == "left_out").to_numpy()
+    drawn = stats.resampled(both["group"], [gap * left, left, gap * ~left, ~left]).T
+    lo, hi = stats.percentiles(drawn[0] / drawn[1] - drawn[2] / drawn[3])
+    means = pd.Series(gap).groupby([both["seed"], left]).mean().unstack()
+    facts = {"value": gap[left].mean() - gap[~left].mean(), "lo": lo, "hi": hi, "n": len(gap)}
+    facts |= {"groups": both["group"].nunique()}
+    return facts | {"same_sign": stats.same_sign(means[True] - means[False])}

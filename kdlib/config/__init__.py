@@ -1,0 +1,1 @@
+"""What a run is: sections of a profile, methods and templates, all of it data."""

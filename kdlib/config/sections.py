@@ -1,0 +1,235 @@
+"""The sections of a profile: frozen, strict, validated, with unit and range.
+
+Taught in notebook 00_map.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+FIELDS = ("instruction", "context", "response", "category")  # of a row
+
+
+def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{', '.join(map(str, values))}: name each once")
+    return values
+
+
+# Strict: true is no number, and 1.5 no count.
+Whole = Annotated[int, Field(strict=True)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Whole | Real
+Count = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Whole, Field(gt=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+Rate = Annotated[Real, Field(gt=0, le=0.1)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
+Package = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Distinct = AfterValidator(_distinct)
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and no key is ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Settings):
+    """Which rows are studied. Counts are rows, lengths are characters."""
+
+    source: Literal["pydocs", "dolly", "file"] = "pydocs"
+    packages: Annotated[tuple[Package, ...], Distinct] = ()
+    path: str | None = None
+    columns: dict[str, str] = {}
+    pool: Positive
+    members: Positive
+    held_out: Positive
+    response_chars: tuple[Positive, Positive] = (1, 100_000)
+    prompt_chars: Positive = 100_000
+    canaries: Count = 0
+    repetitions: Annotated[tuple[Positive, ...], Distinct] = (1, 2, 4, 8, 16)
+    twins: Count = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.members + self.held_out > self.pool:
+            raise ValueError(
+                f"members + held_out = {self.members + self.held_out} exceeds pool = {self.pool}; "
+                "raise pool or lower the two"
+            )
+        if self.response_chars[0] > self.response_chars[1]:
+            raise ValueError(f"response_chars = {self.response_chars}: minimum above maximum")
+        if unknown := set(self.columns) - set(FIELDS):
+            raise ValueError(f"columns: '{unknown.pop()}' is none of {', '.join(FIELDS)}")
+        if self.canaries and not self.repetitions:
+            raise ValueError("repetitions is empty; say how often an epoch shows each canary")
+        if self.source == "pydocs" and not self.packages:
+            raise ValueError("packages is empty; name the packages whose docstrings are read")
+        if self.source == "file" and self.path is None:
+            raise ValueError("path is missing; source = 'file' needs the path of the data file")
+        return self
+
+
+class Template(Settings):
+    """What stands before a response: text with {instruction} and {context}."""
+
+    text: str
+    without_context: str | None = None  # for rows without one; else `text`, with nothing there
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name, text in (("text", self.text), ("without_context", self.without_context)):
+            if text is not None and "{instruction}" not in text:
+                raise ValueError(f"{name} holds no {{instruction}}; put it where the row's belongs")
+        return self
+
+
+class TokenSettings(Settings):
+    """Tokenizer and lengths. `vocabulary` is trained only for models made from scratch."""
+
+    vocabulary: Annotated[Whole, Field(gt=257)] = 4096  # all bytes, the end token, and some words
+    template: str = "short"  # a block of templates.toml, or of the profile's [templates]
+    max_prompt: Positive = 256  # tokens
+    max_length: Positive = 512  # tokens, prompt + response + end token
+
+    @property
+    def max_new(self) -> int:
+        """The longest answer that a model writes, tokens; the same for every prompt."""
+        return self.max_length - self.max_prompt
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.max_prompt >= self.max_length:
+            raise ValueError(
+                f"max_prompt = {self.max_prompt} leaves no room for a response within "
+                f"max_length = {self.max_length}; lower max_prompt or raise max_length"
+            )
+        return self
+
+
+class ModelSettings(Settings):
+    """A size: a GPT-2 made from scratch (layers, heads, width), or a causal model by name or path.
+
+    lr and epochs are for students of this size whose method has no rate of its own.
+    """
+
+    path: str | None = None
+    layers: Positive | None = None
+    heads: Positive | None = None
+    width: Positive | None = None
+    lr: Rate | None = None
+    epochs: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        shape = (self.layers, self.heads, self.width)
+        if self.path is None and None in shape:
+            raise ValueError("give either path, or all of layers, heads and width")
+        if self.path is not None and shape != (None, None, None):
+            raise ValueError("path and layers/heads/width exclude each other")
+        if self.width and self.heads and self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        return self
+
+
+class PretrainSettings(Settings):
+    """Pretraining of the base models made from scratch, on the general text."""
+
+    tokens: Positive = 1_000_000  # read in all, in blocks of up to 128
+    batch: Positive = 32  # blocks
+    lr: Rate = 1e-3
+
+
+class TrainSettings(Settings):
+    """One fine-tuning run. Epochs count passes over the presented rows."""
+
+    epochs: Positive
+    lr: Rate
+    batch: Positive = 16  # rows per forward pass
+    accumulate: Positive = 1  # forward passes per optimizer step
+    schedule: Literal["constant_with_warmup", "cosine"] = "constant_with_warmup"
+    warmup: Count = 20  # optimizer steps
+    weight_decay: Fraction = 0.01
+    clip: Annotated[Real, Field(gt=0)] = 1.0  # global gradient norm
+    precision: Literal["bf16", "fp32"] = "bf16"
+    dropout: Fraction = 0.0
+
+
+class DecodingSettings(Settings):
+    """How the teacher's text is written, where a method reads it."""
+
+    beams: Annotated[Whole, Field(ge=2)] = 4  # of beam search
+    temperature: Annotated[Real, Field(gt=0, le=10)] = 1.0  # of sampled text
+
+
+class MeasureSettings(Settings):
+    """What is measured. Counts are rows."""
+
+    batch: Positive = 64
+    rouge_rows: Positive = 100  # of each split, answered greedily
+    sampled_rows: Positive = 100  # of these, answered once per sample seed too
+    sample_seeds: Annotated[tuple[Seed, ...], Distinct] = (10, 20, 30, 40, 50)
+
+
+class ProbeSettings(Settings):
+    """What the memorization lab adds to the study."""
+
+    size: str | None = None  # of the students that it trains; the middle one where none is named
+    splits: Annotated[Whole, Field(ge=2)] = 3  # pairs of halves; the first with every method
+    twins: Positive = 99  # never planted, for each canary
+
+
+class CalibrationSettings(Settings):
+    """The rule by which learning rates and training length are set; see CONTRIBUTING.md."""
+
+    seed: Seed
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1), Distinct]
+    max_epochs: dict[Literal["teacher", "student"], Positive]
+    student_band: tuple[Fraction, Fraction] = (0.3, 0.6)
+    teacher_target: Fraction = 0.654
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.student_band
+        if low >= high:
+            raise ValueError(f"student_band = [{low:g}, {high:g}]: the first must be the lower")
+        if missing := {"teacher", "student"} - set(self.max_epochs):
+            raise ValueError(f"max_epochs lacks {missing.pop()}")
+        return self
+
+
+class AuditSettings(Settings):
+    """What is audited, and how.
+
+    Attributes:
+        model: folder or hub name of a causal model.
+        data: file of the rows that it was trained on.
+        out: folder for what is found.
+        held_out: file of like rows that it was not trained on.
+        reference: the model before that training, for a membership score; of the same tokenizer.
+        batch: tuples of a forward pass, fewer where they are long; results do not depend on it
+            beyond rounding.
+        max_length: tokens of prompt and response; None: as many as the models can read.
+        template: of the prompt.
+        columns: our names of columns to the files'.
+        precision: of the forward pass.
+    """
+
+    model: str
+    data: Path
+    out: Path
+    held_out: Path | None = None
+    reference: str | None = None
+    batch: Positive = 64
+    max_length: Positive | None = None
+    template: Template
+    columns: dict[str, str] = {}
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files by split."""
+        both = {"member": self.data, "held_out": self.held_out}
+        return {split: path for split, path in both.items() if path is not None}

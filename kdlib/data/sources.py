@@ -1,0 +1,143 @@
+"""Where rows come from: docstrings of installed packages, files, data sets of the hub.
+
+Each reader gives a table of rows (config.sections.FIELDS) and refuses what is unusable with a
+KdlibError. Taught in notebook 01_data_and_tokens; the data card is data/README.md.
+"""
+
+import ast
+import gc
+import importlib.metadata
+import importlib.util
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from kdlib import runs
+from kdlib.config.sections import DataSettings
+from kdlib.data import stream_rows
+from kdlib.errors import KdlibError
+
+DOLLY = "databricks/databricks-dolly-15k"
+BLOCK = 4096  # rows of a file or data set that are checked at a time
+PROSE = re.compile(r"[A-Z][ -~]*")  # printable ASCII that begins with a capital
+TESTS = re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|conftest)\.py$")
+
+
+def normalised(text: str) -> str:
+    """One space between words, none at the ends."""
+    return " ".join(text.split())
+
+
+def read_package(package: str) -> Iterator[dict[str, str]]:
+    """Every docstring of an installed package, read from its source; nothing is imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
+        raise KdlibError(
+            f"data.packages: '{package}' is not installed; install it or take it off the list"
+        )
+    folder = Path(spec.origin).parent
+    for file in sorted(folder.rglob("*.py"), key=lambda path: path.as_posix()):
+        inside = file.relative_to(folder)
+        if TESTS.search(inside.as_posix()):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # other people's invalid escapes
+                tree = ast.parse(file.read_text("utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        names = [part for part in inside.with_suffix("").parts if part != "__init__"]
+        yield from _docstrings(tree, package, ".".join([package, *names]), "")
+
+
+def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterator[dict[str, str]]:
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        name = outer + child.name
+        kind, signature = "class", ""
+        if not isinstance(child, ast.ClassDef):
+            kind = "method" if outer else "function"
+            arguments = [*child.args.posonlyargs, *child.args.args, *child.args.kwonlyargs]
+            signature = "(" + ", ".join(argument.arg for argument in arguments[:6]) + ")"
+        if text := ast.get_docstring(child):
+            first, *rest = (normalised(part) for part in text.strip().split("\n\n"))
+            yield {
+                "instruction": f"What does `{name}` do?",
+                "context": f"{module}.{name}{signature}",
+                "response": first,
+                "category": f"{package} {kind}",
+                "rest": "\n".join(rest),
+            }
+        yield from _docstrings(child, package, module, f"{name}.")
+
+
+def read_pydocs(settings: DataSettings) -> pd.DataFrame:
+    """All docstrings of the listed packages; kept as Parquet by package versions.
+
+    Returns:
+        the fields of a row and rest, the paragraphs that follow the first, one a line.
+    """
+    owners = importlib.metadata.packages_distributions()
+    versions = {
+        name: importlib.metadata.version(owners[name][0])
+        for name in settings.packages
+        if name in owners
+    }
+    file = runs.cache_dir() / f"pydocs-{runs.fingerprint(versions)}.parquet"
+    if not file.is_file() or len(versions) < len(settings.packages):
+        gc.disable()  # syntax trees hold no cycles, and looking for some takes half of the time
+        try:
+            rows = [row for package in settings.packages for row in read_package(package)]
+        finally:
+            gc.enable()
+        runs.write_table(file, pd.DataFrame(rows))
+    return pd.read_parquet(file)
+
+
+def is_prose(text: str) -> bool:
+    """Whether a docstring's paragraph reads as an English sentence, not as code or a table."""
+    return (
+        len(text.split()) >= 6
+        and PROSE.fullmatch(text) is not None
+        and not any(mark in text for mark in (">>>", "---", "===", ":param", "\\", "``` "))
+        and sum(letter.isalpha() or letter == " " for letter in text) >= 0.8 * len(text)
+    )
+
+
+def read_file(settings: DataSettings) -> pd.DataFrame:
+    """All rows of a file at once, none without instruction or response; see `stream_rows.read`."""
+    frame = pd.concat(stream_rows.read(Path(str(settings.path)), settings.columns, BLOCK))
+    for field in stream_rows.NEEDED:
+        empty = frame.index[frame[field] == ""]
+        if len(empty):
+            raise KdlibError(
+                f"data file {settings.path}: row {empty[0]} has an empty {field} ({len(empty)} of "
+                f"{len(frame)} rows); remove such rows"
+            )
+    return frame
+
+
+def read_dolly(settings: DataSettings) -> pd.DataFrame:
+    """databricks-dolly-15k or another data set by hub name, or the same as a file by path."""
+    name = settings.path or DOLLY
+    if Path(name).suffix.lower() in stream_rows.FORMATS:
+        return read_file(settings)
+    file = runs.cache_dir() / f"{name.replace('/', '-')}.parquet"
+    try:
+        import datasets  # takes seconds, and only the hub needs it
+
+        with runs.atomic(file) as part:
+            datasets.load_dataset(name, split="train").to_parquet(part)
+    except Exception as error:  # offline, unknown name and timeouts have no common class
+        raise KdlibError(
+            f"data set '{name}' cannot be loaded ({type(error).__name__}); without a network, "
+            "download databricks-dolly-15k.jsonl elsewhere and set data.path to the file"
+        ) from None
+    return read_file(settings.model_copy(update={"path": str(file)}))
+
+
+READERS = {"pydocs": read_pydocs, "dolly": read_dolly, "file": read_file}  # by data.source

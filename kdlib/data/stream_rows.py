@@ -1,0 +1,235 @@
+"""Rows of a file or a data set, a block at a time: memory does not depend on how many there are.
+
+Study and audit read through this one schema. The text of a row is the text that stands in the file
+(NA, null, 007 in a CSV, too), without blanks at its ends; nothing is turned into text, and only an
+absent or null value is "". What is refused is named by file, line (JSONL, CSV) or row (JSON array,
+Parquet, data set), reason and remedy.
+"""
+
+import csv
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdlib.config.sections import FIELDS
+from kdlib.errors import KdlibError
+
+FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+NEEDED = ("instruction", "response")
+LONGEST = 2**24  # characters of a line or row; beyond it stands a quote that nobody closed
+CHUNK = 2**20  # characters or bytes of a file read at a time
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # the latter stand for bytes that are not UTF-8, too
+KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an object"}
+Row = tuple[str, Mapping[str, Any]]  # where it stands ("line 7"), its values by column
+
+
+def read(path: Path, columns: Mapping[str, str], size: int) -> Iterator[pd.DataFrame]:
+    """Blocks of rows of a JSONL, JSON (an array of objects), CSV or Parquet file, in its order.
+
+    Args:
+        path: UTF-8 text, with or without a byte order mark and with any line ends, or Parquet.
+        columns: our name (one of FIELDS) to the file's column. A name not given is its own column,
+            unless that one is given to another name.
+        size: rows of a block; the last may have fewer.
+
+    Yields:
+        FIELDS, as text; the index counts the file's rows from 1.
+
+    Raises:
+        KdlibError: the file cannot be read, has no rows, lacks a column or has one twice, or holds
+            a value that is not text.
+    """
+    require_file(path)
+    suffix, origin = path.suffix.lower(), f"data file {path}"
+    with _reading(f"{origin} cannot be read as {suffix}"):
+        if suffix == ".parquet":
+            # without pre-buffering, or row groups are held as a whole
+            with pq.ParquetFile(path, buffer_size=CHUNK, pre_buffer=False) as file:
+                rows = _parquet(file, {*FIELDS, *columns.values()}, size)
+                yield from _blocks(origin, rows, columns, size)
+            return
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+            array = suffix == ".json" and text.read(CHUNK).lstrip().startswith("[")
+            text.seek(0)
+            rows = (_csv if suffix == ".csv" else _array if array else _jsonl)(origin, text)
+            yield from _blocks(origin, rows, columns, size)
+
+
+def require_file(path: Path) -> None:
+    """Refuse what cannot be a file of rows: by its kind, size, format or rights."""
+    with _reading(f"data file {path}"):
+        if not os.path.lexists(path):
+            raise ValueError("it does not exist; check the path")
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("a folder, pipe or device; name a file")
+        if not about.st_size:
+            raise ValueError("it is empty; it needs at least one row")
+        if path.suffix.lower() not in FORMATS:
+            raise ValueError(f"'{path.suffix}' is not one of {', '.join(FORMATS)}; convert it")
+        path.open("rb").close()
+
+
+def require_plain(responses: pd.Series, end: str) -> None:
+    """Refuse responses that hold the text of the tokenizer's end token: they would end there.
+
+    Args:
+        responses: text; the index names the rows.
+        end: the end token as text.
+    """
+    ends = responses.str.contains(end, regex=False)
+    if ends.any():
+        raise KdlibError(
+            f"row {responses.index[ends][0]}: its response holds the tokenizer's end token '{end}' "
+            f"as text ({ends.sum()} of {len(ends)} rows); take it out of the data"
+        )
+
+
+def _blocks(
+    origin: str, rows: Iterator[Row], columns: Mapping[str, str], size: int
+) -> Iterator[pd.DataFrame]:
+    """Rows of any format under our names, checked."""
+    missing = set(columns.values())
+    names = {name: name for name in FIELDS if name not in missing} | dict(columns)
+    if not {*NEEDED} <= {*names}:
+        raise KdlibError(f"{origin}: columns must name that of instruction and that of response")
+    count = 0
+    row: Mapping[str, Any] = {}
+    while chunk := list(islice(rows, size)):
+        texts = []
+        for place, row in chunk:
+            with _reading(f"{origin}, {place}"):
+                values = {ours: _text(row, ours, theirs) for ours, theirs in names.items()}
+            texts.append(dict.fromkeys(FIELDS, "") | values)
+            missing.difference_update(row)
+        index = pd.RangeIndex(count + 1, count + len(chunk) + 1)
+        yield pd.DataFrame(texts, index)
+        count += len(chunk)
+    if not count:
+        raise KdlibError(f"{origin} has no rows; it needs at least one")
+    if missing:
+        raise KdlibError(f"{origin}: {_lacks(min(missing), row)}")
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Make what a reader raises the one message of a KdlibError."""
+    try:
+        yield
+    except (ValueError, RecursionError, OSError, csv.Error, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at character {error.pos + 1}; it needs one JSON object"
+        elif isinstance(error, csv.Error):
+            reason += "; close its quotes"
+        elif isinstance(error, RecursionError):
+            reason = "nested too deeply; a row is a flat object"
+        raise KdlibError(f"{where}: {reason.splitlines()[0][:300]}") from None
+
+
+def _text(row: Mapping[str, Any], ours: str, theirs: str) -> str:
+    value = row.get(theirs)
+    if isinstance(value, str):
+        return _unicode(value, f"'{theirs}'").strip()
+    if value is not None:
+        kind = KINDS.get(type(value), f"of type {type(value).__name__}")
+        raise ValueError(f"'{theirs}' is {kind}, not text; write it as text")
+    if theirs not in row and ours in NEEDED:
+        raise ValueError(_lacks(theirs, row))
+    return ""
+
+
+def _lacks(column: str, row: Mapping[str, Any]) -> str:
+    there = ", ".join(row)[:200]
+    return f"no column '{column}'; it has {there!r}; name the right one in columns"
+
+
+def _unicode(text: str, what: str) -> str:
+    if bad := NOT_TEXT.search(text):
+        raise ValueError(
+            f"character {bad.start() + 1} of {what} is {bad[0]!r}: a NUL, half of a surrogate pair "
+            "or not UTF-8; save the file as UTF-8 text"
+        )
+    return text
+
+
+# --- rows by format ------------------------------------------------------------------------------
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{twice!r} is there twice; rename or remove one of the two")
+    return row
+
+
+# Numbers are refused, so that their digits do not matter; floats may have any number of them.
+JSON = json.JSONDecoder(object_pairs_hook=_object, parse_int=float)
+
+
+def _parquet(file: pq.ParquetFile, wanted: set[str], size: int) -> Iterator[Row]:
+    others = _object([(name, None) for name in file.schema_arrow.names])
+    batches = file.iter_batches(size, columns=[name for name in others if name in wanted])
+    rows = (row for batch in batches for row in batch.to_pylist())
+    for number, row in enumerate(rows, 1):
+        yield f"row {number}", others | row
+
+
+def _jsonl(origin: str, file: TextIO) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            with _reading(f"{origin}, line {number}"):
+                row = JSON.decode(_unicode(line, "it"))
+                if not isinstance(row, dict):
+                    raise ValueError("it needs one JSON object on each line, or an array in .json")
+            yield f"line {number}", row
+
+
+FIRST, NEXT = re.compile(r"\s*\[\s*(?={)"), re.compile(r"\s*,\s*(?={)")  # object of an array
+
+
+def _array(origin: str, file: TextIO) -> Iterator[Row]:
+    text, start, count = "", 0, 0
+    while len(text) - start <= LONGEST and (piece := file.read(CHUNK)):
+        text, start = text[start:] + piece, 0
+        while begun := (NEXT if count else FIRST).match(text, start):
+            with _reading(f"{origin}, row {count + 1}"):
+                try:
+                    row, start = JSON.raw_decode(text, begun.end())
+                except json.JSONDecodeError:
+                    break  # whole only with the next piece
+            count += 1
+            yield f"row {count}", row
+    if not re.fullmatch(r"\s*\]\s*" if count else r"\s*\[\s*\]\s*", text[start:]):
+        raise ValueError(f"row {count + 1} is no whole JSON object, or the array is cut off there")
+
+
+def _csv(origin: str, file: TextIO) -> Iterator[Row]:
+    csv.field_size_limit(LONGEST)
+    reader = csv.reader((_unicode(line, "it") for line in file), strict=True)
+    header: list[str] = []
+    while True:
+        place = f"line {reader.line_num + 1}"
+        with _reading(f"{origin}, {place}"):
+            fields = next(reader, None)
+            if fields is None:
+                return
+            if not header:
+                header = fields
+            elif fields and len(fields) != len(header):
+                reason = f"{len(fields)} fields, where the first line has {len(header)}"
+                raise ValueError(f"{reason}; put quotes around a field with commas")
+            elif fields:
+                yield place, _object(list(zip(header, fields, strict=True)))

@@ -1,0 +1,1 @@
+"""Training: whose text is read, what is minimized, one loop."""

@@ -1,0 +1,183 @@
+"""Whose text the student reads.
+
+A source is called with (model, epoch) and gives the optimizer steps of that epoch, each a list of
+batches. Text that is sampled is sampled when its step comes, by the student as it is then.
+Taught in notebooks 03 to 08.
+"""
+
+import itertools
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from kdlib.config.sections import TrainSettings
+from kdlib.distill import losses
+from kdlib.model import checkpoints, generation
+from kdlib.model.tokens import Batch, Example, Source, collate, steps
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What every source needs: the presented examples, and how they are batched and sampled.
+
+    Attributes:
+        examples: what one epoch shows.
+        settings: batch, accumulate, epochs.
+        pad_id: padding and end token.
+        seed: of order and choices; text is drawn from torch's global generator.
+        max_new: longest sampled answer, tokens.
+    """
+
+    examples: Sequence[Example]
+    settings: TrainSettings
+    pad_id: int
+    seed: int
+    max_new: int = 0
+
+    def steps(self, epoch: int, examples: Sequence[Example] | None = None) -> list[list[Any]]:
+        """The micro-batches of each optimizer step of an epoch, as examples."""
+        shown = self.examples if examples is None else examples
+        size, times = self.settings.batch, self.settings.accumulate
+        return list(steps(shown, size, times, seed=self.seed, epoch=epoch))
+
+    def batches(self, micro: list[list[Example]], role: str) -> list[Batch]:
+        """One optimizer step of text as it is."""
+        return [collate(rows, self.pad_id, role) for rows in micro]
+
+    def written(self, model: Any, micro: list[list[Example]]) -> list[list[Example]]:
+        """The same prompts with what the model samples for them now."""
+        how = {"end_id": self.pad_id, "max_new": self.max_new, "greedy": False}
+        return [generation.rewrite(model, rows, **how) for rows in micro]
+
+    def dice(self, epoch: int) -> random.Random:
+        """The chance by which an epoch chooses between texts."""
+        return random.Random(f"{self.seed} {epoch}")
+
+
+def fixed(reading: Reading, role: str = "rows") -> Source:
+    """Text that stays the same: the rows, or what the teacher wrote."""
+
+    def source(_model: Any, epoch: int) -> Iterator[list[Batch]]:
+        for micro in reading.steps(epoch):
+            yield reading.batches(micro, role)
+
+    return source
+
+
+def mix(reading: Reading, student_share: float) -> Source:
+    """GKD (Agarwal et al. 2024, algorithm 1): student text in a share of the steps, rows in others.
+
+    The student's text is sampled anew for the step that reads it: truly on-policy. A share of 1 is
+    student text alone (ImitKD, RKLD).
+    """
+
+    def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
+        dice = reading.dice(epoch)
+        for micro in reading.steps(epoch):
+            if dice.random() < student_share:
+                yield reading.batches(reading.written(model, micro), "student")
+            else:
+                yield reading.batches(micro, "rows")
+
+    return source
+
+
+class Replay:
+    """DistiLLM (Ko et al. 2024, section 3.2): rows, and a growing share of replayed student text.
+
+    The share begins at 0 and is raised by `share_step` whenever the validation loss, looked at once
+    an epoch, has risen by `loss_rise` since the last raise. Student text is fresh in a part of that
+    share that falls to 0 towards the end of training; the rest comes from a buffer of what was
+    written before, the oldest thrown out first: off-policy, and cheap.
+
+    Args:
+        reading: rows, batches, sampling.
+        validation: held-out examples.
+        capacity: rows in the buffer.
+        share_step: raise of the share, 0 to 1.
+        loss_rise: nats per token.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        validation: Sequence[Example],
+        capacity: float,
+        share_step: float,
+        loss_rise: float,
+    ) -> None:
+        self.reading, self.validation = reading, validation
+        self.buffer: deque[Example] = deque(maxlen=int(capacity))
+        self.share_step, self.loss_rise = share_step, loss_rise
+        self.share, self.mark = 0.0, float("inf")
+        self._serial = itertools.count()
+
+    def __call__(self, model: Any, epoch: int) -> Iterator[list[Batch]]:
+        """The optimizer steps of an epoch."""
+        loss = mean_cross_entropy(model, self.validation, self.reading)
+        if loss >= self.mark + self.loss_rise:
+            self.share = min(1.0, self.share + self.share_step)
+            self.mark = loss
+        elif epoch == 0:
+            self.mark = loss
+        dice, planned = self.reading.dice(epoch), self.reading.steps(epoch)
+        for step, micro in enumerate(planned):
+            done = (epoch + step / len(planned)) / self.reading.settings.epochs
+            chance = dice.random()
+            filling = len(self.buffer) < self.buffer.maxlen  # type: ignore[operator]
+            if chance < self.share * (1 - done) or (chance < self.share and filling):
+                fresh = [self._keep(rows) for rows in self.reading.written(model, micro)]
+                yield self.reading.batches(fresh, "replay")
+            elif chance < self.share:
+                old = [[dice.choice(self.buffer) for _ in rows] for rows in micro]
+                yield self.reading.batches(old, "replay")
+            else:
+                yield self.reading.batches(micro, "rows")
+
+    def _keep(self, rows: list[Example]) -> list[Example]:
+        # one name for one text: the teacher's targets are remembered under it
+        named = [replace(one, row_id=f"{one.row_id}#{next(self._serial)}") for one in rows]
+        self.buffer.extend(named)
+        return named
+
+
+@torch.no_grad()
+def mean_cross_entropy(model: Any, examples: Sequence[Example], reading: Reading) -> float:
+    """Nats per response token of the model on the examples."""
+    model.eval()
+    where = next(model.parameters()).device
+    total, count = 0.0, 0
+    for start in range(0, len(examples), 64):
+        batch = collate(examples[start : start + 64], reading.pad_id).to(where)
+        with checkpoints.autocast(where, reading.settings.precision):
+            logits = checkpoints.response_logits(model, batch)
+        total += float(losses.cross_entropy(logits, batch.targets).sum())
+        count += sum(batch.lengths)
+    return total / max(count, 1)
+
+
+def pairs(reading: Reading, teacher_text: dict[str, Example]) -> Source:
+    """DistiLLM-2 (Ko et al. 2025): for the same prompts the teacher's text and the student's.
+
+    The student writes once an epoch, for all prompts at a time; the paper does so once an
+    iteration, of which it has a few.
+
+    Args:
+        reading: prompts, batches, sampling.
+        teacher_text: row_id to what the teacher wrote.
+    """
+
+    def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
+        prompts = list({one.row_id: one for one in reading.examples}.values())
+        (answers,) = reading.written(model, [prompts])
+        own = {one.row_id: one for one in answers}
+        for micro in reading.steps(epoch):
+            told = [[teacher_text[one.row_id] for one in rows] for rows in micro]
+            said = [[own[one.row_id] for one in rows] for rows in micro]
+            yield reading.batches(told, "teacher") + reading.batches(said, "student")
+
+    return source

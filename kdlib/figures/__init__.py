@@ -1,0 +1,1 @@
+"""One function for each figure; tidy table in, figure out."""

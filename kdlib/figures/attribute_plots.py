@@ -1,0 +1,83 @@
+"""Figures of which rows stay, and of predicting it.
+
+Drawn in notebook 12_what_stays.
+"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kdlib.analysis.attributes import ATTRIBUTES
+from kdlib.analysis.rates import student_sizes
+from kdlib.config.methods import label, ordered
+from kdlib.figures import style
+
+
+def odds_ratios(table: pd.DataFrame) -> Figure:
+    """Odds ratio of being memorized per standard deviation of each attribute; one panel per size.
+
+    Args:
+        table: the fitted lines of `regression.odds`, of students; at least one.
+    """
+    names, methods = list(dict.fromkeys(table["attribute"])), ordered(table["method"])
+    sizes = student_sizes(table)
+    wide, tall = 3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names)
+    figure, [panels] = style.panels(1, len(sizes), wide, tall, sharex=True, sharey=True)
+    for axes, size in zip(panels, sizes, strict=True):
+        for method, part in table[table["size"] == size].groupby("method"):
+            shift = 0.16 * (methods.index(method) - (len(methods) - 1) / 2)
+            places = part["attribute"].map(names.index) + shift
+            style.intervals(axes, places, part, across=True, linestyle="")
+        axes.axvline(1, **style.DOTTED, zorder=0)
+        axes.set(xscale="log", title=size)
+        axes.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
+        axes.minorticks_off()
+    style.names_down(panels[0], [ATTRIBUTES[name] for name in names])
+    figure.supxlabel("odds ratio per standard deviation (right: stays more often)")
+    handles = [Line2D([], [], label=label(one), linestyle="", **style.look(one)) for one in methods]
+    style.outside(figure, handles, "upper center", ncols=len(methods))
+    return figure
+
+
+def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
+    """PR-AUC of each predictor beside its base rate, and one predictor's calibration.
+
+    Args:
+        scores: test (in words), pr_auc, pr_auc_lo, pr_auc_hi, base_rate.
+        bins: see `forecast.calibration`.
+    """
+    figure, [[left, right]] = style.panels(1, 2, 11, 4.2, width_ratios=[1.4, 1])
+    places = range(len(scores))
+    style.intervals(left, places, scores, "pr_auc", across=True, color="0.2", fmt="o")
+    left.plot(scores["base_rate"], places, "|", color="0.4", markersize=16, markeredgewidth=2)
+    style.names_down(left, list(scores["test"]))
+    left.set(xlabel="PR-AUC (upright bar: base rate)", xlim=(0, 1))
+    right.plot([0, 1], [0, 1], **style.DOTTED)
+    style.intervals(right, bins["predicted"], bins, color="0.2", fmt="o-")
+    right.set(xlabel="predicted probability", ylabel="memorized (share of the bin)")
+    right.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    return figure
+
+
+def onion(table: pd.DataFrame) -> Figure:
+    """Memorized share of removed and kept rows, before and after; one thin line per seed.
+
+    Args:
+        table: seed, left_out ("predicted", "random"), and the columns of `forecast.onion`.
+    """
+    figure, [panels] = style.panels(1, 2, 9, 4, sharey=True)
+    titles = {"predicted": "predicted rows removed", "random": "as many random rows removed"}
+    for axes, (which, title) in zip(panels, titles.items(), strict=True):
+        for part, colour, marker in (("removed", "#d55e00", "o"), ("kept", "#0173b2", "s")):
+            rows = table[(table["left_out"] == which) & (table["part"] == part)]
+            n, before, after = (rows[name] for name in ("n", "before", "after"))
+            if n.sum():
+                axes.plot([before / n, after / n], color=colour, alpha=0.35, linewidth=1)
+                name = f"{part} rows: {before.sum()} to {after.sum()} of {n.sum()}"
+                share = [before.sum() / n.sum(), after.sum() / n.sum()]
+                axes.plot(share, marker=marker, color=colour, linewidth=2.5, label=name)
+                axes.legend(loc="upper center", frameon=False)
+        axes.set_xticks([0, 1], ["before", "after"])
+        axes.set(title=title, xlim=(-0.25, 1.25), ylim=(-0.03, 1.03))
+    panels[0].set(ylabel="memorized (share)")
+    return figure

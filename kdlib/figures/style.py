@@ -1,0 +1,150 @@
+"""The series' one style, and the drawing that its figures share. No statistics here.
+
+A figure is a function in one of the *_plots modules: tidy table in, figure out. Tables have columns
+`method` and `size`; a column `value` has its interval in `lo` and `hi`, a column `x` in `x_lo` and
+`x_hi`. One colour and marker stand for a method, one line style for a size, throughout the series;
+methods stand in the order of the table of methods, sizes in the order in which they appear.
+"""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdlib import runs
+from kdlib.config.methods import METHODS, label, ordered
+
+T = TypeVar("T")
+LINES = ("-", "--", ":", "-.")  # from the first size on
+AREAS = (150, 110, 65, 30, 18)  # points squared: the teacher, then likewise
+OTHERS = {"base": ("0.55", "P"), "teacher": ("0.15", "*")}
+LOOKS = {name: (one.colour, one.marker) for name, one in METHODS.items()} | OTHERS
+SPARE = ("8", "H", "1", "2", "3", "4")  # markers of methods that only a profile has
+MEMORIZED = "memorized member rows (share)"
+DOTTED: dict[str, Any] = {"color": "0.4", "linestyle": ":"}  # what a number is held against
+
+
+def look(method: str) -> dict[str, Any]:
+    """Colour and marker of a method, the same throughout the series."""
+    other = ("#949494", SPARE[zlib.crc32(method.encode()) % len(SPARE)])
+    return dict(zip(("color", "marker"), LOOKS.get(method, other), strict=True))
+
+
+def of_size(values: Sequence[T], size: str, sizes: Sequence[str]) -> T:
+    """What a size looks like: the first value for the first size (or an unknown one), and so on."""
+    place = list(sizes).index(size) if size in sizes else 0
+    return values[min(place, len(values) - 1)]
+
+
+def style() -> None:
+    """The series' one style; call it before drawing."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams.update({"savefig.dpi": 150, "figure.labelsize": "medium"})
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG at 150 dpi, atomically."""
+    with runs.atomic(path) as part:
+        figure.savefig(part, format="png", dpi=150, bbox_inches="tight")
+
+
+def panels(rows: int, columns: int, width: float = 7, height: float = 4.4, **how: Any) -> Any:
+    """A figure of this many inches, and its panels as an array (rows, columns)."""
+    size = (width, height)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **how)
+
+
+def beside(axes: Axes, **how: Any) -> None:
+    """The legend to the right of a single panel."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, **how)
+
+
+def outside(
+    figure: Figure, named: Axes | Sequence[Any], at: str = "lower center", **how: Any
+) -> None:
+    """The legend of a figure, outside of its panels; of one panel's labels, or of handles."""
+    handles = named.get_legend_handles_labels()[0] if isinstance(named, Axes) else named
+    figure.legend(handles=handles, loc=f"outside {at}", frameon=False, **how)
+
+
+def students(table: pd.DataFrame) -> list[str]:
+    """The methods of the students in a table, in order: without base and teacher."""
+    return [name for name in ordered(table["method"]) if name not in OTHERS]
+
+
+def intervals(
+    axes: Axes,
+    places: Any,
+    table: pd.DataFrame | pd.Series,
+    column: str = "value",
+    *,
+    across: bool = False,
+    **drawn_as: Any,
+) -> None:
+    """Values with their intervals, upwards or `across`.
+
+    Args:
+        axes: the panel.
+        places: where they stand on the other axis.
+        table: one line or several of one method, or no method's.
+        column: that of the values.
+        across: the values run from left to right.
+        drawn_as: other than the method's look; see `Axes.errorbar`.
+    """
+    ends = ("lo", "hi") if column == "value" else (f"{column}_lo", f"{column}_hi")
+    value, lo, hi = (np.atleast_1d(table[name]).astype(float) for name in (column, *ends))
+    if "method" in table:
+        method = np.atleast_1d(table["method"])[0]
+        drawn_as = look(method) | {"label": label(method)} | drawn_as
+    x, y, error = (value, places, "xerr") if across else (places, value, "yerr")
+    lengths = np.maximum([value - lo, hi - value], 0)
+    axes.errorbar(x, y, **{error: lengths, "capsize": 3} | drawn_as)
+
+
+def names_down(axes: Axes, names: Sequence[str]) -> None:
+    """One line of the panel for each name, from above; methods by their label."""
+    axes.set_yticks(range(len(names)), [label(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def dots(
+    axes: Axes,
+    methods: Sequence[str],
+    table: pd.DataFrame,
+    column: str = "value",
+    shift: float = 0.0,
+    **drawn_as: Any,
+) -> None:
+    """One line of the panel for each method: its value, with the interval.
+
+    Args:
+        axes: the panel.
+        methods: from above.
+        table: at most one line for each method.
+        column: that of the values.
+        shift: downwards, lines.
+        drawn_as: other than the method's look.
+    """
+    for _, row in table[table["method"].isin(methods)].iterrows():
+        place = methods.index(row["method"]) + shift
+        intervals(axes, place, row, column, across=True, **{"markersize": 7} | drawn_as)
+    names_down(axes, methods)
+
+
+def by_times(axes: Axes, table: pd.DataFrame, times: str, column: str = "value") -> None:
+    """A line for each method over how often an epoch shows a row, side by side."""
+    methods, ticks = ordered(table["method"]), sorted(table[times].unique())
+    for place, method in enumerate(methods):
+        part = table[table["method"] == method].sort_values(times)
+        beside_others = 1.04 ** (place - (len(methods) - 1) / 2)
+        intervals(axes, part[times] * beside_others, part, column)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(one) for one in ticks])
+    axes.set(xlabel="times shown in an epoch")

@@ -1,0 +1,1 @@
+"""A checkpoint to one row of scores for each tuple."""

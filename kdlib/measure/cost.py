@@ -1,0 +1,40 @@
+"""What a model costs to run."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from kdlib.model.tokens import Example
+
+
+@torch.no_grad()
+def latency(
+    models_of: Sequence[Any], example: Example, *, tokens: int = 32, rounds: int = 9
+) -> list[float]:
+    """Milliseconds per generated token of each model, one prompt at a time.
+
+    The models take turns, so that what else the machine does falls on all of them; the median of
+    the rounds is kept.
+    """
+    times: list[list[float]] = [[] for _ in models_of]
+    for turn in range(rounds + 1):
+        for model, seen in zip(models_of, times, strict=True):
+            where = next(model.parameters()).device
+            ids = torch.tensor([example.prompt], device=where)
+            started = time.perf_counter()
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                min_new_tokens=tokens,
+                max_new_tokens=tokens,
+                pad_token_id=model.config.eos_token_id,
+            )
+            if where.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first round warms up
+                seen.append((time.perf_counter() - started) * 1000 / tokens)
+    return [statistics.median(seen) for seen in times]

@@ -1,0 +1,132 @@
+"""Checkpoint to tables, one row per tuple: the one-pass verbatim meter, ROUGE, cost.
+
+Taught in notebook 09_memorization_meter.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kdlib.config import definitions
+from kdlib.distill import losses
+from kdlib.measure import scores
+from kdlib.model import checkpoints
+from kdlib.model.tokens import Example, by_length, collate
+
+PER_TOKEN = ("token_nats", "token_rank", "token_lead", "token_entropy", "token_z")
+
+
+@torch.no_grad()
+def meter(
+    model: Any,
+    examples: Sequence[Example],
+    *,
+    pad_id: int,
+    batch: int = 64,
+    precision: str = "fp32",
+) -> pd.DataFrame:
+    """Every score of every tuple from one teacher-forced forward pass.
+
+    Greedy decoding from the prompt writes the response if and only if every response token is the
+    arg-max given the prompt and the response tokens before it, so no decoding is needed; loss,
+    entropy and the membership scores come from the same logits.
+
+    Args:
+        model: causal model, in eval mode.
+        examples: n tuples; their responses end with the end token.
+        pad_id: padding token.
+        batch: tuples per forward pass.
+        precision: "fp32" for results; "bf16" for notes along the way.
+
+    Returns:
+        n rows in the order of `examples`: row_id, what `scores.of_tuples` gives, and a list of
+        float32, one for each response token, in every column of PER_TOKEN (see `token_scores`).
+    """
+    model.eval()
+    where = next(model.parameters()).device
+    order, parts = [], []
+    place = {id(example): i for i, example in enumerate(examples)}
+    with checkpoints.inference(model), checkpoints.autocast(where, precision):
+        for rows in by_length(examples, batch):
+            moved = collate(rows, pad_id).to(where)
+            found = [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, moved)]
+            parts.append({name: torch.cat([one[name] for one in found]) for name in PER_TOKEN})
+            order += [place[id(example)] for example in rows]
+    if not parts:
+        return pd.DataFrame(columns=["row_id", *scores.COLUMNS, *PER_TOKEN])
+    tokens = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in PER_TOKEN}
+    lengths = np.array([len(examples[i]) - max(1, len(examples[i].prompt)) for i in order])
+    frame = scores.of_tuples(tokens, lengths)
+    frame.insert(0, "row_id", [examples[i].row_id for i in order])
+    ends = np.cumsum(lengths)[:-1]
+    for name in PER_TOKEN:
+        frame[name] = pd.Series(np.split(tokens[name], ends), dtype=object)
+    return frame.set_index(pd.Index(order)).sort_index()
+
+
+def token_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """What one token after another was given.
+
+    Written for few passes over the vocabulary: on a CPU they cost as much as the LM head itself.
+
+    Args:
+        logits: float [n, V]; overwritten.
+        targets: int64 [n].
+
+    Returns:
+        float32 [n] each: token_nats (-log p of the target), token_rank (1: no token has a greater
+        logit), token_lead (the target's logit less the greatest other: above 0 where greedy
+        decoding writes it), token_entropy (nats), token_z (the target's log p, less its mean under
+        p over the vocabulary, over its standard deviation under p: Zhang et al. 2024, eq. 3).
+    """
+    logits = logits.float()
+    at = targets[:, None]
+    target = logits.gather(1, at)
+    rank = 1 + torch.count_nonzero(logits > target, dim=1)
+    other = logits.scatter_(1, at, -torch.inf).amax(1, keepdim=True)
+    below = logits.scatter_(1, at, target).sub_(torch.maximum(target, other))  # at most 0
+    mass = below.exp()
+    total = mass.sum(1)
+    weighted = mass.mul_(below.clamp_(min=torch.finfo(torch.float32).min))  # 0 at a mass of 0
+    mean = weighted.sum(1) / total  # of log p, plus the log of the total
+    variance = torch.linalg.vecdot(weighted, below) / total - mean.square()
+    log_p = (target - torch.maximum(target, other))[:, 0]  # plus the log of the total
+    return {
+        "token_nats": total.log() - log_p,
+        "token_rank": rank.float(),
+        "token_lead": (target - other)[:, 0],
+        "token_entropy": total.log() - mean,
+        "token_z": (log_p - mean) / variance.clamp(min=1e-12).sqrt(),
+    }
+
+
+@torch.no_grad()
+def divergence(
+    teacher: Any, student: Any, examples: Sequence[Example], *, pad_id: int, batch: int = 64
+) -> pd.Series:
+    """KL(teacher || student) of every tuple: nats per response token, by row_id."""
+    found: dict[str, float] = {}
+    with checkpoints.inference(teacher), checkpoints.inference(student):
+        for rows in by_length(examples, batch):
+            moved = collate(rows, pad_id).to(next(student.parameters()).device)
+            q, p = (checkpoints.response_chunks(model, moved) for model in (student, teacher))
+            nats = [losses.forward_kl(a, b) for (a, _), (b, _) in zip(q, p, strict=True)]
+            for row, part in zip(rows, torch.cat(nats).split(moved.lengths), strict=True):
+                found[row.row_id] = float(part.mean())
+    return pd.Series(found)[[one.row_id for one in examples]]
+
+
+def note(
+    model: Any, splits: dict[str, list[Example]], *, precision: str, **how: Any
+) -> list[dict[str, Any]]:
+    """Memorization and loss of each split, cheaply, for the path through training."""
+    rows = []
+    for split, examples in splits.items():
+        tuples = meter(model, examples, precision=precision, **how)
+        rate, nats = float(definitions.exact(tuples).mean()), float(tuples["nats_per_token"].mean())
+        rows.append({"split": split, "exact_rate": rate, "nats_per_token": nats})
+    return rows

@@ -1,0 +1,63 @@
+"""Answers of a model and their ROUGE.
+
+Taught in notebook 09_memorization_meter.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from rouge_score import rouge_scorer
+
+from kdlib.model import generation
+from kdlib.model.tokens import Example
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+def answers(
+    model: Any,
+    splits: dict[str, list[Example]],
+    references: dict[str, str],
+    tokenizer: Any,
+    *,
+    seeds: Sequence[int],
+    sampled: int,
+    max_new: int,
+    batch: int,
+) -> pd.DataFrame:
+    """The model's answers and their ROUGE-1/2/L (F1, 0 to 1, stemmed) against the responses.
+
+    Greedy once (sample_seed -1), then, the first `sampled` of each split, sampled at temperature 1
+    once per seed, as the published protocol does.
+    """
+    scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True)
+    rows = []
+    for split, examples in splits.items():
+        for seed in (-1, *seeds):
+            torch.manual_seed(max(seed, 0))
+            asked = examples if seed < 0 else examples[:sampled]
+            written = generation.continue_prompts(
+                model,
+                [example.prompt for example in asked],
+                end_id=tokenizer.eos_token_id,
+                max_new=max_new,
+                greedy=seed < 0,
+                batch=batch,
+            )
+            for example, text in zip(
+                asked, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True
+            ):
+                scores = scorer.score(references[example.row_id], text)
+                rows.append(
+                    {
+                        "row_id": example.row_id,
+                        "split": split,
+                        "decoding": "greedy" if seed < 0 else "sampled",
+                        "sample_seed": seed,
+                        "text": text,
+                        **{name: scores[name].fmeasure for name in ROUGE},
+                    }
+                )
+    return pd.DataFrame(rows)

@@ -1,1 +1,0 @@
-"""What an attacker or a reviewer finds in a model: scores, sets, attributes, and their figures."""

@@ -1,0 +1,1 @@
+"""Tokens, checkpoints, and text from a model."""

@@ -1,0 +1,289 @@
+"""Tuples to padded batches: the only place that pads, masks or buckets.
+
+Taught in notebook 01_data_and_tokens.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from kdlib.config.sections import Template, TokenSettings
+from kdlib.errors import KdlibError
+
+IGNORE = -100  # the label torch's cross-entropy leaves out
+END = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tuple as token ids; `response` ends with the end token unless it was cut."""
+
+    row_id: str
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Right-padded examples, and the positions in them at which a token is to be predicted.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        attention_mask: int64 [B, T], 1 on tokens, 0 on padding.
+        labels: int64 [B, T], the token itself where it is to be predicted, else -100.
+        row_id: B row ids.
+        places: int64 [N], where in the flattened [B * T] the N predictions are made, row by row:
+            one before each labelled token. Made with the batch, so that a GPU need not be asked.
+        targets: int64 [N], the tokens to be predicted there.
+        lengths: predicted tokens of each row; they sum to N.
+        role: whose text it is: "rows", "teacher", "student" (fresh), "replay" (the student's, read
+            again later under the same row id), or "general".
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    row_id: tuple[str, ...]
+    places: Tensor
+    targets: Tensor
+    lengths: tuple[int, ...]
+    role: str = "rows"
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on another device, copied without waiting."""
+        if device.type == self.input_ids.device.type:
+            return self
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):  # only pinned memory is copied while the CPU goes on
+                # a rollout's scores may lie on the GPU already
+                pinned = device.type == "cuda" and value.device.type == "cpu"
+                held = value.pin_memory() if pinned else value
+                moved[name] = held.to(device, non_blocking=True)
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rollout(Batch):
+    """Sampled text with what the policy gradient (`kdlib.policy`) needs at each prediction.
+
+    Attributes:
+        old_log_q: float [N], the student's log-probability when the text was sampled.
+        advantages: float [N].
+        weights: float [N], importance weights.
+    """
+
+    old_log_q: Tensor
+    advantages: Tensor
+    weights: Tensor
+
+
+# What the training loop is given: whose text is read, and what is minimized there.
+Source = Callable[[Any, int], Iterable[list[Batch]]]  # (model, epoch) -> optimizer steps
+Objective = Callable[[Tensor, Batch, slice], Tensor]  # (logits [n, V], batch, which) -> nats [n]
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE like GPT-2's, trained on `texts`, with END as end and padding token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, pad_token=END)
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """A tokenizer by folder or hub name; no remote code is trusted.
+
+    It pads with the end token: masks and labels alone say what is padding, and a padding token of
+    its own may have no place in the model's vocabulary.
+
+    Raises:
+        KdlibError: it cannot be read, or has no end token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise KdlibError(f"no tokenizer at '{path}': {str(error).splitlines()[0]}") from None
+    if tokenizer.eos_token_id is None:
+        raise KdlibError(f"the tokenizer at '{path}' has no end token; set eos_token in it")
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def same_tokenizer(teacher: Any, student: Any, names: tuple[str, str]) -> None:
+    """Refuse two tokenizers that do not give the same ids.
+
+    Raises:
+        KdlibError: the vocabularies differ; names both.
+    """
+    if teacher.get_vocab() != student.get_vocab():
+        raise KdlibError(
+            f"teacher '{names[0]}' and student '{names[1]}' have different tokenizers "
+            f"({len(teacher)} and {len(student)} tokens); take models of one family"
+        )
+
+
+def prompt_text(instruction: str, context: str, template: Template) -> str:
+    """What stands before the response: the template with the row's texts in their places."""
+    text = template.text
+    if not context and template.without_context is not None:
+        text = template.without_context
+    given = {"{instruction}": instruction, "{context}": context}
+    return re.sub(r"\{(instruction|context)\}", lambda found: given[found[0]], text)
+
+
+def encode(
+    rows: Iterable[Any], tokenizer: Any, settings: TokenSettings, template: Template
+) -> list[Example]:
+    """Rows to token ids. A response is cut at `max_length` (then without end token).
+
+    Raises:
+        KdlibError: a prompt is longer than `max_prompt`; names the row.
+    """
+    rows = list(rows)
+    prompts = [prompt_text(r["instruction"], r["context"], template) for r in rows]
+    prompt_ids = tokenizer(prompts)["input_ids"] if rows else []
+    response_ids = (
+        tokenizer([r["response"] for r in rows], add_special_tokens=False)["input_ids"]
+        if rows
+        else []
+    )
+    examples = []
+    for row, prompt, response in zip(rows, prompt_ids, response_ids, strict=True):
+        if len(prompt) > settings.max_prompt:
+            raise KdlibError(
+                f"row {row['row_id']} ('{row['instruction'][:50]}'): "
+                f"the prompt has {len(prompt)} tokens, more than "
+                f"tokens.max_prompt = {settings.max_prompt}; shorten it, or lower "
+                "data.prompt_chars so that such rows are dropped"
+            )
+        room = settings.max_length - len(prompt)
+        ended = (*response, tokenizer.eos_token_id)[:room]
+        examples.append(Example(row["row_id"], tuple(prompt), ended))
+    return examples
+
+
+def collate(examples: Sequence[Example], pad_id: int, role: str = "rows") -> Batch:
+    """Pad on the right to the longest; only response positions carry labels."""
+    length = max(map(len, examples))
+    ids = torch.full((len(examples), length), pad_id)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORE)
+    for i, example in enumerate(examples):
+        tokens = torch.tensor(example.prompt + example.response)
+        ids[i, : len(tokens)] = tokens
+        mask[i, : len(tokens)] = 1
+        labels[i, max(1, len(example.prompt)) : len(tokens)] = tokens[max(1, len(example.prompt)) :]
+    places = (labels.flatten() != IGNORE).nonzero()[:, 0] - 1
+    targets = labels.flatten()[places + 1]
+    lengths = tuple(int(n) for n in (labels != IGNORE).sum(1))
+    names = tuple(one.row_id for one in examples)
+    return Batch(ids, mask, labels, names, places, targets, lengths, role)
+
+
+def steps(
+    examples: Sequence[Example], batch: int, accumulate: int, *, seed: int, epoch: int
+) -> Iterator[list[list[Example]]]:
+    """One epoch in optimizer steps, each a list of `accumulate` micro-batches.
+
+    Rows are shuffled, then gathered into steps of similar length (so that little is padded),
+    and the steps are shuffled again. `batch * accumulate` alone decides which rows share a step.
+    """
+    size = batch * accumulate
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    bucket = 8 * size
+    grouped: list[list[int]] = []
+    for start in range(0, len(order), bucket):
+        near = sorted(order[start : start + bucket], key=lambda i: len(examples[i]))
+        grouped += [near[i : i + size] for i in range(0, len(near), size)]
+    for chosen in torch.randperm(len(grouped), generator=generator).tolist():
+        rows = [examples[i] for i in grouped[chosen]]
+        yield [rows[i : i + batch] for i in range(0, len(rows), batch)]
+
+
+def by_length(examples: Sequence[Example], batch: int) -> Iterator[list[Example]]:
+    """Every example once, longest first, in batches of similar length (for measuring)."""
+    order = sorted(examples, key=len, reverse=True)
+    for start in range(0, len(order), batch):
+        yield order[start : start + batch]
+
+
+def text_blocks(texts: Sequence[str], tokenizer: Any, length: int) -> list[Example]:
+    """General text as blocks of `length` tokens, documents separated by the end token."""
+    joined: list[int] = []
+    for ids in tokenizer(list(texts))["input_ids"]:
+        joined += [*ids, tokenizer.eos_token_id]
+    starts = range(0, len(joined) - length + 1, length)
+    return [Example(f"text-{i}", (), tuple(joined[i : i + length])) for i in starts]
+
+
+@dataclass(frozen=True)
+class TokenizedRows:
+    """The rows of one seed, as text and as tokens.
+
+    Attributes:
+        frame: one line per row, indexed by row_id, as `pool.draw` gives them.
+        tokenizer: that of all models.
+        examples: every row as token ids, by row_id.
+    """
+
+    frame: pd.DataFrame
+    tokenizer: Any
+    examples: dict[str, Example]
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token, which is the end token."""
+        return self.tokenizer.pad_token_id
+
+    def split(self, split: str, kind: str = "row", limit: int | None = None) -> list[Example]:
+        """Examples of a split (`member`, `held_out`, `left_out`) and kind (`row`, ...)."""
+        chosen = self.frame[(self.frame["split"] == split) & (self.frame["kind"] == kind)]
+        return [self.examples[row] for row in chosen["row_id"][:limit]]
+
+    @property
+    def presented(self) -> list[Example]:
+        """What one epoch shows: members once, canaries as often as they are planted."""
+        members = self.frame[self.frame["repetitions"] > 0]
+        pairs = zip(members["row_id"], members["repetitions"], strict=True)
+        return [self.examples[row] for row, times in pairs for _ in range(times)]
+
+    @property
+    def shown(self) -> list[Example]:
+        """What notebooks show in full: planted canaries, or member rows where none are planted."""
+        return self.split("member", "canary") or self.split("member")
+
+    def without(self, left_out: Iterable[str]) -> "TokenizedRows":
+        """The same rows, of which these are "left_out": not trained on, and still measured."""
+        frame = self.frame.copy()
+        out = frame["row_id"].isin(list(left_out))
+        frame.loc[out, ["split", "repetitions"]] = ["left_out", 0]
+        return replace(self, frame=frame)
+
+
+def tokenized(
+    rows: pd.DataFrame, tokenizer: Any, settings: TokenSettings, template: Template
+) -> TokenizedRows:
+    """Rows as `pool.draw` gives them, with their token ids."""
+    frame = rows.set_index("row_id", drop=False)
+    encoded = encode(frame.to_dict("records"), tokenizer, settings, template)
+    return TokenizedRows(frame, tokenizer, {one.row_id: one for one in encoded})

@@ -1,0 +1,168 @@
+"""Do the published numbers hold? Committed tables against those of another run, cell by cell.
+
+A number is `same` if it equals the committed one to the 6 digits that are printed, and `within` if
+it lies in the committed interval (`value` in lo..hi, `x` in x_lo..x_hi). What has no interval of
+its own is `within` a tolerance:
+
+- a count may differ by 2 standard deviations of a count, 2 sqrt(n);
+- an interval's ends may move by the interval's width, or as other numbers may;
+- other numbers (standard deviations, paths over epochs, p-values) by 0.02 + 5%.
+
+Everything else is `different`, and so are another verdict, a row or column that one side lacks, and
+a table that the run did not write. Rows are matched by their text and by `KEYS`. Timings and memory
+are listed apart and never decide. Not compared: provenance (who made a row), and the sentences of
+`evidence` and `note`, whose numbers stand in the tables.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlib import runs
+from kdlib.errors import KdlibError
+
+KEYS = {"seed", "k", "at", "times", "repetitions", "epoch", "step", "seeds"}
+JUDGED = {"statement", "rule", "verdict"}  # text that has to be the same
+IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
+TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
+NOT_OF_THE_STUDY = {"calibration"}  # make calibrate writes it
+COUNTS = re.compile(r"n|n_.*|.*_n|hits|.*groups|rows|before|after|new|gone")
+RELATIVE, ABSOLUTE = 0.05, 0.02
+STATES = ["same", "within", "different", "timing"]
+
+
+def read(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a results folder by name, every cell as the text that stands in the file.
+
+    Raises:
+        KdlibError: there is no table.
+    """
+    files = [file for file in sorted(folder.glob("*.csv")) if file.stem not in NOT_OF_THE_STUDY]
+    if not any(file.stem == "metrics" for file in files):
+        raise KdlibError(f"{folder} holds no finished study: no table metrics.csv")
+    return {file.stem: pd.read_csv(file, dtype=str, keep_default_na=False) for file in files}
+
+
+def studied(tables: dict[str, pd.DataFrame]) -> tuple[str, str]:
+    """The seeds and the methods of the tables, as `study` takes them."""
+    metrics = tables["metrics"]
+    methods = [one for one in metrics["method"].unique() if one not in ("base", "teacher")]
+    return " ".join(sorted(metrics["seed"].unique(), key=int)), " ".join(methods)
+
+
+def compare(committed: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Every cell of all tables: table, row, column, committed, other, lo, hi, state."""
+    parts = []
+    for name in sorted(committed | other):
+        if name in committed and name in other:
+            parts += [part.assign(table=name) for part in _cells(committed[name], other[name])]
+        else:
+            parts.append(_lacking(["(table)"], name in committed).assign(table=name))
+    columns = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]
+    return pd.concat(parts, ignore_index=True).reindex(columns=columns)
+
+
+def _lacking(rows: Iterable[str], committed: bool, column: str = "") -> pd.DataFrame:
+    """Rows, or what else one side lacks."""
+    said = {"committed": "there" if committed else "", "other": "" if committed else "there"}
+    return pd.DataFrame({"row": list(rows), "column": column, "state": "different"} | said)
+
+
+def _cells(committed: pd.DataFrame, other: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The cells of one table, column by column."""
+    shared = [c for c in committed if c in other and c not in IGNORED]
+    for frame, others in ((committed, other), (other, committed)):
+        for column in set(frame) - set(others) - IGNORED:
+            yield _lacking(["(column)"], frame is committed, column)
+    keys = [c for c in shared if _is_key(c, pd.concat([committed[c], other[c]]))]
+    a, b = _by_row(committed, keys), _by_row(other, keys)
+    yield _lacking(a.index.difference(b.index).get_level_values(0), True)
+    yield _lacking(b.index.difference(a.index).get_level_values(0), False)
+    both = a.index.intersection(b.index)
+    for column in shared:
+        if column not in keys:
+            yield _column(a.loc[both], b.loc[both], column)
+
+
+def _is_key(name: str, cells: pd.Series) -> bool:
+    """Whether a column says which row it is: listed, or words."""
+    words = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(["", "True", "False"])
+    listed = name in KEYS or name.endswith("_seeds")
+    return listed or (name not in JUDGED | TIMINGS and bool(words.any()))
+
+
+def _by_row(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The frame by its rows' keys; rows with the same one are told apart by their order."""
+    named = [key + " " + frame[key] for key in keys]
+    row = pd.concat(named, axis=1).agg(", ".join, axis=1) if named else frame.iloc[:, 0] * 0
+    return frame.set_index(pd.MultiIndex.from_arrays([row, row.groupby(row).cumcount()]))
+
+
+def _column(a: pd.DataFrame, b: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One column's cells, on the rows that both sides have."""
+    cells = pd.DataFrame({"row": a.index.get_level_values(0), "column": column})
+    cells["committed"], cells["other"] = a[column].to_numpy(), b[column].to_numpy()
+    judge = "value" if a[column].isin(["True", "False"]).any() and "value" in a else column
+    old, new = (pd.to_numeric(side[judge], errors="coerce").to_numpy() for side in (a, b))
+    cells["lo"], cells["hi"] = _bounds(a, judge, old)
+    same = (cells["committed"] == cells["other"]) | ((old == new) & (judge == column))
+    within = (cells["lo"] <= new) & (new <= cells["hi"])
+    timed = a["metric"].isin(TIMINGS).to_numpy() if "metric" in a else np.zeros(len(a), bool)
+    states = np.select(
+        [timed | (column in TIMINGS), same, within], ["timing", "same", "within"], "different"
+    )
+    return cells.assign(state=states)
+
+
+def _bounds(a: pd.DataFrame, column: str, old: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From where to where each cell of a column may lie."""
+
+    def numbers(name: str) -> np.ndarray:
+        cells = a[name] if name in a else pd.Series("", index=a.index)
+        return pd.to_numeric(cells, errors="coerce").to_numpy()
+
+    stem = re.sub(r"(^|_)(lo|hi)$", "", column)
+    prefix = "" if stem in ("", "value") else f"{stem}_"
+    lo, hi = numbers(f"{prefix}lo"), numbers(f"{prefix}hi")
+    spread = (
+        2 * np.sqrt(np.maximum(old, 1))
+        if COUNTS.fullmatch(column)
+        else ABSOLUTE + RELATIVE * abs(old)
+    )
+    if stem != column:  # an end of the interval
+        spread = np.fmax(spread, hi - lo)
+        lo = hi = np.full(len(old), np.nan)
+    return np.where(np.isnan(lo), old - spread, lo), np.where(np.isnan(hi), old + spread, hi)
+
+
+def summary(cells: pd.DataFrame) -> str:
+    """How many cells of each table are in which state, the verdicts, and what differs."""
+    counts = pd.crosstab(cells["table"], cells["state"]).reindex(columns=STATES, fill_value=0)
+    counts.loc["all"] = counts.sum()
+    lines = [counts.to_string(), ""]
+    for one in cells[cells["column"] == "verdict"].itertuples():
+        lines.append(f"{one.row}: {one.committed}, {one.state}")
+    for one in cells[cells["state"] == "different"].itertuples():
+        where = f"{one.table}: {one.row} {one.column}".rstrip()
+        bounds = "" if pd.isna(one.lo) else f" (from {one.lo:.6g} to {one.hi:.6g})"
+        lines.append(
+            f"different: {where}: {one.committed or 'none'}{bounds}, now {one.other or 'none'}"
+        )
+    return "\n".join(lines)
+
+
+def verify(committed: Path, other: Path, listing: Path) -> bool:
+    """Compare two results folders, print the summary, write every cell to `listing`.
+
+    Returns:
+        whether every verdict is the same and every number lies where it may.
+    """
+    cells = compare(read(committed), read(other))
+    runs.write_table(listing, cells)
+    print(summary(cells))
+    differ = int((cells["state"] == "different").sum())
+    print(f"\n{'the tables hold' if not differ else f'{differ} differ'}; every cell: {listing}")
+    return not differ

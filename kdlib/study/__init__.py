@@ -1,0 +1,1 @@
+"""One model of the study from base weights to measurements."""

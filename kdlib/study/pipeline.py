@@ -1,0 +1,187 @@
+"""The study as one command: what is run is checked, locked against a second run, and started.
+
+Who runs after whom stands in the Snakefile, which reads the same `Plan`.
+"""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import Timeout
+
+from kdlib import runs
+from kdlib.config.methods import METHODS, PAPER
+from kdlib.config.profile import SHIPPED, Profile, load_profile, read_methods, read_seeds
+from kdlib.errors import KdlibError
+
+SOURCE = Path(__file__).resolve().parents[2]  # where Snakefile and notebooks lie
+ALWAYS = TEACHER, METER = ("02_teacher", "09_memorization_meter")  # of one seed, for all methods
+SHARED_GPU = 4  # notebooks at a time on one GPU, of the profiles with small models
+SMALL = ("smoke", "laptop")
+NOTEBOOK = re.compile(r"\d\d_[a-z0-9_]+")  # Jupyter's "-Copy1" is none of the series
+FLAGS = (
+    *("--quiet", "all", "--nolock", "--rerun-incomplete"),
+    *("--rerun-triggers", "mtime", "--scheduler", "greedy"),
+)
+
+
+class Plan(NamedTuple):
+    """What one call of the study runs.
+
+    Attributes:
+        profile: its settings.
+        seeds: reported.
+        methods: chosen, in the order of the table.
+        named: the methods as notebooks are given them: "paper", "all", or the further ones.
+        trained: notebook: the chosen methods that it trains.
+        parameters: notebook: the names in its parameters cell.
+    """
+
+    profile: Profile
+    seeds: list[int]
+    methods: tuple[str, ...]
+    named: str
+    trained: dict[str, list[str]]
+    parameters: dict[str, set[str]]
+
+    def needs_teacher(self, notebook: str) -> bool:
+        """Whether one of the chosen methods that the notebook trains learns from the teacher."""
+        recipes = [self.profile.method(name) for name in self.trained.get(notebook, [])]
+        return any((one.text, one.objective) != ("rows", "cross_entropy") for one in recipes)
+
+    def samples(self, notebook: str) -> bool:
+        """Whether a student writes text while it trains there, which takes longest."""
+        texts = {self.profile.method(name).text for name in self.trained.get(notebook, [])}
+        return any(not text.startswith(("rows", "teacher")) for text in texts)
+
+
+def plan(profile: str, seeds: str | int | None, methods: str | None) -> Plan:
+    """Read and check what is to run.
+
+    Raises:
+        KdlibError: no such profile, seed or method, or a method's notebook cannot train it.
+    """
+    settings = load_profile(profile)
+    chosen = read_methods(methods, settings)
+    further = " ".join(name for name in chosen if name not in PAPER)
+    named = {PAPER: "paper", tuple(settings.all_methods): "all"}.get(chosen, further)
+    files = sorted(SOURCE.glob("notebooks/*.ipynb"))
+    known = {file.stem: parameters(file) for file in files if NOTEBOOK.fullmatch(file.stem)}
+    trained: dict[str, list[str]] = {}
+    for name in chosen:
+        notebook = settings.method(name).notebook
+        trained.setdefault(notebook, []).append(name)
+        if "seed" not in known.get(notebook, ()) or notebook in ALWAYS:
+            raise KdlibError(f"method '{name}': there is no notebook '{notebook}' for methods")
+        others = {k for k, one in settings.all_methods.items() if one.notebook == notebook} - {name}
+        if name not in METHODS and others and "methods" not in known[notebook]:
+            raise KdlibError(
+                f"method '{name}': notebook '{notebook}' trains {min(others)} alone; name one with "
+                "a parameter 'methods', such as 07_on_policy"
+            )
+    return Plan(settings, read_seeds(seeds, settings), chosen, named, trained, known)
+
+
+def parameters(notebook: Path) -> set[str]:
+    """The names that a notebook's parameters cell sets; none where there is no such cell."""
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    sources = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    body = ast.parse("".join(sources[0])).body if sources else []
+    return {node.targets[0].id for node in body if isinstance(node, ast.Assign)}  # type: ignore
+
+
+def study(profile: str, seeds: str, methods: str, cores: int, gpu_jobs: int | None = None) -> bool:
+    """Run the study, or what is left of it, and print how long it took.
+
+    Args:
+        profile: name, or path of a TOML file.
+        seeds: such as "0 1 2"; the profile's own where empty.
+        methods: "paper", "all", or names of further ones.
+        cores: that notebooks may use.
+        gpu_jobs: notebooks that may share one GPU; by the profile where none is given.
+
+    Returns:
+        whether all stages are done.
+
+    Raises:
+        KdlibError: see `plan`; or the same profile is being run already.
+    """
+    started = time.monotonic()
+    name = plan(profile, seeds, methods).profile.name
+    folder = runs.runs_dir(name)
+    config = folder / "inputs" / "study.json"
+    by_path = profile.endswith(".toml") and Path(profile).is_file()
+    given = {"profile": os.path.relpath(profile, SOURCE) if by_path else profile}
+    given |= {"seeds": seeds, "methods": methods}
+    try:
+        with runs.alone(folder, wait=False):
+            runs.write_text(config, json.dumps(given))
+            _keep_private(name)
+            shared = gpu_jobs or (SHARED_GPU if name in SMALL else 1)
+            done = _snakemake(config, cores, shared)
+    except Timeout:
+        message = f"PROFILE={profile} is being run already; wait for it or stop it"
+        raise KdlibError(message) from None
+    minutes, rest = divmod(round(time.monotonic() - started), 60)
+    if done:
+        print(f"all stages done after {minutes} min {rest} s")
+    return done
+
+
+def _snakemake(config: Path, cores: int, gpu_jobs: int) -> bool:
+    """Run Snakemake in this process, so that the lock is dropped when it is killed."""
+    from snakemake import cli
+
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ["KDLIB_ROOT"] = str(runs.root())  # whatever the folder that a notebook runs in
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, none of the user's
+    arguments = ["--snakefile", str(SOURCE / "Snakefile"), "--directory", str(SOURCE), *FLAGS]
+    arguments += ["--configfile", str(config), "--cores", str(cores)]
+    if Path("/dev/nvidia0").exists():
+        arguments += ["--resources", f"gpu={gpu_jobs}"]
+    try:
+        cli.main(arguments)
+    except SystemExit as end:
+        return not end.code
+    return True
+
+
+def _keep_private(name: str) -> None:
+    """Keep what may hold text of private data out of git, in whatever repository it lies."""
+    if name not in SHIPPED:
+        copies = runs.root() / "notebooks" / "executed" / name
+        for folder in (runs.results_dir(name), runs.figures_dir(name), copies):
+            runs.write_text(folder / ".gitignore", "*\n")
+
+
+def study_afresh(profile: str, seeds: str, methods: str, cores: int) -> Path:
+    """Run the study in a copy of code and notebooks, apart from all results; the same call resumes.
+
+    Returns:
+        the copy, which is the root of what it wrote.
+
+    Raises:
+        KdlibError: the study failed there; its own messages say why.
+    """
+    name = plan(profile, seeds, methods).profile.name
+    copy = runs.root() / "data" / "runs" / f"{name}-verified"
+    with runs.writing(copy):
+        for part in ("kdlib", "notebooks"):
+            shutil.rmtree(copy / part, ignore_errors=True)
+            skipped = shutil.ignore_patterns("__pycache__", "executed", ".ipynb_checkpoints")
+            shutil.copytree(SOURCE / part, copy / part, ignore=skipped)
+        shutil.copy2(SOURCE / "Snakefile", copy)
+    words = ["--profile", str(Path(profile).absolute()) if Path(profile).is_file() else profile]
+    words += ["--seeds", seeds, "--methods", methods, "--cores", str(cores)]
+    environment = {k: v for k, v in os.environ.items() if k not in ("KDLIB_ROOT", "PYTHONPATH")}
+    command = [sys.executable, "-m", "kdlib", "study", *words]
+    if subprocess.run(command, cwd=copy, env=environment, check=False).returncode:
+        raise KdlibError(f"the study in {copy} did not end well; the same command goes on with it")
+    return copy

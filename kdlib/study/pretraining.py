@@ -1,0 +1,107 @@
+"""Tokenizer and base models: made once and shared by all seeds, as published checkpoints are.
+
+Taught in notebook 01_data_and_tokens.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdlib import runs
+from kdlib.config.profile import TEACHER, Profile
+from kdlib.config.sections import TrainSettings
+from kdlib.data import pool
+from kdlib.distill import objectives, text_sources, trainer
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints, tokens
+from kdlib.model.tokens import Example
+from kdlib.study.run import base_dir, base_identity, load_pool, tokenizer_dir
+
+MEAN_TOKENS = 20  # fewer than a paragraph of general text has, so that enough are taken
+GENERAL_DOCUMENTS = 2000  # that MiniLLM reads beside its own text
+BLOCK = 128  # tokens of general text
+
+
+def prepare(profile: Profile) -> None:
+    """Train the tokenizer and pretrain the base models, once for all seeds."""
+    if not profile.from_scratch:
+        return
+    documents = pool.general_text(profile.data)
+    if not documents:
+        raise KdlibError(
+            f"profile '{profile.name}': models from scratch need general text, and data.source "
+            "is not pydocs; give models by path, or take pydocs"
+        )
+    budget = profile.pretrain.tokens // MEAN_TOKENS
+    documents = documents[: max(1000, budget)]  # shuffled: any part is like the whole
+    folder, identity = tokenizer_dir(profile), base_identity(profile, TEACHER)
+    if not runs.done(folder, identity):
+        prompts = [
+            tokens.prompt_text(row["instruction"], row["context"], profile.template)
+            for row in load_pool(profile.data).to_dict("records")
+        ]
+        made = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
+        (folder / runs.MANIFEST).unlink(missing_ok=True)
+        with runs.writing(folder):
+            made.save_pretrained(folder)
+        runs.write_manifest(folder, identity)
+    tokenizer = tokens.load_tokenizer(folder)
+    blocks = tokens.text_blocks(documents, tokenizer, min(BLOCK, profile.tokens.max_length))
+    for size in profile.models:
+        pretrain(profile, size, tokenizer, blocks)
+
+
+def pretrain(profile: Profile, size: str, tokenizer: Any, blocks: list[Example]) -> None:
+    """One base model: next-token prediction on the general text."""
+    folder, identity = Path(base_dir(profile, size)), base_identity(profile, size)
+    if runs.done(folder, identity):
+        return
+    (folder / runs.MANIFEST).unlink(missing_ok=True)
+    settings = profile.pretrain
+    wanted = max(settings.batch, settings.tokens // len(blocks[0]))
+    kept = blocks[:wanted]
+    how = TrainSettings(
+        epochs=max(1, round(wanted / len(kept))),
+        lr=settings.lr,
+        batch=settings.batch,
+        schedule="cosine",
+        warmup=100,
+    )
+    shape, positions = profile.models[size], profile.tokens.max_length
+    model = checkpoints.make_model(shape, tokenizer, positions, seed=0).to(checkpoints.device())
+    started = time.perf_counter()
+    trainer.fit(
+        model,
+        text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed=0)),
+        objectives.objective("cross_entropy"),
+        how,
+        epoch_steps=-(-len(kept) // how.batch),
+        seed=0,
+        log=folder / "log.jsonl",
+        name=f"pretrain {size}",
+    )
+    checkpoints.save_model(model, tokenizer, folder)
+    runs.write_manifest(
+        folder,
+        identity,
+        size=size,
+        threads=torch.get_num_threads(),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def general_blocks(profile: Profile, tokenizer: Any) -> list[Example]:
+    """Blocks of general text, in the order in which they were shuffled.
+
+    Raises:
+        KdlibError: the profile's data has none.
+    """
+    documents = pool.general_text(profile.data)[:GENERAL_DOCUMENTS]
+    if not documents:
+        raise KdlibError(
+            f"profile '{profile.name}': its data has no general text; set "
+            "general_text = 0 in methods.minillm.coefficients"
+        )
+    return tokens.text_blocks(documents, tokenizer, min(BLOCK, profile.tokens.max_length))

@@ -1,0 +1,252 @@
+"""One model of the study as one value: which profile, seed, method and size.
+
+A `Run` knows its folder, its identity and its settings, and holds nothing heavy. The rows of a seed
+are `tokens.TokenizedRows`, loaded once by `load_rows`. Taught in notebook 02_teacher.
+"""
+
+import functools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdlib import runs
+from kdlib.config.methods import METHODS, Method, label
+from kdlib.config.profile import TEACHER, Profile
+from kdlib.config.sections import DataSettings, TrainSettings
+from kdlib.data import pool
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints, tokens
+from kdlib.model.tokens import TokenizedRows
+
+BASE = "base"  # the method of a model that was not fine-tuned
+FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model of the study.
+
+    Attributes:
+        profile: everything that is the same for all of its runs.
+        seed: of the split, of the order of rows and of sampling.
+        method: "base" (not fine-tuned), "teacher", or a method of the profile.
+        size: "teacher", or one of the profile's sizes.
+        ablation: coefficients other than the profile's; they are part of the folder's name.
+        part: name of the folder of a run that leaves rows out; "" where none are left out.
+        left_out: row ids that are measured and not trained on.
+        own_teacher: whether the teacher too was trained without them.
+    """
+
+    profile: Profile
+    seed: int
+    method: str
+    size: str
+    ablation: tuple[tuple[str, float], ...] = ()
+    part: str = ""
+    left_out: frozenset[str] = frozenset()
+    own_teacher: bool = False
+
+    def changing(self, **coefficients: float) -> "Run":
+        """The same run with other coefficients."""
+        return replace(self, ablation=tuple(coefficients.items()))
+
+    def without(self, left_out: Iterable[str], part: str, *, own_teacher: bool = False) -> "Run":
+        """The same run with these member rows left out; other rows need another name."""
+        out = frozenset(left_out)
+        return replace(self, part=part, left_out=out, own_teacher=own_teacher)
+
+    @property
+    def teacher(self) -> "Run":
+        """The teacher from which this student learns."""
+        found = replace(self, method=TEACHER, size=TEACHER, ablation=())
+        if self.own_teacher:
+            return found
+        return replace(found, part="", left_out=frozenset(), own_teacher=False)
+
+    @property
+    def base(self) -> "Run":
+        """The model of this size before fine-tuning."""
+        return Run(self.profile, self.seed, BASE, self.size)
+
+    @property
+    def label(self) -> str:
+        """Its name in tables and messages, such as "SFT, middle"."""
+        return self.method if self.method == self.size else f"{label(self.method)}, {self.size}"
+
+    @property
+    def recipe(self) -> Method:
+        """Whose text it reads and what it minimizes there; a teacher is fine-tuned on the rows."""
+        return METHODS["sft"] if self.method == TEACHER else self.profile.method(self.method)
+
+    @property
+    def notebook(self) -> str:
+        """The notebook that makes it."""
+        made_by = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
+        return made_by.get(self.method) or self.recipe.notebook
+
+    @property
+    def settings(self) -> TrainSettings:
+        """How it is trained."""
+        return self.profile.train_settings(self.method, self.size)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The method's coefficients, by name."""
+        if self.method in (BASE, TEACHER):
+            return {}
+        return self.profile.coefficients(self.method, **dict(self.ablation))
+
+    @property
+    def folder(self) -> Path:
+        """Where the model and its measurements lie."""
+        changed = "".join(f"-{name}={value:g}" for name, value in self.ablation)
+        name = f"{self.method}-{self.size}{changed}"
+        return runs.seed_dir(self.profile.name, self.seed) / self.part / name
+
+    @property
+    def checkpoint(self) -> str | Path:
+        """Folder or hub name of the weights."""
+        return (
+            base_dir(self.profile, self.size) if self.method == BASE else self.folder / "checkpoint"
+        )
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of everything that the model and its measurements depend on."""
+        p = self.profile
+        facts: list[Any] = [base_identity(p, self.size), p.measure.model_dump(), self.seed]
+        facts += [self.method, self.size]
+        if self.method != BASE:
+            facts.append(self.settings.model_dump())
+        if self.method not in (BASE, TEACHER):
+            facts.append(self.coefficients)
+            if self.method != "sft":
+                facts.append(self.teacher.identity)
+            if self.recipe.text in ("teacher_beam", "teacher_sampled") and (own := decoding(p)):
+                facts.append(own)
+            if self.method not in METHODS:
+                facts.append([self.recipe.text, self.recipe.objective])
+        if self.left_out:
+            facts.append(sorted(self.left_out))
+        return runs.fingerprint(facts)
+
+
+def decoding(profile: Profile) -> dict[str, Any]:
+    """How the teacher's text is decoded, where that differs from the defaults.
+
+    Fields that came later count only where they are set: what was made before keeps its identity.
+    """
+    return profile.decoding.model_dump(exclude_defaults=True)
+
+
+def base_dir(profile: Profile, size: str) -> str | Path:
+    """Folder or name of the base model of that size."""
+    return profile.models[size].path or runs.runs_dir(profile.name) / BASE / size
+
+
+def tokenizer_dir(profile: Profile) -> Path:
+    """Where the tokenizer trained on the general text lies."""
+    return runs.runs_dir(profile.name) / BASE / "tokenizer"
+
+
+def base_identity(profile: Profile, size: str) -> str:
+    """Hash of everything that a base model's weights depend on."""
+    model = profile.models[size]
+    files = sorted(Path(model.path or "no folder").glob("*.safetensors"))
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    trained = {"lr", "epochs"}  # of its students
+    shape = model.model_dump(exclude=trained | {"path"} if files else trained)
+    rows = profile.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
+    facts = [ground(profile), rows, profile.tokens.model_dump(), shape, stats]
+    facts.append(profile.pretrain.model_dump())
+    if profile.tokens.template in profile.templates:
+        facts.append(profile.template.model_dump())
+    return runs.fingerprint(facts)
+
+
+def ground(profile: Profile) -> list[str]:
+    """What all runs of a profile stand on: device, hash of the pool, versions."""
+    found = runs.versions()
+    versions = [f"{name} {found[name]}" for name in ("torch", "transformers", "tokenizers")]
+    return [checkpoints.device().type, pool.data_hash(load_pool(profile.data)), *versions]
+
+
+def load_pool(settings: DataSettings) -> Any:
+    """The fixed pool of rows, read once for as long as its file stays the same."""
+    file = Path(settings.path or "no file")
+    stamp = file.stat().st_mtime_ns if file.is_file() else 0
+    return _pool(settings.model_dump_json(), stamp, str(runs.root()))
+
+
+@functools.lru_cache(maxsize=2)
+def _pool(settings: str, _stamp: int, _root: str) -> Any:
+    return pool.load_pool(DataSettings(**json.loads(settings)))
+
+
+def load_tokenizer(profile: Profile) -> Any:
+    """The tokenizer that all models of the profile share.
+
+    Raises:
+        KdlibError: it is not there, or two models have different ones.
+    """
+    paths = [model.path for model in profile.models.values() if model.path]
+    if not paths:
+        where = tokenizer_dir(profile)
+        return tokens.load_tokenizer(
+            runs.require(where, base_identity(profile, TEACHER), profile.name, FIRST)
+        )
+    teacher = tokens.load_tokenizer(paths[0])
+    for path in paths[1:]:
+        tokens.same_tokenizer(teacher, tokens.load_tokenizer(path), (paths[0], path))
+    return teacher
+
+
+def load_rows(profile: Profile, seed: int) -> TokenizedRows:
+    """The rows of one seed as text and tokens: member and held-out rows, canaries and twins."""
+    drawn = pool.draw(load_pool(profile.data), profile.data, seed)
+    tokenizer = load_tokenizer(profile)
+    return tokens.tokenized(drawn, tokenizer, profile.tokens, profile.template)
+
+
+def models_of(profile: Profile, seed: int, methods: Iterable[str]) -> list[Run]:
+    """Every run of one seed: base models, teacher, then each method at each size."""
+    names = [(BASE, TEACHER), (TEACHER, TEACHER)]
+    names += [(method, size) for method in (BASE, *methods) for size in profile.sizes]
+    return [Run(profile, seed, method, size) for method, size in names]
+
+
+def require(run: Run) -> Path:
+    """The folder of a finished run.
+
+    Raises:
+        KdlibError: it is not there; says which notebook makes it.
+    """
+    return runs.require(run.folder, run.identity, run.profile.name, run.notebook)
+
+
+def load(run: Run, dropout: float | None = None) -> Any:
+    """The run's model on the device, in eval mode.
+
+    Args:
+        run: finished, or of the base model.
+        dropout: replaces the model's dropout rates, when given.
+
+    Raises:
+        KdlibError: it is not there (says which notebook makes it), or a base model reads fewer
+            tokens than `tokens.max_length`.
+    """
+    p = run.profile
+    if run.method != BASE:
+        require(run)
+    elif p.from_scratch:
+        runs.require(Path(run.checkpoint), base_identity(p, run.size), p.name, FIRST)
+    model, wanted = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
+    room = getattr(model.config, "max_position_embeddings", None) or wanted
+    if room < wanted:
+        raise KdlibError(
+            f"model '{run.checkpoint}' reads {room} tokens, fewer than tokens.max_length = "
+            f"{wanted}; lower tokens.max_length"
+        )
+    return model.to(checkpoints.device())

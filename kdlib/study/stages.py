@@ -1,0 +1,182 @@
+"""The stages of a model: trained, measured, kept. What notebooks and commands call.
+
+Each stage reads files, makes one folder and writes its manifest last; called again with the same
+settings it finds the folder finished and returns at once. Taught in notebooks 02 to 09.
+"""
+
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from kdlib import runs
+from kdlib.config.sections import TrainSettings
+from kdlib.distill import methods, objectives, trainer
+from kdlib.distill.methods import Materials
+from kdlib.distill.teacher_targets import Targets
+from kdlib.distill.text_sources import Reading
+from kdlib.measure import meter, usefulness
+from kdlib.model import checkpoints, generation
+from kdlib.model.tokens import Example, TokenizedRows
+from kdlib.study import pretraining, teacher_output
+from kdlib.study.run import BASE, Run, ground, load
+
+NOTE_ROWS = 120  # tuples of each split noted once an epoch
+FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
+
+
+def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
+    """Train one model (or take the base as it is), measure it, keep everything.
+
+    Args:
+        run: which model.
+        rows: of its seed, all of them.
+        targets: the teacher's, when several students share them; else made here.
+
+    Returns:
+        the run's folder; nothing is done when it is finished already.
+    """
+    if runs.done(run.folder, run.identity):
+        print(f"{run.label}: done before, read from {run.folder.relative_to(runs.root())}")
+        return run.folder
+    with runs.alone(run.folder):
+        if not runs.done(run.folder, run.identity):  # by another process, while this one waited
+            shutil.rmtree(run.folder, ignore_errors=True)
+            _make(run, rows.without(run.left_out) if run.left_out else rows, targets)
+    return run.folder
+
+
+def _make(run: Run, rows: TokenizedRows, targets: Targets | None) -> None:
+    started = time.perf_counter()
+    if run.method == BASE:
+        model = load(run)
+    else:
+        model, path = train(run, rows, run.settings, run.folder / "log.jsonl", targets)
+        if not run.left_out:
+            runs.write_table(run.folder / "path.csv", path)
+        checkpoints.save_model(model, rows.tokenizer, run.folder / "checkpoint")
+    trained = time.perf_counter() - started
+    measure(run, rows, model)
+    profile = run.profile
+    runs.write_manifest(
+        run.folder,
+        run.identity,
+        method=run.method,
+        size=run.size,
+        seed=run.seed,
+        part=run.part,
+        device=checkpoints.device().type,
+        dtype="float32",
+        threads=torch.get_num_threads(),
+        data_hash=ground(profile)[1],
+        settings=profile.model_dump(mode="json", exclude={"calibration"}),
+        train_seconds=round(trained, 2),
+        seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+def train(
+    run: Run,
+    rows: TokenizedRows,
+    settings: TrainSettings,
+    log: Path,
+    targets: Targets | None = None,
+) -> tuple[Any, pd.DataFrame]:
+    """One fine-tuning run from the base weights: the model, and its path epoch by epoch.
+
+    Raises:
+        NotFinite: the loss was; the model as it was before that step lies beside the log.
+    """
+    model = load(run.base, settings.dropout)
+    recipe, coefficients = run.recipe, run.coefficients
+    if recipe.objective != "cross_entropy" and targets is None:
+        targets = teacher_output.targets(run, rows)
+    path: list[dict[str, Any]] = []
+    splits = {name: rows.split(name, limit=NOTE_ROWS) for name in ("member", "held_out")}
+    how = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
+
+    def on_epoch(current: Any, epoch: int, step: int) -> None:
+        noted = meter.note(current, splits, precision=settings.precision, **how)
+        path.extend({"epoch": epoch, "step": step, **row} for row in noted)
+
+    try:
+        trainer.fit(
+            model,
+            methods.text(recipe.text).source(materials(run, rows, settings, targets)),
+            objectives.objective(recipe.objective, targets, coefficients),
+            settings,
+            epoch_steps=-(-len(rows.presented) // (settings.batch * settings.accumulate)),
+            seed=run.seed,
+            log=log,
+            name=run.label,
+            on_epoch=None if run.left_out else on_epoch,
+        )
+    except trainer.NotFinite:
+        checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
+        raise
+    return model, pd.DataFrame(path)
+
+
+def materials(
+    run: Run, rows: TokenizedRows, settings: TrainSettings, targets: Targets | None
+) -> Materials:
+    """What the run's text is made from."""
+    longest = run.profile.tokens.max_new
+    return Materials(
+        reading=Reading(rows.presented, settings, rows.pad_id, run.seed, longest),
+        coefficients=run.coefficients,
+        validation=rows.split("held_out")[-NOTE_ROWS:],  # ROUGE asks the first
+        teacher=lambda: load(run.teacher),
+        teacher_text=lambda decoding: teacher_output.text(run.teacher, rows, decoding),
+        general=lambda: pretraining.general_blocks(run.profile, rows.tokenizer),
+        targets=targets,
+    )
+
+
+def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
+    """Write tuples.parquet (scores), tokens.parquet (per response token) and answers.parquet.
+
+    Of models trained on a part of the rows only the scores are kept.
+    """
+    settings = run.profile.measure
+    everything = list(rows.examples.values())
+    metered = meter.meter(model, everything, pad_id=rows.pad_id, batch=settings.batch)
+    tuples = metered.drop(columns=list(meter.PER_TOKEN)).join(rows.frame[FACTS], on="row_id")
+    runs.write_table(run.folder / "tuples.parquet", tuples)
+    if run.left_out:
+        return
+    runs.write_table(run.folder / "tokens.parquet", metered[["row_id", *meter.PER_TOKEN]])
+    written = usefulness.answers(
+        model,
+        {name: rows.split(name, limit=settings.rouge_rows) for name in ("member", "held_out")},
+        rows.frame["response"].to_dict(),
+        rows.tokenizer,
+        seeds=() if run.method == BASE else settings.sample_seeds,  # of the base, only a floor
+        sampled=settings.sampled_rows,
+        max_new=run.profile.tokens.max_new,
+        batch=settings.batch,
+    )
+    runs.write_table(run.folder / "answers.parquet", written)
+
+
+def answers(asked: Iterable[Run], rows: TokenizedRows, example: Example) -> list[tuple[str, str]]:
+    """What several finished models write, greedily, to the prompt of one example.
+
+    Returns:
+        pairs of a label and the text.
+    """
+    written = []
+    for run in asked:
+        (ids,) = generation.continue_prompts(
+            load(run),
+            [example.prompt],
+            end_id=rows.tokenizer.eos_token_id,
+            max_new=run.profile.tokens.max_new,
+            greedy=True,
+        )
+        written.append((run.label, rows.tokenizer.decode(ids, skip_special_tokens=True)))
+    return written

@@ -1,0 +1,123 @@
+"""Attacks against their definitions, written again row by row."""
+
+import math
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdlib.analysis import attacks, extraction
+from kdlib.errors import KdlibError
+
+
+def test_likelihood_ratio_against_its_definition():
+    dice = np.random.default_rng(0)
+    nats, out = dice.uniform(0.01, 3, 20), dice.uniform(0.5, 3, (20, 3))
+    found = attacks.likelihood_ratio(pd.Series(nats), pd.DataFrame(out))
+
+    def phi(x):
+        p = math.exp(-x)
+        return math.log(p / (1 - p))
+
+    means = [sum(map(phi, row)) / 3 for row in out]
+    spreads = [
+        sum((phi(x) - mean) ** 2 for x in row) / 2 for row, mean in zip(out, means, strict=True)
+    ]
+    sigma = math.sqrt(sum(spreads) / 20)
+    wanted = [(phi(x) - mean) / sigma for x, mean in zip(nats, means, strict=True)]
+    np.testing.assert_allclose(found, wanted)
+    assert np.isfinite(attacks.likelihood_ratio(pd.Series(np.zeros(20)), pd.DataFrame(out))).all()
+    with pytest.raises(KdlibError, match="two reference models"):
+        attacks.likelihood_ratio(pd.Series(nats), pd.DataFrame(out[:, :1]))
+
+
+def test_membership_against_the_definitions():
+    rows = pd.DataFrame(
+        {"nats_per_token": [0.5, 2.0], "min_k": [-3.0, -4.0], "min_k_plus": [-1.0, -2.5]}
+    )
+    texts = ["abc", "abc" * 40]
+    size = extraction.zlib_bytes(texts)
+    assert list(size) == [len(zlib.compress(text.encode("utf-8"))) for text in texts]
+    found = attacks.membership(rows, size, pd.Series([3.0, 2.5]), pd.Series([1.0, 1.5]))
+    assert list(found["loss"]) == [-0.5, -2.0]
+    np.testing.assert_allclose(found["zlib"], [-0.5 / size[0], -2.0 / size[1]])
+    assert list(found["min_k"]) == [-3.0, -4.0] and list(found["min_k_plus"]) == [-1.0, -2.5]
+    assert list(found["reference_base"]) == [2.5, 0.5]
+    assert list(found["reference_student"]) == [0.5, -0.5]
+    assert list(attacks.membership(rows, size)) == ["loss", "zlib", "min_k", "min_k_plus"]
+
+
+def study(aucs, seeds=(0, 1), n=60):
+    """Tuples of models whose loss tells members apart more or less; base tells nothing."""
+    dice, frames = np.random.default_rng(0), []
+    for seed in seeds:
+        own = {
+            "row_id": [f"r{i}" for i in range(n)],
+            "group": [f"g{i}" for i in range(n)],
+            "split": ["member"] * (n // 2) + ["held_out"] * (n // 2),
+            "kind": "row",
+            "seed": seed,
+            "length": 10,
+            "prefix": 3,
+        }
+        for method, shift in aucs.items():
+            for size in ("middle", "small"):
+                nats = 3 + dice.normal(size=n)
+                nats[: n // 2] -= shift
+                numbers = {"nats_per_token": nats, "min_k": -2 * nats, "min_k_plus": -nats / 2}
+                frames.append(pd.DataFrame(own | numbers).assign(method=method, size=size))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_scored_holds_every_score_where_it_can_be_had():
+    tuples = study({"base": 0.0, "sft": 1.5})
+    canary = tuples.iloc[:1].assign(kind="canary", row_id="c")
+    tuples = pd.concat([tuples, canary], ignore_index=True)
+    size = pd.Series(np.arange(60) + 20, [f"r{i}" for i in range(60)])
+    index = pd.MultiIndex.from_product([(0, 1), size.index], names=["seed", "row_id"])
+    out = np.random.default_rng(1).uniform(2, 4, (120, 2))
+    unseen = pd.DataFrame(out, index).sample(frac=1, random_state=0)  # in any order
+    found = attacks.scored(tuples, size, unseen, "middle")
+    assert len(found) == len(tuples) - 1 and found["member"].sum() == len(found) // 2
+    middle = found.query("method == 'sft' and size == 'middle'").set_index(["seed", "row_id"])
+    small = found.query("method == 'sft' and size == 'small'")
+    assert middle.notna().all(axis=None)
+    assert small[["reference_student", "likelihood_ratio"]].isna().all(axis=None)
+    bases = found.query("method == 'base'")
+    assert bases[["reference_base", "reference_student"]].isna().all(axis=None)
+    one = tuples.set_index(["method", "size", "seed", "row_id"])["nats_per_token"]
+    nats = one["sft", "middle", 1, "r7"]
+    line = middle.loc[(1, "r7")]
+    assert line["reference_base"] == one["base", "middle", 1, "r7"] - nats
+    assert line["reference_student"] == unseen.loc[(1, "r7"), 0] - nats
+    assert line["zlib"] == -nats / 27
+    table = attacks.summary(found)
+    assert len(table) == 2 * 4 + 7 + 5 and (table["seeds"] == 2).all()
+    loss = table.query("score == 'loss'").set_index(["method", "size"])["auc"]
+    assert abs(loss["base", "middle"] - 0.5) < 0.15 < 0.25 < loss["sft", "middle"] - 0.5
+
+
+def test_reversals_finds_the_pair_that_is_ordered_differently():
+    found = attacks.scored(
+        study({"base": 0.0, "sft": 3.0, "word_kd": 1.0, "rkld": 0.2}).query("size == 'middle'"),
+        pd.Series(20, [f"r{i}" for i in range(60)]),
+        pd.DataFrame(
+            2.0,
+            pd.MultiIndex.from_product([(0, 1), [f"r{i}" for i in range(60)]]),
+            [0, 1],
+        ).rename_axis(["seed", "row_id"])
+        + np.random.default_rng(0).uniform(0, 1, (120, 2)),
+        "middle",
+    )
+    members = found[found["member"] & (found["method"] != "base")]
+    shares = {"sft": 0.5, "word_kd": 0.9, "rkld": 0.0}
+    place = members.groupby(["method", "seed"]).cumcount() / 30
+    hits = members.assign(hit=(place < members["method"].map(shares)).astype(float))
+    pairs = attacks.reversals(found, hits)
+    assert pairs[["one", "other"]].to_numpy().tolist() == [["word_kd", "sft"]]
+    line = pairs.iloc[0]
+    assert line["more"] == pytest.approx(0.4) and line["less"] < 0 and line["sure"]
+    agreed = hits.assign(hit=(place < hits["method"].map({"sft": 0.9, "word_kd": 0.5, "rkld": 0})))
+    none = attacks.reversals(found, agreed.astype({"hit": float}))
+    assert len(none) == 0 and "sure" in none

@@ -1,0 +1,220 @@
+"""Every claim in every verdict."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import studies
+from studies import ladder, study
+
+from kdlib.analysis import claims, rates
+from kdlib.config.methods import DISTILLED, PAPER
+
+MAIN = ["C1", "C2", "C3", "C4", "C5", "C6"]
+
+
+def ledger(tuples, answers, cost):
+    gaps = rates.differences(tuples, answers)
+    return claims.ledger(MAIN, tuples=tuples, differences=gaps, costs=cost)
+
+
+def verdicts(memorized, rouge=None, cost=None, held_out=0.0, sizes=studies.SIZES):
+    tuples, answers = study(memorized, rouge, held_out, sizes=sizes)
+    cost = studies.costs(0.5, sizes=sizes) if cost is None else cost
+    return ledger(tuples, answers, cost).set_index("claim")["verdict"].to_dict()
+
+
+def test_claims_confirmed():
+    assert verdicts(ladder(0.9)) == dict.fromkeys(MAIN, "confirmed")
+
+
+def test_claims_refuted():
+    upside_down = ladder(0.3, order=(0.2, 0.9, 0.5, 1.0))
+    worse = dict.fromkeys(DISTILLED, 0.4)
+    found = verdicts(upside_down | {("sft", "small"): 0.9}, worse, studies.costs(1.5))
+    assert found["C1"] == found["C2"] == found["C3"] == found["C4"] == found["C6"] == "refuted"
+    assert verdicts(ladder(0.9) | {("rkld", "small"): 0.0})["C5"] == "refuted"
+
+
+def test_claims_open():
+    flat = dict.fromkeys(rates.models(studies.SIZES), 0.3)
+    found = verdicts(flat, held_out=0.3)
+    assert [found[name] for name in ("C1", "C3", "C4", "C5")] == ["open"] * 4
+    tuples, answers = study(flat)
+    theirs = answers["method"] == "rkld"
+    noise = np.random.default_rng(0).normal(-claims.MARGIN, 0.3, int(theirs.sum()))
+    answers.loc[theirs, "rougeL"] += noise
+    found = ledger(tuples, answers, studies.costs(0.5)).set_index("claim")
+    assert found.at["C2", "verdict"] == "open"
+
+
+def test_no_verdict_hangs_on_a_timing():
+    slow = ledger(*study(ladder(0.9)), studies.costs(0.5, milliseconds=1.2)).set_index("claim")
+    assert slow.at["C6", "verdict"] == "confirmed"
+    assert "ms_per_token 1.20 to 1.20" in slow.at["C6", "evidence"]
+
+
+def test_with_one_size_what_needs_two_is_open_and_says_why():
+    sizes = ("only",)
+    tuples, answers = study(ladder(0.9, sizes=sizes), sizes=sizes)
+    found = ledger(tuples, answers, studies.costs(0.5, sizes=sizes)).set_index("claim")
+    assert found.at["C4", "verdict"] == "open" and "no two students" in found.at["C4", "evidence"]
+    assert (found["verdict"].drop("C4") == "confirmed").all()
+    four = ("xl", "l", "m", "s")
+    assert set(verdicts(ladder(0.9, sizes=four), sizes=four).values()) == {"confirmed"}
+
+
+def test_claims_are_about_the_papers_methods_alone():
+    """Further methods that would turn every verdict turn none, and words stay the same."""
+    worse = {("gkd", "large"): 0.1, ("gkd", "middle"): 0.5, ("gkd", "small"): 1.0}
+    ledgers = []
+    for methods in (PAPER, (*PAPER, "gkd", "minillm")):
+        tuples, answers = study(ladder(0.9) | worse, {"gkd": 0.1}, 0.0, methods)
+        ledgers.append(ledger(tuples, answers, studies.costs(0.5)))
+    pd.testing.assert_frame_equal(*ledgers)
+    assert set(ledgers[0]["verdict"]) == {"confirmed"}
+    gaps = rates.differences(tuples, answers)
+    assert set(gaps["method"]) == {*PAPER, "gkd", "minillm"}
+    assert set(gaps[gaps["comparison"] != "to_sft"]["method"]) == set(PAPER)
+
+
+def test_one_seed_that_disagrees_leaves_a_claim_open():
+    tuples, answers = study(ladder(0.9))
+    turned = (tuples["seed"] == 2) & (tuples["method"] == "rkld") & (tuples["size"] == "small")
+    tuples.loc[turned & (tuples["split"] == "member"), "prefix"] = 10
+    found = ledger(tuples, answers, studies.costs(0.5)).set_index("claim")["verdict"]
+    assert found["C1"] == found["C3"] == "open"
+
+
+def odds_line(method, attribute, lo, hi, note=""):
+    facts = {"method": method, "size": "large", "attribute": attribute, "note": note}
+    return facts | {"value": (lo + hi) / 2, "lo": lo, "hi": hi}
+
+
+@pytest.mark.parametrize(
+    ("copies", "rarity", "verdict"),
+    [
+        ((1.1, 2), (1.2, 3), "confirmed"),
+        ((0.9, 2), (1.2, 3), "open"),
+        ((1.1, 2), (0.5, 0.9), "refuted"),
+        ((np.nan, np.nan), (np.nan, np.nan), "open"),
+    ],
+)
+def test_claim_c5b(copies, rarity, verdict):
+    note = "too few" if np.isnan(copies[0]) else ""
+    lines = [odds_line("word_kd", "copies", *copies, note)]
+    lines += [odds_line("word_kd", "rarity", *rarity, note)]
+    lines += [odds_line("sft", "copies", 0.1, 0.2)]  # not of the claim
+    lines += [odds_line("word_kd", "length", 0.1, 0.2)]
+    assert claims.judge("C5b", odds=pd.DataFrame(lines))["verdict"] == verdict
+
+
+def test_claim_c5b_needs_both():
+    one = pd.DataFrame([odds_line("word_kd", "rarity", 2, 3)])
+    assert claims.judge("C5b", odds=one)["verdict"] == "open"
+    assert claims.judge("C5b", odds=one[:0])["verdict"] == "open"
+
+
+def line(metric, value, lo, hi, **facts):
+    return {"metric": metric, "value": value, "lo": lo, "hi": hi, "n": 50} | facts
+
+
+@pytest.mark.parametrize(
+    ("shared", "passed", "gap", "same", "verdicts"),
+    [
+        ((0.91, 0.99), (0.0, 0.02), (0.1, 0.2), True, ["confirmed"] * 3),
+        ((0.70, 0.89), (0.06, 0.2), (-0.2, -0.1), True, ["refuted"] * 3),
+        ((0.80, 0.95), (0.01, 0.2), (-0.2, 0.1), True, ["open"] * 3),
+        ((0.91, 0.99), (0.06, 0.2), (0.1, 0.2), False, ["confirmed", "refuted", "open"]),
+        ((np.nan, np.nan), (np.nan, np.nan), (np.nan, np.nan), False, ["open"] * 3),
+    ],
+)
+def test_verdicts_follow_the_rules(shared, passed, gap, same, verdicts):
+    pooled = {"method": "word_kd", "size": "all", "seed": "all"}
+    table = pd.DataFrame(
+        [
+            line("shared", np.mean(shared), *shared, **pooled),
+            line("passed_on", np.mean(passed), *passed, **pooled),
+            line("shared", 0.1, 0.0, 0.2, **pooled | {"size": "large"}),
+        ]
+    )
+    facts = {"method": "seq_kd", "size": "all"}
+    beside = pd.DataFrame(
+        [
+            line("difference", np.mean(gap), *gap, **facts, same_sign=same),
+            line("ratio", 2.0, 1.0, 3.0, **facts, same_sign=np.nan),
+        ]
+    )
+    found = claims.ledger(["D1", "D2", "D3"], shares=table, contrasts=beside)
+    assert list(found["claim"]) == ["D1", "D2", "D3"]
+    assert list(found["verdict"]) == verdicts
+    assert np.isfinite(shared[0]) or "not enough rows" in found["evidence"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"),
+    [(0.995, 0.999, "confirmed"), (0.98, 0.995, "open"), (0.8, 0.9, "refuted")],
+)
+def test_claim_d4(lo, hi, verdict):
+    scores = {"roc_auc": (lo + hi) / 2, "roc_auc_lo": lo, "roc_auc_hi": hi, "n": 9, "hits": 3}
+    assert claims.judge("D4", scores=scores)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict"),
+    [
+        ([(200, 2), (100, 0)], "confirmed"),
+        ([(200, 2), (100, 2)], "open"),
+        ([(200, 50), (100, 40)], "refuted"),
+        ([(0, 0), (0, 0)], "open"),
+    ],
+)
+def test_claim_d5(pairs, verdict):
+    rows = [
+        {"seed": seed, "left_out": "predicted", "part": part, "before": was, "after": now}
+        for seed, (before, after) in enumerate(pairs)
+        for part, was, now in (("removed", before, 0), ("kept", 0, after), ("held_out", 9, 9))
+    ]
+    rows += [{**row, "left_out": "random", "after": 77} for row in rows]
+    assert claims.judge("D5", layers=pd.DataFrame(rows))["verdict"] == verdict
+
+
+def attack_line(method, lo, hi, score="loss"):
+    facts = {"method": method, "size": "middle", "score": score, "auc": (lo + hi) / 2}
+    return facts | {"auc_lo": lo, "auc_hi": hi}
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((0.55, 0.8), "confirmed"), ((0.5, 0.8), "open"), ((0.4, 0.53), "refuted")],
+)
+def test_claim_e1(interval, verdict):
+    lines = [attack_line(method, 0.6, 0.7) for method in DISTILLED]
+    lines += [attack_line("sft", 0.9, 0.99), attack_line("gkd", 0.9, 0.99)]  # not of the claim
+    lines += [attack_line("rkld", 0.1, 0.2, "zlib"), attack_line("word_kd", *interval)]
+    row = claims.judge("E1", attacks=pd.DataFrame(lines))
+    assert row["verdict"] == verdict and row["evidence"].startswith("4 distilled students: AUC ")
+
+
+@pytest.mark.parametrize(
+    ("sure", "shares", "verdict"),
+    [
+        ([False, True], (0.5, 0.2), "confirmed"),
+        ([False], (0.5, 0.2), "open"),
+        ([], (0.5, 0.2), "refuted"),
+        ([], (0.2, 0.2), "open"),  # there is no order that could be reversed
+    ],
+)
+def test_claim_e2(sure, shares, verdict):
+    pair = {"one": "sft", "other": "rkld", "more": 0.3, "less": -0.1}
+    pairs = pd.DataFrame([pair | {"sure": one} for one in sure], columns=[*pair, "sure"])
+    hits = pd.DataFrame({"method": ["sft", "rkld"], "hit": shares})
+    row = claims.judge("E2", reversals=pairs, hits=hits)
+    assert row["verdict"] == verdict
+    assert ("SFT memorizes 0.300 more than" in row["evidence"]) == (verdict == "confirmed")
+
+
+def test_every_claim_has_words_and_a_judge():
+    assert list(claims.CLAIMS) == [*MAIN[:5], "C5b", "C6", "D1", "D2", "D3", "D4", "D5", "E1", "E2"]
+    for claim in claims.CLAIMS.values():
+        assert claim.statement.endswith(".") or claim.statement.endswith(")")
+        assert "confirmed if" in claim.rule and "refuted" in claim.rule

@@ -1,0 +1,78 @@
+"""Sets, shares and contrasts, against the same written out naively."""
+
+import pytest
+from studies import SIZES, shared_rows
+
+from kdlib.analysis import inheritance
+from kdlib.errors import KdlibError
+
+
+def test_shares_and_regions_are_those_of_python_sets():
+    given = shared_rows()
+    frame = inheritance.sets(given)
+    assert len(frame) == 3 * 60 * 6  # seeds, member rows, distilled students
+
+    def memorized(method, size):
+        found = set()
+        for row in given.itertuples():
+            if (row.method, row.size, row.split, row.kind) == (method, size, "member", "row"):
+                found |= {(size, row.seed, row.row_id)} if row.prefix >= row.length else set()
+        return found
+
+    t = {(size, *row[1:]) for row in memorized("teacher", "teacher") for size in SIZES}
+    s = set().union(*(memorized("sft", size) for size in SIZES))
+    d = set().union(*(memorized("word_kd", size) for size in SIZES))
+    shares = inheritance.shares(frame)
+    chosen = (shares["method"] == "word_kd") & (shares["size"] == "all")
+    pooled = shares[chosen & (shares["seed"] == "all")].set_index("metric")["value"]
+    expected = {
+        **{"shared": len(d & t & s) / len(d), "passed_on": len(d & t - s) / len(t - s)},
+        **{"own": len(d - t - s) / len(d), "neither": len(d - t - s) / (3 * 180 - len(t | s))},
+        **{"teacher_only": len(d & t - s) / len(d), "sft_only": len(d & s - t) / len(d)},
+    }
+    assert pooled.to_dict() == pytest.approx(expected)
+    regions = inheritance.regions(frame)
+    for size in SIZES:
+        own = regions.query("method == 'word_kd' and size == @size and seed == '1'")
+        t1, s1, d1 = ({row for row in one if row[:2] == (size, 1)} for one in (t, s, d))
+        hits = own.set_index("metric")["hits"]
+        assert hits["all three"] == len(t1 & s1 & d1)
+        assert hits["teacher alone"] == len(t1 - s1 - d1)
+        assert hits["SFT and student"] == len(s1 & d1 - t1)
+        assert hits.sum() == len(t1 | s1 | d1) == own["n"].iloc[0]
+    with pytest.raises(KdlibError, match="same rows"):
+        inheritance.sets(given.drop(index=given.index[given["method"] == "teacher"][:1]))
+
+
+def test_contrasts_are_paired_over_the_rows_of_the_teacher_alone():
+    frame = inheritance.sets(shared_rows())
+    gap = frame[frame["in_teacher"] & ~frame["in_sft"]]
+    # hand everything down in sequence-level KD
+    frame.loc[gap.index[gap["method"] == "seq_kd"], "in_distilled"] = True
+    table = inheritance.contrasts(frame).set_index(["size", "metric"])
+    soft = gap.loc[gap["method"] == "word_kd", "in_distilled"]
+    assert table.loc[("all", "difference"), "value"] == pytest.approx(1 - soft.mean())
+    assert table.loc[("all", "ratio"), "value"] == pytest.approx(len(soft) / soft.sum())
+    assert table.loc[("all", "difference"), "n"] == len(soft)
+    assert table.loc[("all", "difference"), "same_sign"]
+    lo, hi = table.loc[("all", "ratio"), ["lo", "hi"]]
+    assert 1 < lo < len(soft) / soft.sum() < hi
+    empty = inheritance.contrasts(frame.assign(in_teacher=False))
+    assert empty["value"].isna().all() and not empty["same_sign"].any()
+
+
+def test_stability_counts_ordered_pairs_of_seeds():
+    given = shared_rows()
+    table = inheritance.stability(given).set_index(["method", "size", "metric"]).sort_index()
+    rows = given.query("method == 'sft' and size == 'large' and split == 'member'")
+    rows = rows[rows["kind"] == "row"]
+    both = rows.merge(rows, on="row_id", suffixes=("", "_b")).query("seed != seed_b")
+    first, second = (both[f"prefix{x}"] >= both[f"length{x}"] for x in ("", "_b"))
+    line = table.loc[("sft", "large")]
+    assert line.loc["again", "value"] == pytest.approx(second[first].mean())
+    assert line.loc["rate", "value"] == pytest.approx(second.mean())
+    assert line.loc["gain", "value"] == pytest.approx(second[first].mean() - second.mean())
+    assert line.loc["gain", "lo"] < line.loc["gain", "value"] < line.loc["gain", "hi"]
+    assert line.loc["again", "n"] == first.sum() and line.loc["rate", "n"] == len(both)
+    alone = inheritance.stability(given[given["seed"] == 0])
+    assert alone["value"].isna().all()

@@ -1,0 +1,141 @@
+"""ROC numbers against their definitions, written again row by row."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdlib import stats
+from kdlib.analysis import roc
+from kdlib.errors import KdlibError
+
+
+def rows(n=240, others=120, groups=200, seed=0, ties=False):
+    dice = np.random.default_rng(seed)
+    member = np.arange(n) >= others
+    score = dice.normal(size=n) + 0.7 * member
+    return pd.DataFrame(
+        {
+            "member": member,
+            "score": score.round(1) if ties else score,
+            "other": dice.normal(size=n).astype(np.float32),
+            "group": [f"g{i}" for i in dice.integers(0, groups, n)],
+            "seed": np.arange(n) % 3,
+        }
+    )
+
+
+def naive_auc(score, member):
+    pairs = itertools.product(score[member], score[~member])
+    return np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs])
+
+
+def naive_tpr(score, member, fpr):
+    found = [0.0]
+    for threshold in score:
+        flagged = score >= threshold
+        if flagged[~member].mean() <= fpr + 1e-12:
+            found.append(flagged[member].mean())
+    return max(found)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auc_and_tpr_against_their_definitions(ties):
+    frame = rows(ties=ties)
+    score, member = frame["score"].to_numpy(), frame["member"].to_numpy()
+    assert roc.auc(score, member) == pytest.approx(naive_auc(score, member), abs=1e-12)
+    for fpr in (0.01, 0.05, 0.29, 1.0):
+        assert roc.tpr_at(score, member, fpr) == naive_tpr(score, member, fpr)
+
+
+def test_as_many_are_accused_as_the_rate_allows():
+    score = np.append(np.arange(100.0), 70.5)  # 29 others lie above the one member
+    assert roc.tpr_at(score, np.arange(101) == 100, 0.29) == 1  # 0.29 * 100 is under 29
+    assert roc.tpr_at(score, np.arange(101) == 100, 0.28) == 0
+
+
+def test_auc_is_signed():
+    frame = rows()
+    score, member = frame["score"].to_numpy(), frame["member"].to_numpy()
+    there, back = roc.auc(score, member), roc.auc(-score, member)
+    assert there > 0.5 > back and there + back == pytest.approx(1)
+    assert roc.auc(np.zeros(240), member) == 0.5
+    assert roc.auc(np.where(member, np.inf, -np.inf), member) == 1
+
+
+def test_too_few_rows_are_no_number():
+    score, member = np.arange(100.0), np.arange(100) < 1
+    assert roc.tpr_at(score, member, 0.01) != roc.tpr_at(score, member, 0.01)
+    one_more = np.append(score, -1.0), np.append(member, False)
+    assert roc.tpr_at(*one_more, 0.01) == 0  # 100 others: one of them may be accused
+    assert math.isnan(roc.auc(score, np.ones(100, bool)))
+    assert math.isnan(roc.tpr_at(score, np.zeros(100, bool), 0.5))
+    assert math.isnan(roc.auc(np.array([]), np.array([], bool)))
+    with pytest.raises(KdlibError, match="not a number"):
+        roc.auc(np.array([1.0, np.nan]), np.array([True, False]))
+
+
+def test_the_roc_runs_from_corner_to_corner():
+    frame = rows(ties=True)
+    false, true = roc.roc(frame["score"].to_numpy(), frame["member"].to_numpy())
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    assert (np.diff(false) >= 0).all() and (np.diff(true) >= 0).all()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_bootstrap_is_that_of_repeated_rows(ties):
+    frame = rows(ties=ties)
+    found = roc.evaluate(frame, ["score", "other"], draws=130).set_index("score")
+    codes, sizes = stats._cells(frame["group"], None)
+    drawn = np.concatenate(stats._drawn(sizes, 130)).T[codes].astype(int)
+    sizes = frame["group"].value_counts()
+    for times in drawn.T[:5]:  # whole groups, as many as there are
+        per_group = pd.Series(times).groupby(frame["group"].to_numpy())
+        assert (per_group.nunique() == 1).all() and per_group.first().sum() == len(sizes)
+    for column in ("score", "other"):
+        areas, rates = [], []
+        for times in drawn.T:
+            score = np.repeat(frame[column].to_numpy(), times)
+            member = np.repeat(frame["member"].to_numpy(), times)
+            areas.append(naive_auc(score, member))
+            rates.append(naive_tpr(score, member, 0.01))
+        line = found.loc[column]
+        assert line["auc"] == pytest.approx(naive_auc(frame[column], frame["member"]))
+        wanted = [*np.quantile(areas, [0.025, 0.975]), *np.quantile(rates, [0.025, 0.975])]
+        given = line[["auc_lo", "auc_hi", "tpr_1pct_lo", "tpr_1pct_hi"]].astype(float)
+        np.testing.assert_allclose(given, wanted, rtol=1e-5)
+        assert line["auc_lo"] <= line["auc"] <= line["auc_hi"]
+        assert math.isnan(line["tpr_01pct"]) and math.isnan(line["tpr_01pct_hi"])
+        assert (line["n_member"], line["n_other"]) == (120, 120)
+
+
+def test_copies_of_a_row_are_no_further_evidence():
+    frame = rows(groups=10**9)
+    copied = pd.concat([frame] * 4)
+    once, four = (roc.evaluate(f, ["score"], draws=200).iloc[0] for f in (frame, copied))
+    for name in ("auc", "auc_lo", "auc_hi"):
+        assert once[name] == pytest.approx(four[name])
+    alone = copied.assign(group=[str(i) for i in range(len(copied))])
+    narrow = roc.evaluate(alone, ["score"], draws=200).iloc[0]
+    assert narrow["auc_hi"] - narrow["auc_lo"] < 0.7 * (once["auc_hi"] - once["auc_lo"])
+
+
+def test_difference_is_paired():
+    frame = rows()
+    frame["close"] = frame["score"] + 0.01 * frame["other"]
+    gap = roc.difference(frame, "score", "other")
+    parts = [
+        naive_auc(part["score"].to_numpy(), part["member"].to_numpy())
+        - naive_auc(part["other"].to_numpy(), part["member"].to_numpy())
+        for _, part in frame.groupby("seed")
+    ]
+    assert gap["same_sign"] == (min(parts) > 0 or max(parts) < 0)
+    assert gap["lo"] < gap["value"] < gap["hi"] and gap["lo"] > 0 and gap["n"] == 240
+    near = roc.difference(frame, "score", "close")
+    assert near["hi"] - near["lo"] < 0.2 * (gap["hi"] - gap["lo"])
+    same = roc.difference(frame, "score", "score")
+    assert (same["value"], same["lo"], same["hi"], same["same_sign"]) == (0, 0, 0, False)
+    mirrored = roc.difference(frame, "other", "score")
+    assert mirrored["value"] == -gap["value"] and mirrored["lo"] == pytest.approx(-gap["hi"])
