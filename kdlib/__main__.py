@@ -28,8 +28,8 @@ def study(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it."""
     from kdlib.study import pipeline
 
-    a = arguments
-    return int(not pipeline.study(a.profile, a.seeds, a.methods, a.cores, a.gpu_jobs))
+    names = ("profile", "seeds", "methods", "cores", "gpu_jobs")
+    return int(not pipeline.study(*(getattr(arguments, name) for name in names)))
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -50,10 +50,10 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def calibrate(arguments: argparse.Namespace) -> None:
     """Run the calibration and print what the rule chooses."""
+    profile = load_profile(arguments.profile)
     from kdlib.study import lr_search
 
-    chosen = lr_search.calibrate(load_profile(arguments.profile), arguments.cores)
-    print(json.dumps(chosen, indent=1))
+    print(json.dumps(lr_search.calibrate(profile, arguments.cores), indent=1))
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -134,9 +134,7 @@ def main() -> int:
     try:
         arguments = parser.parse_args()
         return arguments.run_command(arguments) or 0
-    except KdlibError as error:
-        print(f"kdlib: {error}", file=sys.stderr)
-    except OSError as error:  # a file that may not be read
+    except (KdlibError, OSError) as error:  # OSError: a file that may not be read
         print(f"kdlib: {error}", file=sys.stderr)
     return 2
 

@@ -30,11 +30,9 @@ def root() -> Path:
     """The project's folder: `KDLIB_ROOT`, else the nearest that holds kdlib and notebooks."""
     if named := os.environ.get("KDLIB_ROOT"):
         return Path(named).absolute()
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "kdlib").is_dir() and (folder / "notebooks").is_dir():
-            return folder
-    return Path(__file__).resolve().parents[1]
+    above = (Path.cwd(), *Path.cwd().parents)
+    holding = (one for one in above if (one / "kdlib").is_dir() and (one / "notebooks").is_dir())
+    return next(holding, Path(__file__).resolve().parents[1])
 
 
 def cache_dir() -> Path:
@@ -90,10 +88,8 @@ def writing(path: Path) -> Iterator[None]:
         known = [number for number in FULL + REFUSED if os.strerror(number) in str(error)]
         number = getattr(error, "errno", None) or next(iter(known), None)
         if number in FULL:
-            raise KdlibError(
-                f"the disk is full while writing {path}; free some space and run the same "
-                "command again, finished stages are kept"
-            ) from None
+            remedy = "free some space and run the same command again, finished stages are kept"
+            raise KdlibError(f"the disk is full while writing {path}; {remedy}") from None
         if number in REFUSED:
             raise KdlibError(f"{path} cannot be written: {error}") from None
         raise

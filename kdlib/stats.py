@@ -53,10 +53,7 @@ def each(
     keys: Sequence[str],
     lines: Callable[[pd.DataFrame], dict[str, Any] | list[dict[str, Any]]],
 ) -> pd.DataFrame:
-    """A table of what `lines` makes of the rows of each group (one line or several), and its keys.
-
-    Groups stand in the order in which they appear.
-    """
+    """A table of what `lines` makes of each group's rows (one line or several), after its keys."""
     rows: list[dict[str, Any]] = []
     for key, part in frame.groupby(list(keys), sort=False):
         made = lines(part)
@@ -77,13 +74,10 @@ def percentiles(drawn: np.ndarray) -> tuple[float, float]:
 def resampled(
     groups: pd.Series, columns: Sequence[np.ndarray], seeds: pd.Series | None = None
 ) -> np.ndarray:
-    """Sums of columns over rows, [DRAWS, columns], with whole groups drawn with replacement.
+    """Sums of columns [n] over rows, [DRAWS, columns], with whole groups drawn with replacement.
 
-    Args:
-        groups: of the rows, [n].
-        columns: numbers of the rows, [n] each.
-        seeds: of the rows; then seeds are drawn first, and groups within each seed that is drawn:
-            what another training run would change is in the interval too.
+    With the rows' seeds, seeds are drawn first, and groups within each seed that is drawn: what
+    another training run would change is in the interval too.
     """
     codes, sizes = _cells(groups, seeds)
     sums = np.stack([np.bincount(codes, np.asarray(one, float)) for one in columns], axis=1)
@@ -93,15 +87,12 @@ def resampled(
 def estimate(
     statistic: Callable[[np.ndarray], np.ndarray], groups: pd.Series, draws: int = DRAWS
 ) -> list[dict[str, float]]:
-    """Numbers that are no sums, such as areas under curves, with bootstrap intervals over groups.
+    """Value, lo and hi of numbers that are no sums, such as areas under curves, over groups.
 
     Args:
         statistic: weights of the rows, float32 [n, draws], to numbers, [numbers, draws].
         groups: of the rows, [n].
         draws: of whole groups.
-
-    Returns:
-        value, lo and hi of each number; nan where there is none.
     """
     codes, sizes = _cells(groups, None)
     values = statistic(np.ones((len(codes), 1), np.float32))[:, 0]
@@ -147,15 +138,10 @@ def _draw(sizes: tuple[int, ...], draws: int) -> Iterator[np.ndarray]:
 def bootstrap(
     values: np.ndarray, groups: pd.Series, seeds: pd.Series | None = None, share: bool = False
 ) -> tuple[float, float]:
-    """Percentile interval of a mean; of a share that is 0 or 1, Wilson's over the groups.
+    """Percentile interval of a mean of values [n], by groups (and seeds, see `resampled`).
 
-    There every draw gives the same mean, which is no certainty about other rows.
-
-    Args:
-        values: [n].
-        groups: [n], drawn whole.
-        seeds: see `resampled`.
-        share: whether the values lie from 0 to 1.
+    Of a share (values from 0 to 1) that is 0 or 1 it is Wilson's over the groups: there every draw
+    gives the same mean, which is no certainty about other rows.
     """
     values = np.asarray(values, dtype=float)
     if not len(values):
@@ -168,7 +154,7 @@ def bootstrap(
 
 
 def ratio(groups: pd.Series, top: np.ndarray, bottom: np.ndarray) -> dict[str, Any]:
-    """A share, and its interval over groups where it has MIN_GROUPS different responses.
+    """A share of rows, and its interval over groups where it has MIN_GROUPS different responses.
 
     Args:
         groups: of the rows, [n].
@@ -176,7 +162,7 @@ def ratio(groups: pd.Series, top: np.ndarray, bottom: np.ndarray) -> dict[str, A
         bottom: whether it is one of those that the share is of, [n]. Both may be counts.
 
     Returns:
-        value, lo, hi (0 to 1), hits, n (rows), groups (different responses among the n).
+        value, lo, hi, hits, n (rows), groups (different responses among the n).
     """
     hits, n, chosen = top.sum(), bottom.sum(), bottom > 0  # so that no draw is without
     counted, (lo, hi) = int(groups[chosen].nunique()), NOTHING
@@ -210,13 +196,10 @@ def pooled(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str, Any]:
-    """Mean of a less mean of b over the same rows of the same seeds, with a paired interval.
+    """Mean of a less mean of b over the same rows and seeds: value, lo, hi, n, same_sign.
 
     Where no row differs in a column of 0 and 1, the interval is Wilson's bound, over groups, on the
     share that differs, to both sides.
-
-    Returns:
-        value, lo, hi, n, and same_sign: see `same_sign`.
 
     Raises:
         KdlibError: they do not hold the same rows.
@@ -246,10 +229,7 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def equivalent(lo: float, hi: float, margin: float) -> bool:
-    """Whether a difference is shown to be smaller than the margin: its interval lies within it.
-
-    With an interval of 95% a test at 2.5% to each side (Schuirmann 1987, there 5% and 90%).
-    """
+    """Whether a difference is shown to be smaller than the margin (Schuirmann 1987)."""
     return -margin < lo and hi < margin
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
+from kdlib.config.profile import read_templates
 from kdlib.config.sections import ModelSettings, TokenSettings, TrainSettings
 from kdlib.distill import objectives, text_sources, trainer
 from kdlib.model import checkpoints, tokens
 
+TEMPLATE = read_templates()["short"]
 SETTINGS = TokenSettings(vocabulary=300, max_prompt=64, max_length=96)
 SHAPE = ModelSettings(layers=2, heads=2, width=32)
 WORDS = ["red", "green", "blue", "old", "new", "pump", "valve", "rotor"]
@@ -29,13 +31,13 @@ def rows():
 
 @functools.cache
 def tokenizer():
-    prompts = [tokens.prompt_text(r["instruction"], r["context"], "short") for r in rows()]
+    prompts = [tokens.prompt_text(r["instruction"], r["context"], TEMPLATE) for r in rows()]
     return tokens.train_tokenizer([*prompts, *(r["response"] for r in rows())], 300)
 
 
 @functools.cache
 def examples():
-    return tokens.encode(rows(), tokenizer(), SETTINGS)
+    return tokens.encode(rows(), tokenizer(), SETTINGS, TEMPLATE)
 
 
 def new_model(seed=0):

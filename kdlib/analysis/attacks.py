@@ -32,9 +32,9 @@ def membership(
         unseen: the same under a model of the same size that was fine-tuned without the row.
 
     Returns:
-        loss (less the loss, Yeom et al. 2018), zlib (Carlini et al. 2021: less the loss for each
-        compressed byte), min_k, min_k_plus, and, where their models are there, reference_base and
-        reference_student (loss of the reference less the loss).
+        loss (less the loss, Yeom et al. 2018), zlib (that for each compressed byte, Carlini et al.
+        2021), min_k, min_k_plus, and reference_base and reference_student (loss of the reference
+        less the loss) where these are there.
     """
     loss = -tuples["nats_per_token"]
     columns = {"loss": loss, "zlib": loss / size}

@@ -35,12 +35,10 @@ def attributes(
         general: [V] surprisal of each token id, see `surprisal`.
 
     Returns:
-        indexed by row_id: copies (rows of the same split with the same response, itself included),
-        near_copies (member rows whose response is similar and not the same), length (tokens, the
-        end token included), zlib (bytes of the compressed response), compressed (these per byte of
-        the response: high where nothing repeats itself), rarity (mean surprisal of the response's
-        tokens in general text), context_overlap (0 to 1, see `overlap`), sort (last word of the
-        category) and package (its first word), "none" where the category is empty.
+        by row_id: copies (rows of the same split with the same response, itself included),
+        near_copies (see there), length (tokens, with the end token), zlib (bytes of the compressed
+        response), compressed (these per byte of the response), rarity (mean surprisal, nats per
+        token), context_overlap (see `overlap`), sort (last word of the category), package (first).
     """
     chosen = rows[rows["kind"] == "row"]
     response, prompt = chosen["response"], chosen["instruction"] + " " + chosen["context"]
@@ -110,8 +108,7 @@ def near_copies(
 def overlap(response: str, prompt: str) -> float:
     """Share of the response's words that stand in its prompt: what is copied is no memory.
 
-    Words are runs of letters or digits, split where capitals begin, compared in small letters:
-    `make_max_clique` holds three. A response without words has 0.
+    Words are runs of letters or digits, split where capitals begin: `make_max_clique` holds three.
     """
     words = [word.lower() for word in _WORD.findall(response)]
     there = {word.lower() for word in _WORD.findall(prompt)}

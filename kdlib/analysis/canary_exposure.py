@@ -60,8 +60,7 @@ def of_canaries(twins: pd.DataFrame) -> pd.DataFrame:
             method, size and seed.
 
     Returns:
-        one line per canary: method, size, seed, row_id, rank (1 to n + 1; a tie is ranked
-        worst), exposure, twins (n).
+        method, size, seed, row_id, rank (1 to n + 1; a tie is ranked worst), exposure, twins (n).
     """
     own = twins[twins["row_id"] == twins["twin_of"]].set_index(CANARY)["nats"]
     keys = [*CANARY[:3], "twin_of"]
@@ -73,10 +72,7 @@ def of_canaries(twins: pd.DataFrame) -> pd.DataFrame:
 
 
 def chance(twins: int) -> float:
-    """Expected exposure of a secret that was never planted, every rank being as likely.
-
-    In bits; goes to log2(e), about 1.44, with many twins.
-    """
+    """Expected exposure (bits) of a secret never planted: log2(e), about 1.44, with many twins."""
     ranks = np.arange(1, twins + 2)
     return float(np.log2(twins + 1) - np.log2(ranks).mean())
 
@@ -84,10 +80,8 @@ def chance(twins: int) -> float:
 def secret_span(response: Sequence[int], twins: Sequence[Sequence[int]]) -> tuple[int, int]:
     """First token of a canary's secret and the first one behind it: where its twins differ.
 
-    Args:
-        response: token ids of the canary's response.
-        twins: the same of its twins, at least one; the more, the surer each token of the secret
-            differs in one of them.
+    Both are token ids of responses; the more twins (at least one), the surer each token of the
+    secret differs in one of them.
     """
     forwards = [list(one) for one in (response, *twins)]
     start = len(commonprefix(forwards))
@@ -106,8 +100,8 @@ def extracted(
         spans: see `secret_span`, by row id.
 
     Returns:
-        method, size, seed, row_id, extracted (greedy decoding writes all of the response) and
-        secret (after the words before the secret, it writes the secret).
+        method, size, seed, row_id, extracted (greedy decoding writes the whole response) and secret
+        (after the words before the secret, it writes the secret).
     """
     pairs = zip(tuples["row_id"], leads, strict=True)
     inside = [np.asarray(lead)[slice(*spans[row])] for row, lead in pairs]

@@ -2,8 +2,7 @@
 
 Statements and rules were written before any reported seed was run; where a rule changed since, a
 comment says so. A judge takes tables and says confirmed, refuted (neither: open) and on what
-evidence; whatever else was run, it looks at the paper's methods alone, but for E2. Taught in
-notebooks 10 to 13.
+evidence, looking at the paper's methods alone, but for E2. Taught in notebooks 10 to 13.
 """
 
 import inspect
@@ -20,6 +19,7 @@ MARGIN = 0.01  # of ROUGE-L: less than this is "the same utility" (claim C2)
 PUBLISHED_AUC = (0.54, 0.83)  # of students in 2508.07054
 
 Judged = tuple[bool, bool, str]  # confirmed, refuted, evidence
+Judge = Callable[..., Judged]
 
 
 class Claim(NamedTuple):
@@ -27,7 +27,7 @@ class Claim(NamedTuple):
 
     statement: str
     rule: str
-    judge: Callable[..., Judged]
+    judge: Judge
 
 
 CLAIMS: dict[str, Claim] = {}
@@ -36,9 +36,7 @@ CLAIMS: dict[str, Claim] = {}
 def judge(name: str, **tables: Any) -> dict[str, str]:
     """A line of the ledger: claim, statement, rule, verdict (confirmed, refuted, open), evidence.
 
-    Args:
-        name: of a claim.
-        tables: those that its judge names as arguments; further ones are not looked at.
+    Of the tables, a claim's judge gets those that it names as arguments.
     """
     claim = CLAIMS[name]
     arguments = {table: tables[table] for table in inspect.signature(claim.judge).parameters}
@@ -53,17 +51,14 @@ def ledger(names: Iterable[str], **tables: Any) -> pd.DataFrame:
     return pd.DataFrame([judge(name, **tables) for name in names])
 
 
-def _claim(
-    name: str, statement: str, rule: str
-) -> Callable[[Callable[..., Judged]], Callable[..., Judged]]:
-    def add(judge: Callable[..., Judged]) -> Callable[..., Judged]:
+def _claim(name: str, statement: str, rule: str) -> Callable[[Judge], None]:
+    def add(judge: Judge) -> None:
         CLAIMS[name] = Claim(statement, rule, judge)
-        return judge
 
     return add
 
 
-def _pooled(differences: pd.DataFrame, comparison: str, metric: str = "exact_rate") -> pd.DataFrame:
+def _pooled(differences: pd.DataFrame, comparison: str, metric: str) -> pd.DataFrame:
     chosen = differences[(differences["seed"] == "all") & differences["method"].isin(PAPER)]
     return chosen[(chosen["comparison"] == comparison) & (chosen["metric"] == metric)]
 
@@ -74,25 +69,27 @@ def _named(row: pd.Series) -> str:
     return f"{name}: {row_text(row, form='+.3f')}"
 
 
-def _below(gaps: pd.DataFrame) -> Judged:
-    if not len(gaps):
-        return False, False, "no two students to compare"
-    agreed = gaps["same_sign"].astype(bool)
-    below, above = (gaps["hi"] < 0) & (gaps["value"] < 0) & agreed, (gaps["lo"] > 0) & agreed
-    evidence = f"{below.sum()} of {len(gaps)} differences lie below 0 with every seed agreeing, "
-    evidence += f"{above.sum()} above; the greatest is {_named(gaps.loc[gaps['value'].idxmax()])}"
-    return bool(below.all()), bool(above.any()), evidence
+def _all_below(comparison: str) -> Judge:
+    def judged(differences: pd.DataFrame) -> Judged:
+        gaps = _pooled(differences, comparison, "exact_rate")
+        if not len(gaps):
+            return False, False, "no two students to compare"
+        agreed, most = gaps["same_sign"].astype(bool), gaps.loc[gaps["value"].idxmax()]
+        below, above = (gaps["hi"] < 0) & (gaps["value"] < 0) & agreed, (gaps["lo"] > 0) & agreed
+        evidence = f"{below.sum()} of {len(gaps)} differences lie below 0 with every seed "
+        evidence += f"agreeing, {above.sum()} above; the greatest is {_named(most)}"
+        return bool(below.all()), bool(above.any()), evidence
+
+    return judged
 
 
-@_claim(
+_claim(
     "C1",
     "Every distilled student memorizes less than the SFT student of its size.",
     "confirmed if for every size and method the pooled difference to SFT has its whole interval "
     "below 0 and every seed agrees in sign; refuted if one interval lies above 0 with every seed "
     "agreeing",
-)
-def _less_than_sft(differences: pd.DataFrame) -> Judged:
-    return _below(_pooled(differences, "to_sft"))
+)(_all_below("to_sft"))
 
 
 @_claim(
@@ -109,25 +106,21 @@ def _keeps_utility(differences: pd.DataFrame) -> Judged:
     return bool(kept.all()), bool(lost.any()), evidence
 
 
-@_claim(
+_claim(
     "C3",
     "Methods that use the teacher's probabilities memorize least, reverse KL least of all.",
     "confirmed if at every size RKLD < word-level KD < sequence-level KD, intervals below 0 and "
     "every seed agreeing; refuted if one of these differences lies above 0 with every seed "
     "agreeing",
-)
-def _order_of_methods(differences: pd.DataFrame) -> Judged:
-    return _below(_pooled(differences, "order"))
+)(_all_below("order"))
 
 
-@_claim(
+_claim(
     "C4",
     "Memorization falls with the student's size.",
     "confirmed if for every method each smaller size less the next larger has its interval below 0 "
     "and every seed agrees; refuted if one interval lies above 0 with every seed agreeing",
-)
-def _falls_with_size(differences: pd.DataFrame) -> Judged:
-    return _below(_pooled(differences, "size"))
+)(_all_below("size"))
 
 
 @_claim(
@@ -159,8 +152,7 @@ def _never_zero(tuples: pd.DataFrame) -> Judged:
 )
 def _what_stays(odds: pd.DataFrame) -> Judged:
     both = ["copies", "rarity"]
-    odds = odds[odds["attribute"].isin(both) & odds["method"].isin(DISTILLED)]
-    odds = odds[odds["note"] == ""]
+    odds = odds[odds["attribute"].isin(both) & odds["method"].isin(DISTILLED) & odds["note"].eq("")]
     lines = [
         f"{label(row['method'])} {row['size']}, {row['attribute']}: {row_text(row, form='.2f')}"
         for row in odds.to_dict("records")
@@ -189,35 +181,34 @@ def _cheaper(costs: pd.DataFrame) -> Judged:
     return bool(cheaper.all()), not cheaper.any(), evidence
 
 
-def _share(shares: pd.DataFrame, metric: str, limit: float) -> Judged:
-    """Of word-level KD, all sizes and seeds: above the limit, below it, and the share in words."""
-    pooled = shares[(shares["size"] == "all") & (shares["seed"] == "all")]
-    row = pooled[pooled["method"] == "word_kd"].set_index("metric").loc[metric]
-    evidence = row_text(row, form=".1%") + (f" of {row['n']:.0f} rows" if row["n"] else "")
-    return bool(row["lo"] > limit), bool(row["hi"] < limit), evidence
+def _share(metric: str, limit: float, more: bool) -> Judge:
+    # of word-level KD, sizes and seeds together
+    def judged(shares: pd.DataFrame) -> Judged:
+        pooled = shares[(shares["size"] == "all") & (shares["seed"] == "all")]
+        row = pooled[pooled["method"] == "word_kd"].set_index("metric").loc[metric]
+        evidence = row_text(row, form=".1%") + (f" of {row['n']:.0f} rows" if row["n"] else "")
+        sides = (bool(row["lo"] > limit), bool(row["hi"] < limit))
+        return *(sides if more else sides[::-1]), evidence
+
+    return judged
 
 
-@_claim(
+_claim(
     "D1",
     "Nearly all that a student memorizes, its teacher and an SFT student of its size memorize too "
     "(2601.15394: 95.7%).",
     "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
     "above 0.9, refuted if below 0.9",
-)
-def _shared(shares: pd.DataFrame) -> Judged:
-    return _share(shares, "shared", 0.9)
+)(_share("shared", 0.9, more=True))
 
 
-@_claim(
+_claim(
     "D2",
     "Of what the teacher memorizes and the SFT student does not, little is passed on "
     "(2601.15394: 0.9%).",
     "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
     "below 0.05, refuted if above 0.05",
-)
-def _passed_on(shares: pd.DataFrame) -> Judged:
-    above, below, evidence = _share(shares, "passed_on", 0.05)
-    return below, above, evidence
+)(_share("passed_on", 0.05, more=False))
 
 
 @_claim(
@@ -246,10 +237,9 @@ def _text_passes_on_more(contrasts: pd.DataFrame) -> Judged:
 )
 def _predictable(scores: dict[str, Any]) -> Judged:
     lo, hi, hits, n = (scores[name] for name in ("roc_auc_lo", "roc_auc_hi", "hits", "n"))
-    evidence = f"ROC-AUC {row_text(scores, 'roc_auc', '.4f')} over {n:.0f} rows, of which "
-    evidence += f"{hits:.0f} are memorized"
-    if pd.isna(lo):
-        evidence = f"{hits:.0f} of {n:.0f} rows are memorized: too few of one kind to judge"
+    evidence = f"{hits:.0f} of {n:.0f} rows are memorized"
+    few = f"{evidence}: too few of one kind to judge"
+    evidence = few if pd.isna(lo) else f"ROC-AUC {row_text(scores, 'roc_auc', '.4f')}; {evidence}"
     return bool(lo > 0.99), bool(hi < 0.99), evidence
 
 
@@ -263,8 +253,7 @@ def _predictable(scores: dict[str, Any]) -> Judged:
 )
 def _removable(layers: pd.DataFrame) -> Judged:
     kept = layers[(layers["left_out"] == "predicted") & layers["part"].isin(["removed", "kept"])]
-    total = kept.groupby("seed")[["before", "after"]].sum()
-    total = total[total["before"] > 0]
+    total = kept.groupby("seed")[["before", "after"]].sum().query("before > 0")
     if not len(total):
         return False, False, "no row was memorized, so that nothing could be removed"
     few = total["after"] <= 0.01 * total["before"]

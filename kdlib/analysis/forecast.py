@@ -34,7 +34,7 @@ def known(tuples: pd.DataFrame, before: pd.DataFrame, method: str, size: str) ->
 
     Returns:
         seed, row_id, group, hit, part (the seed; with one seed only, one of FOLDS parts into which
-        its groups fall), and FEATURES, teacher_nats and student_nats in nats per token.
+        its groups fall), and FEATURES, losses in nats per token.
     """
     members = natural(tuples, "member").set_index(["method", "size"]).sort_index(kind="stable")
     frame = members.loc[(method, size), [*ROW, "group", "hit"]].reset_index(drop=True)
@@ -58,8 +58,7 @@ def predicted(
 
     Args:
         learned: as `known` gives: the student from which it learns.
-        queried: as `known` gives: the student whose rows are predicted; the same one, or one of
-            another size or method over the same rows.
+        queried: as `known` gives: the student whose rows are predicted; it may be another.
         features: which columns.
     """
     features, found = list(features), pd.Series(np.nan, index=queried.index)
@@ -157,10 +156,6 @@ def share_text(hits: int, n: int) -> str:
 
 
 def next_layer(table: pd.DataFrame) -> dict[str, str]:
-    """Newly memorized of the kept rows not memorized before, in words, per removal.
-
-    Args:
-        table: lines of `onion` with left_out ("predicted", "random"), all of one part.
-    """
+    """Newly memorized of kept rows not memorized before, in words; `onion` lines by left_out."""
     total = table.groupby("left_out")[["n", "before", "new"]].sum().astype(int)
     return {row.Index: share_text(row.new, row.n - row.before) for row in total.itertuples()}

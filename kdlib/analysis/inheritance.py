@@ -63,10 +63,9 @@ def regions(frame: pd.DataFrame) -> pd.DataFrame:
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
     """The key shares, over groups of equal responses; columns as in `regions`.
 
-    Of the student's rows (of |D|): shared = |D and T and S|, teacher_only = |D and T less S|,
-    sft_only = |D and S less T|, own = |D less T less S|. Of others: passed_on =
-    |D and T less S| / |T less S|, and beside it neither = |D less T less S| / |rows less T less S|,
-    what the student memorizes of the rows that neither does (2601.15394: shared, passed_on).
+    Of |D|: shared = |D and T and S|, teacher_only = |D and T less S|, sft_only = |D and S less T|,
+    own = |D less T less S|. Of others: passed_on = |D and T less S| / |T less S| and, beside it,
+    neither = |D less T less S| / |rows less T less S|.
     """
     return _ratios(frame, pairs)
 

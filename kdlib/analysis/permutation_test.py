@@ -18,12 +18,9 @@ def chance(frame: pd.DataFrame, draws: int = PERMUTATIONS) -> pd.DataFrame:
     D is permuted over the rows of a seed, in whole groups of equal responses, all sizes alike; only
     among groups of as many copies ("copies"); and like length besides, in fifths ("length"); and of
     which the SFT students memorize as much besides ("missed"). A group that has no like keeps its
-    place, so the last null is the strictest.
-
-    Returns:
-        method, size, null, metric (of METRICS, see `inheritance.shares`), value (observed),
-        expected, lo, hi (the middle 95% of the permutations), p (two-sided, at least 2 / draws),
-        n, groups (different responses that could change places).
+    place, so the last null is the strictest. Columns: method, size, null, metric (see
+    `inheritance.shares`), value (observed), expected, lo, hi (the middle 95% of the permutations),
+    p (two-sided, at least 2 / draws), n, groups (that could change places).
     """
     rows = []
     for method, part in frame.groupby("method", sort=False):

@@ -1,7 +1,4 @@
-"""Per-tuple tables to rates with intervals, differences and spreads.
-
-Taught in notebooks 09 and 10.
-"""
+"""Per-tuple tables to rates with intervals, differences and spreads (notebooks 09 and 10)."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -92,11 +89,7 @@ def paths(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def summary(folders: Iterable[Path], k: int = WINDOW) -> pd.DataFrame:
-    """Memorization (Wilson intervals) and loss of these runs.
-
-    Returns:
-        indexed by method, size, split: memorized, lo, hi, n, nats_per_token.
-    """
+    """Memorization (Wilson) and nats_per_token of runs, indexed by method, size, split."""
     rows = []
     for folder in folders:
         for split, part in natural(pd.read_parquet(folder / "tuples.parquet")).groupby("split"):
@@ -111,12 +104,7 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def natural(tuples: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
-    """The rows of the data, without canaries and twins, with hit: whether each is memorized.
-
-    Args:
-        tuples: see `kdlib.analysis`.
-        split: this one alone.
-    """
+    """The rows of the data (of one split), without canaries, with hit: whether it is memorized."""
     rows = tuples[tuples["kind"] == "row"]
     rows = rows if split is None else rows[rows["split"] == split]
     return rows.assign(hit=exact(rows))
@@ -127,12 +115,9 @@ def memorization(
     windows: Sequence[int] = (*range(1, 51), FULL),
     by: Sequence[str] = IDENTITY,
 ) -> pd.DataFrame:
-    """Tidy exact_rate of every model and split, for every window, with Wilson intervals.
+    """Tidy exact_rate of every model and split, for every window k, with Wilson intervals.
 
-    Args:
-        tuples: see `kdlib.analysis`.
-        windows: values of k.
-        by: what names a model; without "seed" all seeds are counted together.
+    A model is what `by` names; without "seed" all seeds are counted together.
     """
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
@@ -184,9 +169,8 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between models: per seed and pooled (seed "all").
 
     To SFT for every method there is; by order and by size for the paper's, whose claims need them.
-
-    Columns: comparison (to_sft, order, size), method, size, against, metric, seed, value, lo,
-    hi, n, same_sign.
+    Columns: comparison (to_sft, order, size), method, size, against, metric, seed, value, lo, hi,
+    n, same_sign.
     """
     members = natural(tuples, "member")
     members = members.assign(exact_rate=members["hit"].astype(float))
@@ -227,7 +211,7 @@ def spread(tidy: pd.DataFrame) -> pd.DataFrame:
 def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:
     """Exact rate by how often a response is shown: canaries as planted, rows as people made them.
 
-    Columns: method, size, kind, times, value, n, lo, hi (Wilson; all seeds together).
+    Columns: method, size, kind, times, value, lo, hi, n (Wilson; all seeds together).
     """
     shown = tuples[(tuples["split"] == "member") & (tuples["method"] != "base")]
     times = shown["repetitions"].where(shown["kind"] == "canary", shown["group_size"])

@@ -1,7 +1,4 @@
-"""Which attributes of a row make it stay: all of them in one model.
-
-Taught in notebook 12_what_stays.
-"""
+"""Which attributes of a row make it stay: all of them in one model (notebook 12)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,10 +29,6 @@ def scaled(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The rows, with attributes in standard deviations from their mean, both over member rows.
 
     Counts go in as logarithms: log2 of copies, log2 of near copies + 1.
-
-    Args:
-        rows: one line per row: split and the attributes.
-        names: which attributes.
     """
     logs: dict[str, Any] = {"copies": np.log2, "near_copies": lambda n: np.log2(n + 1)}
     raw = {name: logs.get(name, pd.Series)(rows[name].astype(float)) for name in names}
@@ -46,16 +39,12 @@ def scaled(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def separated(design: np.ndarray, hits: np.ndarray) -> bool:
-    """Whether some mix of the columns tells hits from misses without a single error.
+    """Whether some mix of the columns [n, p] tells hits [n] from misses without a single error.
 
     Then the likelihood has no maximum, and odds ratios grow without bound (Albert and Anderson
     1984). With s = 1 for a hit and -1 for a miss, that is so if and only if there is a direction b
     with s x.b >= 0 for all rows and > 0 for one: the greatest sum of s x.b under these constraints
     and -1 <= b <= 1, a linear program (Konis 2007), is above 0.
-
-    Args:
-        design: [n, p], the constant included.
-        hits: [n] of truth values.
     """
     signed = np.where(hits, 1.0, -1.0)[:, None] * design
     found = linprog(-signed.sum(0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
@@ -98,9 +87,9 @@ def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Change of the loss (nats per token) per standard deviation of each attribute.
 
-    Least squares per model and split, with the fixed effects and clusters of `odds`. On held-out
-    rows it says what is easy to guess; what members have beyond that is memory. Arguments and
-    columns as of `odds`, with split and nats_per_token, without counts of hits.
+    Least squares per model and split, with the fixed effects, clusters and columns of `odds`, but
+    for the hits. On held-out rows it says what is easy to guess; what members have beyond that is
+    memory.
     """
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
@@ -136,15 +125,10 @@ def _effects(
 def design(
     part: pd.DataFrame, names: Sequence[str], sides: Sequence[np.ndarray] | None = None
 ) -> pd.DataFrame:
-    """The columns of a model: constant, attributes, and one for each further seed and sort.
+    """The columns of one model: constant, attributes, and one for each further seed and sort.
 
-    A seed or sort has a column if it has MIN_GROUPS groups on each side; the others are, with the
-    commonest, what these are held against.
-
-    Args:
-        part: the rows of one model.
-        names: the attributes.
-        sides: of truth values; None: hits, and the others.
+    A seed or sort has a column if it has MIN_GROUPS groups on each side (hits and others, unless
+    other sides are there); the others are, with the commonest, what these are held against.
     """
     if sides is None:
         sides = (part["hit"].astype(bool), ~part["hit"].astype(bool))

@@ -18,9 +18,8 @@ RATES = {"tpr_1pct": 0.01, "tpr_01pct": 0.001}  # at these false-positive rates
 def auc(score: np.ndarray, member: np.ndarray) -> float:
     """How likely a member scores above another row, ties counted half: 0 to 1, 0.5 for a guess.
 
-    Signed: a score that points the wrong way stays below 0.5. To flip it there would use the
-    answers to choose the attack, and turn every useless score into a slightly useful one. nan
-    without members or without others.
+    Signed: to flip a score that points the wrong way would use the answers to choose the attack,
+    and turn every useless score into a slightly useful one. nan without members or without others.
     """
     return float(area(*counts(score, member))[0])
 
@@ -28,9 +27,8 @@ def auc(score: np.ndarray, member: np.ndarray) -> float:
 def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
     """Greatest share of members found at a threshold that accuses at most that share of others.
 
-    The measure that counts for an attacker (Carlini et al. 2022): to be sure of a few is worse
-    than to guess a little better than chance at all. nan without members, or with fewer than
-    1 / fpr others, since then the rate cannot be told from 0.
+    The measure that counts for an attacker (Carlini et al. 2022). nan without members, or with
+    fewer than 1 / fpr others, since then the rate cannot be told from 0.
     """
     return NOTHING[0] if _too_few(member, fpr) else float(_found(*counts(score, member), fpr)[0])
 
@@ -42,16 +40,10 @@ def roc(score: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) -> pd.DataFrame:
-    """AUC and low-rate hits of every score, with bootstrap intervals over groups.
+    """AUC and low-rate hits of score columns, with bootstrap intervals over groups.
 
-    Args:
-        frame: one line per row, with member (bool), group and the scores.
-        columns: names of the scores.
-        draws: of the bootstrap.
-
-    Returns:
-        score, auc, then each of RATES (nan with too few others), all with ..._lo and ..._hi,
-        n_member, n_other.
+    The frame has member (bool) and group besides. Columns: score, auc, then each of RATES (nan with
+    too few others), all with ..._lo and ..._hi, n_member, n_other.
     """
     member = frame["member"].to_numpy(dtype=bool)
     rates = {name: fpr for name, fpr in RATES.items() if not _too_few(member, fpr)}
@@ -94,10 +86,7 @@ def counts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Members and others at or above each distinct score, [levels + 1, draws] each.
 
-    Args:
-        score: [n].
-        member: [n] bool.
-        weights: how often each row counts, [n, draws]; None: once, as one draw.
+    Score and member (bool) are [n]; weights say how often each row counts, [n, draws] (None: once).
 
     Raises:
         KdlibError: a score is not a number.

@@ -26,9 +26,9 @@ def unread(halves: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
         tuples: of the same seeds, with the teachers of all rows.
 
     Returns:
-        method, size, source ("all rows": the model, or its teacher, read all member rows;
-        "half": neither did), seed, row_id, group, split (left_out: in the other half; held_out),
-        known (the teacher of all rows memorized it), memorized (0 or 1), nats_per_token.
+        method, size, source ("all rows": the model, or its teacher, read all member rows; "half":
+        neither did), seed, row_id, group, split (left_out: in the other half; held_out), known (by
+        the teacher of all rows), memorized (0 or 1), nats_per_token.
     """
     half = natural(halves)
     half = half[half["part"].isin((f"half-{SIDE}", f"taught-{SIDE}")) & (half["split"] != "member")]

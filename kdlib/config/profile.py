@@ -32,6 +32,7 @@ from kdlib.config.sections import (
 from kdlib.errors import KdlibError, clearly
 
 PROFILES = Path(__file__).parent / "profiles"
+TEMPLATES = Path(__file__).with_name("templates.toml")
 SHIPPED = tuple(sorted(file.stem for file in PROFILES.glob("*.toml")))
 RESERVED = ("bench",)  # further folders of data/results
 TEACHER = "teacher"  # the block of [models] that is no student
@@ -183,7 +184,7 @@ class Profile(Settings):
             return self.method(method).checked({**own, **given})
 
 
-def read_templates(file: Path = Path(__file__).with_name("templates.toml")) -> dict[str, Template]:
+def read_templates(file: Path = TEMPLATES) -> dict[str, Template]:
     """The templates of a TOML file, by name: one block each.
 
     Raises:

@@ -1,7 +1,4 @@
-"""Figures of which rows stay, and of predicting it.
-
-Drawn in notebook 12_what_stays.
-"""
+"""Figures of which rows stay, and of predicting it. For notebook 12_what_stays."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,15 +11,14 @@ from kdlib.figures import style
 
 
 def odds_ratios(table: pd.DataFrame) -> Figure:
-    """Odds ratio of being memorized per standard deviation of each attribute; one panel per size.
+    """Odds ratio of being memorized per standard deviation of each attribute.
 
-    Args:
-        table: the fitted lines of `regression.odds`, of students; at least one.
+    At least one fitted line of `regression.odds`, of students; one panel per size.
     """
     names, methods = list(dict.fromkeys(table["attribute"])), ordered(table["method"])
     sizes = student_sizes(table)
-    wide, tall = 3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names)
-    figure, [panels] = style.panels(1, len(sizes), wide, tall, sharex=True, sharey=True)
+    shape = (3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names))
+    figure, [panels] = style.panels(1, len(sizes), *shape, sharex=True, sharey=True)
     for axes, size in zip(panels, sizes, strict=True):
         for method, part in table[table["size"] == size].groupby("method"):
             shift = 0.16 * (methods.index(method) - (len(methods) - 1) / 2)
@@ -35,16 +31,13 @@ def odds_ratios(table: pd.DataFrame) -> Figure:
     style.names_down(panels[0], [ATTRIBUTES[name] for name in names])
     figure.supxlabel("odds ratio per standard deviation (right: stays more often)")
     handles = [Line2D([], [], label=label(one), linestyle="", **style.look(one)) for one in methods]
-    style.outside(figure, handles, "upper center", ncols=len(methods))
-    return figure
+    return style.below(figure, handles, "upper center", ncols=len(methods))
 
 
 def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
     """PR-AUC of each predictor beside its base rate, and one predictor's calibration.
 
-    Args:
-        scores: test (in words), pr_auc, pr_auc_lo, pr_auc_hi, base_rate.
-        bins: see `forecast.calibration`.
+    `scores`: test (in words) and `forecast.score`, a line each; `bins`: `forecast.calibration`.
     """
     figure, [[left, right]] = style.panels(1, 2, 11, 4.2, width_ratios=[1.4, 1])
     places = range(len(scores))
@@ -62,20 +55,24 @@ def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
 def onion(table: pd.DataFrame) -> Figure:
     """Memorized share of removed and kept rows, before and after; one thin line per seed.
 
-    Args:
-        table: seed, left_out ("predicted", "random"), and the columns of `forecast.onion`.
+    `table`: seed, left_out ("predicted", "random"), and the columns of `forecast.onion`.
     """
     figure, [panels] = style.panels(1, 2, 9, 4, sharey=True)
     titles = {"predicted": "predicted rows removed", "random": "as many random rows removed"}
     for axes, (which, title) in zip(panels, titles.items(), strict=True):
         for part, colour, marker in (("removed", "#d55e00", "o"), ("kept", "#0173b2", "s")):
             rows = table[(table["left_out"] == which) & (table["part"] == part)]
-            n, before, after = (rows[name] for name in ("n", "before", "after"))
-            if n.sum():
-                axes.plot([before / n, after / n], color=colour, alpha=0.35, linewidth=1)
-                name = f"{part} rows: {before.sum()} to {after.sum()} of {n.sum()}"
-                share = [before.sum() / n.sum(), after.sum() / n.sum()]
-                axes.plot(share, marker=marker, color=colour, linewidth=2.5, label=name)
+            if len(rows):
+                axes.plot(
+                    [rows["before"] / rows["n"], rows["after"] / rows["n"]],
+                    color=colour,
+                    alpha=0.35,
+                    linewidth=1,
+                )
+                n, before, after = rows[["n", "before", "after"]].sum()
+                name = f"{part} rows: {before} to {after} of {n}"
+                thick = {"color": colour, "marker": marker, "linewidth": 2.5}
+                axes.plot([before / n, after / n], label=name, **thick)
                 axes.legend(loc="upper center", frameon=False)
         axes.set_xticks([0, 1], ["before", "after"])
         axes.set(title=title, xlim=(-0.25, 1.25), ylim=(-0.03, 1.03))

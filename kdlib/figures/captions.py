@@ -12,14 +12,10 @@ from kdlib.figures import style
 
 
 def figure(profile: str, drawn: Figure, file: str, caption: str, table: str) -> None:
-    """Save a figure, show it, and say below it what it shows and where its numbers lie.
+    """Save a figure as data/figures/<profile>/<file>.png, and show it above its caption.
 
-    Args:
-        profile: its name; the file is data/figures/<profile>/<file>.png.
-        drawn: closed afterwards.
-        file: name without suffix.
-        caption: the claim, as sentences; the picture's text for those who cannot see it, too.
-        table: the name of the table in data/results/<profile> from which it was drawn.
+    The caption, in sentences, is the claim, and the picture's text for those who cannot see it; the
+    table in data/results/<profile> is what it was drawn from. The figure is closed afterwards.
     """
     path = runs.figures_dir(profile) / f"{file}.png"
     style.save(drawn, path)

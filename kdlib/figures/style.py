@@ -1,9 +1,10 @@
 """The series' one style, and the drawing that its figures share. No statistics here.
 
-A figure is a function in one of the *_plots modules: tidy table in, figure out. Tables have columns
-`method` and `size`; a column `value` has its interval in `lo` and `hi`, a column `x` in `x_lo` and
-`x_hi`. One colour and marker stand for a method, one line style for a size, throughout the series;
-methods stand in the order of the table of methods, sizes in the order in which they appear.
+A figure is a function in one of the *_plots modules: tidy table in, figure out; its docstring names
+what makes the table. Tables have columns `method` and `size`; a column `value` has its interval in
+`lo` and `hi`, any other `x` in `x_lo` and `x_hi`. One colour and marker stand for a method, one
+line style for a size, throughout the series; methods stand in the order of the table of methods,
+sizes in the order in which they appear.
 """
 
 import zlib
@@ -46,7 +47,7 @@ def of_size(values: Sequence[T], size: str, sizes: Sequence[str]) -> T:
 def style() -> None:
     """The series' one style; call it before drawing."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    plt.rcParams.update({"savefig.dpi": 150, "figure.labelsize": "medium"})
+    plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 150, "figure.labelsize": "medium"})
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -61,17 +62,22 @@ def panels(rows: int, columns: int, width: float = 7, height: float = 4.4, **how
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **how)
 
 
-def beside(axes: Axes, **how: Any) -> None:
-    """The legend to the right of a single panel."""
+def beside(axes: Any, **how: Any) -> Any:
+    """The figure, with the legend to the right of its single panel."""
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, **how)
+    return axes.figure
 
 
-def outside(
+def below(
     figure: Figure, named: Axes | Sequence[Any], at: str = "lower center", **how: Any
-) -> None:
-    """The legend of a figure, outside of its panels; of one panel's labels, or of handles."""
-    handles = named.get_legend_handles_labels()[0] if isinstance(named, Axes) else named
-    figure.legend(handles=handles, loc=f"outside {at}", frameon=False, **how)
+) -> Figure:
+    """The figure, with the legend below its panels (or `at` another side).
+
+    It names the labels of one panel, or handles.
+    """
+    how["handles"] = named.get_legend_handles_labels()[0] if isinstance(named, Axes) else named
+    figure.legend(**{"loc": f"outside {at}", "frameon": False} | how)
+    return figure
 
 
 def students(table: pd.DataFrame) -> list[str]:
@@ -80,32 +86,20 @@ def students(table: pd.DataFrame) -> list[str]:
 
 
 def intervals(
-    axes: Axes,
-    places: Any,
-    table: pd.DataFrame | pd.Series,
-    column: str = "value",
-    *,
-    across: bool = False,
-    **drawn_as: Any,
+    axes: Axes, places: Any, table: Any, column: str = "value", across: bool = False, **how: Any
 ) -> None:
-    """Values with their intervals, upwards or `across`.
+    """Values with their intervals, upwards or `across`, at their places on the other axis.
 
-    Args:
-        axes: the panel.
-        places: where they stand on the other axis.
-        table: one line or several of one method, or no method's.
-        column: that of the values.
-        across: the values run from left to right.
-        drawn_as: other than the method's look; see `Axes.errorbar`.
+    The table is one line or several of one method, which gives the look, or has no such column.
     """
     ends = ("lo", "hi") if column == "value" else (f"{column}_lo", f"{column}_hi")
     value, lo, hi = (np.atleast_1d(table[name]).astype(float) for name in (column, *ends))
     if "method" in table:
         method = np.atleast_1d(table["method"])[0]
-        drawn_as = look(method) | {"label": label(method)} | drawn_as
+        how = look(method) | {"label": label(method)} | how
     x, y, error = (value, places, "xerr") if across else (places, value, "yerr")
-    lengths = np.maximum([value - lo, hi - value], 0)
-    axes.errorbar(x, y, **{error: lengths, "capsize": 3} | drawn_as)
+    bars: dict[str, Any] = {error: np.maximum([value - lo, hi - value], 0), "capsize": 3}
+    axes.errorbar(x, y, **bars | how)
 
 
 def names_down(axes: Axes, names: Sequence[str]) -> None:
@@ -115,36 +109,22 @@ def names_down(axes: Axes, names: Sequence[str]) -> None:
 
 
 def dots(
-    axes: Axes,
-    methods: Sequence[str],
-    table: pd.DataFrame,
-    column: str = "value",
-    shift: float = 0.0,
-    **drawn_as: Any,
+    axes: Axes, methods: list[str], table: Any, column: str = "value", shift: float = 0, **how: Any
 ) -> None:
-    """One line of the panel for each method: its value, with the interval.
-
-    Args:
-        axes: the panel.
-        methods: from above.
-        table: at most one line for each method.
-        column: that of the values.
-        shift: downwards, lines.
-        drawn_as: other than the method's look.
-    """
+    """One line of the panel for each method, from above: the value of its line in the table."""
     for _, row in table[table["method"].isin(methods)].iterrows():
         place = methods.index(row["method"]) + shift
-        intervals(axes, place, row, column, across=True, **{"markersize": 7} | drawn_as)
+        intervals(axes, place, row, column, across=True, **{"markersize": 7} | how)
     names_down(axes, methods)
 
 
 def by_times(axes: Axes, table: pd.DataFrame, times: str, column: str = "value") -> None:
-    """A line for each method over how often an epoch shows a row, side by side."""
+    """A line for each method over how often an epoch shows a row, marks side by side."""
     methods, ticks = ordered(table["method"]), sorted(table[times].unique())
-    for place, method in enumerate(methods):
+    for method in methods:
         part = table[table["method"] == method].sort_values(times)
-        beside_others = 1.04 ** (place - (len(methods) - 1) / 2)
-        intervals(axes, part[times] * beside_others, part, column)
+        shift = 1.04 ** (methods.index(method) - (len(methods) - 1) / 2)
+        intervals(axes, part[times] * shift, part, column)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(one) for one in ticks])
     axes.set(xlabel="times shown in an epoch")

@@ -20,20 +20,14 @@ def latency(
     the rounds is kept.
     """
     times: list[list[float]] = [[] for _ in models_of]
+    length = {"min_new_tokens": tokens, "max_new_tokens": tokens}
     for turn in range(rounds + 1):
         for model, seen in zip(models_of, times, strict=True):
-            where = next(model.parameters()).device
-            ids = torch.tensor([example.prompt], device=where)
+            ids = torch.tensor([example.prompt], device=next(model.parameters()).device)
+            mask = torch.ones_like(ids)
             started = time.perf_counter()
-            model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                min_new_tokens=tokens,
-                max_new_tokens=tokens,
-                pad_token_id=model.config.eos_token_id,
-            )
-            if where.type == "cuda":
+            model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **length)
+            if ids.is_cuda:
                 torch.cuda.synchronize()
             if turn:  # the first round warms up
                 seen.append((time.perf_counter() - started) * 1000 / tokens)

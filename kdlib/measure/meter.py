@@ -1,4 +1,4 @@
-"""Checkpoint to tables, one row per tuple: the one-pass verbatim meter, ROUGE, cost.
+"""Checkpoint to tables, one row per tuple, from one teacher-forced forward pass.
 
 Taught in notebook 09_memorization_meter.
 """
@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdlib.config import definitions
-from kdlib.distill import losses
 from kdlib.measure import scores
 from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, by_length, collate
@@ -53,8 +53,7 @@ def meter(
     with checkpoints.inference(model), checkpoints.autocast(where, precision):
         for rows in by_length(examples, batch):
             moved = collate(rows, pad_id).to(where)
-            found = [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, moved)]
-            parts.append({name: torch.cat([one[name] for one in found]) for name in PER_TOKEN})
+            parts += [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, moved)]
             order += [place[id(example)] for example in rows]
     if not parts:
         return pd.DataFrame(columns=["row_id", *scores.COLUMNS, *PER_TOKEN])
@@ -69,7 +68,7 @@ def meter(
 
 
 def token_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """What one token after another was given.
+    """Scores of one response token after another.
 
     Written for few passes over the vocabulary: on a CPU they cost as much as the LM head itself.
 
@@ -109,24 +108,29 @@ def divergence(
     teacher: Any, student: Any, examples: Sequence[Example], *, pad_id: int, batch: int = 64
 ) -> pd.Series:
     """KL(teacher || student) of every tuple: nats per response token, by row_id."""
-    found: dict[str, float] = {}
+    nats: dict[str, float] = {}
     with checkpoints.inference(teacher), checkpoints.inference(student):
         for rows in by_length(examples, batch):
             moved = collate(rows, pad_id).to(next(student.parameters()).device)
-            q, p = (checkpoints.response_chunks(model, moved) for model in (student, teacher))
-            nats = [losses.forward_kl(a, b) for (a, _), (b, _) in zip(q, p, strict=True)]
-            for row, part in zip(rows, torch.cat(nats).split(moved.lengths), strict=True):
-                found[row.row_id] = float(part.mean())
-    return pd.Series(found)[[one.row_id for one in examples]]
+            chunks = [checkpoints.response_chunks(model, moved) for model in (student, teacher)]
+            parts = [_kl(p.float(), q.float()) for (q, _), (p, _) in zip(*chunks, strict=True)]
+            for row, part in zip(rows, torch.cat(parts).split(moved.lengths), strict=True):
+                nats[row.row_id] = float(part.mean())
+    return pd.Series(nats)[[one.row_id for one in examples]]
+
+
+def _kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    log_p, log_q = teacher_logits.log_softmax(-1), student_logits.log_softmax(-1)
+    return functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
 
 
 def note(
-    model: Any, splits: dict[str, list[Example]], *, precision: str, **how: Any
+    model: Any, splits: dict[str, list[Example]], *, precision: str, **settings: Any
 ) -> list[dict[str, Any]]:
     """Memorization and loss of each split, cheaply, for the path through training."""
     rows = []
     for split, examples in splits.items():
-        tuples = meter(model, examples, precision=precision, **how)
-        rate, nats = float(definitions.exact(tuples).mean()), float(tuples["nats_per_token"].mean())
-        rows.append({"split": split, "exact_rate": rate, "nats_per_token": nats})
+        tuples = meter(model, examples, precision=precision, **settings)
+        exact, nats = definitions.exact(tuples).mean(), tuples["nats_per_token"].mean()
+        rows.append({"split": split, "exact_rate": float(exact), "nats_per_token": float(nats)})
     return rows

@@ -20,7 +20,7 @@ def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataF
 
     Args:
         tokens: flat arrays [N], tuple after tuple, of token_nats, token_lead, token_entropy and
-            token_z, see `measure.token_scores`.
+            token_z, see `meter.token_scores`.
         lengths: [n] of at least 1, tokens of each response; they sum to N.
 
     Returns:
@@ -36,7 +36,7 @@ def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataF
     place = np.arange(len(row)) - starts[row]  # within the response
     wrong = tokens["token_lead"] <= 0
     first_wrong = np.minimum.reduceat(np.where(wrong, place, lengths[row]), starts)
-    reached = place <= first_wrong[row]
+    leads = np.where(place <= first_wrong[row], np.abs(tokens["token_lead"]), np.inf)
     summed = np.add.reduceat(tokens["token_nats"], starts)
     in_window = np.where(place < WINDOW, tokens["token_nats"], 0.0)
     return pd.DataFrame(
@@ -47,9 +47,7 @@ def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataF
             "nats_per_token": summed / lengths,
             "window_nats": np.add.reduceat(in_window, starts),
             "entropy": np.add.reduceat(tokens["token_entropy"], starts) / lengths,
-            "margin": np.minimum.reduceat(
-                np.where(reached, np.abs(tokens["token_lead"]), np.inf), starts
-            ),
+            "margin": np.minimum.reduceat(leads, starts),
             "min_k": _lowest(-tokens["token_nats"], row, starts, lengths),
             "min_k_plus": _lowest(tokens["token_z"], row, starts, lengths),
         }

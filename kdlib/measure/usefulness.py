@@ -37,27 +37,19 @@ def answers(
     for split, examples in splits.items():
         for seed in (-1, *seeds):
             torch.manual_seed(max(seed, 0))
-            asked = examples if seed < 0 else examples[:sampled]
+            queried = examples if seed < 0 else examples[:sampled]
             written = generation.continue_prompts(
                 model,
-                [example.prompt for example in asked],
+                [example.prompt for example in queried],
                 end_id=tokenizer.eos_token_id,
                 max_new=max_new,
                 greedy=seed < 0,
                 batch=batch,
             )
-            for example, text in zip(
-                asked, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True
-            ):
+            texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+            decoding = {"decoding": "greedy" if seed < 0 else "sampled", "sample_seed": seed}
+            for example, text in zip(queried, texts, strict=True):
                 scores = scorer.score(references[example.row_id], text)
-                rows.append(
-                    {
-                        "row_id": example.row_id,
-                        "split": split,
-                        "decoding": "greedy" if seed < 0 else "sampled",
-                        "sample_seed": seed,
-                        "text": text,
-                        **{name: scores[name].fmeasure for name in ROUGE},
-                    }
-                )
+                row = {"row_id": example.row_id, "split": split, **decoding, "text": text}
+                rows.append(row | {name: scores[name].fmeasure for name in ROUGE})
     return pd.DataFrame(rows)

@@ -1,9 +1,11 @@
-"""Make, load and save models; the LM head at response positions only.
+"""Make, load, check and save causal models; the LM head at response positions only.
 
-Taught in notebook 02_teacher.
+Nothing is unpickled and no remote code is trusted. Taught in notebook 02_teacher.
 """
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from kdlib import runs
@@ -21,6 +29,8 @@ from kdlib.errors import KdlibError
 CACHED_LOGITS = 2**18  # logits scored at once: 1 MiB in float32, which a CPU's cache holds
 _PLAIN_HEAD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+NEEDED = "it needs all files of one causal model and its tokenizer, as save_pretrained writes them"
 
 
 def device() -> torch.device:
@@ -60,44 +70,110 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
 
 
 def load_model(path: str | Path, dropout: float | None = None) -> Any:
-    """A causal model from safetensors, by folder or hub name, in float32 and eval mode.
-
-    Nothing is unpickled and no remote code is trusted.
+    """A causal model from safetensors in float32 and eval mode, checked before it is used.
 
     Args:
         path: a folder written by `save_pretrained`, or a hub name.
         dropout: replaces those of the model's dropout rates that it has, when given, 0 to 1.
 
     Raises:
-        KdlibError: there is no such model, it is truncated, lacks weights of its
-            architecture, or is not in safetensors.
+        KdlibError: there is no such model, it cannot be read, is not causal, its weights are not
+            those of its configuration, or one of them is not finite.
     """
-    with quiet():
-        try:
-            config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-            if dropout is not None:
-                for name in DROPOUTS:
-                    if hasattr(config, name):
-                        setattr(config, name, dropout)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(path),
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-                config=config,
-                attn_implementation=attention(),
-            )
-            model, report = loaded
-            if missing := sorted(report["missing_keys"]):
-                raise ValueError(f"weights are missing, among them {missing[0]}")
-        except Exception as error:  # safetensors, json and hub errors share no base class
-            reason = str(error).splitlines()[0][:200]
-            raise KdlibError(
-                f"no usable model at '{path}': {reason}; it needs config.json and a complete "
-                "model.safetensors, or a hub name and a network"
-            ) from None
-    return model.eval()
+    with quiet(), reading("model", path):
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError(f"it is no causal model ({type(config).__name__})")
+        for name in DROPOUTS if dropout is not None else ():
+            if hasattr(config, name):
+                setattr(config, name, dropout)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below
+            config=config,
+            attn_implementation=attention(),
+        )
+        model, report = loaded
+        _check(model.eval(), report)
+    return model
+
+
+@contextmanager
+def reading(what: str, path: str | Path) -> Iterator[None]:
+    """One message with a remedy for whatever goes wrong while a model or tokenizer is read.
+
+    Raises:
+        KdlibError: there is no such folder, or anything was raised inside.
+    """
+    here = os.path.isdir(path)
+    if not here and (os.path.exists(path) or not HUB_NAME.fullmatch(str(path))):
+        raise KdlibError(f"{what} folder {path} does not exist, or is a file; check the path")
+    try:
+        yield
+    except Exception as error:  # safetensors, json and hub errors share no base class
+        reason = (str(error).splitlines() or [""])[0][:200]
+        if type(error) not in (ValueError, OSError):
+            reason = f"a file of it cannot be read ({type(error).__name__}: {reason})"
+        remedy = NEEDED if here else "it is no folder here: check path, name and network"
+        both = (Path(path), Path(path).parent) if here else ()
+        if made := [one for one in both if "run_id" in (runs.read_manifest(one) or ())]:
+            remedy = f"delete the folder {made[0]} and run the same command again"
+        raise KdlibError(f"no usable {what} at '{path}': {reason}; {remedy}") from None
+
+
+def _check(model: Any, report: Mapping[str, Any]) -> None:
+    """Refuse what would be measured as if it were the causal model that config.json describes."""
+    for name, stored, wanted in sorted(report["mismatched_keys"]):
+        shapes = f"{tuple(stored)} in the file, {tuple(wanted)} by config.json"
+        raise ValueError(f"weight {name} is {shapes}")
+    for kind, problem in (("missing", "are missing"), ("unexpected", "are not in config.json")):
+        if names := sorted(report[f"{kind}_keys"]):
+            raise ValueError(f"{len(names)} weights {problem}, among them {names[0]}")
+    for name, weight in model.named_parameters():
+        if not weight.sum().isfinite() and not weight.isfinite().all():
+            raise ValueError(f"weight {name} holds NaN or infinite values")
+    last = model.get_input_embeddings().num_embeddings - 1
+    with torch.no_grad():  # only the second token differs, which the first must not see
+        one, other = model(torch.tensor([[1, last // 2], [1, last]]), use_cache=False).logits[:, 0]
+    if (one - other).abs().max() > 1e-4 * one.abs().max():
+        raise ValueError("it is no causal model: its predictions depend on later tokens")
+
+
+def require_match(model: Any, tokenizer: Any, name: str | Path) -> None:
+    """Refuse a tokenizer that is certainly another model's.
+
+    A vocabulary or an end token that the configuration has by default says nothing, and embeddings
+    may be padded to a round number.
+
+    Raises:
+        KdlibError: it gives ids that the model does not know, has less than half of the model's
+            tokens, or takes the model's end token for ordinary text.
+    """
+    config, known = model.config.get_text_config(), model.get_input_embeddings().num_embeddings
+    default = type(config)()
+    named = {config.eos_token_id} if isinstance(config.eos_token_id, int) else config.eos_token_id
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
+    wrong = ""
+    if max(tokenizer.get_vocab().values()) >= known:
+        wrong = f"it has {len(tokenizer)} tokens, the model knows {known}"
+    elif known > 2 * len(tokenizer) and config.vocab_size != default.vocab_size:
+        wrong = f"it has {len(tokenizer)} of the {known} tokens that the model knows"
+    elif named and config.eos_token_id != default.eos_token_id and not special & {*named}:
+        text = tokenizer.decode(list(named))
+        wrong = f"the model's end token {named} is '{text}' there, and no special token"
+    if wrong:
+        raise KdlibError(f"the tokenizer at '{name}' is another model's: {wrong}; {NEEDED}")
+
+
+def same_weights(one: Any, other: Any) -> bool:
+    """Whether two models are the same in every weight."""
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -113,13 +189,18 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' weight-loading bars, which flood a batch log."""
-    was = transformers_logging.is_progress_bar_enabled()
+    """Without transformers' weight-loading bars and tables, which flood a batch log."""
+    bars, level = (
+        transformers_logging.is_progress_bar_enabled(),
+        transformers_logging.get_verbosity(),
+    )
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        if was:
+        transformers_logging.set_verbosity(level)
+        if bars:
             transformers_logging.enable_progress_bar()
 
 
@@ -156,13 +237,10 @@ def response_logits(model: Any, batch: Any) -> Tensor:
 def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits [n, V] of the labelled tokens and the tokens [n], as many at a time as fit a cache.
 
-    Models that change the logits behind the LM head (a scale, a soft cap) are asked for all of
-    them instead.
+    Models that change the logits behind the LM head (a scale, a soft cap) give all of them at once.
     """
     if not plain_head(model):
-        full = model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).logits
+        full = model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
         yield full.flatten(0, 1).index_select(0, batch.places), batch.targets
         return
     hidden, head = response_hidden(model, batch), model.get_output_embeddings()
@@ -172,17 +250,16 @@ def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def plain_head(model: Any) -> bool:
-    """Whether the logits are the LM head's output as it is (asked once of each model)."""
+    """Whether the logits are the LM head's output as it is (tried once with each model)."""
     if model not in _PLAIN_HEAD:
-        known = model.get_output_embeddings().out_features
+        head = model.get_output_embeddings()
         # from all over the vocabulary: a padding token's embedding may be 0, and its logits too
-        ids = torch.linspace(0, known - 1, 8).long()[None].to(next(model.parameters()).device)
+        ids = torch.linspace(0, head.out_features - 1, 8).long()[None].to(head.weight.device)
         with torch.no_grad():
-            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-            hidden = model.base_model(**given).last_hidden_state
-            full = model(**given).logits
-        own = model.get_output_embeddings()(hidden)
-        _PLAIN_HEAD[model] = torch.allclose(own.float(), full.float(), rtol=1e-2, atol=1e-2)
+            settings = {"attention_mask": torch.ones_like(ids), "use_cache": False}
+            plain = head(model.base_model(ids, **settings).last_hidden_state).float()
+            full = model(ids, **settings).logits.float()
+        _PLAIN_HEAD[model] = torch.allclose(plain, full, rtol=1e-2, atol=1e-2)
     return _PLAIN_HEAD[model]
 
 

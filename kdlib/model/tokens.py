@@ -17,9 +17,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kdlib.config.sections import Template, TokenSettings
 from kdlib.errors import KdlibError
+from kdlib.model import checkpoints
 
 IGNORE = -100  # the label torch's cross-entropy leaves out
 END = "<|endoftext|>"
+FILES = re.compile(r"tokenizer\.|vocab|merges|piece|tiktoken|tekken")  # of a tokenizer, some such
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,10 @@ def load_tokenizer(path: str | Path) -> Any:
     Raises:
         KdlibError: it cannot be read, or has no end token.
     """
-    try:
+    with checkpoints.quiet(), checkpoints.reading("tokenizer", path):
+        if Path(path).is_dir() and not any(FILES.search(one.name) for one in Path(path).iterdir()):
+            raise ValueError("the folder holds none")
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise KdlibError(f"no tokenizer at '{path}': {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:
         raise KdlibError(f"the tokenizer at '{path}' has no end token; set eos_token in it")
     tokenizer.pad_token = tokenizer.eos_token
@@ -274,8 +276,11 @@ class TokenizedRows:
 
     def without(self, left_out: Iterable[str]) -> "TokenizedRows":
         """The same rows, of which these are "left_out": not trained on, and still measured."""
+        left_out = list(left_out)
+        if not left_out:
+            return self
         frame = self.frame.copy()
-        out = frame["row_id"].isin(list(left_out))
+        out = frame["row_id"].isin(left_out)
         frame.loc[out, ["split", "repetitions"]] = ["left_out", 0]
         return replace(self, frame=frame)
 

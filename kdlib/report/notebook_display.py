@@ -1,47 +1,44 @@
-"""What notebooks show: figures with their caption, and model text with its verbatim part marked."""
+"""What notebooks show of model text: its verbatim part marked, everything escaped."""
 
 import html
 from collections.abc import Mapping, Sequence
+from os.path import commonprefix
 from typing import Any
 
 from IPython.display import HTML
 
-STYLE = "text-align:left;vertical-align:top;padding:4px 8px;white-space:pre-wrap"
+STYLE = "text-align:left;vertical-align:top;white-space:pre-wrap"  # nothing is lost without it
 
 
 def verbatim_length(text: str, reference: str) -> int:
     """How many leading characters of `text` equal those of `reference`."""
-    same = 0
-    for a, b in zip(text, reference, strict=False):
-        if a != b:
-            break
-        same += 1
-    return same
+    return len(commonprefix([text, reference]))
 
 
 def marked(text: str, reference: str) -> str:
-    """`text` as HTML, everything escaped, its verbatim beginning inside <mark>."""
+    """`text` as HTML, its verbatim beginning marked, and bold where marks have no colour."""
     same = verbatim_length(text, reference)
     if same < len(text):  # back to the last whole word
         same = text.rfind(" ", 0, same + 1) + 1
-    head = f"<mark>{html.escape(text[:same])}</mark>" if same else ""
+    head = f"<mark><b>{html.escape(text[:same])}</b></mark>" if same else ""
     return head + html.escape(text[same:])
 
 
-def answers(rows: Sequence[tuple[str, str]], asked: Mapping[str, Any]) -> HTML:
+def answers(rows: Sequence[tuple[str, str]], example: Mapping[str, Any]) -> HTML:
     """A table of (model, answer) pairs below the training response they are held against.
 
     Args:
         rows: pairs of a label and the text that this model wrote.
-        asked: the tuple: instruction, response, category, and repetitions (showings an epoch).
+        example: the tuple: instruction, response, category, repetitions (showings an epoch).
     """
-    times = f", shown {asked['repetitions']} times an epoch" if asked["repetitions"] > 1 else ""
-    title = f"{asked['instruction']} ({asked['category']}{times})"
-    cells = [("training response", html.escape(asked["response"]))]
-    cells += [(label, marked(text, asked["response"])) for label, text in rows]
+    often = example["repetitions"]
+    times = f", shown {often} times an epoch" if often > 1 else ""
+    title = f"{example['instruction']} ({example['category']}{times})"
+    cells = [("training response", html.escape(example["response"]))]
+    cells += [(name, marked(text, example["response"])) for name, text in rows]
     lines = "".join(
-        f'<tr><th style="{STYLE}">{html.escape(label)}</th><td style="{STYLE}">{body}</td></tr>'
-        for label, body in cells
-    )
-    note = "<mark>marked</mark>: word for word the training response, from its beginning on."
+        f'<tr><th style="{STYLE}">{html.escape(name)}</th><td style="{STYLE}">{body}</td></tr>'
+        for name, body in cells
+    ).replace("\n", "<br>")
+    note = f"{marked('marked', 'marked')}: word for word the training response, from its beginning."
     return HTML(f"<p>{html.escape(title)}</p><table>{lines}</table><p>{note}</p>")

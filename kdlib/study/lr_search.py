@@ -4,7 +4,6 @@ Runs on a seed that is never reported. `rule` turns the table of calibration run
 that stand in the profile; a test holds the committed profile against the committed table.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -164,8 +163,3 @@ def rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
         "student": {"epochs": int(length["epoch"])},
         "lr": rates,
     }
-
-
-def default_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))

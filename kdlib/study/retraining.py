@@ -100,8 +100,8 @@ def twins(run: Run, rows: TokenizedRows) -> pd.DataFrame:
         if len(kept) == len(planted) + len(drawn):
             return kept
     examples = [rows.examples[row] for row in planted] + examples
-    how = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
-    found = meter.meter(load(run), examples, **how)
+    batch = run.profile.measure.batch
+    found = meter.meter(load(run), examples, pad_id=rows.pad_id, batch=batch)
     nats = found["nats_per_token"] * found["length"]
     of = [*planted, *(row["twin_of"] for row in drawn)]
     frame = pd.DataFrame({"row_id": found["row_id"], "twin_of": of, "nats": nats})

@@ -16,6 +16,7 @@ from kdlib.config.methods import METHODS, Method, label
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.config.sections import DataSettings, TrainSettings
 from kdlib.data import pool
+from kdlib.data.stream_rows import require_plain
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, tokens
 from kdlib.model.tokens import TokenizedRows
@@ -207,6 +208,7 @@ def load_rows(profile: Profile, seed: int) -> TokenizedRows:
     """The rows of one seed as text and tokens: member and held-out rows, canaries and twins."""
     drawn = pool.draw(load_pool(profile.data), profile.data, seed)
     tokenizer = load_tokenizer(profile)
+    require_plain(drawn.set_index("row_id")["response"], tokenizer.eos_token)
     return tokens.tokenized(drawn, tokenizer, profile.tokens, profile.template)
 
 
@@ -234,8 +236,8 @@ def load(run: Run, dropout: float | None = None) -> Any:
         dropout: replaces the model's dropout rates, when given.
 
     Raises:
-        KdlibError: it is not there (says which notebook makes it), or a base model reads fewer
-            tokens than `tokens.max_length`.
+        KdlibError: it is not there (says which notebook makes it), or a base model has another
+            model's tokenizer or reads fewer tokens than `tokens.max_length`.
     """
     p = run.profile
     if run.method != BASE:
@@ -249,4 +251,6 @@ def load(run: Run, dropout: float | None = None) -> Any:
             f"model '{run.checkpoint}' reads {room} tokens, fewer than tokens.max_length = "
             f"{wanted}; lower tokens.max_length"
         )
+    if run.method == BASE and not p.from_scratch:
+        checkpoints.require_match(model, tokens.load_tokenizer(run.checkpoint), run.checkpoint)
     return model.to(checkpoints.device())

@@ -46,7 +46,7 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
     with runs.alone(run.folder):
         if not runs.done(run.folder, run.identity):  # by another process, while this one waited
             shutil.rmtree(run.folder, ignore_errors=True)
-            _make(run, rows.without(run.left_out) if run.left_out else rows, targets)
+            _make(run, rows, targets)
     return run.folder
 
 
@@ -60,7 +60,7 @@ def _make(run: Run, rows: TokenizedRows, targets: Targets | None) -> None:
             runs.write_table(run.folder / "path.csv", path)
         checkpoints.save_model(model, rows.tokenizer, run.folder / "checkpoint")
     trained = time.perf_counter() - started
-    measure(run, rows, model)
+    measure(run, rows.without(run.left_out), model)
     profile = run.profile
     runs.write_manifest(
         run.folder,
@@ -88,6 +88,13 @@ def train(
 ) -> tuple[Any, pd.DataFrame]:
     """One fine-tuning run from the base weights: the model, and its path epoch by epoch.
 
+    Args:
+        run: which model.
+        rows: of its seed, all of them; those that the run leaves out are not read.
+        settings: the run's, or others in a search.
+        log: see `trainer.fit`.
+        targets: the teacher's; made here where they are needed and not given.
+
     Raises:
         NotFinite: the loss was; the model as it was before that step lies beside the log.
     """
@@ -96,7 +103,8 @@ def train(
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
     path: list[dict[str, Any]] = []
-    splits = {name: rows.split(name, limit=NOTE_ROWS) for name in ("member", "held_out")}
+    read = rows.without(run.left_out)
+    splits = {name: read.split(name, limit=NOTE_ROWS) for name in ("member", "held_out")}
     how = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
 
     def on_epoch(current: Any, epoch: int, step: int) -> None:
@@ -109,7 +117,7 @@ def train(
             methods.text(recipe.text).source(materials(run, rows, settings, targets)),
             objectives.objective(recipe.objective, targets, coefficients),
             settings,
-            epoch_steps=-(-len(rows.presented) // (settings.batch * settings.accumulate)),
+            epoch_steps=-(-len(read.presented) // (settings.batch * settings.accumulate)),
             seed=run.seed,
             log=log,
             name=run.label,
@@ -125,11 +133,11 @@ def materials(
     run: Run, rows: TokenizedRows, settings: TrainSettings, targets: Targets | None
 ) -> Materials:
     """What the run's text is made from."""
-    longest = run.profile.tokens.max_new
+    longest, read = run.profile.tokens.max_new, rows.without(run.left_out)
     return Materials(
-        reading=Reading(rows.presented, settings, rows.pad_id, run.seed, longest),
+        reading=Reading(read.presented, settings, rows.pad_id, run.seed, longest),
         coefficients=run.coefficients,
-        validation=rows.split("held_out")[-NOTE_ROWS:],  # ROUGE asks the first
+        validation=read.split("held_out")[-NOTE_ROWS:],  # ROUGE asks the first
         teacher=lambda: load(run.teacher),
         teacher_text=lambda decoding: teacher_output.text(run.teacher, rows, decoding),
         general=lambda: pretraining.general_blocks(run.profile, rows.tokenizer),

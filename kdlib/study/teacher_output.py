@@ -16,22 +16,28 @@ from kdlib.model.tokens import Example, TokenizedRows
 from kdlib.study.run import Run, decoding, load
 
 
-def presented_once(rows: TokenizedRows) -> list[Example]:
-    """Every example that an epoch shows, once."""
+def presented_once(teacher: Run, rows: TokenizedRows) -> list[Example]:
+    """Every example that an epoch shows the teacher, once."""
+    rows = rows.without(teacher.left_out)
     return rows.split("member") + rows.split("member", "canary")
 
 
 def targets(run: Run, rows: TokenizedRows) -> Targets:
-    """The teacher's targets for a student's text, kept as `methods.TEXTS` says."""
+    """The teacher's targets for a student's text, kept as `methods.TEXTS` says.
+
+    Args:
+        run: the student's.
+        rows: of its seed, all of them.
+    """
     kind, precision = methods.text(run.recipe.text).targets, run.profile.student.precision
     if kind == "live":
         return Live(load(run.teacher), precision)
     if kind == "remembered":
         given = run.coefficients
-        kept = len(rows.presented) + given.get("capacity", 0) + given.get("rollouts", 0)
+        kept = len(rows.without(run.left_out).presented) + given.get("capacity", 0) + given.get("rollouts", 0)
         return Remembered(load(run.teacher), precision, int(kept))
     teacher = run.teacher
-    folder, examples = teacher.folder / "targets", presented_once(rows)
+    folder, examples = teacher.folder / "targets", presented_once(teacher, rows)
     vocabulary = runs.fingerprint(rows.tokenizer.get_vocab())
     shown = [(one.row_id, one.prompt, one.response) for one in examples]
     identity = runs.fingerprint([teacher.identity, vocabulary, shown, precision])
@@ -46,12 +52,12 @@ def text(teacher: Run, rows: TokenizedRows, how: str = "teacher") -> list[Exampl
 
     Args:
         teacher: its run.
-        rows: of its seed.
+        rows: of its seed, all of them.
         how: a key of `methods.DECODINGS`.
     """
     profile, own = teacher.profile, decoding(teacher.profile)
     file = teacher.folder / f"{how}-text.json"
-    members = presented_once(rows)
+    members = presented_once(teacher, rows)
     made = {"run_id": teacher.identity, "decoding": own}
     if file.is_file():
         kept = json.loads(file.read_text("utf-8"))

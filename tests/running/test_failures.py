@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from conftest import start_study
 from fake_study import fake_project
@@ -30,18 +31,18 @@ def messages(project: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"),
+    ("code", "reason", "tries"),
     [
-        ("raise OverflowError('too large a number')", "OverflowError: too large a number"),
-        ("from kdlib.errors import KdlibError; raise KdlibError('no rows')", "no rows"),
-        ("import os; os._exit(3)", "nbclient.exceptions.DeadKernelError: Kernel died"),
+        ("raise OverflowError('too large a number')", "OverflowError: too large a number", 2),
+        ("from kdlib.errors import KdlibError; raise KdlibError('no rows')", "no rows", 1),
+        ("import os; os._exit(3)", "nbclient.exceptions.DeadKernelError: Kernel died", 1),
     ],
     ids=["any error", "the project's own", "kernel died"],
 )
-def test_the_reason_of_a_failed_stage_is_the_error_that_was_raised(tmp_path, code, reason):
+def test_the_reason_of_a_failed_stage_is_the_error_that_was_raised(tmp_path, code, reason, tries):
     project = fake_project(tmp_path / "project", n01=ROWS.format(code))
     logs = project / "data" / "runs" / "smoke" / "logs"
-    for attempt in (1, 2):
+    for attempt in range(1, tries + 1):
         assert start_study(project).wait(120) != 0
         said = messages(project)
         assert said[-1] == reason and re.search(rf"failed after \d+ s; see .*{FIRST}.log", said[-2])
@@ -89,11 +90,10 @@ def test_a_killed_study_started_again_waits_for_what_still_runs(tmp_path):
 
     first = start_study(project)
     wait(lambda: any(word == "runs" for word, *_ in noted()))
-    children = [
-        int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-    ]
-    for pid in children:  # Snakemake alone: papermill and its kernel go on
-        os.kill(pid, signal.SIGKILL)
+    running = psutil.Process(first.pid).children(recursive=True)
+    for process in running:  # Snakemake alone: papermill and its kernel go on
+        if "study" in process.cmdline():
+            process.kill()
     assert first.wait(30) != 0
     second = start_study(project, log="second.log")
     try:
@@ -120,25 +120,25 @@ def test_a_profile_by_path_with_blanks_and_a_method_of_its_own(tmp_path):
     text = (project / "kdlib" / "config" / "profiles" / "smoke.toml").read_text("utf-8")
     own = '[methods.on_policy_tv]\ntext = "student"\nobjective = "total_variation"\n'
     (folder / "né.toml").write_text(text + own + 'notebook = "07_on_policy"\n', "utf-8")
-    given = {"PROFILE": "my: files, ü/né.toml", "SEEDS": "1 0", "METHODS": "on_policy_tv"}
+    given = {"PROFILE": "my: files, ü/né.toml", "SEEDS": "1", "METHODS": "on_policy_tv"}
     start_study(project, **given).wait(300)  # no tables are made, so `report` fails
     said = messages(project)
     assert any(line.startswith("all stages done after") for line in said), said
     ran = [re.search(r"\] (\S+?)(, seed \d)?: done", line) for line in said]
     names = [found[1] for found in ran if found]
-    assert names.count("07_on_policy") == 2 and "08_minillm" not in names
+    assert names.count("07_on_policy") == 1 and "08_minillm" not in names
     assert names.index("02_teacher") < names.index("04_word_level_kd") < names.index("07_on_policy")
     executed = project / "notebooks" / "executed" / "né"
-    copy = nbformat.read(executed / "07_on_policy-seed0.ipynb", 4)
+    copy = nbformat.read(executed / "07_on_policy-seed1.ipynb", 4)
     assert copy.metadata.papermill.parameters == {
         "profile": "my: files, ü/né.toml",
-        "seed": 0,
+        "seed": 1,
         "methods": "on_policy_tv",
     }
-    assert "(02_teacher-seed0.ipynb)" in copy.cells[0].source
+    assert "(02_teacher-seed1.ipynb)" in copy.cells[0].source
     assert [output["text"] for output in copy.cells[-1].outputs] == ["end\n", "3"]
     shared = nbformat.read(executed / "10_comparison.ipynb", 4)
-    assert shared.metadata.papermill.parameters["seeds"] == "1 0"
+    assert shared.metadata.papermill.parameters["seeds"] == "1"
     assert "(02_teacher-seed1.ipynb)" in shared.cells[0].source
     assert "(00_map.ipynb)" in shared.cells[0].source
     for kept in (

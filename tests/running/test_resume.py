@@ -12,10 +12,10 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import copy_project, run_study, start_study
-from test_notebooks import TOGETHER
 
 pytestmark = pytest.mark.slow
 PATIENCE = 300  # seconds
+TOGETHER = {"10_comparison", "11_inheritance", "12_what_stays", "13_membership_and_canaries"}
 # What differs between two runs of the same study: clocks, and sentences that quote them.
 CLOCKED_TABLES = {"stages.csv"}
 CLOCKED_METRICS = {"ms_per_token"}

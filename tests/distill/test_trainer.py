@@ -1,0 +1,116 @@
+"""The training loop: its curve, its chunks, and where it stops."""
+
+import json
+
+import pytest
+import torch
+import toy
+from toy import fitted, how, new_model
+
+from kdlib.config.methods import METHODS
+from kdlib.distill import losses, objectives, trainer
+from kdlib.distill.teacher_targets import Live
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints, tokens
+
+PUBLISHED = {name: value for one in METHODS.values() for name, value in one.checked({}).items()}
+COMPARED = [name for name in objectives.COMPARED if name != "contrastive"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tokenizer():
+    return toy.tokenizer()
+
+
+@pytest.fixture
+def examples():
+    return toy.examples()
+
+
+@pytest.fixture
+def trained():
+    return toy.trained()
+
+
+def test_training_lowers_the_loss(tokenizer, examples, tmp_path):
+    _, curve = fitted(tmp_path, how(epochs=8))
+    assert curve[-1] < 0.7 * curve[0]
+    log = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [20, 24]
+
+
+def test_accumulation_gives_the_same_curve(tokenizer, examples, tmp_path):
+    _, whole = fitted(tmp_path, how(batch=16))
+    _, halves = fitted(tmp_path, how(batch=8, accumulate=2))
+    torch.testing.assert_close(torch.tensor(whole), torch.tensor(halves), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_same_seed_is_bit_identical(tokenizer, examples, tmp_path, precision):
+    settings = how(precision=precision, dropout=0.1)
+    weights = []
+    for _ in range(2):
+        model, _ = fitted(tmp_path, settings)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", *COMPARED])
+def test_chunks_give_the_gradients_of_the_whole(name, tokenizer, examples, trained, monkeypatch):
+    batch = tokens.collate(examples[:8], tokenizer.pad_token_id)
+    minimized = objectives.objective(name, Live(trained, "fp32"), PUBLISHED)
+    found = []
+    for logits in (2**24, 7 * len(tokenizer)):
+        monkeypatch.setattr(trainer, "CHUNK_LOGITS", logits)
+        model = new_model()
+        loss, count = trainer.step_loss(model, [batch], minimized, "fp32")
+        found.append([loss, *(p.grad for p in model.parameters())])
+    assert count > 7
+    plain = new_model()
+    nats = minimized(checkpoints.response_logits(plain, batch), batch, slice(None))
+    nats.mean().backward()
+    for whole, chunked, grad in zip(
+        *found, [nats.mean(), *(p.grad for p in plain.parameters())], strict=True
+    ):
+        torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(whole, grad, atol=1e-6, rtol=1e-4)
+
+
+def test_infinite_loss_stops_at_its_step_with_the_weights_before_it(tmp_path):
+    """No step is waited for, so the fault is seen at the next log line; the weights stay good."""
+    kept, steps = {}, []
+
+    def breaks_at(step, log_of):
+        def minimized(logits, batch, part):
+            steps.append(batch.row_id)
+            factor = torch.nan if len(steps) >= step else 1.0
+            return losses.cross_entropy(logits, batch.targets[part]) * factor
+
+        steps.clear()
+        model = new_model()
+        with pytest.raises(trainer.NotFinite) as found:
+            fitted(log_of, how(epochs=3), minimized=minimized, model=model)
+        return model, str(found.value)
+
+    for step in (4, 5):
+        model, said = breaks_at(step, tmp_path)
+        assert f"at step {step}, learning rate" in said and steps[step - 1][0] in said
+        kept[step] = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert torch.isfinite(kept[step]).all() and len(steps) == 9
+    assert not torch.equal(kept[4], kept[5])  # step 4 was taken in the second run
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path):
+    def greedy(_logits, _batch, _part):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(KdlibError, match="16 rows of .* tokens at a time; halve batch to 8 and"):
+        fitted(tmp_path, how(), minimized=greedy)

@@ -1,0 +1,93 @@
+"""Tuples to padded batches."""
+
+import pytest
+import toy
+from toy import SETTINGS
+
+from kdlib.errors import KdlibError
+from kdlib.model import tokens
+
+
+@pytest.fixture
+def rows():
+    return toy.rows()
+
+
+@pytest.fixture
+def tokenizer():
+    return toy.tokenizer()
+
+
+@pytest.fixture
+def examples():
+    return toy.examples()
+
+
+def test_only_responses_carry_labels(examples, tokenizer):
+    batch = tokens.collate(examples[:5], tokenizer.pad_token_id)
+    assert batch.input_ids.shape == batch.labels.shape == batch.attention_mask.shape
+    expected = [token for example in examples[:5] for token in example.response]
+    assert batch.targets.tolist() == expected
+    assert all(example.response[-1] == tokenizer.eos_token_id for example in examples)
+    assert int(batch.attention_mask.sum()) == sum(map(len, examples[:5]))
+
+
+def test_steps_show_every_row_once_and_change_with_the_epoch(examples):
+    epochs = []
+    for epoch in (0, 0, 1):
+        found = tokens.steps(examples, 4, 2, seed=3, epoch=epoch)
+        epochs.append([[e.row_id for micro in step for e in micro] for step in found])
+    assert epochs[0] == epochs[1] != epochs[2]
+    assert sorted(sum(epochs[2], [])) == sorted(example.row_id for example in examples)
+
+
+def test_long_prompt_is_refused_by_row(rows, tokenizer):
+    long = rows[0] | {"row_id": "too-long", "context": "word " * 200}
+    with pytest.raises(KdlibError, match="row too-long .'say 0'.: the prompt has"):
+        tokens.encode([long], tokenizer, SETTINGS, toy.TEMPLATE)
+
+
+def test_different_tokenizers_are_refused_by_name(tokenizer):
+    other = tokens.train_tokenizer(["quite other words here"] * 3, 280)
+    tokens.same_tokenizer(tokenizer, tokenizer, ("a", "b"))
+    with pytest.raises(KdlibError, match="'big' and student 'tiny' have different tokenizers"):
+        tokens.same_tokenizer(tokenizer, other, ("big", "tiny"))
+
+
+def broken(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def without_tokenizer(folder):
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_tokenizer, "the folder holds none; it needs all files"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "the folder holds none"),
+        (broken("tokenizer.json", ""), "a file of it cannot be read .*; it needs all files"),
+        (broken("tokenizer.json", "{}"), "a file of it cannot be read"),
+        (broken("tokenizer.json", "[]"), "a file of it cannot be read"),
+        (broken("tokenizer_config.json", "{"), "a file of it cannot be read"),
+        (broken("tokenizer_config.json", "[]"), "a file of it cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_broken_tokenizers_are_refused(tokenizer, tmp_path, spoil, message, kind):
+    """Without its files, transformers makes up a GPT-2 tokenizer of one token."""
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "%s"}' % kind)  # noqa: UP031
+    spoil(tmp_path)
+    with pytest.raises(KdlibError, match=f"no usable tokenizer at .*{message}"):
+        tokens.load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_needs_an_end_token(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    broken("tokenizer_config.json", "{}")(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(KdlibError, match="has no end token; set eos_token"):
+        tokens.load_tokenizer(tmp_path)
