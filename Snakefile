@@ -114,8 +114,9 @@ then
     mkdir -p {EXECUTED:q}; mv "$copy" {EXECUTED:q}/
     echo "{params.label}: done in $SECONDS s"
 else
-    status=$?; echo "{params.label}: failed after $SECONDS s; see {log}" >&2
-    python -m kdlib.report.executed "$copy" {log:q} $status >&2
+    status=$?
+    reason=$(python -m kdlib.report.executed "$copy" {log:q} $status)
+    printf '%s\\n' "{params.label}: failed after $SECONDS s; see {log}" "$reason" >&2
     exit 1
 fi
 """

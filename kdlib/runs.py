@@ -116,8 +116,12 @@ def digest(*texts: str) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Hash of anything JSON can hold: 16 hex digits of its SHA-256."""
-    return digest(json.dumps(value, sort_keys=True, default=str, ensure_ascii=False))
+    """Hash of anything JSON can hold: 16 hex digits of its SHA-256; numpy's numbers are numbers."""
+
+    def plain(value: Any) -> Any:
+        return value.item() if hasattr(value, "item") else str(value)
+
+    return digest(json.dumps(value, sort_keys=True, default=plain, ensure_ascii=False))
 
 
 @cache

@@ -8,6 +8,7 @@ import sys
 import time
 
 import filelock
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -95,6 +96,7 @@ def test_fingerprint_depends_on_content_alone():
     assert len(one) == 16 and int(one, 16) >= 0
     assert one != runs.fingerprint({"a": 1, "b": [1.5, "e"]})
     assert one != runs.fingerprint({"a": "1", "b": [1.5, "é"]})
+    assert one == runs.fingerprint({"a": np.int64(1), "b": [np.float32(1.5), "é"]})
 
 
 def test_a_stage_is_done_only_with_its_manifest(tmp_path):

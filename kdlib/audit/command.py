@@ -4,19 +4,24 @@
 """
 
 import json
+import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
 from kdlib import runs
 from kdlib.audit import report, scoring, summary
 from kdlib.audit.scoring import Loaded
+from kdlib.config.profile import read_templates
 from kdlib.config.sections import AuditSettings
 from kdlib.data import sources, stream_rows
 from kdlib.errors import KdlibError
@@ -25,13 +30,15 @@ from kdlib.model import checkpoints
 BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
 CLAIM = "audit.json"  # written first: whose folder it is
+Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are empty
 
 
-def run(asked: AuditSettings) -> Path:
+def run(settings: AuditSettings) -> Path:
     """Measure every tuple, or those that an interrupted run left, and write the report.
 
-    Files larger than memory are read a block at a time. Into `asked.out` go rows/part-*.parquet
-    (one line per tuple), summary.csv, report.html and manifest.json; nothing is written elsewhere.
+    Files larger than memory are read a block at a time. Into `settings.out` go
+    rows/part-*.parquet (one line per tuple), summary.csv, report.html and manifest.json; nothing is
+    written elsewhere.
 
     Returns:
         the report's path.
@@ -40,32 +47,34 @@ def run(asked: AuditSettings) -> Path:
         KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`), or the folder is
             not this audit's.
     """
-    identity = fingerprint(asked)
-    facts = claimed(asked.out, identity)
-    loaded = scoring.load(asked)
-    facts = facts or {"fingerprint": identity, "rows": inspect(asked)}
-    with runs.alone(asked.out / "audit"):
-        if claimed(asked.out, identity) is None:
-            runs.write_text(asked.out / CLAIM, json.dumps(facts, indent=1) + "\n")
+    identity = fingerprint(settings)
+    facts = claimed(settings.out, identity)
+    loaded = scoring.load(settings)
+    if facts is None:
+        rows = inspect(settings, loaded.tokenizer.eos_token)
+        facts = {"fingerprint": identity, "rows": rows}
+    with runs.alone(settings.out / "audit"):
+        if claimed(settings.out, identity) is None:
+            runs.write_text(settings.out / CLAIM, json.dumps(facts, indent=1) + "\n")
         started = time.perf_counter()
-        read = measure_all(asked, loaded, facts["rows"])
+        read = measure_all(settings, loaded, facts["rows"])
         call: dict[str, Any] = {"tokens": read, "seconds": time.perf_counter() - started}
-        about = write_report(asked, loaded, facts["rows"])
+        about = write_report(settings, loaded, facts["rows"])
         call |= {"machine": runs.machine(), "threads": torch.get_num_threads()}
-        runs.write_manifest(asked.out, identity, **about, last_call=call)
-    return asked.out / "report.html"
+        runs.write_manifest(settings.out, identity, **about, last_call=call)
+    return settings.out / "report.html"
 
 
 # --- whose folder, which files ----------------------------------------------------------------
 
 
-def fingerprint(asked: AuditSettings) -> str:
+def fingerprint(settings: AuditSettings) -> str:
     """Hash of what the numbers depend on: settings, the data's ends, the models' files.
 
     The batch is not part of it: who ran out of memory goes on with a smaller one.
     """
-    facts: dict[str, Any] = asked.model_dump(mode="json", exclude={"out", "batch"})
-    for split, path in asked.files.items():
+    facts = described(settings, {"out", "batch"})
+    for split, path in settings.files.items():
         stream_rows.require_file(path)
         about = path.stat()
         with path.open("rb") as file:
@@ -77,27 +86,37 @@ def fingerprint(asked: AuditSettings) -> str:
     for name in ("model", "reference"):
         folder = Path(facts[name] or "")
         if facts[name] and folder.is_dir():
-            found = [(one.name, one.stat()) for one in sorted(folder.iterdir()) if one.is_file()]
-            facts[name] = [[one, about.st_size, about.st_mtime_ns] for one, about in found]
+            files = [(one.name, one.stat()) for one in sorted(folder.iterdir()) if one.is_file()]
+            facts[name] = [[one, about.st_size, about.st_mtime_ns] for one, about in files]
     return runs.fingerprint(facts)
+
+
+def described(settings: AuditSettings, exclude: set[str] | None = None) -> dict[str, Any]:
+    """The settings as text and numbers; a shipped template by its name."""
+    facts = settings.model_dump(mode="json", exclude=exclude)
+    names = [name for name, one in read_templates().items() if one == settings.template]
+    return facts | {"template": names[0] if names else facts["template"]}
 
 
 def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
     """What was written first into a folder of this audit; None where nothing was yet.
 
     Raises:
-        KdlibError: it holds another audit, or something else.
+        KdlibError: it holds another audit, or something else, or cannot be written to.
     """
+    above = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
+        raise KdlibError(f"{above} is no folder that can be written to; name another with --out")
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if CLAIM not in there:
-        if there - {"audit.lock"} or folder.is_file():
+        if there - {"audit.lock"}:
             raise KdlibError(f"{folder} holds something else; name a new folder with --out")
         return None
     try:
         facts = json.loads((folder / CLAIM).read_text("utf-8"))
-    except json.JSONDecodeError:
-        facts = {}
-    if facts.get("fingerprint") != identity:
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or facts.get("fingerprint") != identity:
         raise KdlibError(
             f"{folder} holds the audit of another model, other data or other settings; name a new "
             "folder with --out, or remove this one"
@@ -105,47 +124,42 @@ def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
     return facts
 
 
-def inspect(asked: AuditSettings) -> dict[str, dict[str, int]]:
-    """Read the files once, before a model does: what is wrong with them is told within moments.
+def inspect(settings: AuditSettings, end: str) -> Rows:
+    """Read the files once, before they are measured: what is wrong with them shows at once.
 
     Of the held-out file, 8 bytes a row are kept (a hash of each response), against which the
     member rows stream by: a million held-out rows take 8 MiB, and members none.
 
-    Returns:
-        by split: rows, and how many of them are empty (no instruction or no response).
-
     Raises:
-        KdlibError: unreadable (see `stream_rows.read`), all rows empty, or responses in both files.
+        KdlibError: unreadable (see `stream_rows.read`), all rows empty, a response that holds the
+            text of the end token, or responses in both files.
     """
-    found: dict[str, dict[str, int]] = {}
-    seen, shared = np.array([], np.uint64), 0
-    first: list[str] = []
-    for split in reversed(asked.files):
-        found[split], hashes = {"rows": 0, "empty": 0}, [seen[:0]]
-        for block in stream_rows.read(asked.files[split], asked.columns, BLOCK):
-            whole = complete(block)
-            found[split]["rows"] += len(block)
-            found[split]["empty"] += len(block) - len(whole)
-            own = [int(runs.digest(sources.normalised(text)), 16) for text in whole["response"]]
-            if split == "held_out":
-                hashes.append(np.array(own, np.uint64))
-                continue
-            both = np.isin(np.array(own, np.uint64), seen)
-            shared += int(both.sum())
-            first += list(whole["response"][both][: 3 - len(first)])
-        seen = np.unique(np.concatenate(hashes)) if split == "held_out" else seen
-        if found[split]["rows"] == found[split]["empty"]:
+    counted: Rows = {}
+    held_out, shared, examples = np.array([], np.uint64), 0, []
+    for split in reversed(settings.files):
+        path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
+        for block in stream_rows.read(path, settings.columns, BLOCK):
+            texts = complete(block)["response"]
+            stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
+            counts.update(rows=len(block), empty=len(block) - len(texts))
+            own = [int(runs.digest(sources.normalised(text)), 16) for text in texts]
+            hashes.append(np.array(own, np.uint64))
+            if split == "member":
+                both = texts[np.isin(hashes.pop(), held_out)]
+                shared, examples = shared + len(both), [*examples, *both][:3]
+        held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
+        if counts["rows"] == counts["empty"]:
             raise KdlibError(
-                f"{asked.files[split]}: every row has an empty instruction or response; name the "
-                "right columns with --columns"
+                f"{path}: every row has an empty instruction or response; name the right columns "
+                "with --columns"
             )
     if shared:
-        told = "; ".join(repr(text[:60]) for text in first)
+        quoted = "; ".join(repr(text[:60]) for text in examples)
         raise KdlibError(
-            f"{shared} member rows have a response that a held-out row has too: {told}; rows like "
-            "these tell nothing of guessing: remove them from the held-out file"
+            f"{shared} member rows have a response that a held-out row has too: {quoted}; rows "
+            "like these tell nothing of guessing: remove them from the held-out file"
         )
-    return found
+    return counted
 
 
 def complete(block: pd.DataFrame) -> pd.DataFrame:
@@ -153,62 +167,64 @@ def complete(block: pd.DataFrame) -> pd.DataFrame:
     return block[(block["instruction"] != "") & (block["response"] != "")]
 
 
+# --- measuring and reporting -------------------------------------------------------------------
+
+
 def parts(folder: Path) -> list[Path]:
     """The finished parts, in order."""
     return sorted((folder / "rows").glob("part-*.parquet"))
 
 
-# --- measuring and reporting -------------------------------------------------------------------
+def whole(part: Path) -> bool:
+    """Whether a part is there, to its end: a power cut may leave one empty."""
+    try:
+        return pq.read_metadata(part) is not None
+    except (pa.ArrowException, FileNotFoundError):
+        return False
 
 
-def measure_all(asked: AuditSettings, loaded: Loaded, rows: dict[str, dict[str, int]]) -> int:
+def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     """Write the parts that are not there yet; how many tokens were read for them."""
-    done, read, number = len(parts(asked.out)), 0, 0
+    read, number = 0, 0
     slow = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines of a batch log
-    total = sum(counted["rows"] for counted in rows.values())
+    total = sum(counts["rows"] for counts in rows.values())
     with tqdm(total=total, desc="audit", unit="row", mininterval=slow) as bar:
-        for split, path in asked.files.items():
-            for block in stream_rows.read(path, asked.columns, BLOCK):
-                if number >= done:
-                    frame, count = scoring.measured(complete(block), split, asked, loaded)
-                    runs.write_table(asked.out / "rows" / f"part-{number:05d}.parquet", frame)
+        for split, path in settings.files.items():
+            for block in stream_rows.read(path, settings.columns, BLOCK):
+                part = settings.out / "rows" / f"part-{number:05d}.parquet"
+                if not whole(part):
+                    frame, count = scoring.measured(complete(block), split, settings, loaded)
+                    runs.write_table(part, frame)
                     read += count
-                    seconds = bar.format_dict["elapsed"]
-                    bar.set_postfix_str(f"{read / max(seconds, 1e-9):,.0f} tokens/s", refresh=False)
+                    speed = read / max(bar.format_dict["elapsed"], 1e-9)
+                    bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
                 number += 1
                 bar.update(len(block))
     return read
 
 
-def write_report(
-    asked: AuditSettings, loaded: Loaded, rows: dict[str, dict[str, int]]
-) -> dict[str, Any]:
+def write_report(settings: AuditSettings, loaded: Loaded, rows: Rows) -> dict[str, Any]:
     """Write summary.csv and report.html from the parts.
 
     Returns:
-        what was audited: the settings, the longest tuple (tokens), the device, and by split the
-        rows: how many there are, are empty, do not fit, were cut, and were measured.
+        what was audited: the settings, the longest tuple and the vocabulary (tokens), the device,
+        and by split the rows: how many there are, are empty, measured, too long, and cut.
     """
-    tallied = summary.tally(parts(asked.out))
+    tallied = summary.tally(parts(settings.out))
     table = summary.summary(tallied)
-    runs.write_table(asked.out / "summary.csv", table)
-    about = asked.model_dump(mode="json") | {
-        "limit": loaded.limit,
-        "device": str(checkpoints.device()),
-    }
-    about["rows"] = {}
-    for split in asked.files:
-        counted = rows[split]
-        found = tallied.splits.get(split, summary.Counts())
-        too_long = counted["rows"] - counted["empty"] - found.n
-        here = {"measured": found.n, "too_long": too_long, "cut": found.cut}
-        about["rows"][split] = counted | here
+    runs.write_table(settings.out / "summary.csv", table)
+    about = described(settings) | {"limit": loaded.limit, "device": str(checkpoints.device())}
+    about |= {"vocabulary": len(loaded.tokenizer), "rows": {}}
+    for split in settings.files:
+        counts, sums = rows[split], tallied.sums.get(split, Counter())
+        too_long = counts["rows"] - counts["empty"] - sums["n"]
+        here = {"measured": sums["n"], "too_long": too_long, "cut": sums["cut"]}
+        about["rows"][split] = counts | here
     top = tallied.top
     if len(top):
-        tokenizer = loaded.tokenizer
-        ids = tokenizer(list(top["response"]), add_special_tokens=False)["input_ids"]
+        ids = loaded.tokenizer(list(top["response"]), add_special_tokens=False)["input_ids"]
         begun = [one[:prefix] for one, prefix in zip(ids, top["prefix"], strict=True)]
-        top = top.assign(verbatim=tokenizer.batch_decode(begun))
+        top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
     sample = summary.attacked(tallied)
-    runs.write_text(asked.out / "report.html", report.page(table, sample, top, about))
+    runs.write_text(settings.out / "report.html", report.page(table, sample, top, about))
     return about

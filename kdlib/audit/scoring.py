@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,50 +31,49 @@ class Loaded:
     limit: int
 
 
-def load(asked: AuditSettings) -> Loaded:
+def load(settings: AuditSettings) -> Loaded:
     """The models on the device, and the tokens that they read.
 
     Raises:
-        KdlibError: a model or tokenizer is missing or broken, they do not fit together, or they
-            read fewer tokens than asked.
+        KdlibError: a model or tokenizer is missing or broken, they do not fit together, the
+            reference is the model itself, or they read fewer tokens than `max_length`.
     """
-    names = [name for name in (asked.model, asked.reference) if name]
-    for name in names:
-        if Path(name).is_absolute() and not Path(name).is_dir():
-            raise KdlibError(f"model folder {name} does not exist; check the path")
-    found = [checkpoints.load_model(name).to(checkpoints.device()) for name in names]
-    tokenizers = [tokens.load_tokenizer(name) for name in names]
+    models, tokenizers, room = [], [], UNLIMITED
+    for name in filter(None, (settings.model, settings.reference)):
+        model, tokenizer = checkpoints.load_model(name), tokens.load_tokenizer(name)
+        checkpoints.require_match(model, tokenizer, name)
+        tokenizer.model_max_length = UNLIMITED  # what is too long is counted here
+        config = model.config.get_text_config()
+        room = min(room, getattr(config, "max_position_embeddings", None) or UNLIMITED)
+        models.append(model.to(checkpoints.device()))
+        tokenizers.append(tokenizer)
     if tokenizers[-1].get_vocab() != tokenizers[0].get_vocab():
         raise KdlibError(
-            f"--reference {asked.reference} has another tokenizer than {asked.model} "
+            f"--reference {settings.reference} has another tokenizer than {settings.model} "
             f"({len(tokenizers[-1])} and {len(tokenizers[0])} tokens); take the model's own base"
         )
-    rooms = []
-    for name, model, tokenizer in zip(names, found, tokenizers, strict=True):
-        tokenizer.model_max_length = UNLIMITED  # what is too long is counted here
-        known = model.get_input_embeddings().num_embeddings
-        if known < len(tokenizer):
-            raise KdlibError(
-                f"model '{name}' knows {known} tokens, its tokenizer {len(tokenizer)}; "
-                "they do not belong together"
-            )
-        rooms.append(getattr(model.config, "max_position_embeddings", None) or UNLIMITED)
-    room = min(rooms)
-    if asked.max_length and asked.max_length > room:
-        raise KdlibError(f"--max-length {asked.max_length}: '{asked.model}' reads {room} tokens")
-    limit = asked.max_length or (room if room < UNLIMITED else LENGTH)
-    return Loaded(found[0], found[1] if asked.reference else None, tokenizers[0], limit)
+    if len(models) > 1 and checkpoints.same_weights(*models):
+        raise KdlibError(
+            f"--reference {settings.reference} is {settings.model} itself, weight by weight; take "
+            "the model before it was trained on these rows"
+        )
+    if settings.max_length and settings.max_length > room:
+        raise KdlibError(
+            f"--max-length {settings.max_length}: '{settings.model}' reads {room} tokens"
+        )
+    limit = settings.max_length or (room if room < UNLIMITED else LENGTH)
+    return Loaded(models[0], models[1] if settings.reference else None, tokenizers[0], limit)
 
 
 def measured(
-    rows: pd.DataFrame, split: str, asked: AuditSettings, loaded: Loaded
+    rows: pd.DataFrame, split: str, settings: AuditSettings, loaded: Loaded
 ) -> tuple[pd.DataFrame, int]:
     """Every score of the tuples that fit, and how many tokens they have.
 
     Args:
         rows: instruction, context, response, category; the index numbers them.
         split: member or held_out.
-        asked: the settings.
+        settings: of the audit.
         loaded: the models.
 
     Returns:
@@ -84,39 +82,38 @@ def measured(
         `attacks.membership` (reference_base with a reference), instruction, response, category.
     """
     rows = rows.assign(row_id=[f"{split}-{number}" for number in rows.index])
-    whole = TokenSettings(template=asked.template, max_prompt=UNLIMITED, max_length=2 * UNLIMITED)
-    encoded = tokens.encode(rows.to_dict("records"), loaded.tokenizer, whole)
+    whole = TokenSettings(max_prompt=UNLIMITED, max_length=2 * UNLIMITED)
+    encoded = tokens.encode(rows.to_dict("records"), loaded.tokenizer, whole, settings.template)
     fits = [len(example.prompt) < loaded.limit for example in encoded]
     kept = list(itertools.compress(encoded, fits))
     cut = [len(example) > loaded.limit for example in kept]
     kept = [replace(one, response=one.response[: loaded.limit - len(one.prompt)]) for one in kept]
-    frame = metered(loaded.model, kept, asked, loaded)
-    base = None
+    frame, base = metered(loaded.model, kept, settings, loaded), None
     if loaded.reference is not None:
-        base = metered(loaded.reference, kept, asked, loaded)["nats_per_token"]
+        base = metered(loaded.reference, kept, settings, loaded)["nats_per_token"]
     texts = rows[fits].reset_index(drop=True)[["instruction", "response", "category"]]
-    found = attacks.membership(frame, extraction.zlib_bytes(texts["response"]), base=base)
-    frame = frame.assign(cut=np.array(cut, bool), **found)
+    scores = attacks.membership(frame, extraction.zlib_bytes(texts["response"]), base=base)
+    frame = frame.assign(cut=np.array(cut, bool), **scores)
     frame.insert(1, "split", split)
     return pd.concat([frame, texts], axis=1), sum(map(len, kept))
 
 
 def metered(
-    model: Any, examples: Sequence[Example], asked: AuditSettings, loaded: Loaded
+    model: Any, examples: Sequence[Example], settings: AuditSettings, loaded: Loaded
 ) -> pd.DataFrame:
     """`meter.meter` in the order of the examples, fewer at a time where they are long."""
-    how: dict[str, Any] = {"pad_id": loaded.tokenizer.pad_token_id, "precision": asked.precision}
-    places, found = [], [meter.meter(model, [], **how)]
+    how: dict[str, Any] = {"pad_id": loaded.tokenizer.pad_token_id, "precision": settings.precision}
+    places, frames = [], [meter.meter(model, [], **how)]
     try:
-        for group, batch in alike(examples, asked.batch):
-            found.append(meter.meter(model, [examples[i] for i in group], batch=batch, **how))
+        for group, batch in alike(examples, settings.batch):
+            frames.append(meter.meter(model, [examples[i] for i in group], batch=batch, **how))
             places += group
     except torch.OutOfMemoryError:
         raise KdlibError(
-            f"not enough memory for --batch {asked.batch}; run the same command with a smaller "
+            f"not enough memory for --batch {settings.batch}; run the same command with a smaller "
             "one, finished parts are kept"
         ) from None
-    return pd.concat(found[len(places) > 0 :]).set_index(pd.Index(places)).sort_index()
+    return pd.concat(frames[len(places) > 0 :]).set_index(pd.Index(places)).sort_index()
 
 
 def alike(examples: Sequence[Example], batch: int) -> Iterator[tuple[list[int], int]]:

@@ -1,5 +1,6 @@
 """Parts of an audit to counts, rates with intervals and samples, one part in memory at a time."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from kdlib.analysis import extraction, roc
 from kdlib.config import definitions
 from kdlib.config.definitions import FULL, WINDOW
 from kdlib.data import sources
-from kdlib.stats import wilson
+from kdlib.stats import NOTHING, rate
 
 SAMPLE = 20_000  # rows of a split for AUC and its interval
 TOP = 50  # most memorized rows that the report shows
@@ -30,31 +31,20 @@ COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
 
 
 @dataclass
-class Counts:
-    """What is counted of one split.
+class Tally:
+    """What is counted and kept of the parts.
 
     Attributes:
-        n: rows.
-        cut: responses that did not fit and were cut.
-        nats: sum of the rows' nats per token.
-        hits: rows, by metric and place (k, share given, answers drawn).
-        sample: up to SAMPLE rows drawn uniformly: order, group (rows with the same response), and
-            the scores of ATTACKS.
+        sums: by split: n (rows), cut (responses that did not fit), nats (sum of the rows' nats per
+            token), and rows that are hits, by metric and place (k, share given, answers drawn).
+        samples: by split: up to SAMPLE rows drawn uniformly: order, the scores of ATTACKS, group
+            (rows with the same response).
+        top: the member rows that are memorized most.
     """
 
-    n: int = 0
-    cut: int = 0
-    nats: float = 0.0
-    hits: dict[tuple[str, Any], int] = field(default_factory=dict)
-    sample: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-
-@dataclass
-class Tally:
-    """Counts of both splits, and the member rows that are memorized most."""
-
-    splits: dict[str, Counts]
-    top: pd.DataFrame
+    sums: dict[str, Counter[Any]] = field(default_factory=dict)
+    samples: dict[str, pd.DataFrame] = field(default_factory=dict)
+    top: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def tally(parts: Iterable[Path]) -> Tally:
@@ -63,24 +53,29 @@ def tally(parts: Iterable[Path]) -> Tally:
     Args:
         parts: Parquet files of one split each, as `audit` writes.
     """
-    out = Tally({}, pd.DataFrame())
+    out = Tally()
     for number, path in enumerate(parts):
-        part = pd.read_parquet(path, columns=_needed(path))
+        there = pq.read_schema(path).names  # reference_base only with a reference
+        wanted = ("row_id", "split", *NUMBERS, *TEXTS, *ATTACKS)
+        part = pd.read_parquet(path, columns=[name for name in wanted if name in there])
         if part.empty:
             continue
         split = part["split"].iloc[0]
-        counts = out.splits.setdefault(split, Counts())
-        _count(counts, part)
-        counts.sample = _drawn(counts.sample, part, number)
+        out.sums.setdefault(split, Counter()).update(_sums(part))
+        out.samples[split] = _drawn(out.samples.get(split, pd.DataFrame()), part, number)
         if split == "member":
             out.top = _most(pd.concat([out.top, _most(part)]))
     return out
 
 
-def _needed(path: Path) -> list[str]:
-    wanted = ("row_id", "split", *NUMBERS, *TEXTS, *ATTACKS)
-    there = pq.read_schema(path).names
-    return [name for name in wanted if name in there]  # reference_base only with a reference
+def _sums(part: pd.DataFrame) -> dict[Any, Any]:
+    hits = {("exact_rate", k): definitions.exact(part, k) for k in WINDOWS}
+    hits |= {("extractable", s): extraction.extractable(part, s) for s in extraction.GIVEN}
+    for n in extraction.SAMPLES:
+        hits["discoverable", n] = extraction.discoverable(part, n, extraction.CHANCE)
+    nats = float(part["nats_per_token"].astype(float).sum())
+    counts = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
+    return counts | {key: int(hit.sum()) for key, hit in hits.items()}
 
 
 def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -101,22 +96,6 @@ def _most(rows: pd.DataFrame) -> pd.DataFrame:
     return kept.assign(**{name: kept[name].str[:SHOWN] for name in TEXTS})
 
 
-def _count(counts: Counts, part: pd.DataFrame) -> None:
-    found = {("exact_rate", k): definitions.exact(part, k) for k in WINDOWS}
-    found |= {
-        ("extractable", share): extraction.extractable(part, share) for share in extraction.GIVEN
-    }
-    found |= {
-        ("discoverable", n): extraction.discoverable(part, n, extraction.CHANCE)
-        for n in extraction.SAMPLES
-    }
-    for key, hit in found.items():
-        counts.hits[key] = counts.hits.get(key, 0) + int(hit.sum())
-    counts.n += len(part)
-    counts.cut += int(part["cut"].sum())
-    counts.nats += float(part["nats_per_token"].astype(float).sum())
-
-
 def summary(tallied: Tally) -> pd.DataFrame:
     """Tidy rates and scores: metric, split, at, value, lo, hi, n.
 
@@ -126,26 +105,26 @@ def summary(tallied: Tally) -> pd.DataFrame:
     enough, over at most SAMPLE rows of each split, intervals by the bootstrap.
     """
     rows: list[tuple[Any, ...]] = []
-    for split, counts in tallied.splits.items():
-        for (metric, at), hits in counts.hits.items():
-            interval = wilson(hits, counts.n)
-            rows.append((metric, split, at, hits / counts.n, *interval, counts.n))
-        mean = counts.nats / counts.n
-        rows.append(("nats_per_token", split, "", mean, np.nan, np.nan, counts.n))
+    for split, sums in tallied.sums.items():
+        for key, hits in sums.items():
+            if isinstance(key, tuple):
+                rows.append((key[0], split, key[1], *rate(hits, sums["n"]).values()))
+        mean = sums["nats"] / sums["n"]
+        rows.append(("nats_per_token", split, "", mean, *NOTHING, sums["n"]))
     sample = attacked(tallied)
     if len(sample):
-        columns = [name for name in ATTACKS if name in sample]
-        for line in roc.evaluate(sample, columns, draws=DRAWS).to_dict("records"):
+        scores = [name for name in ATTACKS if name in sample]
+        for line in roc.evaluate(sample, scores, draws=DRAWS).to_dict("records"):
             for metric in ("auc", *roc.RATES):
                 if not np.isnan(line[metric]):
-                    found = (line[metric], line[f"{metric}_lo"], line[f"{metric}_hi"])
-                    rows.append((metric, "both", line["score"], *found, len(sample)))
+                    interval = (line[metric], line[f"{metric}_lo"], line[f"{metric}_hi"])
+                    rows.append((metric, "both", line["score"], *interval, len(sample)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def attacked(tallied: Tally) -> pd.DataFrame:
     """The sample of both splits: member, group, scores; empty with fewer than FEW rows of one."""
-    samples = [tallied.splits.get(split, Counts()).sample for split in SPLITS]
+    samples = [tallied.samples.get(split, pd.DataFrame()) for split in SPLITS]
     if min(map(len, samples)) < FEW:
         return pd.DataFrame()
     both = pd.concat(samples, ignore_index=True)

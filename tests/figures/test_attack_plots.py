@@ -1,0 +1,80 @@
+"""Figures of attacks: every method, filled and empty marks, and no row where rows are too few."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdlib.figures import attack_plots
+
+METHODS = ["mine", "rkld", "sft", "teacher"]  # "mine" is a method that only a profile has
+ORDERED = ["teacher", "SFT", "RKLD", "mine"]
+
+
+@pytest.fixture(autouse=True)
+def drawn():
+    """Everything that a test draws can be rendered."""
+    yield
+    for number in plt.get_fignums():
+        plt.figure(number).draw_without_rendering()
+    plt.close("all")
+
+
+def lines(columns, **facts):
+    """A line for each method and each of these values, with an interval."""
+    table = pd.DataFrame({"method": METHODS}).merge(pd.DataFrame(facts), "cross")
+    for name in columns:
+        lo, hi = ("lo", "hi") if name == "value" else (f"{name}_lo", f"{name}_hi")
+        table = table.assign(**{name: 0.5, lo: 0.4, hi: 0.7})
+    return table
+
+
+def labels(ticks):
+    return [one.get_text() for one in ticks]
+
+
+def test_extraction():
+    grid = [(a, s, x) for a in ("given", "samples") for s in ("member", "held_out") for x in (1, 2)]
+    figure = attack_plots.extraction(
+        lines(
+            ["value"], **dict(zip(("attack", "split", "at"), zip(*grid, strict=True), strict=True))
+        )
+    )
+    assert labels(figure.legends[0].get_texts()) == ["mine", "RKLD", "SFT", "teacher"]
+    styles = [one.lines[0].get_linestyle() for one in figure.axes[0].containers]
+    assert styles.count(":") == styles.count("-") == len(METHODS)
+
+
+def test_counterfactual():
+    [axes] = attack_plots.counterfactual(
+        lines(["value"], metric=["hit_inside", "hit_outside", "nats_gain"])
+    ).axes
+    assert labels(axes.get_yticklabels()) == ORDERED
+    faces = [one.lines[0].get_markerfacecolor() for one in axes.containers]
+    assert faces.count("white") == len(METHODS) and len(faces) == 2 * len(METHODS)
+
+
+def test_roc():
+    curve = (np.linspace(0, 1, 11), np.linspace(0, 1, 11) ** 0.5)
+    left, right = attack_plots.roc({"sft": curve, "mine": curve}).axes
+    assert labels(left.get_legend().get_texts()) == ["SFT", "mine"]
+    assert right.get_xscale() == "log" and right.get_xlim()[0] == pytest.approx(0.5 / 11)
+
+
+@pytest.mark.parametrize(("rate", "rows"), [(0.5, 2), (np.nan, 1)])
+def test_membership(rate, rows):
+    table = lines(["auc", "tpr_1pct"], score=["loss", "min_k"]).assign(tpr_1pct=rate)
+    figure = attack_plots.membership(table)
+    assert len(figure.axes) == rows * 2 and labels(figure.axes[0].get_yticklabels()) == ORDERED
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["loss", "min k"]
+
+
+def test_membership_vs_memorization_and_exposure():
+    [axes] = attack_plots.membership_vs_memorization(
+        lines(["auc", "memorized"], score=["loss"]), 0.54, 0.83
+    ).axes
+    assert labels(axes.get_legend().get_texts()) == ["mine", "RKLD", "SFT", "teacher"]
+    table = lines(["exposure", "secret"], repetitions=[1, 4, 16]).assign(chance=1.4, most=6.6)
+    figure = attack_plots.exposure(table)
+    assert labels(figure.legends[0].get_texts()) == ORDERED
+    assert labels(figure.axes[0].get_xticklabels()) == ["1", "4", "16"]

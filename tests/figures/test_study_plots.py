@@ -1,0 +1,96 @@
+"""Figures of the study are drawn for any number and names of sizes, and for any method."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdlib.analysis import rates
+from kdlib.config.methods import PAPER
+from kdlib.figures import study_plots, style
+
+SIZES = [("only",), ("large", "middle", "small"), ("xl", "big", "mid", "tiny")]
+METHODS = (*PAPER, "gkd", "mine")  # "mine" is a method that only a profile has
+
+
+@pytest.fixture(params=SIZES, ids=len)
+def sizes(request):
+    return request.param
+
+
+@pytest.fixture
+def models(sizes):
+    return pd.DataFrame(rates.models(sizes, METHODS), columns=["method", "size"])
+
+
+@pytest.fixture(autouse=True)
+def drawn():
+    """Everything that a test draws can be rendered."""
+    yield
+    for number in plt.get_fignums():
+        plt.figure(number).draw_without_rendering()
+    plt.close("all")
+
+
+def texts(artists):
+    return [one.get_text() for one in artists]
+
+
+def test_memorization_by_size(models, sizes):
+    table = models.assign(mean=0.5, min=0.4, max=0.6)
+    [axes] = study_plots.memorization_by_size(table[::-1], table).axes
+    assert texts(axes.get_xticklabels()) == ["teacher", *sizes[::-1]]
+    [axes] = study_plots.memorization_by_size(table, table).axes
+    assert texts(axes.get_xticklabels()) == ["teacher", *sizes]
+    assert "mine" not in texts(axes.get_legend().get_texts())
+    sft = next(one for one in axes.containers if one.get_label() == "SFT")
+    assert np.all(np.diff(sft.lines[0].get_xdata()) > 0)
+
+
+def test_all_methods(models, sizes):
+    rouge = models.assign(rougeL_held_out=0.2, rougeL_held_out_lo=0.1, rougeL_held_out_hi=0.3)
+    figure = study_plots.all_methods(models.assign(member=0.5, member_lo=0.4, member_hi=0.6), rouge)
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == list(sizes)
+    named = ["SFT", "word-level KD", "sequence-level KD", "RKLD", "GKD", "mine"]
+    assert texts(figure.axes[0].get_yticklabels()) == named
+
+
+def test_training_paths_and_loss_curves(models, sizes):
+    epochs = pd.DataFrame({"epoch": [0, 1, 2], "exact_rate": [0, 0.2, 0.5]})
+    paths = models.merge(epochs.assign(nats_per_token=[4.0, 3.0, 3.5]), "cross")
+    figure = study_plots.training_paths(paths.sort_values("size"), sizes)
+    assert [axes.get_title() for axes in figure.axes] == list(sizes)
+    both = [paths.assign(split=split) for split in ("member", "held_out")]
+    figure = study_plots.loss_curves(pd.concat(both).query("method == 'mine'"), sizes)
+    names = texts(figure.legends[0].get_texts())
+    assert names == [f"mine, {size}" for size in sizes]
+    lines = [line.get_linestyle() for line in figure.axes[1].lines]
+    assert lines == [style.of_size(style.LINES, size, sizes) for size in sizes]
+
+
+def test_utility_vs_memorization(models, sizes):
+    points = models.merge(pd.DataFrame({"seed": [0, 1]}), "cross")
+    [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, rougeL=0.2)).axes
+    names = texts(axes.get_legend().get_texts())
+    assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "RKLD"]
+
+
+def test_windows_and_repetitions(models, sizes):
+    table = models[models["size"].isin(["teacher", sizes[-1]])].query("method != 'base'")
+    curve = table.merge(pd.DataFrame({"k": range(51)}), "cross").assign(value=0.5)
+    both = pd.concat([curve.assign(split=split) for split in ("member", "held_out")])
+    [axes] = study_plots.memorization_by_k(both).axes
+    assert texts(axes.get_legend().get_texts())[-1] == "mine"
+    assert min(axes.lines[0].get_xdata()) == 1  # k = 0 stands for the whole response
+    often = models.merge(pd.DataFrame({"times": [1, 4]}), "cross").assign(kind="canary")
+    often = often.assign(value=0.5, lo=0.4, hi=0.6)
+    [axes] = study_plots.memorization_by_repetitions(often, sizes[-1]).axes
+    names = texts(axes.get_legend().get_texts())
+    assert names == ["teacher", "SFT", "word-level KD", "sequence-level KD", "RKLD"]
+    assert texts(axes.get_xticklabels()) == ["1", "4"]
+
+
+def test_lengths():
+    tokens = pd.DataFrame({"part": ["prompt", "response"] * 9, "tokens": range(18)})
+    [axes] = study_plots.lengths(tokens).axes
+    assert texts(axes.texts) == ["k = 50"]

@@ -1,0 +1,182 @@
+"""The README says what the committed tables say, and the report says it in a terminal."""
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kdlib.analysis import claims, paper_tables, rates
+from kdlib.config.methods import PAPER, label
+from kdlib.config.profile import PROFILES, Profile
+from kdlib.data import pool as rowpool
+from kdlib.errors import KdlibError
+from kdlib.report import results
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "data" / "results" / "laptop"
+README = (ROOT / "README.md").read_text("utf-8")
+NEEDED = ("table1", "table2", "claims", "metrics", "lengths")
+SIZES = [("large", "middle", "small"), ("only",), ("xl", "big", "mid", "tiny")]
+
+
+@pytest.fixture(params=[PAPER, (*PAPER, "gkd", "mine")], ids=["paper", "further"])
+def methods(request):
+    return request.param
+
+
+@pytest.fixture(params=SIZES, ids=len)
+def sizes(request):
+    return request.param
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, methods, sizes):
+    """A project with the tables of a made-up run; "mine" is a method that only a profile has."""
+    (tmp_path / "README.md").write_text(README, "utf-8")
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    facts = [
+        {"method": method, "size": size, "seed": seed, "split": split}
+        for method, size in rates.models(sizes, methods)
+        for split in ("member", "held_out")
+        for seed in (3, 7)
+    ]
+    ids = pd.DataFrame({"row_id": [f"r{i}" for i in range(40)]}).assign(kind="row", length=10)
+    tuples = pd.DataFrame(facts).merge(ids, "cross").assign(group=lambda rows: rows["row_id"])
+    half = tuples["split"].map({"member": 20, "held_out": 10})
+    known = tuples.groupby(["method", "size", "seed", "split"]).cumcount() < half
+    tuples = tuples.assign(prefix=known * 10, run_id="1", commit="0123456789", device="cpu")
+    tuples = tuples.assign(dtype="float32", decoding="greedy", rouge1=0.5, rougeL=0.25)
+    words = [
+        (name, one.statement, one.rule, "open", "no | numbers")
+        for name, one in claims.CLAIMS.items()
+        if name.startswith("C") and name != "C5b"
+    ]
+    ledger = pd.DataFrame(words, columns=["claim", "statement", "rule", "verdict", "evidence"])
+    tables = (paper_tables.table1(tuples), paper_tables.table2(tuples), ledger)
+    frames = (*tables, rates.memorization(tuples, [50]), rates.lengths(tuples))
+    rates.write_results("made", dict(zip(NEEDED, frames, strict=True)))
+    return tmp_path
+
+
+def test_report_in_a_terminal(project, capsys, methods, sizes):
+    results.print_report("made")
+    shown = capsys.readouterr().out
+    assert "0.500 [" in shown and "] (0.654)" in shown
+    assert ("] (0.433)" in shown) == (len(sizes) == 3)  # the paper has three sizes
+    joined = " ".join(shown.split())
+    assert "seeds 3, 7" in joined and "40 member rows" in joined
+    assert all(f"C{number} OPEN" in shown for number in range(1, 7))
+    further = len(methods) > len(PAPER)
+    assert ("ALL METHODS: ROUGE-L" in shown) == ("GKD" in shown) == ("mine" in shown) == further
+    assert "data/results/made" in shown and "data/figures/made" in shown
+
+
+def test_update_rewrites_the_block_and_nothing_else(project, methods, sizes):
+    results.update_readme("made")
+    results.update_readme("made")
+    text = (project / "README.md").read_text("utf-8")
+    around = [README.split(results.BEGIN)[0], README.split(results.END)[1]]
+    assert [text.split(results.BEGIN)[0], text.split(results.END)[1]] == around
+    block = text.split(results.BEGIN)[1].split(results.END)[0]
+    assert block.strip() == results.readme_block("made")
+    first = re.findall(r"^\| (\w+) \| 0\.500 \[", block, re.MULTILINE)
+    assert first[: len(sizes) + 1] == ["teacher", *sizes] and "0123456789" in block
+    assert "no \\| numbers" in block  # a bar in a cell does not open a column
+    widths = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines() if "|" in line]
+    further = len(methods) > len(PAPER)
+    assert set(widths) == {7, 4} | ({2 + 2 * len(sizes)} if further else set())
+    paper, _, everything = block.partition(results.ALL_METHODS)
+    assert "mine" not in paper and "GKD" not in paper
+    lines = re.findall(r"^\| ([^|]+) \| 0\.500 \[", everything, re.MULTILINE)
+    assert lines == ([label(name) for name in methods] if further else [])
+
+
+@pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)
+def test_missing_tables_and_a_readme_without_the_block(project):
+    with pytest.raises(KdlibError, match="make study PROFILE=absent"):
+        results.print_report("absent")
+    (project / "README.md").write_text("nothing", "utf-8")
+    with pytest.raises(KdlibError, match="put both lines back"):
+        results.update_readme("made")
+
+
+@pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)
+def test_ledger_goes_on_with_what_the_lab_judged(project):
+    assert list(results.claims("made")["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C6"]
+    facts = {"statement": "It is so.", "rule": "if it is", "evidence": "9 of 10"}
+    further = [
+        facts | {"claim": name, "verdict": verdict}
+        for name, verdict in (("D1", "confirmed"), ("C5b", "open"))
+    ]
+    rates.write_results("made", {"claims_inheritance": pd.DataFrame(further)})
+    judged = results.claims("made")
+    assert list(judged["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C5b", "C6", "D1"]
+    assert list(judged["verdict"][-3:]) == ["open", "open", "confirmed"]
+    assert "| D1 It is so. | **confirmed** | 9 of 10 |" in results.ledger("made")
+
+
+def test_readme_says_what_attackers_can(project, sizes):
+    assert results.attackers("made").empty
+    probed, numbers = sizes[-1], {"value": 0.25, "lo": 0.2, "hi": 0.3}
+    halves = [
+        {"method": method, "size": probed, "metric": metric} | numbers
+        for method in PAPER
+        for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain")
+    ]
+    scored = {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "tpr_1pct": None}
+    attacks = [
+        {"method": method, "size": size, "score": score} | scored
+        for method in PAPER
+        for size in sizes
+        for score in ("loss", "likelihood_ratio")
+    ]
+    made = {"counterfactual": pd.DataFrame(halves), "membership": pd.DataFrame(attacks)}
+    made["membership"] = made["membership"].assign(tpr_1pct_lo=None, tpr_1pct_hi=None)
+    rates.write_results("made", made)
+    words = results.attackers("made")
+    assert list(words["method"]) == [f"{label(method)}, {probed}" for method in PAPER]
+    assert set(words["AUC, loss alone"]) == {"0.800 [0.700, 0.900]"}
+    assert set(words["the same rows, left out"]) == {"0.250 [0.200, 0.300]"}
+    assert set(words["found at 1% false alarms"]) == {"not enough rows"}
+    assert f"| SFT, {probed} | 0.250" in results.readme_block("made")
+
+
+def test_one_sentence_of_a_method():
+    index = [("gkd", size, split) for size in ("xl", "tiny") for split in ("held_out", "member")]
+    names = ["method", "size", "split"]
+    table = pd.DataFrame({"memorized": [0.0, 0.5, 0.01, 0.25]}, pd.MultiIndex.from_tuples(index))
+    sentence = results.memorized_by(table.rename_axis(names), "gkd", 3)
+    assert "with GKD, seed 3: xl 50.0%, tiny 25.0%; of held-out rows at most 1.0%" in sentence
+
+
+def test_readme_says_what_the_committed_tables_say(monkeypatch):
+    if not all((RESULTS / f"{name}.csv").is_file() for name in NEEDED):
+        pytest.skip("no reference run in data/results/laptop")
+    changed = subprocess.run(
+        ["git", "-C", str(ROOT), "status", "--porcelain", "--", str(RESULTS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if changed.stdout:
+        pytest.skip("data/results/laptop was made anew here and is not committed")
+    monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
+    block = README.split(results.BEGIN)[1].split(results.END)[0]
+    assert block.strip() == results.readme_block("laptop"), "run results.update_readme('laptop')"
+
+
+def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    example = tomllib.loads(re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1])
+    paper = tomllib.loads((PROFILES / "paper.toml").read_text("utf-8"))
+    settings = Profile(name="mine", **(paper | example)).data
+    rows = [{"question": f"What is {i}?", "answer": f"It is {i}."} for i in range(30)]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    small = {"path": str(file), "pool": 30, "members": 20, "held_out": 10}
+    pool = rowpool.load_pool(settings.model_copy(update=small))
+    assert set(pool["response"]) == {row["answer"] for row in rows}
