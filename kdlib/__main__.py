@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from kdlib import runs
-from kdlib.config.profile import load_profile
-from kdlib.config.sections import FIELDS, AuditSettings
+from kdlib.config.profile import load_profile, read_templates
+from kdlib.config.sections import FIELDS, AuditSettings, Template
 from kdlib.errors import KdlibError, clearly
 
 AUDITED = set(AuditSettings.model_fields)
@@ -68,10 +68,24 @@ def audit(arguments: argparse.Namespace) -> None:
     from kdlib.audit import command as of
 
     given = {name: value for name, value in vars(arguments).items() if name in AUDITED}
-    given["columns"] = _pairs(arguments.columns)
+    given |= {"columns": _pairs(arguments.columns), "template": _template(arguments.template)}
     with clearly("audit"):
-        asked = AuditSettings(**given)
-    print(of.run(asked))
+        settings = AuditSettings(**given)
+    print(of.run(settings))
+
+
+def _template(word: str) -> Template:
+    """A shipped template by its name, or the one that a file holds."""
+    shipped, path = read_templates(), Path(word)
+    if word not in shipped and not path.is_file():
+        raise KdlibError(f"--template {word}: no such file, and none of {', '.join(shipped)}")
+    if path.suffix == ".toml":
+        shipped = read_templates(path)
+        if len(shipped) != 1:
+            raise KdlibError(f"--template {word} holds {len(shipped)} templates; keep one of them")
+        word = next(iter(shipped))
+    with clearly(f"--template {word}"):
+        return shipped[word] if word in shipped else Template(text=path.read_text("utf-8"))
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
@@ -99,7 +113,8 @@ def _add_audit(child: argparse.ArgumentParser) -> None:
     child.add_argument("--out", required=True, help="folder for what is found")
     child.add_argument("--batch", type=_positive, default=64, help="rows per forward pass")
     child.add_argument("--max-length", type=_positive, help="tokens; default: what the model reads")
-    child.add_argument("--template", choices=("short", "alpaca"), default="short")
+    known = "short, alpaca, or a file: text with {instruction} and {context}, or .toml with a block"
+    child.add_argument("--template", default="short", help=known)
     mapped = "columns of the files: response=answer ..."
     child.add_argument("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help=mapped)
     child.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

@@ -79,3 +79,14 @@ def smoke_study(tmp_path_factory) -> Path:
     project = copy_project(tmp_path_factory.mktemp("smoke") / "project")
     run_study(project)
     return project
+
+
+@pytest.fixture
+def drawn():
+    """Everything that a test draws can be rendered."""
+    import matplotlib.pyplot as plt
+
+    yield
+    for number in plt.get_fignums():
+        plt.figure(number).draw_without_rendering()
+    plt.close("all")

@@ -135,18 +135,17 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             text of the end token, or responses in both files.
     """
     counted: Rows = {}
-    held_out, shared, examples = np.array([], np.uint64), 0, []
+    held_out, shared, quoted = np.array([], np.uint64), 0, ""
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
         for block in stream_rows.read(path, settings.columns, BLOCK):
             texts = complete(block)["response"]
             stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
             counts.update(rows=len(block), empty=len(block) - len(texts))
-            own = [int(runs.digest(sources.normalised(text)), 16) for text in texts]
-            hashes.append(np.array(own, np.uint64))
-            if split == "member":
-                both = texts[np.isin(hashes.pop(), held_out)]
-                shared, examples = shared + len(both), [*examples, *both][:3]
+            digests = [int(runs.digest(sources.normalised(text)), 16) for text in texts]
+            hashes.append(np.array(digests, np.uint64))
+            if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
+                shared, quoted = shared + both.sum(), quoted or texts[both].iloc[0][:60]
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
         if counts["rows"] == counts["empty"]:
             raise KdlibError(
@@ -154,10 +153,9 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
                 "with --columns"
             )
     if shared:
-        quoted = "; ".join(repr(text[:60]) for text in examples)
         raise KdlibError(
-            f"{shared} member rows have a response that a held-out row has too: {quoted}; rows "
-            "like these tell nothing of guessing: remove them from the held-out file"
+            f"{shared} member rows have a response that a held-out row has too: '{quoted}', ...; "
+            "they tell nothing of guessing: remove them from the held-out file"
         )
     return counted
 

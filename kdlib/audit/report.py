@@ -17,7 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kdlib.analysis import roc
-from kdlib.audit.summary import ATTACKS, FEW, SAMPLE, TOP
+from kdlib.audit.summary import FEW, SAMPLE, TOP
 from kdlib.config.definitions import FULL, WINDOW
 from kdlib.figures import style
 from kdlib.report import notebook_display
@@ -30,14 +30,6 @@ RULE = (
     "the model memorizes if the 95% interval (Wilson) of the training rows' share lies wholly "
     "above that of the held-out rows; without held-out rows, memory cannot be told from guessing"
 )
-SHARES = [
-    ("exact_rate", 10, "first 10 tokens word for word"),
-    ("exact_rate", WINDOW, f"first {WINDOW} tokens word for word"),
-    ("exact_rate", FULL, "whole response word for word, with its end"),
-    ("extractable", 0.5, "the second half word for word, once the first is given"),
-    ("discoverable", 1, "word for word in 1 sampled answer, with a chance of one half"),
-    ("discoverable", 100, "word for word among 100 sampled answers, with a chance of one half"),
-]
 
 
 def page(
@@ -57,20 +49,15 @@ def page(
         for row in top.to_dict("records")
         if row["prefix"] > 0
     ]
-    rates = [
-        (words, {split: share(row) for split, row in _rate(table, metric, at).iterrows()})
-        for metric, at, words in SHARES
-    ]
-    scored = table[table["split"] == "both"]
-    attacks = {score: {} for score in ATTACKS if score in set(scored["at"])}
-    for row in scored.to_dict("records"):
-        attacks[row["at"]][row["metric"]] = row_text(row)
+    attacks: dict[str, dict[str, str]] = {}
+    for row in table[table["split"] == "both"].to_dict("records"):
+        attacks.setdefault(row["at"], {})[row["metric"]] = row_text(row)
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return jinja.from_string(PAGE.read_text("utf-8")).render(
         headline=headline,
         sentences=sentences,
         rule=RULE,
-        rates=rates,
+        shares=lambda metric, at: _rate(table, metric, at).apply(share, axis=1).to_dict(),
         figures=figures(table, sample, about),
         attacks=attacks,
         known=known,
@@ -78,10 +65,7 @@ def page(
         guess=math.log(about["vocabulary"]),
         about=about,
         names=NAMES,
-        window=WINDOW,
-        few=FEW,
-        most=SAMPLE,
-        known_rows=TOP,
+        limits={"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP},
     )
 
 
@@ -131,33 +115,20 @@ def share(rate: Any) -> str:
     return f"{hits:,} of {rate['n']:,} rows: {row_text(rate, form='.1%')}"
 
 
-def figures(
-    table: pd.DataFrame, sample: pd.DataFrame, about: dict[str, Any]
-) -> list[tuple[str, str, str]]:
-    """Caption, data URI, and, where there is no figure, why it is left out."""
+def figures(table: pd.DataFrame, sample: pd.DataFrame, about: dict[str, Any]) -> dict[str, str]:
+    """Data URI of each figure, or why it is left out."""
     style.style()
     few = [NAMES[split] for split, rows in about["rows"].items() if rows["measured"] < FEW]
-    short = f"left out: fewer than {FEW} {' and '.join(few)}" if few else ""
+    why = f"left out: fewer than {FEW} {' and '.join(few)}" if few else ""
     alone = "" if about["held_out"] else "left out: no held-out rows were given, and it needs both"
     exact = table[(table["metric"] == "exact_rate") & (table["at"] != FULL)]
-    given = table[table["metric"] == "extractable"]
-    drawn = {
-        "Share of rows whose first k tokens come back word for word, by k, with 95% intervals.": (
-            short or _shares(exact, "window k (tokens)", "word for word (share of rows)")
-        ),
-        "Share of rows whose rest comes back word for word, with its end, once a share of the "
-        "response is given, with 95% intervals.": (
-            short or _shares(given, "share of the response given", "rest word for word (share)")
-        ),
-        "Telling training rows from held-out rows by one score of each: training rows found, "
-        "against held-out rows wrongly accused. Dashed: guessing.": (
-            alone or short or _roc(sample, table)
-        ),
+    begun = table[table["metric"] == "extractable"]
+    given, rest = "share of the response given", "rest word for word (share of rows)"
+    return {
+        "k": why or _shares(exact, "window k (tokens)", "word for word (share of rows)"),
+        "begun": why or _shares(begun, given, rest),
+        "roc": alone or why or _roc(sample, table),
     }
-    return [
-        (caption, "", one) if isinstance(one, str) else (caption, _uri(one), "")
-        for caption, one in drawn.items()
-    ]
 
 
 def _uri(figure: Figure) -> str:
@@ -168,7 +139,7 @@ def _uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
 
 
-def _shares(rows: pd.DataFrame, x: str, y: str) -> Figure:
+def _shares(rows: pd.DataFrame, x: str, y: str) -> str:
     """A line for each split over `at`, its intervals as a band."""
     figure, ((axes,),) = style.panels(1, 1)
     for i, (split, part) in enumerate(rows.groupby("split", sort=False)):
@@ -178,10 +149,10 @@ def _shares(rows: pd.DataFrame, x: str, y: str) -> Figure:
         axes.plot(at, part["value"], line, label=NAMES[str(split)], **look)
         axes.fill_between(at, part["lo"], part["hi"], color=f"C{i}", alpha=0.2, linewidth=0)
     axes.set(xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
-    return style.below(figure, axes, "upper center", ncols=2)
+    return _uri(style.below(figure, axes, "upper center", ncols=2))
 
 
-def _roc(sample: pd.DataFrame, table: pd.DataFrame) -> Figure:
+def _roc(sample: pd.DataFrame, table: pd.DataFrame) -> str:
     figure, ((axes,),) = style.panels(1, 1)
     member = sample["member"].to_numpy(dtype=bool)
     least = 1 / max(1, int((~member).sum()))  # the least rate above 0 that can be seen
@@ -193,4 +164,4 @@ def _roc(sample: pd.DataFrame, table: pd.DataFrame) -> Figure:
     axes.plot(guess, guess, "--", color="0.5")
     axes.set(xscale="log", xlim=(least, 1), ylim=(-0.02, 1.02))
     axes.set(xlabel="held-out rows accused (share)", ylabel="training rows found (share)")
-    return style.below(figure, axes, "upper center", ncols=2)
+    return _uri(style.below(figure, axes, "upper center", ncols=2))

@@ -76,9 +76,9 @@ def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
 
 
 def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
-    """Canaries memorized by how often they are planted (`rates.repetitions`).
+    """Canaries memorized by how often they are planted: teacher and the paper's students of a size.
 
-    Of the teacher and the paper's students of this size, with Wilson intervals.
+    `rates.repetitions`, with Wilson intervals.
     """
     figure, [[axes]] = style.panels(1, 1)
     drawn = table["method"].isin(DRAWN) & table["size"].isin(("teacher", size))

@@ -27,15 +27,15 @@ LINES = ("-", "--", ":", "-.")  # from the first size on
 AREAS = (150, 110, 65, 30, 18)  # points squared: the teacher, then likewise
 OTHERS = {"base": ("0.55", "P"), "teacher": ("0.15", "*")}
 LOOKS = {name: (one.colour, one.marker) for name, one in METHODS.items()} | OTHERS
-SPARE = ("8", "H", "1", "2", "3", "4")  # markers of methods that only a profile has
+SPARE = [(colour, marker) for colour in ("#949494", "#fbafe4", "#ece133") for marker in "8H"]
 MEMORIZED = "memorized member rows (share)"
 DOTTED: dict[str, Any] = {"color": "0.4", "linestyle": ":"}  # what a number is held against
 
 
 def look(method: str) -> dict[str, Any]:
-    """Colour and marker of a method, the same throughout the series."""
-    other = ("#949494", SPARE[zlib.crc32(method.encode()) % len(SPARE)])
-    return dict(zip(("color", "marker"), LOOKS.get(method, other), strict=True))
+    """Colour and marker of a method, the same throughout; one that a profile adds has a spare."""
+    own = SPARE[zlib.crc32(method.encode()) % len(SPARE)]
+    return dict(zip(("color", "marker"), LOOKS.get(method, own), strict=True))
 
 
 def of_size(values: Sequence[T], size: str, sizes: Sequence[str]) -> T:

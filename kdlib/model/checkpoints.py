@@ -52,19 +52,16 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
     """A GPT-2 from scratch, without dropout, its weights drawn from `seed`."""
     assert settings.layers and settings.heads and settings.width  # validated by ModelSettings
     torch.manual_seed(seed)
-    others: dict[str, Any] = dict.fromkeys(DROPOUTS[:3], 0.0)
-    others["attn_implementation"] = attention()
+    other: dict[str, Any] = {"attn_implementation": attention(), **dict.fromkeys(DROPOUTS[:3], 0.0)}
+    other |= {f"{kind}_token_id": tokenizer.eos_token_id for kind in ("bos", "eos", "pad")}
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=positions,
         n_layer=settings.layers,
         n_head=settings.heads,
         n_embd=settings.width,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own function, as one fused kernel
-        **others,
+        **other,
     )
     return GPT2LMHeadModel(config)
 
@@ -80,6 +77,7 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
         KdlibError: there is no such model, it cannot be read, is not causal, its weights are not
             those of its configuration, or one of them is not finite.
     """
+    safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
     with quiet(), reading("model", path):
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -87,16 +85,9 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
         for name in DROPOUTS if dropout is not None else ():
             if hasattr(config, name):
                 setattr(config, name, dropout)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported, and refused below
-            config=config,
-            attn_implementation=attention(),
-        )
+        how = {"config": config, "dtype": torch.float32, "attn_implementation": attention()}
+        how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by _check
+        loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), **safe, **how)
         model, report = loaded
         _check(model.eval(), report)
     return model
@@ -261,11 +252,6 @@ def plain_head(model: Any) -> bool:
             full = model(ids, **settings).logits.float()
         _PLAIN_HEAD[model] = torch.allclose(plain, full, rtol=1e-2, atol=1e-2)
     return _PLAIN_HEAD[model]
-
-
-def parameters(model: Any) -> int:
-    """Number of weights, tied ones once."""
-    return sum(weight.numel() for weight in model.parameters())
 
 
 def weight_bytes(folder: Path) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, GenerationConfig
 
 from kdlib.model import checkpoints
@@ -71,12 +72,10 @@ def _by_length(prompts: Sequence[Ids], batch: int) -> Iterator[list[int]]:
 
 def _left_padded(prompts: Sequence[Ids], end_id: int, model: Any) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, int64 [B, T], where the model lies."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[end_id] * (longest - len(one)) + [*one] for one in prompts])
-    pad = torch.tensor([longest - len(one) for one in prompts])
-    mask = (torch.arange(longest) >= pad[:, None]).long()
-    where = next(model.parameters()).device
-    return ids.to(where), mask.to(where)
+    rows = [torch.tensor(one, device=next(model.parameters()).device) for one in prompts]
+    left: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
+    ids = pad_sequence(rows, padding_value=end_id, **left)
+    return ids, pad_sequence([torch.ones_like(one) for one in rows], padding_value=0, **left)
 
 
 def _decode(
@@ -102,7 +101,12 @@ def _decode(
             model(ids, past_key_values=cache, logits_to_keep=1, **where).logits[:, -1]
             for (model, _), cache in zip(mixed, caches, strict=True)
         ]
-        tokens = draw(_mixture(logits, mixed, temperature)) if temperature else logits[0].argmax(-1)
+        if temperature:
+            shares = zip(logits, mixed, strict=True)
+            p = [share * (one.float() / temperature).softmax(-1) for one, (_, share) in shares]
+            tokens = draw(torch.stack(p).sum(0))
+        else:
+            tokens = logits[0].argmax(-1)
         written = tokens.tolist()
         for answer, token in zip(answers, written, strict=True):
             answer.append(token)
@@ -117,15 +121,6 @@ def _decode(
                 cache.batch_select_indices(kept)
             tokens, mask, positions = tokens[kept], mask[kept], positions[kept]
         ids, mask = tokens[:, None], functional.pad(mask, (0, 1), value=1)
-
-
-def _mixture(logits: list[Tensor], mixed: list[tuple[Any, float]], temperature: float) -> Tensor:
-    """Probabilities [B, V]: those of the models, each with its share."""
-    shares = [
-        share * (one.float() / temperature).softmax(-1)
-        for one, (_, share) in zip(logits, mixed, strict=True)
-    ]
-    return torch.stack(shares).sum(0)
 
 
 def draw(probabilities: Tensor) -> Tensor:
@@ -154,13 +149,8 @@ def beam_search(
 
     Scores are log-probabilities divided by length, transformers' default (`length_penalty` 1).
     """
-    settings = GenerationConfig(
-        num_beams=beams,
-        do_sample=False,
-        max_new_tokens=max_new,
-        eos_token_id=end_id,
-        pad_token_id=end_id,
-    )
+    settings = GenerationConfig(num_beams=beams, do_sample=False, max_new_tokens=max_new)
+    settings.update(eos_token_id=end_id, pad_token_id=end_id)
     answers: dict[int, Ids] = {}
     for places in _by_length(prompts, batch):
         ids, mask = _left_padded([prompts[i] for i in places], end_id, model)

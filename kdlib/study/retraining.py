@@ -32,7 +32,7 @@ def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
     asked = [Run(profile, seed, *names) for names in priced]
     loaded = [load(run) for run in asked]
     frame = pd.DataFrame(priced, columns=["method", "size"]).assign(
-        parameters=[checkpoints.parameters(model) for model in loaded],
+        parameters=[model.num_parameters() for model in loaded],
         file_bytes=[checkpoints.weight_bytes(Path(run.checkpoint)) for run in asked],
         ms_per_token=cost.latency(
             loaded, rows.split("held_out")[0], tokens=min(32, profile.tokens.max_new)

@@ -90,7 +90,7 @@ def main() -> None:
         rows.append(
             {
                 "size": size,
-                "parameters": checkpoints.parameters(model),
+                "parameters": model.num_parameters(),
                 "tuples": TUPLES,
                 "meter_s": statistics.median(ours for ours, _ in pairs),
                 "generate_s": statistics.median(theirs for _, theirs in pairs),

@@ -302,7 +302,7 @@ def utilization(bench: Bench, tokens_per_s: float) -> float:
     shape, example = bench.shapes["student"], bench.examples[0]
     model = bench.model("student")
     head = model.get_output_embeddings().weight.numel()
-    body = checkpoints.parameters(model) - head
+    body = model.num_parameters() - head
     ahead = len(example) / len(example.response)  # tokens read per response token
     attention = 12 * shape.layers * shape.width * len(example)
     flops = tokens_per_s * (6 * head + ahead * (6 * body + attention))

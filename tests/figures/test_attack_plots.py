@@ -1,23 +1,14 @@
 """Figures of attacks: every method, filled and empty marks, and no row where rows are too few."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from kdlib.figures import attack_plots
 
+pytestmark = pytest.mark.usefixtures("drawn")
 METHODS = ["mine", "rkld", "sft", "teacher"]  # "mine" is a method that only a profile has
 ORDERED = ["teacher", "SFT", "RKLD", "mine"]
-
-
-@pytest.fixture(autouse=True)
-def drawn():
-    """Everything that a test draws can be rendered."""
-    yield
-    for number in plt.get_fignums():
-        plt.figure(number).draw_without_rendering()
-    plt.close("all")
 
 
 def lines(columns, **facts):

@@ -1,20 +1,12 @@
 """Figures of attributes, forecasts and layers, of any sizes and with parts missing."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
 from kdlib.analysis.attributes import ATTRIBUTES
 from kdlib.figures import attribute_plots
 
-
-@pytest.fixture(autouse=True)
-def drawn():
-    """Everything that a test draws can be rendered."""
-    yield
-    for number in plt.get_fignums():
-        plt.figure(number).draw_without_rendering()
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 @pytest.mark.parametrize("sizes", [("only",), ("xl", "big", "mid", "tiny")])

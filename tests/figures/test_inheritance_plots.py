@@ -1,11 +1,12 @@
 """Figures of what is in common are drawn of full and of empty sets."""
 
-import matplotlib.pyplot as plt
 import pytest
 from studies import SIZES, halves_and_whole, shared_rows
 
 from kdlib.analysis import inheritance, permutation_test, teacher_transfer
 from kdlib.figures import inheritance_plots
+
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -17,17 +18,14 @@ def test_counts_stand_in_their_bars(empty):
     regions, shares = (one[one["seed"] == "all"] for one in tables)
     drawn = permutation_test.chance(frame, draws=20)
     figure = inheritance_plots.inheritance(regions)
-    other = inheritance_plots.passed_on(shares, drawn[drawn["null"] == "missed"])
-    for one in (figure, other):
-        one.draw_without_rendering()
+    inheritance_plots.passed_on(shares, drawn[drawn["null"] == "missed"])
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     most = regions[regions["size"].isin(SIZES)]["hits"].max()
     assert (str(most) in texts) == (most > 0)
-    plt.close("all")
 
 
 def test_what_a_teacher_hands_down():
     gaps = teacher_transfer.gaps(teacher_transfer.unread(*halves_and_whole()))
-    figure = inheritance_plots.teacher_transfer(gaps[gaps["metric"] == "nats_per_token"])
-    figure.draw_without_rendering()
-    plt.close("all")
+    [axes] = inheritance_plots.teacher_transfer(gaps[gaps["metric"] == "nats_per_token"]).axes
+    faces = [one.lines[0].get_markerfacecolor() for one in axes.containers]
+    assert faces.count("white") * 2 == len(faces) == 2 * len(axes.get_yticks())

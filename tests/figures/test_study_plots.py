@@ -1,6 +1,5 @@
 """Figures of the study are drawn for any number and names of sizes, and for any method."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +8,7 @@ from kdlib.analysis import rates
 from kdlib.config.methods import PAPER
 from kdlib.figures import study_plots, style
 
+pytestmark = pytest.mark.usefixtures("drawn")
 SIZES = [("only",), ("large", "middle", "small"), ("xl", "big", "mid", "tiny")]
 METHODS = (*PAPER, "gkd", "mine")  # "mine" is a method that only a profile has
 
@@ -21,15 +21,6 @@ def sizes(request):
 @pytest.fixture
 def models(sizes):
     return pd.DataFrame(rates.models(sizes, METHODS), columns=["method", "size"])
-
-
-@pytest.fixture(autouse=True)
-def drawn():
-    """Everything that a test draws can be rendered."""
-    yield
-    for number in plt.get_fignums():
-        plt.figure(number).draw_without_rendering()
-    plt.close("all")
 
 
 def texts(artists):

@@ -1,6 +1,5 @@
 """A method looks like itself, a size like itself, and intervals reach where the table says."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,11 +8,7 @@ from matplotlib.markers import MarkerStyle
 from kdlib.config.methods import METHODS
 from kdlib.figures import style
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 def test_every_method_looks_like_itself():

@@ -1,0 +1,307 @@
+"""Whose folder it is, again after a kill, bad input, and memory."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import toy
+from audits import audit_of, table, unseen, write
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM
+
+from kdlib import __main__, runs
+from kdlib.audit import command
+from kdlib.config.profile import read_templates
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints, tokens
+from kdlib.model.tokens import END
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "toy"
+    checkpoints.save_model(toy.trained(), toy.tokenizer(), folder)
+    return folder
+
+
+def test_after_a_kill_the_same_command_ends_with_the_same_files(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "BLOCK", 20)
+    settings = audit_of(model, tmp_path, held_out=unseen(), out=tmp_path / "whole")
+    command.run(settings)
+    broken, write_table, done = tmp_path / "broken", runs.write_table, []
+
+    def killed(path, frame):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(path)
+        write_table(path, frame)
+
+    monkeypatch.setattr(runs, "write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(settings.model_copy(update={"out": broken}))
+    monkeypatch.setattr(runs, "write_table", write_table)
+    first = {path: path.stat().st_mtime_ns for path in command.parts(broken)}
+    assert len(first) == 2
+    command.run(settings.model_copy(update={"out": broken}))
+    assert all(path.stat().st_mtime_ns == when for path, when in first.items())
+    files = sorted(path.relative_to(settings.out) for path in settings.out.rglob("*.*"))
+    assert sorted(path.relative_to(broken) for path in broken.rglob("*.*")) == files
+    assert len(files) == 5 + 5  # parts; command.json, command.lock, summary, report, manifest
+    for name in files:
+        if name.name != "manifest.json":  # it says how long this call took
+            assert (settings.out / name).read_bytes() == (broken / name).read_bytes(), name
+
+
+def test_a_folder_of_another_audit_is_refused_and_untouched(model, tmp_path):
+    settings = audit_of(model, tmp_path)
+    command.run(settings)
+    before = {path: path.read_bytes() for path in settings.out.rglob("*.*")}
+    others = [
+        {"template": read_templates()["alpaca"]},
+        {"max_length": 90},
+        {"held_out": settings.data},
+    ]
+    for other in others:
+        with pytest.raises(KdlibError, match="holds the audit of another model"):
+            command.run(settings.model_copy(update=other))
+    write(table().head(40), settings.data)
+    with pytest.raises(KdlibError, match="holds the audit of another model"):
+        command.run(settings)
+    assert {path: path.read_bytes() for path in settings.out.rglob("*.*")} == before
+    with pytest.raises(KdlibError, match="holds something else"):
+        command.run(settings.model_copy(update={"out": tmp_path}))
+
+
+@pytest.mark.parametrize("spoil", [lambda p: p.write_bytes(b""), lambda p: p.unlink()])
+def test_a_broken_part_is_measured_again(model, tmp_path, monkeypatch, spoil):
+    monkeypatch.setattr(command, "BLOCK", 20)
+    settings = audit_of(model, tmp_path)
+    command.run(settings)
+    names = [*command.parts(settings.out), settings.out / "report.html"]
+    before = {path: path.read_bytes() for path in names}
+    times = [path.stat().st_mtime_ns for path in command.parts(settings.out)]
+    spoil(names[1])
+    command.run(settings)
+    assert {path: path.read_bytes() for path in names} == before
+    again = [path.stat().st_mtime_ns for path in command.parts(settings.out)]
+    assert [a == b for a, b in zip(times, again, strict=True)] == [True, False, True]
+
+
+@pytest.mark.parametrize("text", ["[]", "", "{}", '["a"]', "7", "\x00"])
+def test_a_claim_that_is_none(model, tmp_path, text):
+    settings = audit_of(model, tmp_path)
+    settings.out.mkdir()
+    (settings.out / "audit.json").write_text(text)
+    with pytest.raises(KdlibError, match="holds the audit of another model"):
+        command.run(settings)
+
+
+def test_out_that_cannot_be_written_to(model, tmp_path, monkeypatch):
+    settings = audit_of(model, tmp_path)
+    for out in (settings.data, settings.data / "a", settings.data / "a" / "b"):
+        with pytest.raises(KdlibError, match="rows.jsonl is no folder that can be written to"):
+            command.run(settings.model_copy(update={"out": out}))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(KdlibError, match=f"{tmp_path} is no folder that can be written to"):
+        command.run(settings)
+    assert not settings.out.exists()
+
+
+def test_a_smaller_batch_goes_on_and_a_changed_model_does_not(model, tmp_path):
+    settings = audit_of(model, tmp_path)
+    same = settings.model_copy(update={"batch": 3, "out": tmp_path / "other"})
+    assert command.fingerprint(settings) == command.fingerprint(same)
+    copy = shutil.copytree(model, tmp_path / "copy")
+    first = command.fingerprint(settings.model_copy(update={"model": str(copy)}))
+    os.utime(copy / "model.safetensors", (1, 1))
+    assert command.fingerprint(settings.model_copy(update={"model": str(copy)})) != first
+
+
+def test_nothing_is_written_elsewhere(model, tmp_path, monkeypatch):
+    monkeypatch.delenv("KDLIB_ROOT", raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    settings = audit_of(model, tmp_path)
+    command.run(settings)
+    assert list((tmp_path / "here").iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "out", "rows.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("missing.csv", None, "does not exist"),
+        ("column.csv", b"instruction,answer\na,b\n", "no column 'response'.*instruction, answer"),
+        ("chat.jsonl", b'{"instruction": "a", "response": ["b"]}\n', "line 1: .* is of type list"),
+        ("void.csv", b"instruction,response\na,\n", "every row has an empty"),
+    ],
+)  # fmt: skip
+def test_bad_files(model, tmp_path, capsys, monkeypatch, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    refused(monkeypatch, capsys, said, model, tmp_path / name, tmp_path / "out")
+
+
+def refused(monkeypatch, capsys, said, model, data, out, *more):
+    """The command ends with status 2 and one line that says it; nothing is written."""
+    words = ["kdlib", "audit", "--model", str(model), "--data", str(data), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*words, *map(str, more)])
+    assert __main__.main() == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and re.search(said, lines[0]), lines
+    assert not out.exists()
+
+
+def test_bad_models(model, tmp_path, capsys, monkeypatch):
+    data = write(table(), tmp_path / "rows.csv")
+
+    def no(said, path, *more):
+        refused(monkeypatch, capsys, said, path, data, tmp_path / "out", *more)
+
+    no("model folder .* does not exist", tmp_path / "nowhere")
+    (tmp_path / "void").mkdir()
+    no("no usable model at", tmp_path / "void")
+    cut = shutil.copytree(model, tmp_path / "cut")
+    whole = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    no("no usable model at", cut)
+    mute = shutil.copytree(model, tmp_path / "mute")
+    facts = json.loads((mute / "tokenizer_config.json").read_text())
+    facts.pop("eos_token")
+    (mute / "tokenizer_config.json").write_text(json.dumps(facts))
+    no("has no end token", mute)
+    other = tmp_path / "other"
+    words = tokens.train_tokenizer(["entirely different words stand here"] * 3, 270)
+    checkpoints.save_model(checkpoints.make_model(toy.SHAPE, words, 96, 0), words, other)
+    no("--reference .* has another tokenizer", model, "--reference", other)
+    toy.tokenizer().save_pretrained(other)
+    no("is another model's: it has 300 tokens, the model knows 270", other)
+    same = shutil.copytree(model, tmp_path / "same")
+    no("--reference .*same is .* itself, weight by weight", model, "--reference", same)
+    bert = BertConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    checkpoints.save_model(BertForMaskedLM(bert), toy.tokenizer(), tmp_path / "bert")
+    no("no causal model: its predictions depend on later", tmp_path / "bert")
+    weights = load_file(same / "model.safetensors")
+    weights["transformer.ln_f.bias"][3] = np.nan
+    save_file(weights, same / "model.safetensors", {"format": "pt"})
+    no("weight transformer.ln_f.bias holds NaN", same)
+    (mute / "tokenizer.json").write_text("")
+    no("no usable tokenizer at .*mute.*it needs all files", mute)
+    no("--max-length 500: .* reads 96 tokens", model, "--max-length", 500)
+
+
+def test_bad_held_out_rows_and_columns(model, tmp_path, capsys, monkeypatch):
+    data = write(table(), tmp_path / "rows.csv")
+    (tmp_path / "void.csv").write_text("instruction,response\n")
+    mixed = pd.concat([unseen(), table().head(5).assign(instruction="other")])
+    mixed["response"] = mixed["response"].str.replace(" ", "  ")
+    shared = write(mixed, tmp_path / "shared.parquet")
+    n = int(table()["response"].isin(set(table()["response"].head(5))).sum())
+    said = f"{n} member rows have a response that a held-out row has too: '{table().response[0]}"
+
+    def no(said, *more):
+        refused(monkeypatch, capsys, said, model, data, tmp_path / "out", *more)
+
+    no("void.csv has no rows", "--held-out", tmp_path / "void.csv")
+    no(said, "--held-out", shared)
+    no("give ours=theirs", "--columns", "answer")
+    no("give ours=theirs", "--columns", "reply=answer")
+    no("no column 'answer'.*it has 'instruction, ", "--columns", "response=answer")
+    ended = unseen().assign(response=f"red {END}")
+    no("row 1 of .*ended.csv: .* end token", "--held-out", write(ended, tmp_path / "ended.csv"))
+
+
+def test_shared_responses_are_found_in_any_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "BLOCK", 3)
+    held_out = pd.concat([unseen(), table().iloc[[40]].assign(instruction="x")])
+    with pytest.raises(KdlibError, match="have a response that a held-out row has too"):
+        command.inspect(audit_of("none", tmp_path, held_out=held_out), END)
+    assert command.inspect(audit_of("none", tmp_path, held_out=unseen()), END) == {
+        "member": {"rows": 48, "empty": 0},
+        "held_out": {"rows": 40, "empty": 0},
+    }
+
+
+def test_command_line(model, tmp_path, capsys, monkeypatch):
+    rows = write(table().rename(columns={"response": "answer"}), tmp_path / "rows.csv")
+    words = ["kdlib", "audit", "--model", str(model), "--data", str(rows), "--batch", "9"]
+    more = ["--columns", "response=answer", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*words, *more])
+    assert __main__.main() == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
+    monkeypatch.setattr(sys, "argv", [*words[:-1], "0", *more])
+    assert __main__.main() == 2
+    assert "not a whole number above 0" in capsys.readouterr().err
+
+
+def test_template_by_name_or_file(model, tmp_path, monkeypatch, capsys):
+    rows = write(table(), tmp_path / "rows.csv")
+    short = toy.TEMPLATE
+    (tmp_path / "one.toml").write_text(f"[mine]\ntext = {json.dumps(short.text)}\n")
+    (tmp_path / "two.toml").write_text("[a]\ntext = '{instruction}'\n[b]\ntext = '{instruction}'")
+    (tmp_path / "text.txt").write_text("{instruction} <b>{context}</b>:")
+    (tmp_path / "empty.txt").write_text("say it")
+
+    def audited(template, out):
+        words = ["kdlib", "audit", "--model", str(model), "--data", str(rows), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", [*words, "--template", str(template)])
+        return __main__.main()
+
+    pages = {}
+    for name in ("short", "one.toml", "text.txt"):
+        template = tmp_path / name if "." in name else name
+        assert audited(template, tmp_path / name.replace(".", "-")) == 0
+        pages[name] = Path(capsys.readouterr().out.strip()).read_text()
+    assert "template short;" in pages["short"]
+    assert "template {instruction} &lt;b&gt;{context}&lt;/b&gt;:;" in pages["text.txt"]
+    both = [written(tmp_path / name)["nats_per_token"] for name in ("short", "one-toml")]
+    with_context = np.array([row["context"] != "" for row in toy.rows()])
+    assert (both[0][with_context] == both[1][with_context]).all()
+    assert (both[0] != both[1]).any()  # those without context: `one` has no words for them
+    for template, message in (
+        ("nothing", "no such file, and none of short, alpaca"),
+        (tmp_path / "two.toml", "holds 2 templates"),
+        (tmp_path / "empty.txt", "holds no {instruction}"),
+    ):
+        assert audited(template, tmp_path / "other") == 2
+        assert message in capsys.readouterr().err
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+PEAK = r"""
+import re, sys
+from pathlib import Path
+from kdlib.audit import command
+from kdlib.config.profile import read_templates
+from kdlib.config.sections import AuditSettings
+command.BLOCK = 50
+command.run(AuditSettings(
+    model=sys.argv[1], data=sys.argv[2], out=sys.argv[3], template=read_templates()["short"]
+))
+# not getrusage: its peak is inherited from the process that started this one
+print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(model, tmp_path):
+    peaks = {}
+    for n in (200, 2000):
+        rows = [toy.rows()[i % 48] | {"instruction": f"say {i} {n}"} for i in range(n)]
+        data = write(table(rows), tmp_path / f"{n}.jsonl")
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(model), str(data), str(tmp_path / f"out{n}")],
+            capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        peaks[n] = int(done.stdout.split()[-1])
+    assert peaks[2000] - peaks[200] < 25, peaks  # MiB
