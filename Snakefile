@@ -106,19 +106,24 @@ export PYTHONWARNINGS="ignore:IProgress not found"  # progress is text here
 export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} RAYON_NUM_THREADS={threads}
 stage=$(basename {log:q} .log); copy={RUNS:q}/logs/$stage.ipynb
 exec 9>> {RUNS:q}/locks/$stage.lock; flock 9
-rm -f "$copy"
 echo "{params.label}: started"
-if (set -x; papermill {input.notebook} "$copy" -r profile {PROFILE:q} {params.given} \
-        --log-output --no-progress-bar) > {log:q} 2>&1
-then
-    mkdir -p {EXECUTED:q}; mv "$copy" {EXECUTED:q}/
-    echo "{params.label}: done in $SECONDS s"
-else
-    status=$?
-    reason=$(python -m kdlib.report.executed "$copy" {log:q} $status)
-    printf '%s\\n' "{params.label}: failed after $SECONDS s; see {log}" "$reason" >&2
-    exit 1
-fi
+for attempt in 1 2 3; do
+    rm -f "$copy"
+    if (set -x; papermill {input.notebook} "$copy" -r profile {PROFILE:q} {params.given} \
+            --log-output --no-progress-bar) > {log:q} 2>&1
+    then
+        mkdir -p {EXECUTED:q}; mv "$copy" {EXECUTED:q}/
+        echo "{params.label}: done in $SECONDS s"
+        exit 0
+    else
+        status=$?
+    fi
+    # two kernels that start at once may be given the same port: no cell has run then
+    grep -q "Kernel died before replying to kernel_info" {log:q} || break
+done
+reason=$(python -m kdlib.report.executed "$copy" {log:q} $status)
+printf '%s\\n' "{params.label}: failed after $SECONDS s; see {log}" "$reason" >&2
+exit 1
 """
 
 shell.executable("bash")

@@ -62,15 +62,13 @@ def start_study(project: Path, log: str = "make.log", **given: str) -> subproces
         )
 
 
-def run_study(project: Path, seeds: str = "", methods: str = "all") -> str:
-    """Run `make study` on smoke to its end and give what it printed."""
-    code = start_study(project, SEEDS=seeds, METHODS=methods).wait()
-    said = (project / "make.log").read_text()
-    logs = sorted(
-        (project / "data" / "runs" / "smoke" / "logs").glob("*.log"), key=os.path.getmtime
-    )
-    assert code == 0, said + "".join(log.read_text()[-4000:] for log in logs[-2:])
-    return said
+def run_study(project: Path, seeds: str = "", methods: str = "all", profile: str = "smoke") -> str:
+    """Run `make study` to its end and give what it printed."""
+    code = start_study(project, SEEDS=seeds, METHODS=methods, PROFILE=profile).wait()
+    text = (project / "make.log").read_text()
+    logs = sorted(project.glob("data/runs/*/logs/*.log"), key=os.path.getmtime)
+    assert code == 0, text + "".join(log.read_text()[-4000:] for log in logs[-2:])
+    return text
 
 
 @pytest.fixture(scope="session")
@@ -90,3 +88,35 @@ def drawn():
     for number in plt.get_fignums():
         plt.figure(number).draw_without_rendering()
     plt.close("all")
+
+
+@pytest.fixture
+def tokenizer():
+    import toy
+
+    return toy.tokenizer()
+
+
+@pytest.fixture
+def examples():
+    import toy
+
+    return toy.examples()
+
+
+@pytest.fixture
+def trained():
+    import toy
+
+    return toy.trained()
+
+
+@pytest.fixture
+def one_thread():
+    """Reductions in one order: for what is compared bit by bit, or trained twice."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

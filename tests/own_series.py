@@ -50,6 +50,9 @@ text = "student"
 objective = "total_variation"
 notebook = "07_on_policy"
 
+[methods.minillm]
+coefficients = { rollouts = 12, sft_epochs = 1, general_text = 0 }
+
 [measure]
 rouge_rows = 6
 sampled_rows = 3

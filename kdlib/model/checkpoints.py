@@ -252,8 +252,3 @@ def plain_head(model: Any) -> bool:
             full = model(ids, **settings).logits.float()
         _PLAIN_HEAD[model] = torch.allclose(plain, full, rtol=1e-2, atol=1e-2)
     return _PLAIN_HEAD[model]
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the weights in a folder, over all of their files."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

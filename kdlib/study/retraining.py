@@ -12,7 +12,7 @@ from kdlib.config.methods import PAPER
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.data import canaries, pool
 from kdlib.measure import cost, meter
-from kdlib.model import checkpoints, tokens
+from kdlib.model import tokens
 from kdlib.model.tokens import Example, TokenizedRows
 from kdlib.study import stages
 from kdlib.study.run import Run, load, require
@@ -33,7 +33,10 @@ def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
     loaded = [load(run) for run in asked]
     frame = pd.DataFrame(priced, columns=["method", "size"]).assign(
         parameters=[model.num_parameters() for model in loaded],
-        file_bytes=[checkpoints.weight_bytes(Path(run.checkpoint)) for run in asked],
+        file_bytes=[
+            sum(file.stat().st_size for file in Path(run.checkpoint).glob("*.safetensors"))
+            for run in asked
+        ],
         ms_per_token=cost.latency(
             loaded, rows.split("held_out")[0], tokens=min(32, profile.tokens.max_new)
         ),

@@ -188,3 +188,20 @@ def answers(asked: Iterable[Run], rows: TokenizedRows, example: Example) -> list
         )
         written.append((run.label, rows.tokenizer.decode(ids, skip_special_tokens=True)))
     return written
+
+
+def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
+    """Hold finished models against their tables: the check of the notebooks that train.
+
+    Raises:
+        AssertionError: a checkpoint, measured again on a few rows, gives other losses than its
+            tuples.parquet, or its path through training misses an epoch.
+    """
+    for run in runs_of:
+        examples = rows.split("member", limit=few) + rows.split("held_out", limit=few)
+        again = meter.meter(load(run), examples, pad_id=rows.pad_id).set_index("row_id")
+        kept = pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")
+        apart = (again["nats_per_token"] - kept.loc[again.index, "nats_per_token"]).abs()
+        assert apart.max() < 1e-3, f"{run.label}: the checkpoint is not the one that was measured"
+        epochs = set(pd.read_csv(run.folder / "path.csv")["epoch"])
+        assert epochs == set(range(run.settings.epochs + 1)), f"{run.label}: epochs are missing"

@@ -33,8 +33,8 @@ def targets(run: Run, rows: TokenizedRows) -> Targets:
     if kind == "live":
         return Live(load(run.teacher), precision)
     if kind == "remembered":
-        given = run.coefficients
-        kept = len(rows.without(run.left_out).presented) + given.get("capacity", 0) + given.get("rollouts", 0)
+        shown, given = rows.without(run.left_out).presented, run.coefficients
+        kept = len(shown) + given.get("capacity", 0) + given.get("rollouts", 0)
         return Remembered(load(run.teacher), precision, int(kept))
     teacher = run.teacher
     folder, examples = teacher.folder / "targets", presented_once(teacher, rows)

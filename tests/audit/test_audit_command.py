@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import toy
-from audits import audit_of, table, unseen, write
+from audits import audit_of, table, unseen, write, written
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
@@ -21,13 +21,6 @@ from kdlib.config.profile import read_templates
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, tokens
 from kdlib.model.tokens import END
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "toy"
-    checkpoints.save_model(toy.trained(), toy.tokenizer(), folder)
-    return folder
 
 
 def test_after_a_kill_the_same_command_ends_with_the_same_files(model, tmp_path, monkeypatch):
@@ -191,7 +184,7 @@ def test_bad_models(model, tmp_path, capsys, monkeypatch):
     checkpoints.save_model(BertForMaskedLM(bert), toy.tokenizer(), tmp_path / "bert")
     no("no causal model: its predictions depend on later", tmp_path / "bert")
     weights = load_file(same / "model.safetensors")
-    weights["transformer.ln_f.bias"][3] = np.nan
+    weights["transformer.ln_f.bias"][3] = float("nan")
     save_file(weights, same / "model.safetensors", {"format": "pt"})
     no("weight transformer.ln_f.bias holds NaN", same)
     (mute / "tokenizer.json").write_text("")
@@ -264,7 +257,7 @@ def test_template_by_name_or_file(model, tmp_path, monkeypatch, capsys):
     assert "template short;" in pages["short"]
     assert "template {instruction} &lt;b&gt;{context}&lt;/b&gt;:;" in pages["text.txt"]
     both = [written(tmp_path / name)["nats_per_token"] for name in ("short", "one-toml")]
-    with_context = np.array([row["context"] != "" for row in toy.rows()])
+    with_context = [row["context"] != "" for row in toy.rows()]
     assert (both[0][with_context] == both[1][with_context]).all()
     assert (both[0] != both[1]).any()  # those without context: `one` has no words for them
     for template, message in (

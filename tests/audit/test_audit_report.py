@@ -10,16 +10,9 @@ from audits import audit_of, table, unseen, written
 
 from kdlib import stats
 from kdlib.audit import command, report, summary
-from kdlib.model import checkpoints, tokens
+from kdlib.model import tokens
 
 EVIL = '<script>alert("1")</script> & <mark>'
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "toy"
-    checkpoints.save_model(toy.trained(), toy.tokenizer(), folder)
-    return folder
 
 
 class Page(html.parser.HTMLParser):

@@ -15,13 +15,6 @@ from kdlib.measure import meter, scores
 from kdlib.model import checkpoints, tokens
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "toy"
-    checkpoints.save_model(toy.trained(), toy.tokenizer(), folder)
-    return folder
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_rows_are_the_meters(model, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(command, "BLOCK", 20)

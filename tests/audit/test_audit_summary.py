@@ -13,13 +13,6 @@ from kdlib.measure import meter
 from kdlib.model import checkpoints
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "toy"
-    checkpoints.save_model(toy.trained(), toy.tokenizer(), folder)
-    return folder
-
-
 def test_summary_counts_what_the_rows_say(model, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "BLOCK", 20)
     checkpoints.save_model(toy.new_model(), toy.tokenizer(), tmp_path / "base")

@@ -35,25 +35,30 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from kdlib import runs
-from kdlib.analysis import extraction
+from kdlib.analysis import attacks, extraction
 from kdlib.audit import command as audit
 from kdlib.audit import scoring
-from kdlib.config.profile import load_profile
+from kdlib.config.profile import load_profile, read_templates
 from kdlib.config.sections import AuditSettings, TokenSettings
 from kdlib.data import sources, stream_rows
 from kdlib.measure import meter
 from kdlib.model import checkpoints, tokens
 
 ROUNDS = 3
+SHORT = read_templates()["short"]
 GPT2 = "gpt2 (124M)"
 BATCH = {"laptop middle": 64, GPT2: 16}
 PEAK = r"""
 import re, sys
 from pathlib import Path
 from kdlib.audit import command as audit
-from kdlib.settings import AuditSettings
+from kdlib.config.profile import read_templates
+from kdlib.config.sections import AuditSettings
 model, data, out, batch = sys.argv[1:]
-audit.run(AuditSettings(model=model, data=Path(data), out=Path(out), batch=int(batch)))
+short = read_templates()["short"]
+audit.run(
+    AuditSettings(model=model, data=Path(data), out=Path(out), batch=int(batch), template=short)
+)
 # not getrusage: its peak is inherited from the process that started this one
 print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
@@ -104,7 +109,7 @@ def batches(loaded, data: Path, batch: int) -> list[tokens.Batch]:
     found = []
     for block in stream_rows.read(data, {}, audit.BLOCK):
         rows = block.assign(row_id=[str(i) for i in block.index]).to_dict("records")
-        examples = tokens.encode(rows, loaded.tokenizer, settings)
+        examples = tokens.encode(rows, loaded.tokenizer, settings, SHORT)
         for group, size in scoring.alike(examples, batch):
             chosen = [examples[i] for i in group]
             found += [tokens.collate(part, 0) for part in tokens.by_length(chosen, size)]
@@ -185,7 +190,7 @@ def ours(model, examples, texts, batch, references=()) -> pd.DataFrame:
     frame = meter.meter(model, examples, pad_id=0, batch=batch)
     other = [meter.meter(one, examples, pad_id=0, batch=batch) for one in references]
     found = [one["nats_per_token"] for one in other] or [0.0 * frame["nats_per_token"]] * 2
-    return frame.join(extraction.membership(frame, extraction.zlib_bytes(texts), *found)[["zlib"]])
+    return frame.join(attacks.membership(frame, extraction.zlib_bytes(texts), *found)[["zlib"]])
 
 
 # --- the three parts --------------------------------------------------------------------------
@@ -196,7 +201,9 @@ def speed(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]
     data = folder / "speed.jsonl"
     rows.to_json(data, orient="records", lines=True)
     model, found = saved(name, folder / "model", rows), []
-    asked = AuditSettings(model=str(model), data=data, out=folder / "0", batch=BATCH[name])
+    asked = AuditSettings(
+        model=str(model), data=data, out=folder / "0", batch=BATCH[name], template=SHORT
+    )
     loaded = scoring.load(asked)
     read = batches(loaded, data, asked.batch)
     count = sum(int(batch.attention_mask.sum()) for batch in read)
@@ -204,11 +211,12 @@ def speed(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]
     def audited() -> None:
         own = asked.model_copy(update={"out": folder / f"out{len(found)}"})
         found.append(own)
-        facts = audit.inspect(own)
+        facts = audit.inspect(own, loaded.tokenizer.eos_token)
         assert audit.measure_all(own, loaded, facts) == count
 
     times = alternated(audited, lambda: forward(loaded.model, read))
-    report = seconds(lambda: audit.write_report(found[-1], loaded, audit.inspect(asked)))
+    rows = audit.inspect(asked, loaded.tokenizer.eos_token)
+    report = seconds(lambda: audit.write_report(found[-1], loaded, rows))
     return {
         "audit_tokens_per_s": [count / one for one, _ in times],
         "forward_tokens_per_s": [count / two for _, two in times],
@@ -232,11 +240,11 @@ def memory(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]
 def all_scores(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]:
     """Part (c)."""
     model = saved(name, folder / "scores-model", rows)
-    asked = AuditSettings(model=str(model), data=Path("-"), out=Path("-"))
+    asked = AuditSettings(model=str(model), data=Path("-"), out=Path("-"), template=SHORT)
     loaded = scoring.load(asked)
     given = rows.assign(row_id=[str(i) for i in range(len(rows))]).to_dict("records")
     settings = TokenSettings(max_prompt=loaded.limit - 1, max_length=loaded.limit)
-    examples = tokens.encode(given, loaded.tokenizer, settings)
+    examples = tokens.encode(given, loaded.tokenizer, settings, SHORT)
     texts, batch = list(rows["response"]), BATCH[name]
     read = [tokens.collate(part, 0) for part in tokens.by_length(examples, batch)]
     one, other = (

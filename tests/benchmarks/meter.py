@@ -64,7 +64,7 @@ def main() -> None:
     pool = rowpool.load_pool(profile.data).head(TUPLES).to_dict("records")
     texts = [row["instruction"] + row["context"] + row["response"] for row in pool]
     tokenizer = tokens.train_tokenizer(texts, profile.tokens.vocabulary)
-    examples = tokens.encode(pool, tokenizer, profile.tokens)
+    examples = tokens.encode(pool, tokenizer, profile.tokens, profile.template)
     prompts = sorted((example.prompt for example in examples), key=len)
     end, rows = tokenizer.eos_token_id, []
     for size in SIZES:

@@ -270,7 +270,7 @@ def laptop(folder: Path) -> Bench:
     pool = rowpool.load_pool(profile.data).head(ROWS).to_dict("records")
     written = [row["instruction"] + row["context"] + row["response"] for row in pool]
     tokenizer = tokens.train_tokenizer(written, profile.tokens.vocabulary)
-    examples = tokens.encode(pool, tokenizer, profile.tokens)
+    examples = tokens.encode(pool, tokenizer, profile.tokens, profile.template)
     shapes = {"teacher": profile.models["teacher"], "student": profile.models["middle"]}
     return Bench(folder, examples, shapes, tokenizer, profile.tokens.max_length)
 

@@ -4,35 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import toy
 
 from kdlib.distill import losses
 from kdlib.distill.teacher_targets import Live, Remembered, Stored, write_store
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, tokens
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def tokenizer():
-    return toy.tokenizer()
-
-
-@pytest.fixture
-def examples():
-    return toy.examples()
-
-
-@pytest.fixture
-def trained():
-    return toy.trained()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

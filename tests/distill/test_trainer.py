@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-import toy
 from toy import fitted, how, new_model
 
 from kdlib.config.methods import METHODS
@@ -17,27 +16,7 @@ PUBLISHED = {name: value for one in METHODS.values() for name, value in one.chec
 COMPARED = [name for name in objectives.COMPARED if name != "contrastive"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def tokenizer():
-    return toy.tokenizer()
-
-
-@pytest.fixture
-def examples():
-    return toy.examples()
-
-
-@pytest.fixture
-def trained():
-    return toy.trained()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_training_lowers_the_loss(tokenizer, examples, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import toy
-from transformers import CohereConfig, CohereForCausalLM
+from transformers import CohereConfig, CohereForCausalLM, GenerationConfig
 
 from kdlib.analysis import extraction
 from kdlib.config import definitions
@@ -203,3 +203,53 @@ def test_an_architecture_that_scales_its_logits():
     nats = -logits.log_softmax(-1).gather(1, ids[0, 1:, None])[len(example.prompt) - 1 :, 0]
     found = meter.meter(model, [example], pad_id=0)["nats_per_token"][0]
     assert found == pytest.approx(float(nats.mean()), rel=1e-5)
+
+
+def test_meter_equals_greedy_decoding(model):
+    trained, examples, end = model, toy.examples(), toy.tokenizer().eos_token_id
+    found = meter.meter(trained, examples, pad_id=end, batch=7)
+    settings = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
+    differ = 0
+    for example, row in zip(examples, found.itertuples(), strict=True):
+        assert row.row_id == example.row_id and row.length == len(example.response)
+        settings.max_new_tokens = len(example.response)
+        ids = torch.tensor([example.prompt])
+        out = trained.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        wrote = out[0, ids.shape[1] :].tolist()
+        pairs = list(zip(wrote, example.response, strict=False))
+        prefix = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        differ += prefix != row.prefix
+        assert prefix == row.prefix or row.margin < 1e-4, f"{row.row_id} is no near-tie"
+    print(f"{differ} of {len(examples)} tuples differ, all near-ties")
+    hits = int(definitions.exact(found).sum())
+    assert 5 <= hits <= len(examples) - 5, f"{hits} hits: the test would not tell"
+
+
+def test_meter_does_not_depend_on_the_batch(model):
+    one, many = (meter.meter(model, toy.examples(), pad_id=PAD, batch=b) for b in (1, 48))
+    assert one["prefix"].tolist() == many["prefix"].tolist()
+    assert one["nats_per_token"].tolist() == pytest.approx(
+        many["nats_per_token"].tolist(), abs=1e-4
+    )
+
+
+def test_divergence_is_the_mean_of_kl_over_a_tuples_tokens(model, asked):
+    student = toy.new_model().eval()
+    nats = meter.divergence(model, student, asked, pad_id=PAD, batch=5)
+    assert list(nats.index) == [one.row_id for one in asked] and (nats > 0).all()
+    for example in asked[:6]:
+        p, q = (torch.tensor(logits64(one, example)).log_softmax(-1) for one in (model, student))
+        kl = (p.exp() * (p - q)).sum(-1).mean()
+        assert nats[example.row_id] == pytest.approx(float(kl), rel=1e-4)
+    same = meter.divergence(model, model, asked, pad_id=PAD)
+    assert same.abs().max() < 1e-6
+
+
+def test_note_is_the_mean_of_the_meter(model, asked):
+    splits = {"member": asked, "held_out": asked[-5:]}
+    noted = meter.note(model, splits, precision="fp32", pad_id=PAD, batch=9)
+    assert [row["split"] for row in noted] == ["member", "held_out"]
+    for row, examples in zip(noted, splits.values(), strict=True):
+        tuples = meter.meter(model, examples, pad_id=PAD)
+        assert row["exact_rate"] == definitions.exact(tuples).mean()
+        assert row["nats_per_token"] == pytest.approx(tuples["nats_per_token"].mean(), rel=1e-5)

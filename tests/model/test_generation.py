@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import toy
 from toy import new_model
 from transformers import (
     BloomConfig,
@@ -16,21 +15,6 @@ from transformers import (
 
 from kdlib.measure import meter
 from kdlib.model import generation, tokens
-
-
-@pytest.fixture
-def tokenizer():
-    return toy.tokenizer()
-
-
-@pytest.fixture
-def examples():
-    return toy.examples()
-
-
-@pytest.fixture
-def trained():
-    return toy.trained()
 
 
 def test_greedy_equals_generate(trained, examples, tokenizer):

@@ -8,21 +8,6 @@ from kdlib.errors import KdlibError
 from kdlib.model import tokens
 
 
-@pytest.fixture
-def rows():
-    return toy.rows()
-
-
-@pytest.fixture
-def tokenizer():
-    return toy.tokenizer()
-
-
-@pytest.fixture
-def examples():
-    return toy.examples()
-
-
 def test_only_responses_carry_labels(examples, tokenizer):
     batch = tokens.collate(examples[:5], tokenizer.pad_token_id)
     assert batch.input_ids.shape == batch.labels.shape == batch.attention_mask.shape
@@ -41,8 +26,8 @@ def test_steps_show_every_row_once_and_change_with_the_epoch(examples):
     assert sorted(sum(epochs[2], [])) == sorted(example.row_id for example in examples)
 
 
-def test_long_prompt_is_refused_by_row(rows, tokenizer):
-    long = rows[0] | {"row_id": "too-long", "context": "word " * 200}
+def test_long_prompt_is_refused_by_row(tokenizer):
+    long = toy.rows()[0] | {"row_id": "too-long", "context": "word " * 200}
     with pytest.raises(KdlibError, match="row too-long .'say 0'.: the prompt has"):
         tokens.encode([long], tokenizer, SETTINGS, toy.TEMPLATE)
 

@@ -1,0 +1,184 @@
+"""Every notebook keeps the anatomy, ran on the smoke profile, and its checks can fail."""
+
+import ast
+import json
+
+import nbformat
+import own_series
+import pandas as pd
+import pytest
+from conftest import ROOT, copy_project, run_study
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from kdlib.analysis import claims, rates
+from kdlib.config.methods import METHODS
+from kdlib.config.profile import load_profile
+from kdlib.study import pipeline
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TOGETHER = {path.stem for path in NOTEBOOKS if "seeds" in pipeline.parameters(path)} - {"00_map"}
+PER_SEED = {path.stem for path in NOTEBOOKS if "seed" in pipeline.parameters(path)}
+
+
+def cells(path, kind="code"):
+    found = json.loads(path.read_text("utf-8"))["cells"]
+    return [cell for cell in found if cell["cell_type"] == kind]
+
+
+def tagged(path, tag):
+    return [c for c in cells(path) if tag in c["metadata"].get("tags", [])]
+
+
+def test_the_series_is_complete():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(14)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_anatomy(path):
+    everything = json.loads(path.read_text("utf-8"))["cells"]
+    assert len(everything) <= 60
+    assert not any(c.get("outputs") or c.get("execution_count") for c in cells(path))
+    (parameters,) = tagged(path, "parameters")
+    (check,) = tagged(path, "check")
+    assert check == everything[-1]
+    for node in ast.parse("".join(parameters["source"])).body:
+        assert isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    first = "".join(everything[0]["source"])
+    assert first.startswith(f"# {path.stem[:2]} ") and "Reads:" in first and "Writes:" in first
+    lines = sum(len("".join(c["source"]).splitlines()) for c in cells(path))
+    assert lines <= 250
+    assert "## Exercises" in str(everything) and "## Summary" in str(everything)
+
+
+@pytest.mark.slow
+def test_every_notebook_ran_on_smoke(smoke_study):
+    executed = smoke_study / "notebooks" / "executed" / "smoke"
+    for path in NOTEBOOKS:
+        per_seed = path.stem in PER_SEED
+        names = [f"{path.stem}-seed{s}" for s in (0, 1)] if per_seed else [path.stem]
+        for name in names:
+            copy = executed / f"{name}.ipynb"
+            assert copy.stat().st_size < 1_000_000
+            ran = [c["execution_count"] for c in cells(copy)]
+            assert all(ran) and ran == sorted(ran)
+            outputs = [o for c in cells(copy) for o in c["outputs"]]
+            assert not any(o["output_type"] == "error" for o in outputs)
+            bars = "".join("".join(o["text"]) for o in outputs if o.get("name") == "stderr")
+            assert "\r" not in bars and bars.count("\n") <= 16  # one line for each bar
+
+
+@pytest.mark.slow
+def test_tables_and_figures_of_smoke(smoke_study):
+    results = smoke_study / "data" / "results" / "smoke"
+    judged = pd.concat(map(pd.read_csv, results.glob("claims*.csv")))
+    assert sorted(judged["claim"]) == sorted(claims.CLAIMS)
+    assert set(judged["verdict"]) <= {"confirmed", "refuted", "open"}
+    metrics = pd.read_csv(results / "metrics.csv")
+    exact = metrics[metrics["metric"] == "exact_rate"]
+    models = rates.models(load_profile("smoke").sizes, tuple(METHODS))
+    assert len(exact) == len(models) * 2 * 2 * 2  # seeds, splits, windows
+    assert len(pd.read_csv(results / "windows.csv")) == len(models) * 2 * 51
+    assert exact["value"].between(exact["lo"], exact["hi"]).all()
+    stages = pd.read_csv(results / "stages.csv")
+    assert len(stages) == 2 + len(TOGETHER) + len(PER_SEED) * 2
+    assert (stages["seconds"] > 0).all()
+    figures = (smoke_study / "data" / "figures" / "smoke").glob("*.png")
+    # notebook 12 draws only where rows enough are memorized, which smoke's are not
+    assert {file.stem for file in figures} == {
+        "memorization_by_size",
+        "memorization_by_repetitions",
+        "utility_vs_memorization",
+        "training_paths",
+        "all_methods",
+        "extraction",
+        "counterfactual",
+        "inheritance",
+        "passed_on",
+        "handed_down",
+        "membership_auc",
+        "membership_vs_memorization",
+        "exposure_by_repetitions",
+    }
+
+
+BROKEN = {  # notebook: what is broken behind its imports, and where that must be seen
+    "03_supervised_fine_tuning": (
+        "from kdlib.model import checkpoints\n"
+        "whole = checkpoints.load_model\n"
+        "def other(path, dropout=None):\n"
+        "    model = whole(path, dropout)\n"
+        "    model.get_output_embeddings().weight.data *= 1.5\n"
+        "    return model\n"
+        "checkpoints.load_model = other",
+        "stages.check(",
+    ),
+    "06_reverse_kl": (
+        "from kdlib.distill import losses\nlosses.reverse_kl = losses.forward_kl",
+        "assert_close(by_hand, losses.reverse_kl",
+    ),
+    "09_memorization_meter": (
+        "from kdlib.measure import meter\n"
+        "whole = meter.meter\n"
+        "def one_too_many(*given, **how):\n"
+        "    table = whole(*given, **how)\n"
+        "    return table.assign(prefix=table['prefix'] + 1)\n"
+        "meter.meter = one_too_many",
+        "assert_close(by_hand",
+    ),
+    "10_comparison": (
+        "from kdlib.analysis import rates\n"
+        "whole = rates.memorization\n"
+        "rates.memorization = lambda *given, **how: whole(*given, **how).assign(lo=1.5)",
+        'memorized["lo"] <= memorized["value"]',
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BROKEN)
+def test_checks_fail_where_something_is_broken(name, smoke_study, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(smoke_study))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    breaking, seen_in = BROKEN[name]
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
+    place = next(
+        i for i, c in enumerate(notebook.cells) if "parameters" in c["metadata"].get("tags", [])
+    )
+    given = 'seeds = "0 1"\n' if name in TOGETHER else ""
+    breaking = f'profile = "smoke"\n{given}{breaking}'
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(breaking))
+    resources = {"metadata": {"path": str(smoke_study)}}
+    with pytest.raises(CellExecutionError) as error:
+        NotebookClient(notebook, timeout=120, resources=resources).execute()
+    assert error.value.ename == "AssertionError"
+    failed = [
+        c for c in notebook.cells if any(o.output_type == "error" for o in c.get("outputs", []))
+    ]
+    assert seen_in in failed[0].source
+
+
+@pytest.mark.slow
+def test_own_rows_models_size_method_and_template(tmp_path):
+    """The whole series on a Llama, rows in a file, one size, and a method of the profile's own."""
+    project = copy_project(tmp_path / "project")
+    profile = own_series.make(tmp_path)
+    run_study(project, methods="toy off_policy_rkl", profile=str(profile))
+    results = project / "data" / "results" / "own"
+    table = pd.read_csv(results / "table1.csv")
+    assert set(table["size"]) == {"teacher", "tiny"} and "toy" in set(table["method"])
+    judged = pd.concat(map(pd.read_csv, results.glob("claims*.csv")), ignore_index=True)
+    assert sorted(judged["claim"]) == sorted(claims.CLAIMS)
+    assert judged.set_index("claim").loc["C4", "verdict"] == "open"  # there is one size
+
+
+@pytest.mark.slow
+def test_a_fourth_size_is_a_block_of_the_profile(tmp_path):
+    project = copy_project(tmp_path / "project")
+    text = (ROOT / "kdlib" / "config" / "profiles" / "smoke.toml").read_text("utf-8")
+    block = "[models.tiny]\nlayers = 1\nheads = 1\nwidth = 8\n\n[pretrain]"
+    (tmp_path / "four.toml").write_text(text.replace("[pretrain]", block), "utf-8")
+    run_study(project, seeds="0", methods="paper", profile=str(tmp_path / "four.toml"))
+    table = pd.read_csv(project / "data" / "results" / "four" / "table1.csv")
+    assert list(dict.fromkeys(table["size"]))[1:] == ["large", "middle", "small", "tiny"]
+    assert table["paper"].isna().sum() == len(table) - 1  # the paper has three sizes
