@@ -1,16 +1,20 @@
 """Pure tensor functions: cross-entropy and the divergences, one convention for all.
 
-All take logits [N, V] of N response positions and return nats per position, float32 (float64 for
-float64 input), shape [N]; the total variation alone is a probability, not nats. Below, p is the
-teacher's distribution and q the student's. Forward means KL(p || q), reverse KL(q || p).
+Below, p is the teacher's distribution and q the student's; forward means KL(p || q), reverse
+KL(q || p). What every function takes and gives:
+
+    student_logits, teacher_logits: float [N, V], of N response positions.
+    labels: int64 [N], the tokens that stand there.
+    temperature T: above 0 and finite. It softens both distributions, and the value is multiplied by
+        T squared, because the gradient of the softened value falls with T squared (Hinton et al.
+        2015, section 2). TRL and Liger leave that factor out, DistiLLM has no temperature.
+    returns: nats per position, [N], at least 0, float32 (float64 for float64 logits). The total
+        variation alone is a probability, not nats.
+    raises: ValueError where a temperature or coefficient is out of its range.
 
 Every divergence is 0 where both distributions are equal and positive elsewhere, up to rounding:
 about 1e-6 in float32, 1e-15 in float64. A token that either side excludes (logit -inf) keeps value
-and gradient finite; a NaN stays a NaN. A temperature T softens both distributions, and the value
-is multiplied by T squared, because the gradient of the softened value falls with T squared (Hinton
-et al. 2015, section 2). TRL and Liger leave that factor out, DistiLLM has no temperature. A
-temperature or coefficient out of its range raises a ValueError.
-Taught in notebooks 03 to 06.
+and gradient finite; a NaN stays a NaN. Taught in notebooks 03 to 06.
 """
 
 import math
@@ -50,15 +54,7 @@ def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
 
 
 def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the log-probability of the label.
-
-    Args:
-        student_logits: float [N, V].
-        labels: int64 [N].
-
-    Returns:
-        nats, [N], at least 0.
-    """
+    """Minus the log-probability of the label."""
     return F.cross_entropy(_wide(student_logits), labels, reduction="none")
 
 
@@ -68,14 +64,6 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     Zero exactly when both give the same distribution: the teacher's entropy is subtracted (DistiLLM
     leaves it out). It punishes the student for missing what the teacher finds likely (mode
     covering). The same as beta = 0 in TRL's GKDTrainer and in Liger.
-
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        temperature: above 0; the value is multiplied by its square.
-
-    Returns:
-        nats, [N], at least 0.
     """
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     return temperature**2 * _kl(log_p, log_q)
@@ -86,14 +74,6 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 
     It punishes the student for what the teacher finds unlikely (mode seeking). The same as beta = 1
     in TRL's GKDTrainer and in Liger.
-
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        temperature: above 0; the value is multiplied by its square.
-
-    Returns:
-        nats, [N], at least 0.
     """
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     return temperature**2 * _kl(log_q, log_p)
@@ -102,27 +82,14 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 def symmetric_kl(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """The mean of forward and reverse KL: half of Jeffreys' divergence (Jeffreys 1946), their sum.
-
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        temperature: above 0; the value is multiplied by its square.
-
-    Returns:
-        nats, [N], at least 0.
-    """
+    """The mean of forward and reverse KL, half of Jeffreys' divergence (Jeffreys 1946)."""
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     # (p - q) x (log p - log q) sums to KL(p || q) + KL(q || p), and no term of it is negative
     return temperature**2 * 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
 def generalized_jsd(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    beta: float = 0.5,
-    temperature: float = 1.0,
+    student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 0.5, temperature: float = 1.0
 ) -> Tensor:
     """JSD: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q.
 
@@ -131,19 +98,11 @@ def generalized_jsd(
     beta = 0, reverse KL at beta = 1. So **the value jumps at both ends**: just inside it is about
     beta x forward KL, (1 - beta) x reverse KL, and a sweep over beta also sweeps the gradient.
 
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        beta: the teacher's weight in the mixture m, 0 to 1; 0.5 is the Jensen-Shannon divergence.
-            It is `beta` of TRL's GKDTrainer and of Liger, and 1 - `lam` of DistiLLM's js_distance.
-        temperature: above 0; the value is multiplied by its square.
+    beta, the teacher's weight in the mixture m, is from 0 to 1; 0.5 is the Jensen-Shannon
+    divergence. It is `beta` of TRL's GKDTrainer and of Liger, 1 - `lam` of DistiLLM's js_distance.
 
     Returns:
-        nats, [N], at least 0; inside, at most the entropy of a coin of bias beta (times temperature
-        squared), log 2 at beta = 0.5.
-
-    Raises:
-        ValueError: beta is not in 0 to 1.
+        inside, at most the entropy of a coin of bias beta (times T squared), log 2 at beta = 0.5.
     """
     _require(0 <= beta <= 1, f"beta = {beta}: must be from 0 to 1")
     if beta == 0:
@@ -156,30 +115,17 @@ def generalized_jsd(
 
 
 def skew_kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    alpha: float = 0.1,
-    temperature: float = 1.0,
+    student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.1, temperature: float = 1.0
 ) -> Tensor:
     """KL(p || alpha p + (1 - alpha) q) (Ko et al. 2024, DistiLLM, section 3.1).
 
     The teacher's share in the second argument bounds the value where the student excludes what the
-    teacher finds likely.
-
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        alpha: the teacher's share, 0 (forward KL) to below 1 (where the value is always 0); 0.1 is
-            the published choice. It is `lam` of DistiLLM's skewed_forward_kl, which leaves the
-            teacher's entropy out. TRL and Liger have no such loss.
-        temperature: above 0; the value is multiplied by its square.
+    teacher finds likely. It, alpha, is from 0 (forward KL) to below 1 (where the value is always
+    0); 0.1 is the published choice. It is `lam` of DistiLLM's skewed_forward_kl, which leaves the
+    teacher's entropy out. TRL and Liger have no such loss.
 
     Returns:
-        nats, [N], at least 0, at most -log(alpha) (times temperature squared).
-
-    Raises:
-        ValueError: alpha is not in 0 to below 1.
+        at most -log(alpha) (times T squared).
     """
     _require(0 <= alpha < 1, f"alpha = {alpha}: must be from 0 to below 1")
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
@@ -187,27 +133,11 @@ def skew_kl(
 
 
 def skew_reverse_kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    alpha: float = 0.1,
-    temperature: float = 1.0,
+    student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.1, temperature: float = 1.0
 ) -> Tensor:
-    """KL(q || alpha q + (1 - alpha) p) (Ko et al. 2024, DistiLLM, section 3.1).
+    """KL(q || alpha q + (1 - alpha) p): `skew_kl` with the roles exchanged.
 
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        alpha: the student's share, 0 (reverse KL) to below 1 (where the value is always 0); 0.1 is
-            the published choice. It is `lam` of DistiLLM's skewed_reverse_kl. TRL and Liger have
-            no such loss.
-        temperature: above 0; the value is multiplied by its square.
-
-    Returns:
-        nats, [N], at least 0, at most -log(alpha) (times temperature squared).
-
-    Raises:
-        ValueError: alpha is not in 0 to below 1.
+    So alpha is the student's share, and 0 is reverse KL. `lam` of DistiLLM's skewed_reverse_kl.
     """
     return skew_kl(teacher_logits, student_logits, alpha=alpha, temperature=temperature)
 
@@ -217,15 +147,12 @@ def total_variation(
 ) -> Tensor:
     """Half of the sum of |p - q|, the mass that lies elsewhere (Wen et al. 2023, f-DISTILL).
 
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        temperature: above 0; the value is multiplied by it, not by its square: this distance is of
-            first order in p - q, and its gradient falls with the temperature itself.
+    The value is multiplied by T, not by its square: this distance is of first order in p - q, and
+    its gradient falls with T itself. Liger's TVD and DistiLLM's tv_distance have the same factor of
+    one half; TRL has no such loss.
 
     Returns:
-        probability (no nats), [N], 0 to 1 (times temperature). Liger's TVD and DistiLLM's
-        tv_distance have the same factor of one half; TRL has no such loss.
+        probability (no nats), [N], 0 to 1 (times T).
     """
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     return temperature * 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
@@ -243,11 +170,7 @@ def _head_share(p: Tensor, q: Tensor, mu: float) -> Tensor:
 
 
 def adaptive_kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    mu: float = 0.5,
-    temperature: float = 1.0,
+    student_logits: Tensor, teacher_logits: Tensor, *, mu: float = 0.5, temperature: float = 1.0
 ) -> Tensor:
     """AKL: share x forward KL + (1 - share) x reverse KL (Wu et al. 2024).
 
@@ -255,20 +178,8 @@ def adaptive_kl(
     early in training forward KL fits the teacher's likely tokens (the head) first, reverse KL the
     others (the tail), so each is weighted by its part's share in the sum of |p - q|. The shares are
     constants to the gradient. The head is cut as in the authors' code: the token at which the mass
-    passes mu belongs to the tail, unless it is the first.
-
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        mu: the teacher's mass in the head, between 0 and 1; 0.5 is the published choice. TRL, Liger
-            and DistiLLM have no such loss.
-        temperature: above 0; the value is multiplied by its square.
-
-    Returns:
-        nats, [N], at least 0, between forward and reverse KL.
-
-    Raises:
-        ValueError: mu is not between 0 and 1.
+    passes mu belongs to the tail, unless it is the first. mu lies between 0 and 1; 0.5 is the
+    published choice. TRL, Liger and DistiLLM have no such loss.
     """
     _require(0 < mu < 1, f"mu = {mu}: must be between 0 and 1")
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
@@ -281,18 +192,8 @@ def mixed_forward_kl(
 ) -> Tensor:
     """Word-level KD: mix x cross-entropy + (1 - mix) x forward KL (Kim & Rush 2016, section 3.1).
 
-    Args:
-        student_logits: float [N, V].
-        teacher_logits: float [N, V].
-        labels: int64 [N].
-        mix: weight of the cross-entropy, 0 to 1; the published recipe takes 0.5. In Liger it is
-            weight_hard_loss, and 1 - mix weight_soft_loss, with beta = 0.
-
-    Returns:
-        nats, [N], at least 0.
-
-    Raises:
-        ValueError: mix is not in 0 to 1.
+    mix is from 0 to 1; the published recipe takes 0.5. In Liger it is weight_hard_loss, and 1 - mix
+    weight_soft_loss, with beta = 0.
     """
     _require(0 <= mix <= 1, f"mix = {mix}: must be from 0 to 1")
     hard = cross_entropy(student_logits, labels)

@@ -22,23 +22,28 @@ def _contrastive(
     q: Tensor, p: Tensor, _labels: Tensor, role: str, c: Mapping[str, float]
 ) -> Tensor:
     """DistiLLM-2: pull the teacher's text up, push the student's own text down to the teacher."""
-    if role == "teacher":
-        return 0.5 * losses.skew_kl(q, p, alpha=c["alpha"])
-    return 0.5 * losses.skew_reverse_kl(q, p, alpha=c["alpha"])
+    divergence = losses.skew_kl if role == "teacher" else losses.skew_reverse_kl
+    return 0.5 * divergence(q, p, alpha=c["alpha"])
+
+
+def _divergence(divergence: Callable[..., Tensor], *names: str) -> Compared:
+    """A divergence of `losses` that takes the coefficients of these names."""
+    return lambda q, p, _labels, _role, c: divergence(q, p, **{name: c[name] for name in names})
 
 
 COMPARED: dict[str, Compared] = {
     "mixed_forward_kl": lambda q, p, labels, _, c: losses.mixed_forward_kl(q, p, labels, c["mix"]),
-    "forward_kl": lambda q, p, *_: losses.forward_kl(q, p),
-    "reverse_kl": lambda q, p, *_: losses.reverse_kl(q, p),
-    "symmetric_kl": lambda q, p, *_: losses.symmetric_kl(q, p),
-    "total_variation": lambda q, p, *_: losses.total_variation(q, p),
-    "adaptive_kl": lambda q, p, *_: losses.adaptive_kl(q, p),
-    "generalized_jsd": lambda q, p, _, __, c: losses.generalized_jsd(q, p, beta=c["beta"]),
-    "skew_kl": lambda q, p, _, __, c: losses.skew_kl(q, p, alpha=c["alpha"]),
-    "skew_reverse_kl": lambda q, p, _, __, c: losses.skew_reverse_kl(q, p, alpha=c["alpha"]),
+    "forward_kl": _divergence(losses.forward_kl),
+    "reverse_kl": _divergence(losses.reverse_kl),
+    "symmetric_kl": _divergence(losses.symmetric_kl),
+    "total_variation": _divergence(losses.total_variation),
+    "adaptive_kl": _divergence(losses.adaptive_kl),
+    "generalized_jsd": _divergence(losses.generalized_jsd, "beta"),
+    "skew_kl": _divergence(losses.skew_kl, "alpha"),
+    "skew_reverse_kl": _divergence(losses.skew_reverse_kl, "alpha"),
     "contrastive": _contrastive,
 }
+OBJECTIVES = ("cross_entropy", "policy_gradient", *COMPARED)
 
 
 def objective(
@@ -47,26 +52,25 @@ def objective(
     """The objective of that name; all but cross_entropy read the teacher's `targets`.
 
     Args:
-        name: cross_entropy, policy_gradient, or a divergence of `kdlib.losses`.
+        name: one of OBJECTIVES.
         targets: the teacher's logits.
-        coefficients: those the objective has, by name, see `methods.COEFFICIENTS`.
+        coefficients: those of the method, by name.
 
     Raises:
         KdlibError: there is no such objective, or it needs a teacher.
     """
+    if name not in OBJECTIVES:
+        raise KdlibError(f"no objective '{name}'; known: {', '.join(OBJECTIVES)}")
     if name == "cross_entropy":
         return lambda logits, batch, part: losses.cross_entropy(logits, batch.targets[part])
-    if name not in (*COMPARED, "policy_gradient"):
-        known = ", ".join(("cross_entropy", "policy_gradient", *COMPARED))
-        raise KdlibError(f"no objective '{name}'; known: {known}")
     if targets is None:
         raise KdlibError(f"objective '{name}' needs a teacher; train one first")
-    given = coefficients or {}
+    c = coefficients or {}
     if name == "policy_gradient":
-        return _policy_gradient(targets, given)
+        return _policy_gradient(targets, c)
     compared = COMPARED[name]
     return lambda logits, batch, part: compared(
-        logits, targets.logits(batch, part), batch.targets[part], batch.role, given
+        logits, targets.logits(batch, part), batch.targets[part], batch.role, c
     )
 
 
@@ -75,14 +79,12 @@ def _policy_gradient(targets: Targets, c: Mapping[str, float]) -> Objective:
 
     def minimized(logits: Tensor, batch: Batch, part: slice) -> Tensor:
         nats = losses.cross_entropy(logits, batch.targets[part])
-        if batch.role == "general":
-            return c["general_text"] * nats
-        if batch.role == "rows":
-            return nats
-        seen = cast(Rollout, batch)
-        weights = seen.weights[part]
+        if batch.role in ("rows", "general"):
+            return nats * (c["general_text"] if batch.role == "general" else 1)
+        sampled = cast(Rollout, batch)
+        old_log_q, weights = sampled.old_log_q[part], sampled.weights[part]
         loss = policy_gradient.clipped(
-            -nats, seen.old_log_q[part], seen.advantages[part], weights, c["clip"]
+            -nats, old_log_q, sampled.advantages[part], weights, c["clip"]
         )
         if c["single_step"]:
             loss = loss + weights * losses.reverse_kl(logits, targets.logits(batch, part))

@@ -21,7 +21,7 @@ from kdlib.errors import KdlibError
 from kdlib.model import checkpoints
 from kdlib.model.tokens import Batch, Example, collate
 
-INDEX, HEAD, PROGRESS = "index.json", "head.safetensors", "progress.json"
+HEAD, SPANS, PROGRESS = "head.safetensors", "rows.json", "written.json"
 
 
 class Targets(Protocol):
@@ -30,6 +30,28 @@ class Targets(Protocol):
     def logits(self, batch: Batch, part: slice) -> Tensor:
         """Logits [n, V] at the labelled positions `part` of `batch`, in their order."""
         ...
+
+
+class _ReadOnce:
+    """A batch is read once, however many parts of it are queried."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+        self._last: tuple[Batch, dict[str, Tensor]] | None = None
+
+    @torch.no_grad()
+    def logits(self, batch: Batch, part: slice) -> Tensor:
+        """Logits [n, V] at the labelled positions `part` of `batch`."""
+        with checkpoints.autocast(batch.input_ids.device, self.precision):
+            if self._last is None or self._last[0] is not batch:
+                self._last = batch, self._read(batch)
+            return self._logits(**{name: values[part] for name, values in self._last[1].items()})
+
+    def _read(self, batch: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _logits(self, **arrays: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class Live:
@@ -41,13 +63,12 @@ class Live:
     """
 
     def __init__(self, model: Any, precision: str) -> None:
-        self.model = model.eval()
-        self.precision = precision
+        self.model, self.precision = model.eval(), precision
         self._read: tuple[Batch, Tensor] | None = None
 
     @torch.no_grad()
     def logits(self, batch: Batch, part: slice) -> Tensor:
-        """Logits [n, V]; the batch is read once, however many parts are asked for."""
+        """Logits [n, V]; the batch is read once, however many parts are queried."""
         with checkpoints.autocast(batch.input_ids.device, self.precision):
             if self._read is None or self._read[0] is not batch:
                 self._read = batch, self._hidden(batch)
@@ -80,8 +101,8 @@ class Remembered(Live):
             return super()._hidden(batch)
         keys = [(batch.role, row) for row in batch.row_id]
         if not all(key in self.kept for key in keys):
-            found = super()._hidden(batch).split(batch.lengths)
-            self.kept |= {key: part.clone() for key, part in zip(keys, found, strict=True)}
+            parts = super()._hidden(batch).split(batch.lengths)
+            self.kept |= {key: part.clone() for key, part in zip(keys, parts, strict=True)}
         hidden = torch.cat([self.kept[key] for key in keys])
         for key in list(self.kept)[: max(0, len(self.kept) - self.capacity)]:
             del self.kept[key]
@@ -115,51 +136,52 @@ def write_store(
             position, and the mass of all others.
         batch: rows per forward pass.
     """
-    with runs.alone(folder):
-        _write(folder, identity, model, examples, pad_id, precision, top, batch)
-
-
-def _write(
-    folder: Path,
-    identity: str,
-    model: Any,
-    examples: Sequence[Example],
-    pad_id: int,
-    precision: str,
-    top: int | None,
-    batch: int,
-) -> None:
-    if runs.done(folder, identity):  # perhaps by another process, while this one waited
-        return
-    examples = sorted(examples, key=len)  # so that little is padded
-    counts = [len(row.response) for row in examples]
-    starts = np.cumsum([0, *counts])
-    model.eval()
-    head = model.get_output_embeddings()
-    wanted = {"identity": identity, "top": top, "positions": int(starts[-1])}
-    with runs.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = not _is_json(folder / INDEX, wanted)
-        if fresh:
+    with runs.alone(folder), runs.writing(folder):
+        if runs.done(folder, identity):  # perhaps by another process, while this one waited
+            return
+        examples = sorted(examples, key=len)  # so that little is padded
+        ends = np.cumsum([0, *(len(row.response) for row in examples)]).tolist()
+        head = model.eval().get_output_embeddings()
+        begun = {"run_id": identity, "top": top, "positions": ends[-1]}
+        written = _written(folder, begun)
+        if not written:
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / runs.MANIFEST).unlink(missing_ok=True)
             (folder / PROGRESS).unlink(missing_ok=True)
-        arrays = _arrays(folder, wanted, head.in_features, "w+" if fresh else "r+")
-        if fresh:
             save_file({"weight": head.weight.detach().cpu().contiguous()}, folder / HEAD)
-            runs.write_text(folder / INDEX, json.dumps(wanted))
-        for at in range(_progress(folder), len(examples), batch):
-            rows = examples[at : at + batch]
-            targets = _targets(model, collate(rows, pad_id), precision, top)
-            place = slice(int(starts[at]), int(starts[at + len(rows)]))
-            for name, values in targets.items():
-                arrays[name][place] = values.cpu().numpy()
-                arrays[name].flush()
-            runs.write_text(folder / PROGRESS, json.dumps(at + len(rows)))
-        spans = {
-            row.row_id: [int(a), n] for row, a, n in zip(examples, starts, counts, strict=False)
+        arrays = {
+            name: open_memmap(
+                folder / f"{name}.npy", "r+" if written else "w+", dtype, (ends[-1], *shape)
+            )
+            for name, (dtype, shape) in _layout(top, head.in_features).items()
         }
-        runs.write_text(folder / "rows.json", json.dumps(spans))
-        runs.write_manifest(folder, identity, top=top, positions=int(starts[-1]))
+        for start in range(written, len(examples), batch):
+            rows = examples[start : start + batch]
+            targets = _targets(model, collate(rows, pad_id), precision, top)
+            for name, values in targets.items():
+                arrays[name][ends[start] : ends[start + len(rows)]] = values.cpu().numpy()
+                arrays[name].flush()
+            runs.write_text(folder / PROGRESS, json.dumps(begun | {"rows": start + len(rows)}))
+        spans = {row.row_id: [end, len(row.response)] for row, end in zip(examples, ends[:-1], strict=True)}
+        runs.write_text(folder / SPANS, json.dumps(spans))
+        runs.write_manifest(folder, identity, top=top, positions=ends[-1])
+
+
+def _written(folder: Path, begun: dict[str, Any]) -> int:
+    """Rows that an interrupted call for the same targets has written."""
+    try:
+        progress = json.loads((folder / PROGRESS).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return 0
+    return progress.pop("rows") if progress.items() > begun.items() else 0
+
+
+def _layout(top: int | None, width: int) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """The arrays of a store: their type, and what they hold of one position."""
+    if top is None:
+        return {"hidden": (np.float32, (width,))}
+    kept = (top,)
+    return {"values": (np.float32, kept), "indices": (np.int32, kept), "rest": (np.float32, ())}
 
 
 @torch.no_grad()
@@ -175,32 +197,6 @@ def _targets(model: Any, batch: Batch, precision: str, top: int | None) -> dict[
     return {"values": best.values, "indices": best.indices.int(), "rest": rest}
 
 
-def _arrays(folder: Path, facts: dict[str, Any], width: int, mode: str) -> dict[str, np.memmap]:
-    n, top = facts["positions"], facts["top"]
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {"hidden": ((n, width), np.float32)}
-    if top is not None:
-        shapes = {"values": ((n, top), np.float32), "indices": ((n, top), np.int32)}
-        shapes["rest"] = ((n,), np.float32)
-    if mode == "r+":
-        return {name: open_memmap(folder / f"{name}.npy", mode) for name in shapes}
-    return {
-        name: open_memmap(folder / f"{name}.npy", mode, dtype=dtype, shape=shape)
-        for name, (shape, dtype) in shapes.items()
-    }
-
-
-def _is_json(file: Path, wanted: Any) -> bool:
-    try:
-        return json.loads(file.read_text("utf-8")) == wanted
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-
-
-def _progress(folder: Path) -> int:
-    file = folder / PROGRESS
-    return int(json.loads(file.read_text("utf-8"))) if file.is_file() else 0
-
-
 class Stored:
     """A store opened for reading, memory-mapped; no teacher is needed any more.
 
@@ -214,16 +210,17 @@ class Stored:
     """
 
     def __init__(self, folder: Path, identity: str, precision: str) -> None:
-        found = runs.read_manifest(folder)
-        if found is None or found["run_id"] != identity:
+        facts = runs.read_manifest(folder)
+        if facts is None or facts["run_id"] != identity:
             reason = (
-                "is not finished" if found is None else "has another teacher, tokenizer or rows"
+                "is not finished" if facts is None else "has another teacher, tokenizer or rows"
             )
             raise KdlibError(f"the teacher store at {folder} {reason}; remove it, it is made anew")
-        self.top, self.precision = found["top"], precision
-        self.spans = json.loads((folder / "rows.json").read_text("utf-8"))
-        names = ("hidden",) if self.top is None else ("values", "indices", "rest")
-        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        self.top, self.precision = facts["top"], precision
+        self.spans = json.loads((folder / SPANS).read_text("utf-8"))
+        self.arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _layout(self.top, 0)
+        }
         self.head = load_file(folder / HEAD)["weight"]
         self._read: tuple[Batch, dict[str, Tensor]] | None = None
 

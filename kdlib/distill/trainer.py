@@ -1,7 +1,7 @@
 """One loop for every method: fit(model, source, objective, settings).
 
-A method (`methods.METHODS`) is a pair: whose text the student reads (`texts`), and what it
-minimizes there (`objectives`).
+A method is a pair: whose text the student reads (`text_sources`), and what it minimizes there
+(`objectives`).
 Taught in notebooks 03 to 08.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,14 +32,44 @@ class NotFinite(KdlibError):
     """The loss or its gradient was NaN or infinite; the model is as the step before left it."""
 
 
-def optimizer_for(model: Any, settings: TrainSettings) -> torch.optim.AdamW:
-    """Fused AdamW; biases and layer norms are not decayed."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+class GuardedAdamW:
+    """Fused AdamW with schedule and clipping; from the first fault on, it takes no step any more.
+
+    Whether a loss or a gradient is not finite is known to the device alone: no step waits for the
+    answer. It is kept there, and once it is so, all gradients become NaN; with such, a GradScaler
+    lets the optimizer change nothing. (Its scale is 1: bf16 and float32 need none.)
+
+    Args:
+        model: on its device; biases and layer norms are not decayed.
+        settings: learning rate, weight decay, schedule, clipping.
+        planned: optimizer steps of the whole training.
+    """
+
+    def __init__(self, model: Any, settings: TrainSettings, planned: int) -> None:
+        self.clip, self.weights = settings.clip, [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in self.weights if p.dim() > 1]},
+            {"params": [p for p in self.weights if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        decay = settings.weight_decay
+        self.adamw = torch.optim.AdamW(groups, settings.lr, weight_decay=decay, fused=True)
+        self.scheduler = get_scheduler(settings.schedule, self.adamw, settings.warmup, planned)
+        where = self.weights[0].device
+        self.finite = torch.ones((), dtype=torch.bool, device=where)
+        self.scaler = torch.amp.GradScaler(where.type, init_scale=1.0)
+        self.scaler.scale(torch.ones((), device=where))  # from here on it knows its device
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Change the weights by their gradients and clear these; gives the norm before clipping."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
+        self.finite &= torch.isfinite(loss + norm)
+        held = torch.where(self.finite, norm, torch.nan)
+        torch.nn.utils.clip_grads_with_norm_(self.weights, self.clip, held)
+        self.scaler.step(self.adamw)
+        self.scaler.update(1.0)
+        self.adamw.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        return norm
 
 
 def step_loss(
@@ -115,90 +145,67 @@ def fit(
         KdlibError: out of GPU memory; says what to lower.
     """
     torch.manual_seed(seed)
-    optimizer = optimizer_for(model, settings)
     planned = settings.epochs * epoch_steps
-    scheduler = get_scheduler(settings.schedule, optimizer, settings.warmup, planned)
+    optimizer = GuardedAdamW(model, settings, planned)
+    step, tokens, started, noted = 0, 0, time.perf_counter(), list[_Step]()
     with runs.writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-    watch = _Watch(name, settings, next(model.parameters()).device)
-    optimizer.found_inf = watch.stopped  # type: ignore[attr-defined]  # read by the fused kernel
     if on_epoch:
         on_epoch(model, 0, 0)
-    bar = tqdm(total=planned, desc=name, mininterval=10, leave=True)
+    bar = tqdm(total=planned, desc=name, mininterval=10)
     with runs.writing(log), log.open("w", encoding="utf-8") as lines, bar:
         for epoch in range(settings.epochs):
-            model.train()
             for batches in source(model, epoch):
                 model.train()
+                rate = optimizer.scheduler.get_last_lr()[0]
                 with _memory_advice(name, batches, settings):
                     loss, count = step_loss(model, batches, minimized, settings.precision)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-                watch.saw(loss, norm, batches, count, scheduler.get_last_lr()[0])
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                scheduler.step()
+                step, tokens = step + 1, tokens + count
+                noted.append(_Step(step, epoch, rate, loss, optimizer.step(loss), batches))
                 bar.update()
-                if watch.step % LOG_EVERY == 0 or watch.step == planned:
-                    entry = watch.report(epoch)
+                if step % LOG_EVERY == 0 or step == planned:
+                    speed = round(tokens / (time.perf_counter() - started))
+                    entry = _entry(name, noted) | {"response_tokens_per_s": speed}
+                    noted.clear()
                     lines.write(json.dumps(entry) + "\n")
                     lines.flush()
                     bar.set_postfix_str(f"loss {entry['loss_nats_per_token']:.3f}", refresh=False)
             model.eval()
             if on_epoch:
-                on_epoch(model, epoch + 1, watch.step)
+                on_epoch(model, epoch + 1, step)
     return model.eval()
 
 
-class _Watch:
-    """What happened since the last line of the log, read from the device only when one is due.
+class _Step(NamedTuple):
+    """An optimizer step that was taken; loss and norm are on the device and not yet read."""
 
-    From the first step on whose loss or gradient is not finite, the fused optimizer is told on the
-    device itself to change nothing (`stopped`), so that no step needs to be waited for, and the
-    weights stay the last good ones.
-    """
+    step: int
+    epoch: int
+    rate: float
+    loss: Tensor
+    norm: Tensor
+    batches: list[Batch]
 
-    def __init__(self, name: str, settings: TrainSettings, device: torch.device) -> None:
-        self.name, self.settings = name, settings
-        self.stopped = torch.zeros((), device=device)
-        self.step, self.tokens, self.started = 0, 0, time.perf_counter()
-        self.seen: list[tuple[Tensor, Tensor, list[Batch], float]] = []
 
-    def saw(
-        self, loss: Tensor, norm: Tensor, batches: list[Batch], count: int, rate: float
-    ) -> None:
-        """Note one step, before the optimizer takes it."""
-        self.stopped.logical_or_(~torch.isfinite(loss + norm))
-        self.step, self.tokens = self.step + 1, self.tokens + count
-        self.seen.append((loss, norm, batches, rate))
-
-    def report(self, epoch: int) -> dict[str, Any]:
-        """A line of the log.
-
-        Raises:
-            NotFinite: names the step, the learning rate and the rows.
-        """
-        losses = torch.stack([loss for loss, *_ in self.seen]).tolist()
-        norms = torch.stack([norm for _, norm, *_ in self.seen]).tolist()
-        for place, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
-            if not math.isfinite(loss + norm):
-                _, _, batches, rate = self.seen[place]
-                rows = [row for batch in batches for row in batch.row_id]
-                raise NotFinite(
-                    f"{self.name}: loss {loss}, gradient norm {norm} at step "
-                    f"{self.step - len(losses) + place + 1}, learning rate {rate:g}, rows "
-                    f"{', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}; lower the learning "
-                    "rate, or look at these rows"
-                )
-        rate = self.seen[-1][3]
-        self.seen.clear()
-        return {
-            "step": self.step,
-            "epoch": epoch,
-            "loss_nats_per_token": round(sum(losses) / len(losses), 5),
-            "lr": rate,
-            "gradient_norm": round(norms[-1], 4),
-            "response_tokens_per_s": round(self.tokens / (time.perf_counter() - self.started)),
-        }
+def _entry(name: str, noted: list[_Step]) -> dict[str, Any]:
+    """A line of the log, about the steps since the last one."""
+    losses = torch.stack([one.loss for one in noted]).tolist()
+    norms = torch.stack([one.norm for one in noted]).tolist()
+    for one, loss, norm in zip(noted, losses, norms, strict=True):
+        if not math.isfinite(loss + norm):
+            rows = [row for batch in one.batches for row in batch.row_id]
+            raise NotFinite(
+                f"{name}: loss {loss}, gradient norm {norm} at step {one.step}, learning rate "
+                f"{one.rate:g}, rows {', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}; lower "
+                "the learning rate, or look at these rows"
+            )
+    return {
+        "step": noted[-1].step,
+        "epoch": noted[-1].epoch,
+        "loss_nats_per_token": round(sum(losses) / len(losses), 5),
+        "lr": noted[-1].rate,
+        "gradient_norm": round(norms[-1], 4),
+    }
 
 
 @contextmanager

@@ -7,9 +7,9 @@ import nbformat
 import own_series
 import pandas as pd
 import pytest
-from conftest import ROOT, copy_project, run_study
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from project import ROOT, copy_project, run_study
 
 from kdlib.analysis import claims, rates
 from kdlib.config.methods import METHODS

@@ -16,7 +16,7 @@ import torch
 from kdlib import runs
 from kdlib.config.methods import METHODS
 from kdlib.config.sections import ModelSettings, TrainSettings
-from kdlib.distill import objectives, text_sources, trainer
+from kdlib.distill import objectives, rollouts, text_sources, trainer
 from kdlib.distill.teacher_targets import Live, Remembered
 from kdlib.model import checkpoints, generation
 from kdlib.model.tokens import Example, Source
@@ -75,7 +75,7 @@ def source_of(text: str, reading: text_sources.Reading, teacher, targets, given:
     if text == "rollouts":
         general = [Example("general", (), tuple(range(1, 20)))]
         given = given | {"rollouts": 16, "sft_epochs": 1}
-        return text_sources.Rollouts(reading, teacher, targets, general, given)
+        return rollouts.Rollouts(reading, teacher, targets, general, given)
     if text == "rows":
         return text_sources.fixed(reading)
     prompts = [example.prompt for example in reading.examples]
@@ -101,7 +101,7 @@ def curve(name: str) -> list[float]:
     targets = (
         Remembered(teacher, "fp32", 1000) if method.text != "student" else Live(teacher, "fp32")
     )
-    given = dict(method.coefficients)
+    given = method.checked({})
     source = source_of(method.text, reading, teacher, targets, given)
     minimized = objectives.objective(method.objective, targets, given)
     seen: list[float] = []

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from conftest import copy_project
+from project import copy_project
 
 CELL = {"cell_type": "code", "execution_count": None, "outputs": []}
 LINKED = "[map](00_map.ipynb) | [teacher](02_teacher.ipynb) | [meter](09_memorization_meter.ipynb)"

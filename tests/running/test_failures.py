@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from conftest import start_study
 from fake_study import fake_project
+from project import start_study
 
 pytestmark = pytest.mark.slow
 FIRST = "01_data_and_tokens"

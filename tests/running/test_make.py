@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import copy_project, start_study
+from project import copy_project, start_study
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import copy_project, run_study, start_study
+from project import copy_project, run_study, start_study
 
 pytestmark = pytest.mark.slow
 PATIENCE = 300  # seconds

@@ -1,0 +1,88 @@
+"""Tokenizer and base models are made once, shared by all seeds, and made again after a change."""
+
+import own_data
+import pytest
+
+from kdlib import runs
+from kdlib.config.profile import load_profile
+from kdlib.distill import trainer
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints
+from kdlib.study import pretraining
+from kdlib.study.run import BASE, Run, base_dir, load, load_rows, load_tokenizer, tokenizer_dir
+
+TINY = {"layers": 1, "heads": 1, "width": 8}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The smoke profile with tiny models of two sizes, prepared in a folder of its own."""
+    profile = load_profile("smoke")
+    shape = profile.models["small"].model_copy(update=TINY)
+    fewer = {
+        "models": {"teacher": shape.model_copy(update={"width": 16}), "tiny": shape},
+        "pretrain": profile.pretrain.model_copy(update={"tokens": 9000}),
+        "data": profile.data.model_copy(update={"packages": ("seaborn",), "pool": 60}),
+    }
+    profile = profile.model_copy(update=fewer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDLIB_ROOT", str(tmp_path_factory.mktemp("bases")))
+        pretraining.prepare(profile)
+        yield profile
+
+
+def test_what_is_prepared(prepared):
+    tokenizer = load_tokenizer(prepared)
+    assert len(tokenizer) <= prepared.tokens.vocabulary and tokenizer.pad_token_id is not None
+    widths = {}
+    for size in prepared.models:
+        model = load(Run(prepared, 0, BASE, size))
+        widths[size] = model.config.n_embd
+        assert model.config.vocab_size == len(tokenizer)
+        assert model.config.max_position_embeddings == prepared.tokens.max_length
+        assert (base_dir(prepared, size) / "log.jsonl").is_file()
+        assert runs.read_manifest(base_dir(prepared, size))["size"] == size
+    assert widths == {"teacher": 16, "tiny": 8}
+    assert load_rows(prepared, 1).split("member")
+
+
+def test_second_call_makes_nothing(prepared, forbid):
+    forbid(trainer, "fit")
+    forbid(pretraining.tokens, "train_tokenizer")
+    pretraining.prepare(prepared)
+
+
+def test_what_changed_is_made_again(prepared, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(trainer, "fit", lambda *_, **named: fitted.append(named["name"]))
+    wider = {**prepared.models, "tiny": prepared.models["tiny"].model_copy(update={"width": 12})}
+    pretraining.prepare(prepared.model_copy(update={"models": wider}))
+    assert fitted == ["pretrain tiny"]
+    other = {**wider, "tiny": prepared.models["tiny"].model_copy(update={"lr": 1e-3, "epochs": 7})}
+    fitted.clear()  # rate and length of its students
+    monkeypatch.setattr(checkpoints, "save_model", lambda *_: None)
+    pretraining.prepare(prepared.model_copy(update={"models": other}))
+    assert fitted == ["pretrain tiny"]  # the wider one lies there now
+    pretraining.prepare(prepared.model_copy(update={"models": other}))
+    assert len(fitted) == 1
+    for size in prepared.models:
+        (tokenizer_dir(prepared).parent / size / runs.MANIFEST).unlink()
+    fitted.clear()
+    pretraining.prepare(prepared)
+    assert fitted == ["pretrain teacher", "pretrain tiny"]
+
+
+def test_general_text_in_blocks(prepared):
+    blocks = pretraining.general_blocks(prepared, load_tokenizer(prepared))
+    assert {len(one.response) for one in blocks} == {pretraining.BLOCK}
+    assert all(not one.prompt for one in blocks)
+
+
+def test_data_without_general_text(folder):
+    profile = own_data.profile_of(folder)
+    pretraining.prepare(profile)  # models by path: there is nothing to make
+    with pytest.raises(KdlibError, match="no general text; set general_text = 0 in methods.mini"):
+        pretraining.general_blocks(profile, None)
+    shapes = dict.fromkeys(profile.models, load_profile("smoke").models["small"])
+    with pytest.raises(KdlibError, match="profile 'own': models from scratch need general text"):
+        pretraining.prepare(profile.model_copy(update={"models": shapes}))

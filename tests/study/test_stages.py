@@ -1,0 +1,334 @@
+"""A run's stage on a user's own data: what it leaves, how it resumes, and how bad input ends."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from own_data import ALL, run_of, save_base
+from safetensors.torch import save_file
+
+from kdlib import runs
+from kdlib.distill import objectives, trainer
+from kdlib.distill.teacher_targets import Live, Remembered, Stored
+from kdlib.errors import KdlibError
+from kdlib.measure import meter
+from kdlib.model import checkpoints, tokens
+from kdlib.study import stages, teacher_output
+from kdlib.study.run import load_rows
+
+TESTS = str(Path(__file__).parents[1])
+DONE = ("base", "teacher", *ALL)
+BLIND = ("sft", "seq_kd", "seq_kd_beam", "seq_kd_sampled")  # never see the teacher's probabilities
+
+
+def make(run):
+    return stages.make(run, load_rows(run.profile, run.seed))
+
+
+def unfinished(run):
+    (run.folder / runs.MANIFEST).unlink()
+    return run
+
+
+# --- what a run leaves
+
+
+@pytest.mark.parametrize("method", DONE)
+def test_a_run_leaves_its_tables(folder, method):
+    run = run_of(folder, method)
+    rows, manifest = load_rows(run.profile, 0), runs.read_manifest(run.folder)
+    expected = {"run_id": run.identity, "method": method, "size": run.size, "seed": 0}
+    assert expected.items() <= manifest.items() and manifest["data_hash"]
+    tuples = pd.read_parquet(run.folder / "tuples.parquet")
+    assert sorted(tuples["row_id"]) == sorted(rows.frame["row_id"])
+    assert tuples["split"].value_counts().to_dict() == {"member": 12, "held_out": 8}
+    assert tuples["nats_per_token"].gt(0).all() and tuples["prefix"].le(tuples["length"]).all()
+    answers = pd.read_parquet(run.folder / "answers.parquet")
+    counts = answers.groupby(["split", "decoding"]).size().unstack()
+    assert counts["greedy"].tolist() == [3, 3]
+    if method != "base":
+        assert counts["sampled"].tolist() == [2 * 2, 2 * 2]
+    assert answers[["rouge1", "rouge2", "rougeL"]].stack().between(0, 1).all()
+    per_token = pd.read_parquet(run.folder / "tokens.parquet").set_index("row_id")
+    lengths = per_token.iloc[:, 0].map(len)
+    assert lengths.to_dict() == tuples.set_index("row_id")["length"].to_dict()
+    assert (run.folder / "path.csv").is_file() == (method != "base")
+    assert not [file.name for file in run.folder.rglob(".*")]
+
+
+def test_methods_share_the_start_the_rows_and_the_steps(folder):
+    paths = {name: pd.read_csv(run_of(folder, name).folder / "path.csv") for name in ALL}
+    for path in paths.values():
+        assert path["step"].unique().tolist() == [0, 3, 6]
+        start = path[path["epoch"] == 0].reset_index(drop=True)
+        pd.testing.assert_frame_equal(start, paths["sft"][paths["sft"]["epoch"] == 0])
+    last = [path["nats_per_token"].tolist()[-2:] for path in paths.values()]
+    # where the teacher's greedy text and its best beam are the same, so are their students
+    teacher = run_of(folder, "teacher")
+    texts = [teacher_output.text(teacher, load_rows(teacher.profile, 0), how) for how in
+             ("teacher", "teacher_beam")]  # fmt: skip
+    assert len(set(map(tuple, last))) == len(ALL) - (texts[0] == texts[1]), "two ended the same"
+
+
+def test_checkpoint_gives_the_numbers_in_its_table(folder):
+    run = run_of(folder, "sft")
+    rows, model = load_rows(run.profile, 0), checkpoints.load_model(run.checkpoint)
+    again = meter.meter(model, list(rows.examples.values()), pad_id=rows.pad_id, batch=64)
+    kept = pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")["nats_per_token"]
+    assert kept[again["row_id"]].tolist() == pytest.approx(again["nats_per_token"].tolist())
+
+
+def test_check_holds_a_checkpoint_against_its_tables(copy):
+    run = run_of(copy, "sft")
+    rows = load_rows(run.profile, 0)
+    stages.check([run], rows)
+    path = pd.read_csv(run.folder / "path.csv")
+    runs.write_table(run.folder / "path.csv", path[path["epoch"] != 1])
+    with pytest.raises(AssertionError, match="SFT, small: epochs are missing"):
+        stages.check([run], rows)
+    shutil.rmtree(run.checkpoint)
+    shutil.copytree(run_of(copy, "rkld").checkpoint, run.checkpoint)
+    with pytest.raises(AssertionError, match="SFT, small: the checkpoint is not the one"):
+        stages.check([run], rows)
+
+
+def test_answers_are_what_the_tables_hold(folder):
+    run = run_of(folder, "sft")
+    rows = load_rows(run.profile, 0)
+    example = rows.split("member")[0]
+    found = stages.answers([run.base, run], rows, example)
+    kept = pd.read_parquet(run.folder / "answers.parquet")
+    greedy = kept[(kept["row_id"] == example.row_id) & (kept["decoding"] == "greedy")]
+    assert [name for name, _ in found] == ["base, small", "SFT, small"]
+    assert found[1][1] == greedy["text"].item()
+
+
+# --- resume
+
+
+def test_second_call_returns_at_once(folder, forbid, capsys):
+    forbid(trainer, "fit")
+    forbid(checkpoints, "load_model")
+    for method in DONE:
+        run = run_of(folder, method)
+        assert make(run) == run.folder
+    assert capsys.readouterr().out.count("done before") == len(DONE)
+
+
+def test_runs_of_before_the_columns_were_renamed_are_found(copy, forbid):
+    run = run_of(copy, "sft")
+    file = run.folder / runs.MANIFEST
+    manifest = json.loads(file.read_text("utf-8"))
+    manifest["variant"] = manifest.pop("method")
+    file.write_text(json.dumps(manifest), "utf-8")
+    forbid(trainer, "fit")
+    assert make(run) == run.folder and runs.read_manifest(run.folder)["method"] == "sft"
+
+
+def test_unfinished_run_is_redone_bit_by_bit(copy, one_thread):
+    run = unfinished(run_of(copy, "rkld"))
+    shutil.rmtree(run.folder)
+    make(run)
+    names = ("path.csv", "checkpoint/config.json", "checkpoint/model.safetensors")
+    before = {name: (run.folder / name).read_bytes() for name in names}
+    tuples = pd.read_parquet(run.folder / "tuples.parquet")
+    unfinished(run)
+    (run.folder / "path.csv").write_text("half")
+    make(run)
+    assert {name: (run.folder / name).read_bytes() for name in names} == before
+    again = pd.read_parquet(run.folder / "tuples.parquet")
+    pd.testing.assert_frame_equal(again, tuples, check_exact=True)
+
+
+MAKER = """
+import sys
+from pathlib import Path
+import own_data
+from kdlib.distill import trainer
+from kdlib.study import stages
+from kdlib.study.run import load_rows
+fit = trainer.fit
+def watched(*args, **named):
+    print("trains", flush=True)
+    return fit(*args, **named)
+trainer.fit = watched
+run = own_data.run_of(Path(sys.argv[1]), "sft")
+rows = load_rows(run.profile, 0)
+print("ready", flush=True)
+stages.make(run, rows)
+"""
+
+
+def test_two_processes_train_the_same_run_once(copy):
+    run = unfinished(run_of(copy, "sft"))
+    command = [sys.executable, "-c", MAKER, str(copy)]
+    how = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"PYTHONPATH": TESTS}}
+    with runs.alone(run.folder):
+        both = [subprocess.Popen(command, **how) for _ in range(2)]
+        assert [one.stdout.readline() for one in both] == ["ready\n"] * 2
+    text = "".join(one.communicate()[0] for one in both)
+    assert [one.returncode for one in both] == [0, 0]
+    assert text.count("trains") == 1 and runs.done(run.folder, run.identity)
+
+
+# --- what a method may read
+
+
+def test_seq_kd_reads_the_teachers_text_and_never_its_probabilities(copy, forbid):
+    for kind in (Live, Stored, Remembered):
+        forbid(kind, "logits")
+    for method in ALL:
+        run = run_of(copy, method)
+        shutil.rmtree(run.folder)
+        if method in BLIND:
+            make(run)
+        else:
+            with pytest.raises(AssertionError, match="must not be called"):
+                make(run)
+
+
+def test_a_student_of_the_teachers_text_reads_that(folder):
+    run = run_of(folder, "seq_kd")
+    rows = load_rows(run.profile, 0)
+    of_rows = {one.row_id: one.response for one in rows.presented}
+    written = {one.row_id: one.response for one in teacher_output.text(run.teacher, rows)}
+    assert written.keys() == of_rows.keys() and written != of_rows
+    for method, wanted in (("seq_kd", written), ("sft", of_rows)):
+        run = run_of(folder, method)
+        source = stages.methods.text(run.recipe.text).source
+        materials = stages.materials(run, rows, run.settings, None)
+        for (batch,) in source(materials)(None, 0):
+            assert batch.targets.tolist() == [i for row in batch.row_id for i in wanted[row]]
+
+
+def test_ablations_have_folders_of_their_own(copy):
+    run = run_of(copy, "gkd")
+    changed = run.changing(student_share=0)
+    assert make(changed).name == "gkd-small-student_share=0"
+    assert make(changed) == changed.folder != run.folder
+    assert changed.coefficients == {"beta": 0.5, "student_share": 0}
+    with pytest.raises(KdlibError, match="GKD has no coefficient 'alpha'; it has: beta, student"):
+        make(run.changing(alpha=0.1))
+
+
+# --- bad input
+
+
+def test_infinite_loss_keeps_the_last_good_model(copy, monkeypatch):
+    run = unfinished(run_of(copy, "sft", ("small = 2e-3", "small = 1e-1")))
+    whole, calls = objectives.losses.cross_entropy, []
+
+    def breaks(logits, labels):
+        calls.append(1)
+        return whole(logits, labels) * (torch.nan if len(calls) > 3 else 1.0)
+
+    monkeypatch.setattr(objectives.losses, "cross_entropy", breaks)
+    with pytest.raises(KdlibError, match="SFT, small: loss nan.* at step 4, learning rate 0.1, ro"):
+        make(run)
+    kept = checkpoints.load_model(run.folder / "last-good")
+    assert all(torch.isfinite(weight).all() for weight in kept.parameters())
+    assert runs.read_manifest(run.folder) is None
+
+
+def test_unknown_method_and_general_text_that_is_not_there(copy):
+    with pytest.raises(KdlibError, match="'gdk' is no method; known: sft, .*, mine"):
+        make(run_of(copy, "gdk"))
+    with pytest.raises(KdlibError, match="no general text; set general_text = 0 in methods.mini"):
+        make(run_of(copy, "minillm").changing(general_text=1))
+
+
+def test_different_tokenizers_are_refused_by_name(copy):
+    save_base(copy / "large", 16, tokens.train_tokenizer(["quite other words"] * 3, 280))
+    run = unfinished(run_of(copy, "teacher"))
+    with pytest.raises(KdlibError, match="/teacher' and student '.*/large' have different token"):
+        make(run)
+
+
+def spoil_truncate(base):
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def spoil_foreign(base):
+    save_file({"foo": torch.zeros(3)}, base / "model.safetensors", metadata={"format": "pt"})
+
+
+def spoil_pickle(base):
+    (base / "model.safetensors").unlink()
+    torch.save({"transformer.wte.weight": torch.zeros(3)}, base / "pytorch_model.bin")
+
+
+def spoil_config(base):
+    (base / "config.json").write_text('{"model_type": "gpt')
+
+
+def spoil_tokenizer(base):
+    (base / "tokenizer.json").write_text("{")
+
+
+def spoil_all(base):
+    shutil.rmtree(base)
+
+
+def spoil_positions(base):
+    save_base(base, 8, positions=95)
+
+
+def spoil_vocabulary(base):
+    save_base(base, 8)
+    model = checkpoints.load_model(base)
+    model.resize_token_embeddings(290)
+    model.save_pretrained(base)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_truncate, "no usable model at .*/small'"),
+        (spoil_foreign, "no usable model at .*/small': 17 weights are missing"),
+        (spoil_pickle, "no usable model at .*/small'"),
+        (spoil_config, "no .* at .*/small'"),
+        (spoil_tokenizer, "no usable tokenizer at .*/small'"),
+        (spoil_all, "no usable tokenizer at 'small'"),
+        (spoil_positions, "/small' reads 95 tokens, fewer than tokens.max_length = 96"),
+        (spoil_vocabulary, "/small' .*tokenizer"),
+    ],
+)
+def test_bad_checkpoints_are_refused_by_name(copy, forbid, spoil, message):
+    unfinished(run_of(copy, "sft"))
+    spoil(copy / "small")
+    forbid(torch, "load")
+    with pytest.raises(KdlibError, match=message) as error:
+        make(run_of(copy, "sft"))
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_missing_teacher_says_what_makes_it(copy):
+    run = run_of(copy, "word_kd")
+    for one in (run, run.teacher):
+        shutil.rmtree(one.folder)
+    with pytest.raises(KdlibError, match="run notebook 02_teacher first"):
+        make(run)
+    assert runs.read_manifest(run.folder) is None
+
+
+def test_full_disk_ends_with_one_message_and_can_be_repeated(copy, monkeypatch):
+    run = unfinished(run_of(copy, "sft"))
+
+    def full(*_args, **_named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for place, name in ((runs.os, "replace"), (tokens.PreTrainedTokenizerFast, "save_pretrained")):
+        with monkeypatch.context() as patch, pytest.raises(KdlibError, match="the disk is full"):
+            patch.setattr(place, name, full)
+            make(run)
+        assert runs.read_manifest(run.folder) is None and not list(run.folder.rglob(".*"))
+    make(run)
+    assert runs.done(run.folder, run.identity)
