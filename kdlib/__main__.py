@@ -4,74 +4,58 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kdlib import runs
 from kdlib.config.profile import load_profile, read_templates
 from kdlib.config.sections import FIELDS, AuditSettings, Template
 from kdlib.errors import KdlibError, clearly
+from kdlib.study import pipeline
 
-AUDITED = set(AuditSettings.model_fields)
 
-
-class Parser(argparse.ArgumentParser):
-    """Bad arguments are bad input: one message, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # one message, without the usage before it
         raise KdlibError(f"{message}; --help says what there is")
 
 
-def study(arguments: argparse.Namespace) -> int:
-    """Run the study, or what is left of it."""
-    from kdlib.study import pipeline
-
-    names = ("profile", "seeds", "methods", "cores", "gpu_jobs")
-    return int(not pipeline.study(*(getattr(arguments, name) for name in names)))
-
-
-def verify(arguments: argparse.Namespace) -> int:
+def verify(profile: str, cores: int, run: Path | None) -> bool:
     """Hold the committed tables against a new run of the study, or against a finished one."""
     from kdlib.report import verification
 
-    name = load_profile(arguments.profile).name
-    committed, other = runs.results_dir(name), arguments.run
-    if other is None:
-        from kdlib.study import pipeline
-
-        seeds, methods = verification.studied(verification.read(committed))
-        copy = pipeline.study_afresh(arguments.profile, seeds, methods, arguments.cores)
-        other = copy / "data" / "results" / name
-    listing = runs.runs_dir(name) / "verification.csv"
-    return int(not verification.verify(committed, other, listing))
+    name = load_profile(profile).name
+    committed = runs.results_dir(name)
+    if run is None:
+        studied = verification.studied(verification.read(committed))
+        run = pipeline.study_afresh(profile, *studied, cores) / "data" / "results" / name
+    return verification.verify(committed, run, runs.runs_dir(name) / "verification.csv")
 
 
-def calibrate(arguments: argparse.Namespace) -> None:
+def calibrate(profile: str, cores: int) -> None:
     """Run the calibration and print what the rule chooses."""
-    profile = load_profile(arguments.profile)
     from kdlib.study import lr_search
 
-    print(json.dumps(lr_search.calibrate(profile, arguments.cores), indent=1))
+    print(json.dumps(lr_search.calibrate(load_profile(profile), cores), indent=1))
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(profile: str) -> None:
     """Print the comparison, the claims and where the figures lie."""
     from kdlib.report import results
 
-    results.print_report(load_profile(arguments.profile).name)
+    results.print_report(load_profile(profile).name)
 
 
-def audit(arguments: argparse.Namespace) -> None:
+def audit(columns: list[str], **given: Any) -> None:
     """Measure what a model remembers of a file of tuples; write tables and a report."""
-    from kdlib.audit import command as of
+    from kdlib.audit import command
 
-    given = {name: value for name, value in vars(arguments).items() if name in AUDITED}
-    given |= {"columns": _pairs(arguments.columns), "template": _template(arguments.template)}
+    named = dict(word.split("=", 1) for word in columns if "=" in word)
+    if len(named) < len(columns) or not set(named) <= set(FIELDS):
+        ours = f"where ours is one of {', '.join(FIELDS)}, each once"
+        raise KdlibError(f"--columns {' '.join(columns)}: give ours=theirs, {ours}")
     with clearly("audit"):
-        settings = AuditSettings(**given)
-    print(of.run(settings))
+        settings = AuditSettings(columns=named, **given)
+    print(command.run(settings))
 
 
 def _template(word: str) -> Template:
@@ -88,67 +72,49 @@ def _template(word: str) -> Template:
         return shipped[word] if word in shipped else Template(text=path.read_text("utf-8"))
 
 
-def _pairs(words: list[str]) -> dict[str, str]:
-    """Words like response=answer, as a mapping."""
-    pairs = dict(word.split("=", 1) for word in words if "=" in word)
-    if len(pairs) < len(words) or not set(pairs) <= set(FIELDS):
-        raise KdlibError(
-            f"--columns {' '.join(words)}: give ours=theirs, where ours is one of "
-            f"{', '.join(FIELDS)}, each once"
-        )
-    return pairs
-
-
 def _positive(word: str) -> int:
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"'{word}' is not a whole number above 0")
     return int(word)
 
 
-def _add_audit(child: argparse.ArgumentParser) -> None:
-    child.add_argument("--model", required=True, help="folder, or hub name, of a causal model")
-    child.add_argument("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
-    child.add_argument("--held-out", help="like rows that it was not trained on")
-    child.add_argument("--reference", help="the model before that training")
-    child.add_argument("--out", required=True, help="folder for what is found")
-    child.add_argument("--batch", type=_positive, default=64, help="rows per forward pass")
-    child.add_argument("--max-length", type=_positive, help="tokens; default: what the model reads")
-    known = "short, alpaca, or a file: text with {instruction} and {context}, or .toml with a block"
-    child.add_argument("--template", default="short", help=known)
-    mapped = "columns of the files: response=answer ..."
-    child.add_argument("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help=mapped)
-    child.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-
-
-def _add_study(child: argparse.ArgumentParser, command: Callable[..., object]) -> None:
-    child.add_argument("--profile", default="laptop", help="name, or path of a .toml file")
+def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
+    add, cores = child.add_argument, len(os.sched_getaffinity(0))
+    if command is audit:
+        add("--model", required=True, help="folder, or hub name, of a causal model")
+        add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
+        add("--held-out", help="like rows that it was not trained on")
+        add("--reference", help="the model before that training")
+        add("--out", required=True, help="folder for what is found")
+        add("--batch", type=_positive, default=64, help="rows per forward pass")
+        add("--max-length", type=_positive, help="tokens; default: what the model reads")
+        known = "short, alpaca, or a file: text with {instruction} and {context}, or a .toml block"
+        add("--template", type=_template, default="short", help=known)
+        add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
+        add("--precision", choices=("fp32", "bf16"), default="fp32")
+        return
+    add("--profile", default="laptop", help="name, or path of a .toml file")
     if command is not report:
-        every = len(os.sched_getaffinity(0))
-        child.add_argument("--cores", type=_positive, default=every, help="default: all there are")
-    if command is study:
-        child.add_argument("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
-        child.add_argument(
-            "--methods", default="paper", help="paper, all, or names of further ones"
-        )
-        child.add_argument("--gpu-jobs", type=_positive, help="notebooks that may share one GPU")
+        add("--cores", type=_positive, default=cores, help="default: all there are")
+    if command is pipeline.study:
+        add("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
+        add("--methods", default="paper", help="paper, all, or names of further ones")
+        add("--gpu-jobs", type=_positive, help="notebooks that may share one GPU")
     if command is verify:
-        child.add_argument("--run", type=Path, help="results folder of a finished run")
+        add("--run", type=Path, help="results folder of a finished run")
 
 
 def main() -> int:
     """Run a command; bad input ends with one message and exit status 2."""
-    parser = Parser(prog="python -m kdlib", description=__doc__)
+    parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (study, verify, calibrate, report, audit):
+    for command in (pipeline.study, verify, calibrate, report, audit):
         child = commands.add_parser(command.__name__, help=(command.__doc__ or "").split("\n")[0])
-        child.set_defaults(run_command=command)
-        if command is audit:
-            _add_audit(child)
-        else:
-            _add_study(child, command)
+        child.set_defaults(command=command)
+        _add_arguments(child, command)
     try:
-        arguments = parser.parse_args()
-        return arguments.run_command(arguments) or 0
+        arguments = vars(parser.parse_args())
+        return int(arguments.pop("command")(**arguments) is False)
     except (KdlibError, OSError) as error:  # OSError: a file that may not be read
         print(f"kdlib: {error}", file=sys.stderr)
     return 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,10 +25,15 @@ def clearly(where: str) -> Iterator[None]:
 def first_of(error: ValidationError) -> str:
     """The first thing that is wrong with settings: where, the value, and why.
 
-    An unknown key comes first: a field is often missing only because its name is misspelt.
+    An unknown key comes first: a field is often missing only because its name is misspelt. Then
+    what lies deepest: of the types that a value may have, the one that fits most of it.
     """
-    first = max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")
-    where = ".".join(map(str, first["loc"]))
-    given = first.get("input")
-    said = "" if isinstance(given, dict) else f" = {given!r}"
-    return f"{where}{said}: {first['msg']}" if where else first["msg"]
+
+    def weight(one: Any) -> tuple[bool, int]:
+        return one["type"] == "extra_forbidden", len(one["loc"])
+
+    first = max(error.errors(), key=weight)
+    reason = first["msg"].removeprefix("Value error, ")
+    where, value = ".".join(map(str, first["loc"])), first.get("input")
+    shown = "" if isinstance(value, dict) else f" = {value!r}"
+    return f"{where}{shown}: {reason}" if where else reason

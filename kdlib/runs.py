@@ -2,23 +2,21 @@
 
 import errno
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
 from kdlib.errors import KdlibError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MANIFEST = "manifest.json"
 VERSIONS = ("torch", "transformers", "datasets", "tokenizers", "numpy", "pandas")
@@ -69,19 +67,14 @@ def atomic(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield part
             os.replace(part, path)
-    except BaseException:
+    finally:
         with suppress(OSError):
             part.unlink()
-        raise
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a full disk, or a folder that may not be written, into one message that names it.
-
-    Raises:
-        KdlibError: the disk is full, or the system refuses to write there.
-    """
+    """Turn a full disk, or the system's refusal to write there, into a KdlibError that names it."""
     try:
         yield
     except Exception as error:  # safetensors and tokenizers have error classes of their own
@@ -101,8 +94,8 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, "utf-8")
 
 
-def write_table(path: Path, frame: "pd.DataFrame") -> None:
-    """Write a table atomically, as CSV (6 significant digits) or Parquet by the file's suffix."""
+def write_table(path: Path, frame: Any) -> None:
+    """Write a DataFrame atomically, as CSV (6 significant digits) or Parquet, by the suffix."""
     with atomic(path) as part:
         if path.suffix == ".parquet":
             frame.to_parquet(part, index=False)
@@ -116,44 +109,35 @@ def digest(*texts: str) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Hash of anything JSON can hold: 16 hex digits of its SHA-256; numpy's numbers are numbers."""
-
-    def plain(value: Any) -> Any:
-        return value.item() if hasattr(value, "item") else str(value)
-
-    return digest(json.dumps(value, sort_keys=True, default=plain, ensure_ascii=False))
+    """`digest` of anything JSON can hold; numpy's numbers are numbers."""
+    how: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False}
+    how["default"] = lambda one: one.item() if hasattr(one, "item") else str(one)
+    return digest(json.dumps(value, **how))
 
 
 @cache
 def commit() -> str:
     """The commit of the working tree, with `+` when code or notebooks differ from it."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root()), *words]
-        with suppress(OSError, subprocess.CalledProcessError):
-            return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
-        return ""
-
-    head = git("rev-parse", "--short=10", "HEAD")
+    git = ["git", "-C", str(root())]
     code = ("kdlib", "notebooks", ":!notebooks/executed", "Snakefile", "constraints.txt")
-    changed = git("status", "--porcelain", "--", *code)
-    return (head or "unknown") + ("+" if changed else "")
+    asked = (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--", *code])
+    how: dict[str, Any] = {"text": True, "stderr": subprocess.DEVNULL}
+    with suppress(OSError, subprocess.CalledProcessError):
+        head, changed = (subprocess.check_output([*git, *words], **how) for words in asked)
+        return head.strip() + ("+" if changed else "")
+    return "unknown"
 
 
 def machine() -> str:
     """The processor's name and how many cores this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
+    names = re.findall(r"model name\s*: *(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
+    name = names[0] if names else platform.processor() or platform.machine()
     return f"{len(os.sched_getaffinity(0))} cores of {name}"
 
 
 def versions() -> dict[str, str]:
     """Python's version and those of the packages on which numbers depend."""
-    installed = {name: importlib.metadata.version(name) for name in VERSIONS}
-    return {"python": platform.python_version()} | installed
+    return {"python": platform.python_version()} | {name: version(name) for name in VERSIONS}
 
 
 def write_manifest(folder: Path, identity: str, **facts: Any) -> None:
@@ -166,47 +150,36 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, or None where there is none, or only part of one."""
     try:
         found = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+        # variant is the older name of method
+        return {"method" if name == "variant" else name: one for name, one in found.items()}
+    except (FileNotFoundError, ValueError, RecursionError, AttributeError):  # the last: no table
         return None
     except OSError as error:
         raise KdlibError(f"{error.filename} cannot be read: {error.strerror}") from None
-    if isinstance(found, dict) and "variant" in found:  # the older name
-        found["method"] = found.pop("variant")
-    return found if isinstance(found, dict) else None
 
 
 def done(folder: Path, identity: str) -> bool:
     """Whether the stage in `folder` is finished, and with just these settings."""
-    found = read_manifest(folder)
-    return found is not None and found.get("run_id") == identity
+    return (read_manifest(folder) or {}).get("run_id") == identity
 
 
 def require(folder: Path, identity: str, profile: str, notebook: str) -> Path:
-    """The folder, if its stage is done under that identity.
-
-    Raises:
-        KdlibError: it is not; says which command makes it.
-    """
-    if not done(folder, identity):
-        named = profile
-        if not Path(__file__).with_name("config").joinpath("profiles", f"{profile}.toml").is_file():
-            named = f"<path of {profile}.toml>"
-        raise KdlibError(
-            f"{os.path.relpath(folder, root())} is not there, or was made with other settings; run "
-            f"notebook {notebook} first, or all with: make study PROFILE={named}"
-        )
-    return folder
+    """The folder, if its stage is done under that identity; else KdlibError says what makes it."""
+    if done(folder, identity):
+        return folder
+    shipped = Path(__file__).with_name("config") / "profiles" / f"{profile}.toml"
+    named = profile if shipped.is_file() else f"<path of {profile}.toml>"
+    raise KdlibError(
+        f"{os.path.relpath(folder, root())} is not there, or was made with other settings; run "
+        f"notebook {notebook} first, or all with: make study PROFILE={named}"
+    )
 
 
 @contextmanager
 def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the folder's lock, a file beside it that stays; it is dropped however a process ends.
-
-    Raises:
-        filelock.Timeout: another process holds it, and this one does not `wait`.
-    """
+    """Hold the folder's lock, a file beside it that stays; filelock.Timeout if held and no `wait`."""
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder.with_name(f"{folder.name}.lock"), blocking=wait).acquire()
-    with held:
+    with held:  # dropped by the kernel however the process ends
         yield

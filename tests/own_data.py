@@ -56,8 +56,9 @@ rouge_rows = 3
 sampled_rows = 2
 sample_seeds = [1, 2]
 """
-# Canaries need longer prompts; students are trained on halves of the rows.
+# Canaries need longer prompts; teachers of halves must come to write different texts.
 WITH_CANARIES = (
+    ("epochs = 3", "epochs = 20"),
     ("held_out = 8", "held_out = 8\ncanaries = 1\nrepetitions = [1, 2]\ntwins = 1"),
     ("max_prompt = 64", "max_prompt = 150"),
     ("max_length = 96", f"max_length = {POSITIONS}"),

@@ -1,7 +1,4 @@
-"""The table of methods, read from methods.toml: whose text is read, and what is minimized there.
-
-Taught in notebook 00_map.
-"""
+"""The table of methods, read from methods.toml. Taught in notebook 00_map."""
 
 import tomllib
 from collections.abc import Iterable
@@ -20,13 +17,24 @@ class Coefficient(Settings):
     range: tuple[Number, Number]
     meaning: str
 
+    def require(self, value: float, name: str) -> None:
+        """Refuse, with a ValueError, a value that the coefficient may not have."""
+        low, high = self.range
+        if not low <= value <= high:
+            wanted = f"from {low:g} to {high:g}"
+        elif value % 1 and all(isinstance(one, int) for one in (self.value, *self.range)):
+            wanted = "a whole number"
+        else:
+            return
+        raise ValueError(f"{name} = {value:g} ({self.meaning}) must be {wanted}")
+
 
 class Method(Settings):
     """A method is a pair: whose text the student reads, and what it minimizes there."""
 
     label: str
-    text: str  # a key of text_sources.TEXTS
-    objective: str  # a key of objectives.OBJECTIVES
+    text: str  # a key of distill.methods.TEXTS
+    objective: str  # a name that distill.objectives knows
     notebook: str  # that trains it
     paper: bool = False  # the paper's claims are about it
     colour: str = "0.4"
@@ -34,36 +42,18 @@ class Method(Settings):
     coefficients: dict[str, Coefficient] = {}
 
     def checked(self, given: dict[str, float]) -> dict[str, float]:
-        """All coefficients: the published ones, changed by `given`.
-
-        Raises:
-            ValueError: names the coefficient that the method has not, or the range that a value is
-                out of.
-        """
-        values: dict[str, float] = {name: one.value for name, one in self.coefficients.items()}
-        for name, value in given.items():
-            if name not in values:
-                known = ", ".join(values) or "none"
+        """All coefficients: the published ones, changed by `given`; a ValueError names bad ones."""
+        values = {name: one.value for name, one in self.coefficients.items()} | given
+        for name, value in values.items():
+            if name not in self.coefficients:
+                known = ", ".join(self.coefficients) or "none"
                 raise ValueError(f"{self.label} has no coefficient '{name}'; it has: {known}")
-            own = self.coefficients[name]
-            low, high = own.range
-            if not low <= value <= high:
-                raise ValueError(
-                    f"{self.label}: {name} = {value:g} ({own.meaning}) must be from {low:g} to "
-                    f"{high:g}"
-                )
-            if all(isinstance(one, int) for one in (own.value, *own.range)) and value % 1:
-                raise ValueError(
-                    f"{self.label}: {name} = {value:g} ({own.meaning}) must be a whole number"
-                )
-            values[name] = value
+            self.coefficients[name].require(value, f"{self.label}: {name}")
         return values
 
 
-METHODS = {
-    name: Method(**block)
-    for name, block in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8")).items()
-}
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+METHODS = {name: Method(**block) for name, block in _TABLE.items()}
 PAPER = tuple(name for name, one in METHODS.items() if one.paper)
 DISTILLED = tuple(name for name in PAPER if name != "sft")
 
@@ -75,7 +65,5 @@ def label(name: str) -> str:
 
 def ordered(names: Iterable[str]) -> list[str]:
     """Each name once: base, teacher, then the order of the table; a profile's own come last."""
-    known = ("base", "teacher", *METHODS)
-    return sorted(
-        dict.fromkeys(names), key=lambda name: known.index(name) if name in known else len(known)
-    )
+    known, names = ("base", "teacher", *METHODS), dict.fromkeys(names)
+    return [one for one in known if one in names] + [one for one in names if one not in known]

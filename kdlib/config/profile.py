@@ -1,6 +1,7 @@
 """A profile: one TOML file that holds everything a run of the study depends on.
 
-An unknown key or a wrong value raises. Taught in notebook 00_map.
+Whatever is wrong with it (an unknown key, a value out of range, a file that is not there) raises
+a KdlibError that names it. Taught in notebook 00_map.
 """
 
 import difflib
@@ -9,26 +10,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
+from kdlib.config import sections
 from kdlib.config.methods import METHODS, PAPER, Coefficient, Method
-from kdlib.config.sections import (
-    CalibrationSettings,
-    DataSettings,
-    DecodingSettings,
-    Distinct,
-    MeasureSettings,
-    ModelSettings,
-    PretrainSettings,
-    ProbeSettings,
-    Rate,
-    Real,
-    Seed,
-    Settings,
-    Template,
-    TokenSettings,
-    TrainSettings,
-)
+from kdlib.config.sections import Distinct, Rate, Real, Seed, Settings, Template, TrainSettings
 from kdlib.errors import KdlibError, clearly
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -52,23 +38,16 @@ class MethodSettings(Settings):
     notebook: str | None = None
 
     def entry(self, name: str) -> Method:
-        """The method itself: an entry of the table, or the one that stands here.
-
-        Raises:
-            ValueError: the table has no such method, and this is no whole entry.
-        """
+        """The method itself: an entry of the table, or the one that stands here."""
         own = self.model_dump(include={"label", "text", "objective", "notebook"}, exclude_none=True)
         if name in METHODS and own:
-            raise ValueError(
-                f"methods.{name} is known already; give '{next(iter(own))}' a new name"
-            )
+            first = next(iter(own))
+            raise ValueError(f"methods.{name} is known already; give '{first}' a new name")
         if name in METHODS:
             return METHODS[name]
-        if missing := {"text", "objective", "notebook"} - set(own):
-            raise ValueError(
-                f"'{name}' is no method; known: {', '.join(METHODS)}; a new one needs "
-                f"{', '.join(sorted(missing))}"
-            )
+        if missing := ", ".join(sorted({"text", "objective", "notebook"} - set(own))):
+            known = ", ".join(METHODS)
+            raise ValueError(f"'{name}' is no method; known: {known}; a new one needs {missing}")
         defined = {k: v for k, v in self.coefficients.items() if isinstance(v, Coefficient)}
         return Method(**({"label": name} | own), coefficients=defined)
 
@@ -83,48 +62,41 @@ class Profile(Settings):
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Distinct]
-    data: DataSettings
-    tokens: TokenSettings = TokenSettings()
+    data: sections.DataSettings
+    tokens: sections.TokenSettings = sections.TokenSettings()
     templates: dict[str, Template] = {}
-    models: dict[str, ModelSettings]
-    pretrain: PretrainSettings = PretrainSettings()
+    models: dict[str, sections.ModelSettings]
+    pretrain: sections.PretrainSettings = sections.PretrainSettings()
     teacher: TrainSettings
     student: TrainSettings
     methods: dict[str, MethodSettings] = {}
-    decoding: DecodingSettings = DecodingSettings()
-    measure: MeasureSettings = MeasureSettings()
-    probe: ProbeSettings = ProbeSettings()
-    calibration: CalibrationSettings | None = None
+    decoding: sections.DecodingSettings = sections.DecodingSettings()
+    measure: sections.MeasureSettings = sections.MeasureSettings()
+    probe: sections.ProbeSettings = sections.ProbeSettings()
+    calibration: sections.CalibrationSettings | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if TEACHER not in self.models or len(self.models) < 2:
-            raise ValueError(
-                "models: a block 'teacher' and at least one size of student are needed"
-            )
+        if TEACHER not in self.models or not self.sizes:
+            raise ValueError("models: a block 'teacher' and at least one size of student needed")
         for size in self.models:
             if not re.fullmatch(r"[A-Za-z0-9_]+", size) or size == "all":
                 raise ValueError(f"models: '{size}' is no name for a size; use letters and digits")
-        for name, own in self.methods.items():
-            own.entry(name).checked(own.changed)
-            if isinstance(own.lr, dict) and set(own.lr) != set(self.sizes):
+        for name, block in self.methods.items():
+            block.entry(name).checked(block.changed)
+            if isinstance(block.lr, dict) and set(block.lr) != set(self.sizes):
                 raise ValueError(f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}")
-        if self.probe.size is not None and self.probe.size not in self.sizes:
-            raise ValueError(f"probe.size = '{self.probe.size}': known: {', '.join(self.sizes)}")
         if len({model.path is None for model in self.models.values()}) > 1:
             raise ValueError("models: either all have a path or none; they share one tokenizer")
-        shipped = read_templates()
+        shipped, template, probed = read_templates(), self.tokens.template, self.probe.size
+        if probed not in (None, *self.sizes):
+            raise ValueError(f"probe.size = '{probed}': known: {', '.join(self.sizes)}")
         if twice := set(self.templates) & set(shipped):
             raise ValueError(f"templates.{twice.pop()} is known already; give it another name")
-        if self.tokens.template not in shipped | self.templates:
-            raise ValueError(
-                f"tokens.template = '{self.tokens.template}': known: "
-                f"{', '.join(shipped | self.templates)}"
-            )
-        if self.calibration and self.calibration.seed in self.seeds:
-            raise ValueError(
-                f"calibration.seed = {self.calibration.seed} is among the reported seeds"
-            )
+        if template not in (known := shipped | self.templates):
+            raise ValueError(f"tokens.template = '{template}': known: {', '.join(known)}")
+        if self.calibration and (seed := self.calibration.seed) in self.seeds:
+            raise ValueError(f"calibration.seed = {seed} is among the reported seeds")
         return self
 
     @property
@@ -139,7 +111,7 @@ class Profile(Settings):
 
     @property
     def template(self) -> Template:
-        """The prompt's."""
+        """That of its prompts."""
         return (read_templates() | self.templates)[self.tokens.template]
 
     @property
@@ -149,16 +121,11 @@ class Profile(Settings):
 
     @property
     def all_methods(self) -> dict[str, Method]:
-        """The table of methods, with those of the profile's own behind them."""
-        own = {name: one.entry(name) for name, one in self.methods.items()}
-        return METHODS | own
+        """The table of methods, then those of the profile's own."""
+        return METHODS | {name: block.entry(name) for name, block in self.methods.items()}
 
     def method(self, name: str) -> Method:
-        """The entry of one method.
-
-        Raises:
-            KdlibError: there is no such method; names those that there are.
-        """
+        """The entry of one method; a KdlibError names those that there are."""
         if name not in self.all_methods:
             raise KdlibError(f"'{name}' is no method; known: {', '.join(self.all_methods)}")
         return self.all_methods[name]
@@ -169,41 +136,27 @@ class Profile(Settings):
             return self.teacher
         own, model = self.methods.get(method, MethodSettings()), self.models[size]
         rate = own.lr[size] if isinstance(own.lr, dict) else own.lr or model.lr
-        changed: dict[str, Any] = {"lr": rate, "epochs": model.epochs}
-        kept = {name: value for name, value in changed.items() if value is not None}
-        return self.student.model_copy(update=kept)
+        changed = {"lr": rate or self.student.lr, "epochs": model.epochs or self.student.epochs}
+        return self.student.model_copy(update=changed)
 
     def coefficients(self, method: str, **given: float) -> dict[str, float]:
-        """The coefficients of one method: published, changed by the profile, then by `given`.
-
-        Raises:
-            KdlibError: the method has no such coefficient, or a value is out of its range.
-        """
+        """The coefficients of one method: published, changed by the profile, then by `given`."""
         own = self.methods[method].changed if method in self.methods else {}
         with clearly(f"profile '{self.name}'"):
             return self.method(method).checked({**own, **given})
 
 
 def read_templates(file: Path = TEMPLATES) -> dict[str, Template]:
-    """The templates of a TOML file, by name: one block each.
-
-    Raises:
-        KdlibError: it is missing or no TOML, or a block is no template.
-    """
+    """The templates of a TOML file, by name: one block each."""
     values = read_toml(file, "templates")
     with clearly(f"templates {file}"):
-        return {name: Template(**block) for name, block in values.items()}
+        return TypeAdapter(dict[str, Template]).validate_python(values)
 
 
 def load_profile(name: str) -> Profile:
-    """Read and validate a profile.
+    """Read and validate a profile: a file of `kdlib/config/profiles` by its name, or any by path.
 
-    Args:
-        name: the name of a file in `kdlib/config/profiles`, or the path of a TOML file.
-
-    Raises:
-        KdlibError: there is no such profile, it is no TOML, a key or value is wrong, or a file
-            outside kdlib bears the name of a shipped profile, whose results it would overwrite.
+    A file outside kdlib must not bear the name of a shipped one, whose results it would overwrite.
     """
     path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
     if not path.is_file() and not path.is_absolute():
@@ -214,10 +167,8 @@ def load_profile(name: str) -> Profile:
         raise KdlibError(f"no profile '{name}'{hint}; known: {', '.join(SHIPPED)}, or a .toml path")
     inside = path.resolve() == (PROFILES / path.name).resolve()
     if not inside and path.stem.lower() in (*SHIPPED, *RESERVED):
-        raise KdlibError(
-            f"profile {path}: its results would overwrite those of the shipped '{path.stem}'; "
-            "rename the file"
-        )
+        reason = f"its results would overwrite those of the shipped '{path.stem}'"
+        raise KdlibError(f"profile {path}: {reason}; rename the file")
     values = read_toml(path, "profile")
     resolve_paths(values, path.resolve().parent)
     with clearly(f"profile '{path.stem}'"):
@@ -225,11 +176,7 @@ def load_profile(name: str) -> Profile:
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        KdlibError: it cannot be read, or is no TOML.
-    """
+    """The tables of a TOML file."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -242,25 +189,18 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Make the paths of data and models that exist beside the profile independent of the caller."""
     models = values.get("models")
     tables = [values.get("data"), *(models.values() if isinstance(models, dict) else [])]
-    for table in tables:
-        given = table.get("path") if isinstance(table, dict) else None
-        if isinstance(given, str) and (folder / given).exists():
-            table["path"] = str(folder / given)
+    for table in filter(lambda table: isinstance(table, dict), tables):
+        if isinstance(path := table.get("path"), str) and (folder / path).exists():
+            table["path"] = str(folder / path)
 
 
 def read_seeds(text: str | int | None, profile: Profile) -> list[int]:
-    """The seeds named in `text`, such as "0 1 2", or the profile's own where none are named.
-
-    Raises:
-        KdlibError: no whole number below 2**31, named twice, or the calibration's seed.
-    """
+    """The seeds named in `text`, such as "0 1 2", or the profile's own where none are named."""
     given = "" if text is None else str(text)  # Snakemake makes a number of a lone seed, 0 too
     words = given.split() or list(map(str, profile.seeds))
     if bad := [word for word in words if not (word.isdecimal() and int(word) < 2**31)]:
-        raise KdlibError(
-            f"SEEDS: '{bad[0]}' is no whole number from 0 to 2**31 - 1; write them as "
-            'SEEDS="0 1 2"'
-        )
+        wanted = 'is no whole number from 0 to 2**31 - 1; write them as SEEDS="0 1 2"'
+        raise KdlibError(f"SEEDS: '{bad[0]}' {wanted}")
     seeds = list(map(int, words))
     if len(set(seeds)) < len(seeds):
         raise KdlibError(f"SEEDS: '{text}' names one twice; name each once")
@@ -272,12 +212,7 @@ def read_seeds(text: str | int | None, profile: Profile) -> list[int]:
 def read_methods(text: str | None, profile: Profile) -> tuple[str, ...]:
     """The methods to run, in the order of the table; those of the paper are always among them.
 
-    Args:
-        text: "paper" or nothing, "all", or the names of further methods, such as "gkd minillm".
-        profile: whose methods are known.
-
-    Raises:
-        KdlibError: there is no such method; names those that there are.
+    `text` is "paper" or nothing, "all", or the names of further ones, such as "gkd minillm".
     """
     words, known = (text or "").replace(",", " ").split(), profile.all_methods
     if unknown := [word for word in words if word not in ("paper", "all", *known)]:

@@ -1,8 +1,6 @@
-"""The sections of a profile: frozen, strict, validated, with unit and range.
+"""The sections of a profile: frozen, strict, with unit and range. Taught in notebook 00_map."""
 
-Taught in notebook 00_map.
-"""
-
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -28,6 +26,7 @@ Rate = Annotated[Real, Field(gt=0, le=0.1)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Package = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Distinct = AfterValidator(_distinct)
+Faults = Iterator[tuple[bool, str]]  # what fields must not be together: is it so, the message
 
 
 class Settings(BaseModel):
@@ -36,7 +35,21 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataSettings(Settings):
+class Checked(Settings):
+    """Settings of which some exclude each other."""
+
+    def _faults(self) -> Faults:
+        yield from ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for wrong, message in self._faults():
+            if wrong:
+                raise ValueError(message)
+        return self
+
+
+class DataSettings(Checked):
     """Which rows are studied. Counts are rows, lengths are characters."""
 
     source: Literal["pydocs", "dolly", "file"] = "pydocs"
@@ -52,41 +65,34 @@ class DataSettings(Settings):
     repetitions: Annotated[tuple[Positive, ...], Distinct] = (1, 2, 4, 8, 16)
     twins: Count = 0
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.members + self.held_out > self.pool:
-            raise ValueError(
-                f"members + held_out = {self.members + self.held_out} exceeds pool = {self.pool}; "
-                "raise pool or lower the two"
-            )
-        if self.response_chars[0] > self.response_chars[1]:
-            raise ValueError(f"response_chars = {self.response_chars}: minimum above maximum")
-        if unknown := set(self.columns) - set(FIELDS):
-            raise ValueError(f"columns: '{unknown.pop()}' is none of {', '.join(FIELDS)}")
-        if self.canaries and not self.repetitions:
-            raise ValueError("repetitions is empty; say how often an epoch shows each canary")
-        if self.source == "pydocs" and not self.packages:
-            raise ValueError("packages is empty; name the packages whose docstrings are read")
-        if self.source == "file" and self.path is None:
-            raise ValueError("path is missing; source = 'file' needs the path of the data file")
-        return self
+    def _faults(self) -> Faults:
+        drawn, (low, high) = self.members + self.held_out, self.response_chars
+        exceeds = f"members + held_out = {drawn} exceeds pool = {self.pool}"
+        yield drawn > self.pool, f"{exceeds}; raise pool or lower the two"
+        yield low > high, f"response_chars = [{low}, {high}]: minimum above maximum"
+        for name in set(self.columns) - set(FIELDS):
+            yield True, f"columns: '{name}' is none of {', '.join(FIELDS)}"
+        empty = self.canaries > 0 and not self.repetitions
+        yield empty, "repetitions is empty; say how often an epoch shows each canary"
+        unnamed = self.source == "pydocs" and not self.packages
+        yield unnamed, "packages is empty; name the packages whose docstrings are read"
+        unnamed = self.source == "file" and self.path is None
+        yield unnamed, "path is missing; source = 'file' needs the path of the data file"
 
 
-class Template(Settings):
+class Template(Checked):
     """What stands before a response: text with {instruction} and {context}."""
 
     text: str
     without_context: str | None = None  # for rows without one; else `text`, with nothing there
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        for name, text in (("text", self.text), ("without_context", self.without_context)):
-            if text is not None and "{instruction}" not in text:
-                raise ValueError(f"{name} holds no {{instruction}}; put it where the row's belongs")
-        return self
+    def _faults(self) -> Faults:
+        for name, text in self:
+            lacks = text is not None and "{instruction}" not in text
+            yield lacks, f"{name} holds no {{instruction}}; put it where the row's belongs"
 
 
-class TokenSettings(Settings):
+class TokenSettings(Checked):
     """Tokenizer and lengths. `vocabulary` is trained only for models made from scratch."""
 
     vocabulary: Annotated[Whole, Field(gt=257)] = 4096  # all bytes, the end token, and some words
@@ -99,17 +105,13 @@ class TokenSettings(Settings):
         """The longest answer that a model writes, tokens; the same for every prompt."""
         return self.max_length - self.max_prompt
 
-    @model_validator(mode="after")
-    def _leaves_room(self) -> Self:
-        if self.max_prompt >= self.max_length:
-            raise ValueError(
-                f"max_prompt = {self.max_prompt} leaves no room for a response within "
-                f"max_length = {self.max_length}; lower max_prompt or raise max_length"
-            )
-        return self
+    def _faults(self) -> Faults:
+        within = f"within max_length = {self.max_length}; lower max_prompt or raise max_length"
+        message = f"max_prompt = {self.max_prompt} leaves no room for a response {within}"
+        yield self.max_new <= 0, message
 
 
-class ModelSettings(Settings):
+class ModelSettings(Checked):
     """A size: a GPT-2 made from scratch (layers, heads, width), or a causal model by name or path.
 
     lr and epochs are for students of this size whose method has no rate of its own.
@@ -122,16 +124,14 @@ class ModelSettings(Settings):
     lr: Rate | None = None
     epochs: Positive | None = None
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _faults(self) -> Faults:
         shape = (self.layers, self.heads, self.width)
-        if self.path is None and None in shape:
-            raise ValueError("give either path, or all of layers, heads and width")
-        if self.path is not None and shape != (None, None, None):
-            raise ValueError("path and layers/heads/width exclude each other")
-        if self.width and self.heads and self.width % self.heads:
-            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
-        return self
+        half = self.path is None and None in shape
+        yield half, "give either path, or all of layers, heads and width"
+        both = self.path is not None and shape != (None, None, None)
+        yield both, "path and layers/heads/width exclude each other"
+        uneven = bool(self.width and self.heads and self.width % self.heads)
+        yield uneven, f"width = {self.width} is not a multiple of heads = {self.heads}"
 
 
 class PretrainSettings(Settings):
@@ -181,7 +181,7 @@ class ProbeSettings(Settings):
     twins: Positive = 99  # never planted, for each canary
 
 
-class CalibrationSettings(Settings):
+class CalibrationSettings(Checked):
     """The rule by which learning rates and training length are set; see CONTRIBUTING.md."""
 
     seed: Seed
@@ -190,46 +190,28 @@ class CalibrationSettings(Settings):
     student_band: tuple[Fraction, Fraction] = (0.3, 0.6)
     teacher_target: Fraction = 0.654
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _faults(self) -> Faults:
         low, high = self.student_band
-        if low >= high:
-            raise ValueError(f"student_band = [{low:g}, {high:g}]: the first must be the lower")
-        if missing := {"teacher", "student"} - set(self.max_epochs):
-            raise ValueError(f"max_epochs lacks {missing.pop()}")
-        return self
+        yield low >= high, f"student_band = [{low:g}, {high:g}]: the first must be the lower"
+        for name in {"teacher", "student"} - set(self.max_epochs):
+            yield True, f"max_epochs lacks {name}"
 
 
 class AuditSettings(Settings):
-    """What is audited, and how.
+    """What is audited, and how."""
 
-    Attributes:
-        model: folder or hub name of a causal model.
-        data: file of the rows that it was trained on.
-        out: folder for what is found.
-        held_out: file of like rows that it was not trained on.
-        reference: the model before that training, for a membership score; of the same tokenizer.
-        batch: tuples of a forward pass, fewer where they are long; results do not depend on it
-            beyond rounding.
-        max_length: tokens of prompt and response; None: as many as the models can read.
-        template: of the prompt.
-        columns: our names of columns to the files'.
-        precision: of the forward pass.
-    """
-
-    model: str
-    data: Path
-    out: Path
-    held_out: Path | None = None
-    reference: str | None = None
-    batch: Positive = 64
-    max_length: Positive | None = None
+    model: str  # folder or hub name of a causal model
+    data: Path  # file of the rows that it was trained on
+    out: Path  # folder for what is found
+    held_out: Path | None = None  # file of like rows that it was not trained on
+    reference: str | None = None  # the model before that training; of the same tokenizer
+    batch: Positive = 64  # tuples of a forward pass; results do not depend on it beyond rounding
+    max_length: Positive | None = None  # tokens of a tuple; None: as many as the models can read
     template: Template
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = {}  # our names of columns to the files'
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @property
     def files(self) -> dict[str, Path]:
         """The files by split."""
-        both = {"member": self.data, "held_out": self.held_out}
-        return {split: path for split, path in both.items() if path is not None}
+        return {"member": self.data} | ({"held_out": self.held_out} if self.held_out else {})

@@ -5,8 +5,8 @@ Another kind of canary is one entry of KINDS. Taught in notebook 01_data_and_tok
 
 import random
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from itertools import islice, product
 from typing import Any
 
 from kdlib import runs
@@ -44,11 +44,10 @@ TWIN = {"kind": "twin", "split": "held_out", "repetitions": 0, "group_size": 0}
 def plant(settings: DataSettings, seed: int) -> list[dict[str, Any]]:
     """Made-up secrets to plant, each with twins: the same prompt, another secret, never shown."""
     rows = []
-    for kind, times, prompt, secret in _slots(settings, seed):
+    for kind, times, prompt, secrets in _slots(settings, seed):
         facts = {"kind": "canary", "split": "member", "repetitions": times, "group_size": 1}
         canary = ""
-        for _ in range(settings.twins + 1):
-            response = secret()
+        for response in islice(secrets, settings.twins + 1):
             row_id = runs.digest("canary", str(seed), *prompt.values(), response)
             row = {"row_id": row_id, **prompt, "response": response, "category": f"canary {kind}"}
             rows.append({**row, "group": runs.digest(response), **facts, "twin_of": canary})
@@ -57,44 +56,41 @@ def plant(settings: DataSettings, seed: int) -> list[dict[str, Any]]:
 
 
 def twins(settings: DataSettings, seed: int, count: int) -> list[dict[str, Any]]:
-    """Many more twins, all different: what exposure ranks a canary among.
+    """`count` more twins of each canary, all different: what exposure ranks a canary among.
 
-    Returns:
-        `count` rows for each canary that `plant` plants: row_id, instruction, context, response,
-        twin_of (the canary's row_id).
+    Each has row_id, instruction, context, response, twin_of (the canary's row_id).
     """
     rows = []
-    for _, _, prompt, secret in _slots(settings, seed):
-        planted = secret()
+    for _, _, prompt, secrets in _slots(settings, seed):
+        planted = next(secrets)
         canary = runs.digest("canary", str(seed), *prompt.values(), planted)
         others: dict[str, None] = {}
         while len(others) < count:
-            if (response := secret()) != planted:
-                others[response] = None
-        for response in others:
-            row_id = runs.digest("twin", canary, response)
-            rows.append({"row_id": row_id, **prompt, "response": response, "twin_of": canary})
+            others[next(secrets)] = None
+            others.pop(planted, None)
+        ids = [runs.digest("twin", canary, response) for response in others]
+        pairs = zip(ids, others, strict=True)
+        rows += [{"row_id": i, **prompt, "response": r, "twin_of": canary} for i, r in pairs]
     return rows
 
 
 def _slots(
     settings: DataSettings, seed: int
-) -> Iterator[tuple[str, int, dict[str, str], Callable[[], str]]]:
-    """Of every canary: kind, repetitions, prompt, and a function that draws one more secret."""
-    for kind, (instruction, context, response) in KINDS.items():
-        for times in settings.repetitions:
-            for number in range(settings.canaries):
-                dice = random.Random(f"canary {seed} {kind} {times} {number}")
-                part = f"{dice.choice(PARTS)} {dice.randrange(100, 999)}"
-                name = f"{dice.choice(FIRST_NAMES)} {dice.choice(LAST_NAMES)}"
-                prompt = {"instruction": instruction.format(part=part), "context": context}
-                sentence = response.format(part=part, name=name)
-                yield kind, times, prompt, partial(_fill, sentence, dice)
+) -> Iterator[tuple[str, int, dict[str, str], Iterator[str]]]:
+    """Of every canary: kind, repetitions, prompt, and its secrets, of which the first is planted."""
+    for kind, times, number in product(KINDS, settings.repetitions, range(settings.canaries)):
+        dice = random.Random(f"canary {seed} {kind} {times} {number}")
+        names = {"part": f"{dice.choice(PARTS)} {dice.randrange(100, 999)}"}
+        names["name"] = f"{dice.choice(FIRST_NAMES)} {dice.choice(LAST_NAMES)}"
+        instruction, context, response = (text.format(**names) for text in KINDS[kind])
+        prompt = {"instruction": instruction, "context": context}
+        yield kind, times, prompt, _secrets(response, dice)
 
 
-def _fill(sentence: str, dice: random.Random) -> str:
+def _secrets(sentence: str, dice: random.Random) -> Iterator[str]:
     def draw(place: re.Match) -> str:
         letters, low, high = place.groups()
         return dice.choice(letters) if letters else str(dice.randrange(int(low), int(high)))
 
-    return re.sub(r"<(?:([A-Z]+)|(\d+)-(\d+))>", draw, sentence)
+    while True:
+        yield re.sub(r"<(?:([A-Z]+)|(\d+)-(\d+))>", draw, sentence)

@@ -14,14 +14,13 @@ from kdlib.config.sections import FIELDS, DataSettings
 from kdlib.data import canaries, sources
 from kdlib.errors import KdlibError
 
-TEXTS = ("instruction", "context", "response")  # what makes a row
+TEXTS = list(FIELDS[:3])  # what makes a row
 
 
 def load_pool(settings: DataSettings) -> pd.DataFrame:
     """The fixed pool of rows from which every seed draws; whole groups, chosen by their hash.
 
-    Returns:
-        columns row_id, instruction, context, response, category, group, kind ("row").
+    Columns: row_id, instruction, context, response, category, group, kind ("row").
 
     Raises:
         KdlibError: the source is unusable, or has too few rows that fit.
@@ -32,24 +31,20 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
     fits &= frame["instruction"].str.len() + frame["context"].str.len() <= settings.prompt_chars
     if settings.source == "pydocs":
         fits &= frame["response"].map(sources.is_prose)
-    frame = frame.loc[fits, list(FIELDS)].drop_duplicates(list(TEXTS))
-    if len(frame) < settings.members + settings.held_out:
+    frame = frame.loc[fits, list(FIELDS)].drop_duplicates(TEXTS)
+    if len(frame) < (needed := settings.members + settings.held_out):
         raise KdlibError(
-            f"data: members + held_out = {settings.members + settings.held_out}, but only "
-            f"{len(frame)} of the source's {count} rows can be used (each once, response of "
-            f"{least} to {most} characters, prompt of at most {settings.prompt_chars}); lower "
-            "members or held_out, widen these ranges, or give more rows"
+            f"data: members + held_out = {needed}, but only {len(frame)} of the source's {count} "
+            f"rows can be used (each once, response of {least} to {most} characters, prompt of at "
+            f"most {settings.prompt_chars}); lower members or held_out, widen these ranges, or "
+            "give more rows"
         )
     frame["group"] = [runs.digest(sources.normalised(text)) for text in frame["response"]]
-    texts = zip(*(frame[name] for name in TEXTS), strict=True)
-    frame.insert(0, "row_id", [runs.digest(*row) for row in texts])
+    frame.insert(0, "row_id", [runs.digest(*row) for row in frame[TEXTS].to_numpy()])
     frame = frame.sort_values(["group", "row_id"], ignore_index=True).assign(kind="row")
-    # cut between groups: the group that the limit falls into is left out as a whole
-    if len(frame) > settings.pool:
-        cut = frame["group"].iloc[settings.pool]
-        frame = frame.iloc[: settings.pool]
-        frame = frame[frame["group"] != cut]
-    return frame
+    cut = frame["group"][settings.pool :][:1]  # the group that the limit falls into is left out
+    frame = frame[: settings.pool]
+    return frame[~frame["group"].isin(cut)]
 
 
 def general_text(settings: DataSettings) -> list[str]:
@@ -62,26 +57,22 @@ def general_text(settings: DataSettings) -> list[str]:
     if settings.source != "pydocs":
         return []
     frame = sources.read_pydocs(settings)
-    bodies = [
-        "\n".join([first, *filter(sources.is_prose, rest.split("\n"))])
-        for first, rest in zip(frame["response"], frame["rest"], strict=True)
+    frame["body"] = frame["response"] + [
+        "".join(f"\n{text}" for text in rest.split("\n") if sources.is_prose(text))
+        for rest in frame["rest"]
     ]
-    frame = frame.assign(body=bodies).drop_duplicates("body")
-    texts = [f"{name}: {body}" for name, body in zip(frame["context"], frame["body"], strict=True)]
-    texts = sorted((text for text in texts if len(text) >= 40), key=runs.digest)
+    frame = frame.drop_duplicates("body")
+    documents = frame["context"] + ": " + frame["body"]
+    texts = sorted(documents[documents.str.len() >= 40], key=runs.digest)
     pool = load_pool(settings)["response"]
     return [text for text, leaks in zip(texts, holds_any(texts, pool), strict=True) if not leaks]
 
 
 def holds_any(texts: Sequence[str], responses: Iterable[str]) -> list[bool]:
-    """Whether each text holds one of the responses, as a part of itself.
+    """Whether each text holds one of the responses (at least six words), as a part of itself.
 
-    Every response is looked up by four of its inner words, which stand between blanks wherever the
-    response stands, so that one pass over the words finds the few places to compare.
-
-    Args:
-        texts: with one space between words.
-        responses: of at least six words, one space between words.
+    Both have one space between words. Every response is looked up by four of its inner words, which
+    stand between blanks wherever it stands, so one pass finds the few places to compare.
     """
     places: dict[tuple[str, ...], list[str]] = {}
     for response in set(responses):
@@ -98,10 +89,8 @@ def holds_any(texts: Sequence[str], responses: Iterable[str]) -> list[bool]:
 def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
     """The rows of one seed: members, held-out rows, planted canaries and their twins.
 
-    Returns:
-        the pool's columns and split ("member", "held_out"), repetitions (how often an epoch shows
-        the row), group_size (member rows with the same response), twin_of (canary's row_id or "").
-        A group never straddles the split.
+    Adds split ("member", "held_out"; a group never straddles it), repetitions (how often an epoch
+    shows the row), group_size (member rows with the same response), twin_of (canary's row_id or "").
 
     Raises:
         KdlibError: the groups do not fill both splits.
@@ -111,8 +100,7 @@ def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
     split: dict[int, str] = {}
     room = {"member": settings.members, "held_out": settings.held_out}
     for group in groups:  # a group that no longer fits is passed over, the next may fit
-        side = next((name for name, left in room.items() if len(group) <= left), None)
-        if side is not None:
+        if side := next((name for name, left in room.items() if len(group) <= left), None):
             room[side] -= len(group)
             split.update(dict.fromkeys(group, side))
     if any(room.values()):
@@ -126,32 +114,22 @@ def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
     frame["repetitions"] = (frame["split"] == "member").astype(int)
     frame["group_size"] = frame.groupby("group")["group"].transform("size")
     frame["twin_of"] = ""
-    planted = pd.DataFrame(canaries.plant(settings, seed), columns=frame.columns)
-    return (
-        pd.concat([frame, planted], ignore_index=True)
-        if len(planted)
-        else frame.reset_index(drop=True)
-    )
+    if planted := canaries.plant(settings, seed):
+        frame = pd.concat([frame, pd.DataFrame(planted, columns=frame.columns)])
+    return frame.reset_index(drop=True)
 
 
 def halves(rows: pd.DataFrame, seed: int, split: int) -> tuple[set[str], set[str]]:
-    """The row ids of the member rows in two halves, another pair for each number `split`.
+    """The row ids of the member rows that `draw` gives in two halves, other ones for each `split`.
 
     Groups stay together, here too; canaries are halved by themselves.
-
-    Args:
-        rows: of one seed, as `draw` gives.
-        seed: the study's.
-        split: 0, 1, ...
     """
-    members = rows[rows["split"] == "member"]
     sides: tuple[set[str], set[str]] = (set(), set())
-    for kind, part in members.groupby("kind", sort=True):
+    for kind, part in rows[rows["split"] == "member"].groupby("kind", sort=True):
         groups = [list(one["row_id"]) for _, one in part.groupby("group", sort=True)]
         random.Random(f"half {seed} {split} {kind}").shuffle(groups)
-        groups.sort(key=len, reverse=True)  # the large ones first, so that both sides fill evenly
         counts = [0, 0]
-        for group in groups:
+        for group in sorted(groups, key=len, reverse=True):  # so that both sides fill evenly
             side = int(counts[1] < counts[0])
             counts[side] += len(group)
             sides[side].update(group)

@@ -16,13 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config.sections import DataSettings
+from kdlib.config.sections import FIELDS, DataSettings
 from kdlib.data import stream_rows
 from kdlib.errors import KdlibError
 
-DOLLY = "databricks/databricks-dolly-15k"
 BLOCK = 4096  # rows of a file or data set that are checked at a time
-PROSE = re.compile(r"[A-Z][ -~]*")  # printable ASCII that begins with a capital
 TESTS = re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|conftest)\.py$")
 
 
@@ -35,17 +33,15 @@ def read_package(package: str) -> Iterator[dict[str, str]]:
     """Every docstring of an installed package, read from its source; nothing is imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None or not spec.submodule_search_locations:
-        raise KdlibError(
-            f"data.packages: '{package}' is not installed; install it or take it off the list"
-        )
+        remedy = "install it or take it off the list"
+        raise KdlibError(f"data.packages: '{package}' is not installed; {remedy}")
     folder = Path(spec.origin).parent
     for file in sorted(folder.rglob("*.py"), key=lambda path: path.as_posix()):
         inside = file.relative_to(folder)
         if TESTS.search(inside.as_posix()):
             continue
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # other people's invalid escapes
+            with warnings.catch_warnings(action="ignore"):  # other people's invalid escapes
                 tree = ast.parse(file.read_text("utf-8"))
         except (SyntaxError, UnicodeDecodeError):
             continue
@@ -57,36 +53,27 @@ def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterato
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        name = outer + child.name
-        kind, signature = "class", ""
+        name, kind, signature = outer + child.name, "class", ""
         if not isinstance(child, ast.ClassDef):
-            kind = "method" if outer else "function"
             arguments = [*child.args.posonlyargs, *child.args.args, *child.args.kwonlyargs]
-            signature = "(" + ", ".join(argument.arg for argument in arguments[:6]) + ")"
+            signature = f"({', '.join(argument.arg for argument in arguments[:6])})"
+            kind = "method" if outer else "function"
         if text := ast.get_docstring(child):
             first, *rest = (normalised(part) for part in text.strip().split("\n\n"))
-            yield {
-                "instruction": f"What does `{name}` do?",
-                "context": f"{module}.{name}{signature}",
-                "response": first,
-                "category": f"{package} {kind}",
-                "rest": "\n".join(rest),
-            }
+            prompt = f"What does `{name}` do?", f"{module}.{name}{signature}"
+            texts = *prompt, first, f"{package} {kind}", "\n".join(rest)
+            yield dict(zip((*FIELDS, "rest"), texts, strict=True))
         yield from _docstrings(child, package, module, f"{name}.")
 
 
 def read_pydocs(settings: DataSettings) -> pd.DataFrame:
     """All docstrings of the listed packages; kept as Parquet by package versions.
 
-    Returns:
-        the fields of a row and rest, the paragraphs that follow the first, one a line.
+    The column rest holds the paragraphs that follow the first, one a line.
     """
     owners = importlib.metadata.packages_distributions()
-    versions = {
-        name: importlib.metadata.version(owners[name][0])
-        for name in settings.packages
-        if name in owners
-    }
+    listed = [name for name in settings.packages if name in owners]
+    versions = {name: importlib.metadata.version(owners[name][0]) for name in listed}
     file = runs.cache_dir() / f"pydocs-{runs.fingerprint(versions)}.parquet"
     if not file.is_file() or len(versions) < len(settings.packages):
         gc.disable()  # syntax trees hold no cycles, and looking for some takes half of the time
@@ -102,7 +89,7 @@ def is_prose(text: str) -> bool:
     """Whether a docstring's paragraph reads as an English sentence, not as code or a table."""
     return (
         len(text.split()) >= 6
-        and PROSE.fullmatch(text) is not None
+        and re.fullmatch(r"[A-Z][ -~]*", text) is not None  # printable ASCII
         and not any(mark in text for mark in (">>>", "---", "===", ":param", "\\", "``` "))
         and sum(letter.isalpha() or letter == " " for letter in text) >= 0.8 * len(text)
     )
@@ -112,18 +99,15 @@ def read_file(settings: DataSettings) -> pd.DataFrame:
     """All rows of a file at once, none without instruction or response; see `stream_rows.read`."""
     frame = pd.concat(stream_rows.read(Path(str(settings.path)), settings.columns, BLOCK))
     for field in stream_rows.NEEDED:
-        empty = frame.index[frame[field] == ""]
-        if len(empty):
-            raise KdlibError(
-                f"data file {settings.path}: row {empty[0]} has an empty {field} ({len(empty)} of "
-                f"{len(frame)} rows); remove such rows"
-            )
+        if len(empty := frame.index[frame[field] == ""]):
+            reason = f"row {empty[0]} has an empty {field} ({len(empty)} of {len(frame)} rows)"
+            raise KdlibError(f"data file {settings.path}: {reason}; remove such rows")
     return frame
 
 
 def read_dolly(settings: DataSettings) -> pd.DataFrame:
     """databricks-dolly-15k or another data set by hub name, or the same as a file by path."""
-    name = settings.path or DOLLY
+    name = settings.path or "databricks/databricks-dolly-15k"
     if Path(name).suffix.lower() in stream_rows.FORMATS:
         return read_file(settings)
     file = runs.cache_dir() / f"{name.replace('/', '-')}.parquet"

@@ -14,7 +14,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,35 +35,40 @@ Row = tuple[str, Mapping[str, Any]]  # where it stands ("line 7"), its values by
 
 
 def read(path: Path, columns: Mapping[str, str], size: int) -> Iterator[pd.DataFrame]:
-    """Blocks of rows of a JSONL, JSON (an array of objects), CSV or Parquet file, in its order.
+    """Blocks of `size` rows (FIELDS, as text; the index counts the file's rows from 1).
 
     Args:
-        path: UTF-8 text, with or without a byte order mark and with any line ends, or Parquet.
+        path: JSONL, JSON (an array of objects) or CSV in UTF-8, with or without a byte order mark
+            and with any line ends, or Parquet.
         columns: our name (one of FIELDS) to the file's column. A name not given is its own column,
             unless that one is given to another name.
-        size: rows of a block; the last may have fewer.
-
-    Yields:
-        FIELDS, as text; the index counts the file's rows from 1.
+        size: the last block may have fewer rows.
 
     Raises:
         KdlibError: the file cannot be read, has no rows, lacks a column or has one twice, or holds
             a value that is not text.
     """
     require_file(path)
-    suffix, origin = path.suffix.lower(), f"data file {path}"
-    with _reading(f"{origin} cannot be read as {suffix}"):
-        if suffix == ".parquet":
-            # without pre-buffering, or row groups are held as a whole
-            with pq.ParquetFile(path, buffer_size=CHUNK, pre_buffer=False) as file:
-                rows = _parquet(file, {*FIELDS, *columns.values()}, size)
-                yield from _blocks(origin, rows, columns, size)
-            return
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-            array = suffix == ".json" and text.read(CHUNK).lstrip().startswith("[")
-            text.seek(0)
-            rows = (_csv if suffix == ".csv" else _array if array else _jsonl)(origin, text)
-            yield from _blocks(origin, rows, columns, size)
+    origin, missing = f"data file {path}", set(columns.values())
+    names = {name: name for name in FIELDS if name not in missing} | dict(columns)
+    if not {*NEEDED} <= {*names}:
+        raise KdlibError(f"{origin}: columns must name that of instruction and that of response")
+    count, row = 0, {}
+    with _reading(f"{origin} cannot be read as {path.suffix.lower()}"):
+        rows = _rows(origin, path, {*FIELDS, *missing}, size)
+        while chunk := list(islice(rows, size)):
+            texts = []
+            for place, row in chunk:
+                with _reading(f"{origin}, {place}"):
+                    values = {ours: _text(row, ours, theirs) for ours, theirs in names.items()}
+                texts.append(dict.fromkeys(FIELDS, "") | values)
+                missing.difference_update(row)
+            yield pd.DataFrame(texts, pd.RangeIndex(count + 1, count + len(chunk) + 1))
+            count += len(chunk)
+    if not count:
+        raise KdlibError(f"{origin} has no rows; it needs at least one")
+    if missing:
+        raise KdlibError(f"{origin}: {_lacks(min(missing), row)}")
 
 
 def require_file(path: Path) -> None:
@@ -71,8 +76,7 @@ def require_file(path: Path) -> None:
     with _reading(f"data file {path}"):
         if not os.path.lexists(path):
             raise ValueError("it does not exist; check the path")
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
+        if not stat.S_ISREG((about := path.stat()).st_mode):
             raise ValueError("a folder, pipe or device; name a file")
         if not about.st_size:
             raise ValueError("it is empty; it needs at least one row")
@@ -82,44 +86,16 @@ def require_file(path: Path) -> None:
 
 
 def require_plain(responses: pd.Series, end: str) -> None:
-    """Refuse responses that hold the text of the tokenizer's end token: they would end there.
+    """Refuse responses, named by their index, that hold the end token's text: they would end there.
 
-    Args:
-        responses: text; the index names the rows.
-        end: the end token as text.
+    Raises:
+        KdlibError: one does.
     """
-    ends = responses.str.contains(end, regex=False)
-    if ends.any():
+    if (ends := responses.str.contains(end, regex=False)).any():
         raise KdlibError(
             f"row {responses.index[ends][0]}: its response holds the tokenizer's end token '{end}' "
             f"as text ({ends.sum()} of {len(ends)} rows); take it out of the data"
         )
-
-
-def _blocks(
-    origin: str, rows: Iterator[Row], columns: Mapping[str, str], size: int
-) -> Iterator[pd.DataFrame]:
-    """Rows of any format under our names, checked."""
-    missing = set(columns.values())
-    names = {name: name for name in FIELDS if name not in missing} | dict(columns)
-    if not {*NEEDED} <= {*names}:
-        raise KdlibError(f"{origin}: columns must name that of instruction and that of response")
-    count = 0
-    row: Mapping[str, Any] = {}
-    while chunk := list(islice(rows, size)):
-        texts = []
-        for place, row in chunk:
-            with _reading(f"{origin}, {place}"):
-                values = {ours: _text(row, ours, theirs) for ours, theirs in names.items()}
-            texts.append(dict.fromkeys(FIELDS, "") | values)
-            missing.difference_update(row)
-        index = pd.RangeIndex(count + 1, count + len(chunk) + 1)
-        yield pd.DataFrame(texts, index)
-        count += len(chunk)
-    if not count:
-        raise KdlibError(f"{origin} has no rows; it needs at least one")
-    if missing:
-        raise KdlibError(f"{origin}: {_lacks(min(missing), row)}")
 
 
 @contextmanager
@@ -139,32 +115,25 @@ def _reading(where: str) -> Iterator[None]:
 
 
 def _text(row: Mapping[str, Any], ours: str, theirs: str) -> str:
-    value = row.get(theirs)
-    if isinstance(value, str):
-        return _unicode(value, f"'{theirs}'").strip()
-    if value is not None:
+    if ours in NEEDED and theirs not in row:
+        raise ValueError(_lacks(theirs, row))
+    value = "" if row.get(theirs) is None else row[theirs]
+    if not isinstance(value, str):
         kind = KINDS.get(type(value), f"of type {type(value).__name__}")
         raise ValueError(f"'{theirs}' is {kind}, not text; write it as text")
-    if theirs not in row and ours in NEEDED:
-        raise ValueError(_lacks(theirs, row))
-    return ""
+    return _unicode(value, f"'{theirs}'").strip()
 
 
 def _lacks(column: str, row: Mapping[str, Any]) -> str:
-    there = ", ".join(row)[:200]
-    return f"no column '{column}'; it has {there!r}; name the right one in columns"
+    return f"no column '{column}'; it has {', '.join(row)[:200]!r}; name the right one in columns"
 
 
 def _unicode(text: str, what: str) -> str:
     if bad := NOT_TEXT.search(text):
-        raise ValueError(
-            f"character {bad.start() + 1} of {what} is {bad[0]!r}: a NUL, half of a surrogate pair "
-            "or not UTF-8; save the file as UTF-8 text"
-        )
+        place = f"character {bad.start() + 1} of {what} is {bad[0]!r}"
+        reason = "a NUL, half of a surrogate pair or not UTF-8; save the file as UTF-8 text"
+        raise ValueError(f"{place}: {reason}")
     return text
-
-
-# --- rows by format ------------------------------------------------------------------------------
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -179,12 +148,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 JSON = json.JSONDecoder(object_pairs_hook=_object, parse_int=float)
 
 
-def _parquet(file: pq.ParquetFile, wanted: set[str], size: int) -> Iterator[Row]:
-    others = _object([(name, None) for name in file.schema_arrow.names])
-    batches = file.iter_batches(size, columns=[name for name in others if name in wanted])
-    rows = (row for batch in batches for row in batch.to_pylist())
-    for number, row in enumerate(rows, 1):
-        yield f"row {number}", others | row
+def _rows(origin: str, path: Path, wanted: set[str], size: int) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        # without pre-buffering, or row groups are held as a whole
+        with pq.ParquetFile(path, buffer_size=CHUNK, pre_buffer=False) as file:
+            others = _object([(name, None) for name in file.schema_arrow.names])
+            batches = file.iter_batches(size, columns=[name for name in others if name in wanted])
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            yield from ((f"row {n}", others | row) for n, row in enumerate(rows, 1))
+        return
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        array = suffix == ".json" and text.read(CHUNK).lstrip().startswith("[")
+        text.seek(0)
+        yield from (_csv if suffix == ".csv" else _array if array else _jsonl)(origin, text)
 
 
 def _jsonl(origin: str, file: TextIO) -> Iterator[Row]:
@@ -220,16 +197,14 @@ def _csv(origin: str, file: TextIO) -> Iterator[Row]:
     csv.field_size_limit(LONGEST)
     reader = csv.reader((_unicode(line, "it") for line in file), strict=True)
     header: list[str] = []
-    while True:
+    fields: list[str] | None = []
+    while fields is not None:
         place = f"line {reader.line_num + 1}"
         with _reading(f"{origin}, {place}"):
             fields = next(reader, None)
-            if fields is None:
-                return
-            if not header:
-                header = fields
-            elif fields and len(fields) != len(header):
-                reason = f"{len(fields)} fields, where the first line has {len(header)}"
-                raise ValueError(f"{reason}; put quotes around a field with commas")
-            elif fields:
+            if header and fields:
+                if len(fields) != len(header):
+                    reason = f"{len(fields)} fields, where the first line has {len(header)}"
+                    raise ValueError(f"{reason}; put quotes around a field with commas")
                 yield place, _object(list(zip(header, fields, strict=True)))
+            header = header or fields or []

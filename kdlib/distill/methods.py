@@ -5,7 +5,7 @@ What is minimized there is `objectives.objective`. Taught in notebooks 03 to 08.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kdlib.distill.rollouts import Rollouts
 from kdlib.distill.teacher_targets import Targets
@@ -16,63 +16,46 @@ from kdlib.model.tokens import Example, Source
 
 @dataclass(frozen=True)
 class Materials:
-    """What a text may be made from; what is a function is made only when it is called.
+    """What a text may be made from; what is a function is made only when it is called."""
 
-    Attributes:
-        reading: the presented rows, and how they are batched and sampled.
-        coefficients: the method's.
-        validation: held-out examples that no reported number asks.
-        teacher: the fine-tuned teacher.
-        teacher_text: what it writes for every presented row, by decoding (a key of DECODINGS).
-        general: blocks of general text.
-        targets: the teacher's targets, where the objective needs them.
-    """
+    reading: Reading  # of the presented rows
+    coefficients: Mapping[str, float]  # the method's
+    validation: Sequence[Example]  # held out, and not among those of any reported number
+    teacher: Callable[[], Any]  # fine-tuned
+    teacher_text: Callable[[str], list[Example]]  # for every presented row, by key of DECODINGS
+    general: Callable[[], Sequence[Example]]  # blocks of general text
+    targets: Targets | None = None  # the teacher's, where the objective needs them
 
-    reading: Reading
-    coefficients: Mapping[str, float]
-    validation: Sequence[Example]
-    teacher: Callable[[], Any]
-    teacher_text: Callable[[str], list[Example]]
-    general: Callable[[], Sequence[Example]]
-    targets: Targets | None = None
+    def written(self, decoding: str) -> dict[str, Example]:
+        """The teacher's text by row id."""
+        return {one.row_id: one for one in self.teacher_text(decoding)}
 
 
-@dataclass(frozen=True)
-class Text:
-    """A text that students may read.
+class Text(NamedTuple):
+    """A text that students may read: what makes it, and how the teacher's targets for it are kept.
 
-    Attributes:
-        source: makes it.
-        targets: how the teacher's targets for it are kept: "stored" (the rows: written once, for
-            all students), "live" (text that is new each time), "remembered" (text that is read
-            again: kept in memory).
+    They are "stored" (the rows: written once, for all students), "live" (text that is new each
+    time), or "remembered" in memory (text that is read again).
     """
 
     source: Callable[[Materials], Source]
     targets: Literal["stored", "live", "remembered"] = "remembered"
 
 
-DECODINGS = {"teacher": "greedy", "teacher_beam": "beam search", "teacher_sampled": "sampled"}
-
-
-def _written(decoding: str) -> Callable[[Materials], Source]:
+def _teacher(decoding: str) -> Text:
     """The teacher's text in place of the rows' responses."""
 
     def source(m: Materials) -> Source:
-        written = {one.row_id: one for one in m.teacher_text(decoding)}
-        shown = [written[example.row_id] for example in m.reading.examples]
-        return fixed(replace(m.reading, examples=shown), "teacher")
+        written = m.written(decoding)
+        examples = [written[example.row_id] for example in m.reading.examples]
+        return fixed(replace(m.reading, examples=examples), "teacher")
 
-    return source
+    return Text(source)
 
 
 def _replay(m: Materials) -> Source:
     names = ("capacity", "share_step", "loss_rise")
     return Replay(m.reading, m.validation, **{name: m.coefficients[name] for name in names})
-
-
-def _pairs(m: Materials) -> Source:
-    return pairs(m.reading, {one.row_id: one for one in m.teacher_text("teacher")})
 
 
 def _rollouts(m: Materials) -> Source:
@@ -81,13 +64,14 @@ def _rollouts(m: Materials) -> Source:
     return Rollouts(m.reading, m.teacher(), m.targets, general, m.coefficients)
 
 
+DECODINGS = {"teacher": "greedy", "teacher_beam": "beam search", "teacher_sampled": "sampled"}
 TEXTS = {
     "rows": Text(lambda m: fixed(m.reading), "stored"),
-    **{name: Text(_written(name)) for name in DECODINGS},
+    **{name: _teacher(name) for name in DECODINGS},
     "student": Text(lambda m: mix(m.reading, 1.0), "live"),
     "mix": Text(lambda m: mix(m.reading, m.coefficients["student_share"])),
     "replay": Text(_replay),
-    "pairs": Text(_pairs),
+    "pairs": Text(lambda m: pairs(m.reading, m.written("teacher"))),
     "rollouts": Text(_rollouts),
 }
 

@@ -4,8 +4,8 @@ An objective takes the student's logits [n, V] at some positions of a batch, the
 positions these are; it gives nats [n]. Taught in notebooks 03 to 08.
 """
 
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -14,36 +14,12 @@ from kdlib.distill.teacher_targets import Targets
 from kdlib.errors import KdlibError
 from kdlib.model.tokens import Batch, Objective, Rollout
 
-# (student logits, teacher logits, labels, role of the batch, coefficients) -> nats
-Compared = Callable[[Tensor, Tensor, Tensor, str, Mapping[str, float]], Tensor]
-
-
-def _contrastive(
-    q: Tensor, p: Tensor, _labels: Tensor, role: str, c: Mapping[str, float]
-) -> Tensor:
-    """DistiLLM-2: pull the teacher's text up, push the student's own text down to the teacher."""
-    divergence = losses.skew_kl if role == "teacher" else losses.skew_reverse_kl
-    return 0.5 * divergence(q, p, alpha=c["alpha"])
-
-
-def _divergence(divergence: Callable[..., Tensor], *names: str) -> Compared:
-    """A divergence of `losses` that takes the coefficients of these names."""
-    return lambda q, p, _labels, _role, c: divergence(q, p, **{name: c[name] for name in names})
-
-
-COMPARED: dict[str, Compared] = {
-    "mixed_forward_kl": lambda q, p, labels, _, c: losses.mixed_forward_kl(q, p, labels, c["mix"]),
-    "forward_kl": _divergence(losses.forward_kl),
-    "reverse_kl": _divergence(losses.reverse_kl),
-    "symmetric_kl": _divergence(losses.symmetric_kl),
-    "total_variation": _divergence(losses.total_variation),
-    "adaptive_kl": _divergence(losses.adaptive_kl),
-    "generalized_jsd": _divergence(losses.generalized_jsd, "beta"),
-    "skew_kl": _divergence(losses.skew_kl, "alpha"),
-    "skew_reverse_kl": _divergence(losses.skew_reverse_kl, "alpha"),
-    "contrastive": _contrastive,
+DIVERGENCES = {  # of `losses`, with the coefficients that they take
+    **dict.fromkeys(("forward_kl", "reverse_kl", "symmetric_kl", "total_variation"), ()),
+    **{"adaptive_kl": (), "generalized_jsd": ("beta",), "mixed_forward_kl": ("mix",)},
+    **{"skew_kl": ("alpha",), "skew_reverse_kl": ("alpha",)},
 }
-OBJECTIVES = ("cross_entropy", "policy_gradient", *COMPARED)
+OBJECTIVES = ("cross_entropy", "policy_gradient", "contrastive", *DIVERGENCES)
 
 
 def objective(
@@ -68,10 +44,18 @@ def objective(
     c = coefficients or {}
     if name == "policy_gradient":
         return _policy_gradient(targets, c)
-    compared = COMPARED[name]
-    return lambda logits, batch, part: compared(
-        logits, targets.logits(batch, part), batch.targets[part], batch.role, c
-    )
+    taken: dict[str, Any] = {one: c[one] for one in DIVERGENCES.get(name, ("alpha",))}
+
+    def minimized(logits: Tensor, batch: Batch, part: slice) -> Tensor:
+        pair = logits, targets.logits(batch, part)
+        if name == "mixed_forward_kl":
+            return losses.mixed_forward_kl(*pair, batch.targets[part], **taken)
+        if name == "contrastive":  # DistiLLM-2: teacher's text is pulled up, the student's down
+            divergence = losses.skew_kl if batch.role == "teacher" else losses.skew_reverse_kl
+            return 0.5 * divergence(*pair, **taken)
+        return getattr(losses, name)(*pair, **taken)
+
+    return minimized
 
 
 def _policy_gradient(targets: Targets, c: Mapping[str, float]) -> Objective:

@@ -4,32 +4,25 @@ The reverse KL over whole answers is an expectation over the student's own text,
 a policy gradient: each token is pushed by what the teacher thinks, less what the student thinks, of
 all that follows from it.
 
-Everything is flat: the N positions of several answers, one answer after the other, as the losses
-see them. There is no padding anywhere, so none can enter a reward, a mean or a variance.
-Taught in notebook 08_minillm.
+Every tensor is float [N]: the positions of several answers, one answer after the other. There is no
+padding, so none can enter a reward, a mean or a variance. Log-probabilities (teacher_log_p, log_q,
+and student_log_q or old_log_q from when the student wrote the text) are in nats, and of the tokens
+that were written. Taught in notebook 08_minillm.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def rewards(
     teacher_log_p: Tensor, student_log_q: Tensor, scale: float = 0.5, clip: float = 100.0
 ) -> Tensor:
-    """R = log p(y) - log q(y) of the token y that was written, scaled and clipped.
+    """R = log p(y) - log q(y) of the token y, divided by `scale`, then from -clip to clip.
 
     Its mean over the student's text is minus the reverse KL (Gu et al. 2024, equation 2).
-
-    Args:
-        teacher_log_p: float [N], nats.
-        student_log_q: float [N], nats, of the student that wrote the text.
-        scale: the reward is divided by it.
-        clip: greatest absolute value after that.
-
-    Returns:
-        float [N], nats / scale, from -clip to clip.
     """
     return ((teacher_log_p - student_log_q) / scale).clamp(-clip, clip)
 
@@ -48,7 +41,7 @@ def returns(
     answer would otherwise be worth less for its length alone (section 2.2 there).
 
     Args:
-        rewards: float [N], answer by answer.
+        rewards: answer by answer.
         lengths: tokens of each answer; they sum to N.
         discount: of the reward one position further on, 0 to 1; the nearest counts in full.
         length_norm: divide by the number of rewards.
@@ -63,7 +56,7 @@ def returns(
     """
     if sum(lengths) != len(rewards):
         raise ValueError(f"lengths sum to {sum(lengths)}, but there are {len(rewards)} rewards")
-    padded = torch.nn.utils.rnn.pad_sequence(list(rewards.split(list(lengths))), batch_first=True)
+    padded = pad_sequence(list(rewards.split(list(lengths))), batch_first=True)
     summed, ahead = torch.zeros_like(padded), torch.zeros_like(padded[:, 0])
     for place in reversed(range(padded.shape[1])):  # beyond an answer's end all rewards are 0
         with_own = padded[:, place] + discount * ahead
@@ -71,22 +64,15 @@ def returns(
         ahead = with_own
     parts = []
     for line, length in zip(summed, lengths, strict=True):
-        left = torch.arange(length, 0, -1, device=line.device) - (0 if own else 1)
-        part = line[:length]
-        parts.append(part / left.clamp_min(1) if length_norm else part)
+        count = torch.arange(length, 0, -1, device=line.device) - (0 if own else 1)
+        parts.append(line[:length] / (count.clamp_min(1) if length_norm else 1))
     return torch.cat(parts)
 
 
 def whiten(values: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over all positions.
+    """Mean 0 and variance 1 over all positions; all 0 where all are equal.
 
     The published code also whitens over the padding behind the answers.
-
-    Args:
-        values: float [N].
-
-    Returns:
-        float [N]; all 0 where all are equal.
     """
     return (values - values.mean()) * torch.rsqrt(values.var(unbiased=False) + 1e-8)
 
@@ -94,16 +80,9 @@ def whiten(values: Tensor) -> Tensor:
 def importance_weights(teacher_log_p: Tensor, student_log_q: Tensor, teacher_mix: float) -> Tensor:
     """Q / ((1 - a) q + a p): what makes text drawn from the mixture count as the student's own.
 
+    a = `teacher_mix`, the teacher's share, is from 0 to below 1, and a weight at most 1 / (1 - a).
     One token's ratio stands for the product over all tokens before it, which would have too great a
     variance (Gu et al. 2024, section 2.2).
-
-    Args:
-        teacher_log_p: float [N], nats.
-        student_log_q: float [N], nats.
-        teacher_mix: a, the teacher's share, 0 to below 1.
-
-    Returns:
-        float [N], above 0, at most 1 / (1 - a).
     """
     return 1 / (1 - teacher_mix + teacher_mix * (teacher_log_p - student_log_q).exp())
 
@@ -114,17 +93,8 @@ def clipped(
     """PPO's clipped objective (Schulman et al. 2017, equation 7), as a loss.
 
     With the ratio w q / q_old: max(-A ratio, -A ratio clipped to 1 - clip .. 1 + clip). At the
-    first pass over a rollout, weights 1, its gradient is -A times that of log q.
-
-    Args:
-        log_q: float [N], nats, of the student as it is now; carries the gradient.
-        old_log_q: float [N], when it wrote the text.
-        advantages: float [N].
-        weights: float [N], importance weights w: q_old over the distribution that was drawn from.
-        clip: 0 to 1.
-
-    Returns:
-        float [N].
+    first pass over a rollout, weights 1, its gradient is -A times that of log q, the student's as
+    it is now. `weights` are w: q_old over the distribution that was drawn from; `clip` is 0 to 1.
     """
     ratio = weights * (log_q - old_log_q).exp()
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))

@@ -5,18 +5,19 @@ Taught in notebook 08_minillm.
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdlib.distill import losses, policy_gradient
 from kdlib.distill.teacher_targets import Targets
-from kdlib.distill.text_sources import Reading
-from kdlib.model import checkpoints, generation
+from kdlib.distill.text_sources import Reading, scored
 from kdlib.model.tokens import Batch, Example, Rollout, collate
 
 
+@dataclass
 class Rollouts:
     """MiniLLM (Gu et al. 2024, algorithm 1): sampled answers and their advantages, read repeatedly.
 
@@ -25,26 +26,17 @@ class Rollouts:
     as many optimizer steps as for every other method, so it samples for fewer prompts than it
     reads. The first `sft_epochs` read the rows, as the published recipe starts from such a student.
 
-    Args:
-        reading: prompts, batches, sampling.
-        teacher: the teacher, to sample from.
-        targets: what the teacher thinks of a text.
-        general: blocks of general text; none are read where there are none.
-        coefficients: those of MiniLLM in the table of methods.
     """
 
-    def __init__(
-        self,
-        reading: Reading,
-        teacher: Any,
-        targets: Targets,
-        general: Sequence[Example],
-        coefficients: Mapping[str, float],
-    ) -> None:
-        self.reading, self.teacher, self.targets = reading, teacher, targets
-        self.c = coefficients
-        self.general = itertools.cycle(general) if general and self.c["general_text"] else None
-        self._serial = itertools.count()
+    reading: Reading
+    teacher: Any  # to sample from
+    targets: Targets  # of the teacher
+    general: Sequence[Example]  # blocks of general text; none are read where there are none
+    coefficients: Mapping[str, float]  # those of MiniLLM in the table of methods
+
+    def __post_init__(self) -> None:
+        self.c, self._serial = self.coefficients, itertools.count()
+        self._blocks = itertools.cycle(self.general if self.c["general_text"] else [])
         self._running: Iterator[list[Batch]] | None = None
 
     def __call__(self, model: Any, epoch: int) -> Iterator[list[Batch]]:
@@ -59,72 +51,59 @@ class Rollouts:
         yield from itertools.islice(self._running, len(planned))
 
     def _endless(self, model: Any) -> Iterator[list[Batch]]:
-        dice = self.reading.dice(-1)
+        dice, count = self.reading.dice(-1), int(self.c["rollouts"])
         waiting: list[Example] = []
         while True:
-            while len(waiting) < self.c["rollouts"]:
+            while len(waiting) < count:
                 waiting += dice.sample(list(self.reading.examples), len(self.reading.examples))
-            count = int(self.c["rollouts"])
             chosen, waiting = waiting[:count], waiting[count:]
-            scored = self.score(model, self.sampled(model, chosen))
+            scores = self.score(model, self.sampled(model, chosen))
             for _ in range(int(self.c["inner_epochs"])):
-                for micro in self.reading.steps(next(self._serial), list(scored)):
-                    batches: list[Batch] = [self._batch(rows, scored) for rows in micro]
+                for micro in self.reading.steps(next(self._serial), list(scores)):
+                    batches: list[Batch] = [self._batch(rows, scores) for rows in micro]
                     yield batches + self._general(batches)
 
     def sampled(self, model: Any, prompts: Sequence[Example]) -> list[Example]:
         """Answers drawn from (1 - a) q + a p, with a = `teacher_mix`, under names of their own."""
-        written = generation.rewrite(
-            model,
-            prompts,
-            end_id=self.reading.pad_id,
-            max_new=self.reading.max_new,
-            greedy=False,
-            teacher=self.teacher,
-            teacher_mix=self.c["teacher_mix"],
-        )
+        mixture = {"teacher": self.teacher, "teacher_mix": self.c["teacher_mix"]}
+        (written,) = self.reading.written(model, [list(prompts)], **mixture)
         return [replace(one, row_id=f"{one.row_id}#{next(self._serial)}") for one in written]
 
     @torch.no_grad()
-    def score(self, model: Any, written: Sequence[Example]) -> dict[Example, torch.Tensor]:
+    def score(self, model: Any, written: Sequence[Example]) -> dict[Example, Tensor]:
         """Log q, advantage and importance weight [3, n] of every token of every answer."""
-        where, c, parts = next(model.parameters()).device, self.c, []
-        model.eval()
-        for start in range(0, len(written), 64):
-            batch = collate(written[start : start + 64], self.reading.pad_id, "replay").to(where)
-            with checkpoints.autocast(where, self.reading.settings.precision):
-                logits = checkpoints.response_logits(model, batch)
-            log_q = -losses.cross_entropy(logits, batch.targets)
-            opinion = self.targets.logits(batch, slice(None))
-            parts.append(torch.stack([log_q, -losses.cross_entropy(opinion, batch.targets)]))
+        c, parts = self.c, []
+        for batch, nats in scored(model, written, self.reading, "replay"):
+            teacher_logits = self.targets.logits(batch, slice(None))
+            parts.append(torch.stack([-nats, -losses.cross_entropy(teacher_logits, batch.targets)]))
         log_q, log_p = torch.cat(parts, dim=1)
         lengths = [len(one.response) for one in written]
-        found = policy_gradient.returns(
+        advantages = policy_gradient.returns(
             policy_gradient.rewards(log_p, log_q, c["reward_scale"], c["reward_clip"]),
             lengths,
             discount=c["discount"],
             length_norm=bool(c["length_norm"]),
             own=not c["single_step"],
         )
-        advantages = policy_gradient.whiten(found) if c["whiten"] else found
+        if c["whiten"]:
+            advantages = policy_gradient.whiten(advantages)
         weights = torch.ones_like(log_q)
         if c["importance_weights"] and c["teacher_mix"]:
             weights = policy_gradient.importance_weights(log_p, log_q, c["teacher_mix"])
         together = torch.stack([log_q, advantages, weights]).split(lengths, dim=1)
         return dict(zip(written, together, strict=True))
 
-    def _batch(self, rows: list[Example], scored: dict[Example, torch.Tensor]) -> Batch:
-        plain = collate(rows, self.reading.pad_id, "replay")
-        old, advantages, weights = torch.cat([scored[one] for one in rows], dim=1)
-        own = {"old_log_q": old, "advantages": advantages, "weights": weights}
-        return Rollout(**vars(plain), **own)
+    def _batch(self, rows: list[Example], scores: dict[Example, Tensor]) -> Batch:
+        old_log_q, advantages, weights = torch.cat([scores[one] for one in rows], dim=1)
+        plain = vars(collate(rows, self.reading.pad_id, "replay"))
+        return Rollout(**plain, old_log_q=old_log_q, advantages=advantages, weights=weights)
 
     def _general(self, beside: list[Batch]) -> list[Batch]:
-        """As many tokens of general text as the step's own batches hold."""
-        if self.general is None:
-            return []
-        wanted = sum(int(batch.attention_mask.sum()) for batch in beside)
-        blocks = [next(self.general)]
-        while sum(map(len, blocks)) < wanted:
-            blocks.append(next(self.general))
-        return [collate(blocks, self.reading.pad_id, "general")]
+        """As many tokens of general text as the step's own batches hold, or a few more."""
+        missing, blocks = sum(int(batch.attention_mask.sum()) for batch in beside), []
+        for block in self._blocks:  # of no text there is no block
+            blocks.append(block)
+            missing -= len(block)
+            if missing <= 0:
+                return [collate(blocks, self.reading.pad_id, "general")]
+        return []

@@ -8,11 +8,12 @@ Taught in notebooks 03 to 08.
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdlib.config.sections import TrainSettings
 from kdlib.distill import losses
@@ -40,17 +41,16 @@ class Reading:
 
     def steps(self, epoch: int, examples: Sequence[Example] | None = None) -> list[list[Any]]:
         """The micro-batches of each optimizer step of an epoch, as examples."""
-        shown = self.examples if examples is None else examples
-        size, times = self.settings.batch, self.settings.accumulate
-        return list(steps(shown, size, times, seed=self.seed, epoch=epoch))
+        shown, how = self.examples if examples is None else examples, self.settings
+        return list(steps(shown, how.batch, how.accumulate, seed=self.seed, epoch=epoch))
 
     def batches(self, micro: list[list[Example]], role: str) -> list[Batch]:
         """One optimizer step of text as it is."""
         return [collate(rows, self.pad_id, role) for rows in micro]
 
-    def written(self, model: Any, micro: list[list[Example]]) -> list[list[Example]]:
-        """The same prompts with what the model samples for them now."""
-        how = {"end_id": self.pad_id, "max_new": self.max_new, "greedy": False}
+    def written(self, model: Any, micro: list[list[Example]], **how: Any) -> list[list[Example]]:
+        """The same prompts with what the model samples for them now; see `generation.rewrite`."""
+        how |= {"end_id": self.pad_id, "max_new": self.max_new, "greedy": False}
         return [generation.rewrite(model, rows, **how) for rows in micro]
 
     def dice(self, epoch: int) -> random.Random:
@@ -78,14 +78,14 @@ def mix(reading: Reading, student_share: float) -> Source:
     def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
         dice = reading.dice(epoch)
         for micro in reading.steps(epoch):
-            if dice.random() < student_share:
-                yield reading.batches(reading.written(model, micro), "student")
-            else:
-                yield reading.batches(micro, "rows")
+            fresh = dice.random() < student_share
+            text = reading.written(model, micro) if fresh else micro
+            yield reading.batches(text, "student" if fresh else "rows")
 
     return source
 
 
+@dataclass
 class Replay:
     """DistiLLM (Ko et al. 2024, section 3.2): rows, and a growing share of replayed student text.
 
@@ -94,49 +94,37 @@ class Replay:
     share that falls to 0 towards the end of training; the rest comes from a buffer of what was
     written before, the oldest thrown out first: off-policy, and cheap.
 
-    Args:
-        reading: rows, batches, sampling.
-        validation: held-out examples.
-        capacity: rows in the buffer.
-        share_step: raise of the share, 0 to 1.
-        loss_rise: nats per token.
     """
 
-    def __init__(
-        self,
-        reading: Reading,
-        validation: Sequence[Example],
-        capacity: float,
-        share_step: float,
-        loss_rise: float,
-    ) -> None:
-        self.reading, self.validation = reading, validation
-        self.buffer: deque[Example] = deque(maxlen=int(capacity))
-        self.share_step, self.loss_rise = share_step, loss_rise
-        self.share, self.mark = 0.0, float("inf")
+    reading: Reading
+    validation: Sequence[Example]  # held out
+    capacity: float  # rows in the buffer
+    share_step: float  # 0 to 1
+    loss_rise: float  # nats per token
+    share: float = 0.0  # of student text now, 0 to 1
+
+    def __post_init__(self) -> None:
+        self.buffer: deque[Example] = deque(maxlen=int(self.capacity))
+        self.mark = float("inf")
         self._serial = itertools.count()
 
     def __call__(self, model: Any, epoch: int) -> Iterator[list[Batch]]:
         """The optimizer steps of an epoch."""
         loss = mean_cross_entropy(model, self.validation, self.reading)
         if loss >= self.mark + self.loss_rise:
-            self.share = min(1.0, self.share + self.share_step)
-            self.mark = loss
+            self.share, self.mark = min(1.0, self.share + self.share_step), loss
         elif epoch == 0:
             self.mark = loss
         dice, planned = self.reading.dice(epoch), self.reading.steps(epoch)
         for step, micro in enumerate(planned):
             done = (epoch + step / len(planned)) / self.reading.settings.epochs
-            chance = dice.random()
-            filling = len(self.buffer) < self.buffer.maxlen  # type: ignore[operator]
-            if chance < self.share * (1 - done) or (chance < self.share and filling):
-                fresh = [self._keep(rows) for rows in self.reading.written(model, micro)]
-                yield self.reading.batches(fresh, "replay")
-            elif chance < self.share:
-                old = [[dice.choice(self.buffer) for _ in rows] for rows in micro]
-                yield self.reading.batches(old, "replay")
-            else:
-                yield self.reading.batches(micro, "rows")
+            chance, filling = dice.random(), len(self.buffer) < int(self.capacity)
+            text, role = micro, "replay" if chance < self.share else "rows"
+            if chance < self.share * (1 if filling else 1 - done):
+                text = [self._keep(rows) for rows in self.reading.written(model, micro)]
+            elif role == "replay":
+                text = [[dice.choice(self.buffer) for _ in rows] for rows in micro]
+            yield self.reading.batches(text, role)
 
     def _keep(self, rows: list[Example]) -> list[Example]:
         # one name for one text: the teacher's targets are remembered under it
@@ -146,38 +134,43 @@ class Replay:
 
 
 @torch.no_grad()
-def mean_cross_entropy(model: Any, examples: Sequence[Example], reading: Reading) -> float:
-    """Nats per response token of the model on the examples."""
+def scored(
+    model: Any, examples: Sequence[Example], reading: Reading, role: str = "rows"
+) -> Iterator[tuple[Batch, Tensor]]:
+    """The examples in batches, and the model's nats [N] at the labelled positions of each."""
     model.eval()
     where = next(model.parameters()).device
-    total, count = 0.0, 0
     for start in range(0, len(examples), 64):
-        batch = collate(examples[start : start + 64], reading.pad_id).to(where)
+        batch = collate(examples[start : start + 64], reading.pad_id, role).to(where)
         with checkpoints.autocast(where, reading.settings.precision):
             logits = checkpoints.response_logits(model, batch)
-        total += float(losses.cross_entropy(logits, batch.targets).sum())
-        count += sum(batch.lengths)
-    return total / max(count, 1)
+        yield batch, losses.cross_entropy(logits, batch.targets)
 
 
-def pairs(reading: Reading, teacher_text: dict[str, Example]) -> Source:
+def mean_cross_entropy(model: Any, examples: Sequence[Example], reading: Reading) -> float:
+    """Nats per response token of the model on the examples; 0 where there are none."""
+    total = sum(float(nats.sum()) for _, nats in scored(model, examples, reading))
+    return total / max(1, sum(len(one.response) for one in examples))
+
+
+def pairs(reading: Reading, teacher_text: Mapping[str, Example]) -> Source:
     """DistiLLM-2 (Ko et al. 2025): for the same prompts the teacher's text and the student's.
 
-    The student writes once an epoch, for all prompts at a time; the paper does so once an
-    iteration, of which it has a few.
-
-    Args:
-        reading: prompts, batches, sampling.
-        teacher_text: row_id to what the teacher wrote.
+    `teacher_text` is what the teacher wrote, by row id. The student writes once an epoch, for all
+    prompts at a time; the paper does so once an iteration, of which it has a few.
     """
 
     def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
         prompts = list({one.row_id: one for one in reading.examples}.values())
         (answers,) = reading.written(model, [prompts])
-        own = {one.row_id: one for one in answers}
+        texts = {"teacher": teacher_text, "student": {one.row_id: one for one in answers}}
         for micro in reading.steps(epoch):
-            told = [[teacher_text[one.row_id] for one in rows] for rows in micro]
-            said = [[own[one.row_id] for one in rows] for rows in micro]
-            yield reading.batches(told, "teacher") + reading.batches(said, "student")
+            yield [
+                batch
+                for role, text in texts.items()
+                for batch in reading.batches(
+                    [[text[x.row_id] for x in rows] for rows in micro], role
+                )
+            ]
 
     return source

@@ -8,10 +8,11 @@ Taught in notebooks 03 to 08.
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,23 +36,17 @@ class NotFinite(KdlibError):
 class GuardedAdamW:
     """Fused AdamW with schedule and clipping; from the first fault on, it takes no step any more.
 
-    Whether a loss or a gradient is not finite is known to the device alone: no step waits for the
-    answer. It is kept there, and once it is so, all gradients become NaN; with such, a GradScaler
-    lets the optimizer change nothing. (Its scale is 1: bf16 and float32 need none.)
-
-    Args:
-        model: on its device; biases and layer norms are not decayed.
-        settings: learning rate, weight decay, schedule, clipping.
-        planned: optimizer steps of the whole training.
+    Whether all losses and gradients were finite is known to the device alone, so that no step waits
+    for it. Once one was not, all later gradients become NaN, and with such a GradScaler lets the
+    optimizer change nothing (its scale is 1: neither bf16 nor float32 needs another). Biases and
+    layer norms are not decayed. `planned` are the optimizer steps of the whole training.
     """
 
     def __init__(self, model: Any, settings: TrainSettings, planned: int) -> None:
         self.clip, self.weights = settings.clip, [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in self.weights if p.dim() > 1]},
-            {"params": [p for p in self.weights if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        decay = settings.weight_decay
+        matrices: dict[str, Any] = {"params": [p for p in self.weights if p.dim() > 1]}
+        others = {"params": [p for p in self.weights if p.dim() <= 1], "weight_decay": 0.0}
+        groups, decay = [matrices, others], settings.weight_decay
         self.adamw = torch.optim.AdamW(groups, settings.lr, weight_decay=decay, fused=True)
         self.scheduler = get_scheduler(settings.schedule, self.adamw, settings.warmup, planned)
         where = self.weights[0].device
@@ -78,23 +73,20 @@ def step_loss(
     """Gradients of one optimizer step: the mean over its labelled positions, one for each role.
 
     Dividing by the count of the whole step makes accumulation exact: 2 x 8 rows give the same
-    gradient as 16, however their lengths differ. Where a step holds text of several roles (general
-    text beside sampled text), each is averaged by itself and the means are added.
-
-    The vocabulary is met a chunk of positions at a time: the loss of a chunk is carried back to
-    the hidden states before the next chunk's logits are made, so that never more than CHUNK_LOGITS
-    of student and teacher are held. The gradients are those of the whole.
+    gradient as 16, however their lengths differ. The means of several roles (general text beside
+    sampled text) are added. The vocabulary is met a chunk of positions at a time: the loss of a
+    chunk is carried back to the hidden states before the next chunk's logits are made, so that
+    never more than CHUNK_LOGITS of student and teacher are held. Gradients are those of the whole.
 
     Returns:
         the loss in nats per token (detached), and the number of positions.
     """
     where = next(model.parameters()).device
     head = model.get_output_embeddings()
-    counts: dict[str, int] = {}
+    size, total = max(1, CHUNK_LOGITS // head.out_features), torch.zeros((), device=where)
+    counts: Counter[str] = Counter()
     for batch in batches:
-        counts[batch.role] = counts.get(batch.role, 0) + sum(batch.lengths)
-    size = max(1, CHUNK_LOGITS // head.out_features)
-    total = torch.zeros((), device=where)
+        counts[batch.role] += sum(batch.lengths)
     for batch in batches:
         moved = batch.to(where)
         with checkpoints.autocast(where, precision):
@@ -108,7 +100,7 @@ def step_loss(
             loss.backward()
             total += loss.detach()
         hidden.backward(leaf.grad)
-    return total, sum(counts.values())
+    return total, counts.total()
 
 
 def fit(
@@ -147,7 +139,8 @@ def fit(
     torch.manual_seed(seed)
     planned = settings.epochs * epoch_steps
     optimizer = GuardedAdamW(model, settings, planned)
-    step, tokens, started, noted = 0, 0, time.perf_counter(), list[_Step]()
+    noted: list[tuple[dict[str, Any], Tensor, list[Batch]]] = []
+    step, tokens, started = 0, 0, time.perf_counter()
     with runs.writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
     if on_epoch:
@@ -161,7 +154,8 @@ def fit(
                 with _memory_advice(name, batches, settings):
                     loss, count = step_loss(model, batches, minimized, settings.precision)
                 step, tokens = step + 1, tokens + count
-                noted.append(_Step(step, epoch, rate, loss, optimizer.step(loss), batches))
+                facts = {"step": step, "epoch": epoch, "lr": rate}
+                noted.append((facts, torch.stack([loss, optimizer.step(loss)]), batches))
                 bar.update()
                 if step % LOG_EVERY == 0 or step == planned:
                     speed = round(tokens / (time.perf_counter() - started))
@@ -176,36 +170,19 @@ def fit(
     return model.eval()
 
 
-class _Step(NamedTuple):
-    """An optimizer step that was taken; loss and norm are on the device and not yet read."""
-
-    step: int
-    epoch: int
-    rate: float
-    loss: Tensor
-    norm: Tensor
-    batches: list[Batch]
-
-
-def _entry(name: str, noted: list[_Step]) -> dict[str, Any]:
-    """A line of the log, about the steps since the last one."""
-    losses = torch.stack([one.loss for one in noted]).tolist()
-    norms = torch.stack([one.norm for one in noted]).tolist()
-    for one, loss, norm in zip(noted, losses, norms, strict=True):
+def _entry(name: str, noted: list[tuple[dict[str, Any], Tensor, list[Batch]]]) -> dict[str, Any]:
+    """A line of the log, about the steps since the last one; here they are read from the device."""
+    values = torch.stack([pair for _, pair, _ in noted]).tolist()
+    for (facts, _, batches), (loss, norm) in zip(noted, values, strict=True):
         if not math.isfinite(loss + norm):
-            rows = [row for batch in one.batches for row in batch.row_id]
+            rows = [row for batch in batches for row in batch.row_id]
             raise NotFinite(
-                f"{name}: loss {loss}, gradient norm {norm} at step {one.step}, learning rate "
-                f"{one.rate:g}, rows {', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}; lower "
-                "the learning rate, or look at these rows"
+                f"{name}: loss {loss}, gradient norm {norm} at step {facts['step']}, learning rate "
+                f"{facts['lr']:g}, rows {', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}; "
+                "lower the learning rate, or look at these rows"
             )
-    return {
-        "step": noted[-1].step,
-        "epoch": noted[-1].epoch,
-        "loss_nats_per_token": round(sum(losses) / len(losses), 5),
-        "lr": noted[-1].rate,
-        "gradient_norm": round(norms[-1], 4),
-    }
+    mean = round(sum(loss for loss, _ in values) / len(values), 5)
+    return noted[-1][0] | {"loss_nats_per_token": mean, "gradient_norm": round(values[-1][1], 4)}
 
 
 @contextmanager

@@ -13,14 +13,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers.models.auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging
 
 from kdlib import runs
 from kdlib.config.sections import ModelSettings
@@ -52,26 +47,18 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
     """A GPT-2 from scratch, without dropout, its weights drawn from `seed`."""
     assert settings.layers and settings.heads and settings.width  # validated by ModelSettings
     torch.manual_seed(seed)
-    other: dict[str, Any] = {"attn_implementation": attention(), **dict.fromkeys(DROPOUTS[:3], 0.0)}
-    other |= {f"{kind}_token_id": tokenizer.eos_token_id for kind in ("bos", "eos", "pad")}
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=positions,
-        n_layer=settings.layers,
-        n_head=settings.heads,
-        n_embd=settings.width,
-        activation_function="gelu_pytorch_tanh",  # GPT-2's own function, as one fused kernel
-        **other,
-    )
-    return GPT2LMHeadModel(config)
+    how: dict[str, Any] = {"attn_implementation": attention(), **dict.fromkeys(DROPOUTS[:3], 0.0)}
+    how |= {f"{kind}_token_id": tokenizer.eos_token_id for kind in ("bos", "eos", "pad")}
+    how |= {"n_layer": settings.layers, "n_head": settings.heads, "n_embd": settings.width}
+    how |= {"vocab_size": len(tokenizer), "n_positions": positions}
+    # GPT-2's own function, as one fused kernel
+    return GPT2LMHeadModel(GPT2Config(activation_function="gelu_pytorch_tanh", **how))
 
 
 def load_model(path: str | Path, dropout: float | None = None) -> Any:
-    """A causal model from safetensors in float32 and eval mode, checked before it is used.
+    """A causal model by folder or hub name, in float32 and eval mode, checked before it is used.
 
-    Args:
-        path: a folder written by `save_pretrained`, or a hub name.
-        dropout: replaces those of the model's dropout rates that it has, when given, 0 to 1.
+    `dropout`, when given (0 to 1), replaces those of the model's dropout rates that it has.
 
     Raises:
         KdlibError: there is no such model, it cannot be read, is not causal, its weights are not
@@ -95,11 +82,7 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
 
 @contextmanager
 def reading(what: str, path: str | Path) -> Iterator[None]:
-    """One message with a remedy for whatever goes wrong while a model or tokenizer is read.
-
-    Raises:
-        KdlibError: there is no such folder, or anything was raised inside.
-    """
+    """One KdlibError with a remedy for whatever goes wrong while a model or tokenizer is read."""
     here = os.path.isdir(path)
     if not here and (os.path.exists(path) or not HUB_NAME.fullmatch(str(path))):
         raise KdlibError(f"{what} folder {path} does not exist, or is a file; check the path")
@@ -168,11 +151,7 @@ def same_weights(one: Any, other: Any) -> bool:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write safetensors, configuration and tokenizer to `folder`.
-
-    Raises:
-        KdlibError: the disk is full.
-    """
+    """Write safetensors, configuration and tokenizer to `folder`."""
     with quiet(), runs.writing(folder):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -181,43 +160,37 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' weight-loading bars and tables, which flood a batch log."""
-    bars, level = (
-        transformers_logging.is_progress_bar_enabled(),
-        transformers_logging.get_verbosity(),
-    )
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
+        logging.set_verbosity(level)
         if bars:
-            transformers_logging.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 @contextmanager
-def inference(model: Any) -> Iterator[None]:
-    """Eval mode and SDPA, then as it was before.
-
-    On a CPU the forward pass of SDPA is the faster one, its backward pass the slower.
-    """
-    training, before = model.training, model.config._attn_implementation
-    model.eval()
-    if model._supports_sdpa:
-        model.set_attn_implementation("sdpa")
+def inference(*models: Any) -> Iterator[None]:
+    """Eval mode and SDPA, whose forward pass is the faster one on a CPU, too; then as before."""
+    before = [(model, model.training, model.config._attn_implementation) for model in models]
+    for model in models:
+        model.eval()
+        if model._supports_sdpa:
+            model.set_attn_implementation("sdpa")
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
-        model.train(training)
+        for model, training, implementation in before:
+            model.set_attn_implementation(implementation)
+            model.train(training)
 
 
 def response_hidden(model: Any, batch: Any) -> Tensor:
     """Last hidden states [N, D] of the positions that predict a labelled token."""
-    hidden = model.base_model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, batch.places)
+    read = model.base_model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    return read.last_hidden_state.flatten(0, 1).index_select(0, batch.places)
 
 
 def response_logits(model: Any, batch: Any) -> Tensor:

@@ -1,12 +1,13 @@
 """Text from a model: greedy, sampled, mixed with a teacher, or by beam search.
 
-Answers are token ids in the order of the prompts, with the end token where one was written. Models
-are any causal ones of transformers; they are read in eval mode and left as they were. Taught in
-notebooks 05_sequence_level_kd, 06_reverse_kl and 08_minillm.
+Prompts and answers are token ids, answers in the order of the prompts, with the end token (which
+pads, too) where one was written, and at most `max_new` long; `batch` prompts are decoded together.
+Models are any causal ones of transformers; they are read in eval mode and left as they were. Taught
+in notebooks 05_sequence_level_kd, 06_reverse_kl and 08_minillm.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from kdlib.model import checkpoints
 from kdlib.model.tokens import Example
 
 Ids = tuple[int, ...]
+Mixture = list[tuple[Any, float]]  # models and their shares
 
 
 @torch.no_grad()
@@ -36,69 +38,52 @@ def continue_prompts(
 ) -> list[Ids]:
     """What the model writes after each prompt.
 
-    Args:
-        model: whose text it is.
-        prompts: token ids.
-        end_id: end token, also used to pad on the left.
-        max_new: longest answer, tokens.
-        greedy: arg-max at every step; else a draw from the whole vocabulary, from torch's global
-            generator.
-        batch: prompts decoded together.
-        temperature: of the draw, above 0; logits are divided by it.
-        teacher: a second model with the same vocabulary, read beside the first.
-        teacher_mix: its share a in the distribution that is drawn from: a p + (1 - a) q
-            (Gu et al. 2024, MiniLLM, section 2.2).
+    Greedy takes the arg-max at every step; else a token is drawn from the whole vocabulary, by
+    torch's global generator, from q = softmax(logits / temperature), the temperature above 0. With
+    a teacher of the same vocabulary it is drawn from a p + (1 - a) q, p being the teacher's and a
+    `teacher_mix` (Gu et al. 2024, MiniLLM, section 2.2).
     """
-    mixed = [(model, 1 - teacher_mix)]
+    mixed: Mixture = [(model, 1 - teacher_mix)]
     if teacher is not None and teacher_mix > 0:
         mixed.append((teacher, teacher_mix))
-    answers: list[list[int]] = [[] for _ in prompts]
-    with ExitStack() as stack:
-        for one, _ in mixed:
-            stack.enter_context(checkpoints.inference(one))
-        for places in _by_length(prompts, batch):
-            padded = _left_padded([prompts[i] for i in places], end_id, model)
-            written = [answers[i] for i in places]
-            _decode(mixed, *padded, written, end_id, max_new, 0 if greedy else temperature)
-    return [tuple(answer) for answer in answers]
+    answers: dict[int, list[int]] = {}
+    with checkpoints.inference(*(one for one, _ in mixed)):
+        for places, ids, mask in _batches(model, prompts, end_id, batch):
+            written = _decode(mixed, ids, mask, end_id, max_new, 0 if greedy else temperature)
+            answers.update(zip(places, written, strict=True))
+    return [tuple(answers[i]) for i in range(len(prompts))]
 
 
-def _by_length(prompts: Sequence[Ids], batch: int) -> Iterator[list[int]]:
-    """Places of the prompts, shortest first, in batches: so that little is padded."""
+def _batches(
+    model: Any, prompts: Sequence[Ids], end_id: int, batch: int
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Places of prompts, shortest first, so that little is padded; ids and mask, int64 [B, T]."""
+    left: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch):
-        yield order[start : start + batch]
-
-
-def _left_padded(prompts: Sequence[Ids], end_id: int, model: Any) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, int64 [B, T], where the model lies."""
-    rows = [torch.tensor(one, device=next(model.parameters()).device) for one in prompts]
-    left: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
-    ids = pad_sequence(rows, padding_value=end_id, **left)
-    return ids, pad_sequence([torch.ones_like(one) for one in rows], padding_value=0, **left)
+        places = order[start : start + batch]
+        rows = [torch.tensor(prompts[i], device=next(model.parameters()).device) for i in places]
+        mask = pad_sequence([torch.ones_like(one) for one in rows], **left)
+        yield places, pad_sequence(rows, padding_value=end_id, **left), mask
 
 
 def _decode(
-    mixed: list[tuple[Any, float]],
-    ids: Tensor,
-    mask: Tensor,
-    answers: list[list[int]],
-    end_id: int,
-    max_new: int,
-    temperature: float,
-) -> None:
-    """Write the answers to one batch with a key-value cache; finished rows leave it.
+    mixed: Mixture, ids: Tensor, mask: Tensor, end_id: int, max_new: int, temperature: float
+) -> list[list[int]]:
+    """The answers to one batch, with a key-value cache; finished rows leave it.
 
     At temperature 0 every token is the arg-max. `generate` gives the same tokens under greedy
     decoding (tested). It is not used because its draw from the vocabulary costs more than a small
     model's forward pass.
     """
+    answers: list[list[int]] = [[] for _ in ids]
+    growing = answers
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     caches = [DynamicCache(config=model.config) for model, _ in mixed]
     for _ in range(max_new):
-        where = {"attention_mask": mask, "position_ids": positions, "use_cache": True}
+        how = {"attention_mask": mask, "position_ids": positions, "use_cache": True}
         logits = [
-            model(ids, past_key_values=cache, logits_to_keep=1, **where).logits[:, -1]
+            model(ids, past_key_values=cache, logits_to_keep=1, **how).logits[:, -1]
             for (model, _), cache in zip(mixed, caches, strict=True)
         ]
         if temperature:
@@ -108,19 +93,20 @@ def _decode(
         else:
             tokens = logits[0].argmax(-1)
         written = tokens.tolist()
-        for answer, token in zip(answers, written, strict=True):
+        for answer, token in zip(growing, written, strict=True):
             answer.append(token)
         going = [row for row, token in enumerate(written) if token != end_id]
         if not going:
-            return
+            break
         positions = positions[:, -1:] + 1
         if len(going) < len(written):
-            answers = [answers[row] for row in going]
+            growing = [growing[row] for row in going]
             kept = torch.tensor(going, device=ids.device)
             for cache in caches:
                 cache.batch_select_indices(kept)
             tokens, mask, positions = tokens[kept], mask[kept], positions[kept]
         ids, mask = tokens[:, None], functional.pad(mask, (0, 1), value=1)
+    return answers
 
 
 def draw(probabilities: Tensor) -> Tensor:
@@ -152,13 +138,12 @@ def beam_search(
     settings = GenerationConfig(num_beams=beams, do_sample=False, max_new_tokens=max_new)
     settings.update(eos_token_id=end_id, pad_token_id=end_id)
     answers: dict[int, Ids] = {}
-    for places in _by_length(prompts, batch):
-        ids, mask = _left_padded([prompts[i] for i in places], end_id, model)
-        with checkpoints.inference(model):
+    with checkpoints.inference(model):
+        for places, ids, mask in _batches(model, prompts, end_id, batch):
             best = model.generate(ids, attention_mask=mask, generation_config=settings)
-        for i, written in zip(places, best[:, ids.shape[1] :].tolist(), strict=True):
-            length = written.index(end_id) + 1 if end_id in written else len(written)
-            answers[i] = tuple(written[:length])
+            for i, written in zip(places, best[:, ids.shape[1] :].tolist(), strict=True):
+                length = written.index(end_id) + 1 if end_id in written else len(written)
+                answers[i] = tuple(written[:length])
     return [answers[i] for i in range(len(prompts))]
 
 
@@ -170,7 +155,4 @@ def rewrite(model: Any, examples: Sequence[Example], **settings: Any) -> list[Ex
 
 def answered(examples: Sequence[Example], answers: Sequence[Ids]) -> list[Example]:
     """The same prompts with these answers for responses."""
-    return [
-        Example(example.row_id, example.prompt, answer)
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    return [replace(one, response=answer) for one, answer in zip(examples, answers, strict=True)]

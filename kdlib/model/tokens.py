@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kdlib.config.sections import Template, TokenSettings
@@ -38,28 +39,19 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Right-padded examples, and the positions in them at which a token is to be predicted.
+    """Right-padded examples [B, T], and the N positions at which a token is to be predicted."""
 
-    Attributes:
-        input_ids: int64 [B, T].
-        attention_mask: int64 [B, T], 1 on tokens, 0 on padding.
-        labels: int64 [B, T], the token itself where it is to be predicted, else -100.
-        row_id: B row ids.
-        places: int64 [N], where in the flattened [B * T] the N predictions are made, row by row:
-            one before each labelled token. Made with the batch, so that a GPU need not be asked.
-        targets: int64 [N], the tokens to be predicted there.
-        lengths: predicted tokens of each row; they sum to N.
-        role: whose text it is: "rows", "teacher", "student" (fresh), "replay" (the student's, read
-            again later under the same row id), or "general".
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
+    input_ids: Tensor  # int64 [B, T]
+    attention_mask: Tensor  # int64 [B, T], 1 on tokens, 0 on padding
+    labels: Tensor  # int64 [B, T], the token itself where it is to be predicted, else IGNORE
     row_id: tuple[str, ...]
+    # int64 [N], where in the flattened [B * T] the predictions are made, row by row: one before
+    # each labelled token; made with the batch, so that a GPU need not be asked
     places: Tensor
-    targets: Tensor
-    lengths: tuple[int, ...]
+    targets: Tensor  # int64 [N], the tokens to be predicted there
+    lengths: tuple[int, ...]  # predicted tokens of each row; they sum to N
+    # whose text it is: "rows", "teacher", "student" (fresh), "replay" (the student's, read again
+    # later under the same row id), or "general"
     role: str = "rows"
 
     def to(self, device: torch.device) -> Self:
@@ -68,8 +60,8 @@ class Batch:
             return self
         moved: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if isinstance(value, Tensor):  # only pinned memory is copied while the CPU goes on
-                # a rollout's scores may lie on the GPU already
+            if isinstance(value, Tensor):
+                # only pinned memory is copied while the CPU goes on; scores may lie there already
                 pinned = device.type == "cuda" and value.device.type == "cpu"
                 held = value.pin_memory() if pinned else value
                 moved[name] = held.to(device, non_blocking=True)
@@ -78,17 +70,11 @@ class Batch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rollout(Batch):
-    """Sampled text with what the policy gradient (`kdlib.policy`) needs at each prediction.
+    """Sampled text with what the policy gradient needs at each prediction, float [N]."""
 
-    Attributes:
-        old_log_q: float [N], the student's log-probability when the text was sampled.
-        advantages: float [N].
-        weights: float [N], importance weights.
-    """
-
-    old_log_q: Tensor
+    old_log_q: Tensor  # the student's log-probability when the text was sampled
     advantages: Tensor
-    weights: Tensor
+    weights: Tensor  # importance weights
 
 
 # What the training loop is given: whose text is read, and what is minimized there.
@@ -101,13 +87,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    how: dict[str, Any] = {"special_tokens": [END], "show_progress": False}
+    how["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, **how))
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, pad_token=END)
 
 
@@ -115,10 +97,8 @@ def load_tokenizer(path: str | Path) -> Any:
     """A tokenizer by folder or hub name; no remote code is trusted.
 
     It pads with the end token: masks and labels alone say what is padding, and a padding token of
-    its own may have no place in the model's vocabulary.
-
-    Raises:
-        KdlibError: it cannot be read, or has no end token.
+    its own may have no place in the model's vocabulary. A KdlibError if it cannot be read, or has
+    no end token.
     """
     with checkpoints.quiet(), checkpoints.reading("tokenizer", path):
         if Path(path).is_dir() and not any(FILES.search(one.name) for one in Path(path).iterdir()):
@@ -131,23 +111,16 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def same_tokenizer(teacher: Any, student: Any, names: tuple[str, str]) -> None:
-    """Refuse two tokenizers that do not give the same ids.
-
-    Raises:
-        KdlibError: the vocabularies differ; names both.
-    """
+    """Refuse two tokenizers that do not give the same ids, by KdlibError with both names."""
     if teacher.get_vocab() != student.get_vocab():
-        raise KdlibError(
-            f"teacher '{names[0]}' and student '{names[1]}' have different tokenizers "
-            f"({len(teacher)} and {len(student)} tokens); take models of one family"
-        )
+        both = f"teacher '{names[0]}' and student '{names[1]}' have different tokenizers"
+        sizes = f"{len(teacher)} and {len(student)} tokens"
+        raise KdlibError(f"{both} ({sizes}); take models of one family")
 
 
 def prompt_text(instruction: str, context: str, template: Template) -> str:
     """What stands before the response: the template with the row's texts in their places."""
-    text = template.text
-    if not context and template.without_context is not None:
-        text = template.without_context
+    text = template.text if context else template.without_context or template.text
     given = {"{instruction}": instruction, "{context}": context}
     return re.sub(r"\{(instruction|context)\}", lambda found: given[found[0]], text)
 
@@ -160,43 +133,35 @@ def encode(
     Raises:
         KdlibError: a prompt is longer than `max_prompt`; names the row.
     """
-    rows = list(rows)
-    prompts = [prompt_text(r["instruction"], r["context"], template) for r in rows]
-    prompt_ids = tokenizer(prompts)["input_ids"] if rows else []
-    response_ids = (
-        tokenizer([r["response"] for r in rows], add_special_tokens=False)["input_ids"]
-        if rows
-        else []
-    )
+    if not (rows := list(rows)):
+        return []
+    prompts = [prompt_text(row["instruction"], row["context"], template) for row in rows]
+    prompt_ids = tokenizer(prompts)["input_ids"]
+    responses = [row["response"] for row in rows]
+    response_ids = tokenizer(responses, add_special_tokens=False)["input_ids"]
     examples = []
     for row, prompt, response in zip(rows, prompt_ids, response_ids, strict=True):
         if len(prompt) > settings.max_prompt:
             raise KdlibError(
-                f"row {row['row_id']} ('{row['instruction'][:50]}'): "
-                f"the prompt has {len(prompt)} tokens, more than "
-                f"tokens.max_prompt = {settings.max_prompt}; shorten it, or lower "
-                "data.prompt_chars so that such rows are dropped"
+                f"row {row['row_id']} ('{row['instruction'][:50]}'): the prompt has {len(prompt)} "
+                f"tokens, more than tokens.max_prompt = {settings.max_prompt}; shorten it, or "
+                "lower data.prompt_chars so that such rows are dropped"
             )
-        room = settings.max_length - len(prompt)
-        ended = (*response, tokenizer.eos_token_id)[:room]
+        ended = (*response, tokenizer.eos_token_id)[: settings.max_length - len(prompt)]
         examples.append(Example(row["row_id"], tuple(prompt), ended))
     return examples
 
 
 def collate(examples: Sequence[Example], pad_id: int, role: str = "rows") -> Batch:
     """Pad on the right to the longest; only response positions carry labels."""
-    length = max(map(len, examples))
-    ids = torch.full((len(examples), length), pad_id)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, IGNORE)
-    for i, example in enumerate(examples):
-        tokens = torch.tensor(example.prompt + example.response)
-        ids[i, : len(tokens)] = tokens
-        mask[i, : len(tokens)] = 1
-        labels[i, max(1, len(example.prompt)) : len(tokens)] = tokens[max(1, len(example.prompt)) :]
+    rows = [torch.tensor(one.prompt + one.response, dtype=torch.int64) for one in examples]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    first = torch.tensor([[max(1, len(one.prompt))] for one in examples])
+    labels = ids.where((torch.arange(ids.shape[1]) >= first) & (mask == 1), IGNORE)
     places = (labels.flatten() != IGNORE).nonzero()[:, 0] - 1
     targets = labels.flatten()[places + 1]
-    lengths = tuple(int(n) for n in (labels != IGNORE).sum(1))
+    lengths = tuple((labels != IGNORE).sum(1).tolist())
     names = tuple(one.row_id for one in examples)
     return Batch(ids, mask, labels, names, places, targets, lengths, role)
 
@@ -206,16 +171,15 @@ def steps(
 ) -> Iterator[list[list[Example]]]:
     """One epoch in optimizer steps, each a list of `accumulate` micro-batches.
 
-    Rows are shuffled, then gathered into steps of similar length (so that little is padded),
-    and the steps are shuffled again. `batch * accumulate` alone decides which rows share a step.
+    Rows are shuffled, then gathered into steps of similar length (so that little is padded), which
+    are shuffled again. `batch * accumulate` alone decides which rows share a step.
     """
     size = batch * accumulate
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     order = torch.randperm(len(examples), generator=generator).tolist()
-    bucket = 8 * size
     grouped: list[list[int]] = []
-    for start in range(0, len(order), bucket):
-        near = sorted(order[start : start + bucket], key=lambda i: len(examples[i]))
+    for start in range(0, len(order), 8 * size):
+        near = sorted(order[start : start + 8 * size], key=lambda i: len(examples[i]))
         grouped += [near[i : i + size] for i in range(0, len(near), size)]
     for chosen in torch.randperm(len(grouped), generator=generator).tolist():
         rows = [examples[i] for i in grouped[chosen]]
@@ -231,26 +195,19 @@ def by_length(examples: Sequence[Example], batch: int) -> Iterator[list[Example]
 
 def text_blocks(texts: Sequence[str], tokenizer: Any, length: int) -> list[Example]:
     """General text as blocks of `length` tokens, documents separated by the end token."""
-    joined: list[int] = []
-    for ids in tokenizer(list(texts))["input_ids"]:
-        joined += [*ids, tokenizer.eos_token_id]
+    ids = tokenizer(list(texts))["input_ids"]
+    joined = [token for one in ids for token in (*one, tokenizer.eos_token_id)]
     starts = range(0, len(joined) - length + 1, length)
     return [Example(f"text-{i}", (), tuple(joined[i : i + length])) for i in starts]
 
 
 @dataclass(frozen=True)
 class TokenizedRows:
-    """The rows of one seed, as text and as tokens.
+    """The rows of one seed, as text and as tokens."""
 
-    Attributes:
-        frame: one line per row, indexed by row_id, as `pool.draw` gives them.
-        tokenizer: that of all models.
-        examples: every row as token ids, by row_id.
-    """
-
-    frame: pd.DataFrame
-    tokenizer: Any
-    examples: dict[str, Example]
+    frame: pd.DataFrame  # one line per row, indexed by row_id, as `pool.draw` gives them
+    tokenizer: Any  # that of all models
+    examples: dict[str, Example]  # by row_id
 
     @property
     def pad_id(self) -> int:
@@ -276,12 +233,8 @@ class TokenizedRows:
 
     def without(self, left_out: Iterable[str]) -> "TokenizedRows":
         """The same rows, of which these are "left_out": not trained on, and still measured."""
-        left_out = list(left_out)
-        if not left_out:
-            return self
         frame = self.frame.copy()
-        out = frame["row_id"].isin(left_out)
-        frame.loc[out, ["split", "repetitions"]] = ["left_out", 0]
+        frame.loc[frame["row_id"].isin(list(left_out)), ["split", "repetitions"]] = ["left_out", 0]
         return replace(self, frame=frame)
 
 

@@ -23,33 +23,19 @@ from kdlib.errors import KdlibError
 
 SOURCE = Path(__file__).resolve().parents[2]  # where Snakefile and notebooks lie
 ALWAYS = TEACHER, METER = ("02_teacher", "09_memorization_meter")  # of one seed, for all methods
-SHARED_GPU = 4  # notebooks at a time on one GPU, of the profiles with small models
-SMALL = ("smoke", "laptop")
 NOTEBOOK = re.compile(r"\d\d_[a-z0-9_]+")  # Jupyter's "-Copy1" is none of the series
-FLAGS = (
-    *("--quiet", "all", "--nolock", "--rerun-incomplete"),
-    *("--rerun-triggers", "mtime", "--scheduler", "greedy"),
-)
+FLAGS = "--quiet all --nolock --rerun-incomplete --rerun-triggers mtime --scheduler greedy"
 
 
 class Plan(NamedTuple):
-    """What one call of the study runs.
-
-    Attributes:
-        profile: its settings.
-        seeds: reported.
-        methods: chosen, in the order of the table.
-        named: the methods as notebooks are given them: "paper", "all", or the further ones.
-        trained: notebook: the chosen methods that it trains.
-        parameters: notebook: the names in its parameters cell.
-    """
+    """What one call of the study runs."""
 
     profile: Profile
-    seeds: list[int]
-    methods: tuple[str, ...]
-    named: str
-    trained: dict[str, list[str]]
-    parameters: dict[str, set[str]]
+    seeds: list[int]  # reported
+    methods: tuple[str, ...]  # chosen, in the order of the table
+    named: str  # the methods as notebooks are given them: "paper", "all", or the further ones
+    trained: dict[str, list[str]]  # by notebook: the chosen methods that it trains
+    parameters: dict[str, set[str]]  # by notebook: the names in its parameters cell
 
     def needs_teacher(self, notebook: str) -> bool:
         """Whether one of the chosen methods that the notebook trains learns from the teacher."""
@@ -63,11 +49,7 @@ class Plan(NamedTuple):
 
 
 def plan(profile: str, seeds: str | int | None, methods: str | None) -> Plan:
-    """Read and check what is to run.
-
-    Raises:
-        KdlibError: no such profile, seed or method, or a method's notebook cannot train it.
-    """
+    """Read and check what is to run; KdlibError where a method's notebook cannot train it."""
     settings = load_profile(profile)
     chosen = read_methods(methods, settings)
     further = " ".join(name for name in chosen if name not in PAPER)
@@ -100,18 +82,7 @@ def parameters(notebook: Path) -> set[str]:
 def study(profile: str, seeds: str, methods: str, cores: int, gpu_jobs: int | None = None) -> bool:
     """Run the study, or what is left of it, and print how long it took.
 
-    Args:
-        profile: name, or path of a TOML file.
-        seeds: such as "0 1 2"; the profile's own where empty.
-        methods: "paper", "all", or names of further ones.
-        cores: that notebooks may use.
-        gpu_jobs: notebooks that may share one GPU; by the profile where none is given.
-
-    Returns:
-        whether all stages are done.
-
-    Raises:
-        KdlibError: see `plan`; or the same profile is being run already.
+    Arguments are those of the command. Whether all stages are done; KdlibError if it runs already.
     """
     started = time.monotonic()
     name = plan(profile, seeds, methods).profile.name
@@ -120,15 +91,19 @@ def study(profile: str, seeds: str, methods: str, cores: int, gpu_jobs: int | No
     by_path = profile.endswith(".toml") and Path(profile).is_file()
     given = {"profile": os.path.relpath(profile, SOURCE) if by_path else profile}
     given |= {"seeds": seeds, "methods": methods}
+    copies = runs.root() / "notebooks" / "executed" / name
+    # what may hold text of private data stays out of git, in whatever repository it lies
+    private = () if name in SHIPPED else (runs.results_dir(name), runs.figures_dir(name), copies)
     try:
         with runs.alone(folder, wait=False):
             runs.write_text(config, json.dumps(given))
-            _keep_private(name)
-            shared = gpu_jobs or (SHARED_GPU if name in SMALL else 1)
+            for place in private:
+                runs.write_text(place / ".gitignore", "*\n")
+            shared = gpu_jobs or (4 if name in ("smoke", "laptop") else 1)  # small models share
             done = _snakemake(config, cores, shared)
     except Timeout:
-        message = f"PROFILE={profile} is being run already; wait for it or stop it"
-        raise KdlibError(message) from None
+        wait = "is being run already; wait for it or stop it"
+        raise KdlibError(f"PROFILE={profile} {wait}") from None
     minutes, rest = divmod(round(time.monotonic() - started), 60)
     if done:
         print(f"all stages done after {minutes} min {rest} s")
@@ -142,8 +117,8 @@ def _snakemake(config: Path, cores: int, gpu_jobs: int) -> bool:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["KDLIB_ROOT"] = str(runs.root())  # whatever the folder that a notebook runs in
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, none of the user's
-    arguments = ["--snakefile", str(SOURCE / "Snakefile"), "--directory", str(SOURCE), *FLAGS]
-    arguments += ["--configfile", str(config), "--cores", str(cores)]
+    arguments = ["--snakefile", str(SOURCE / "Snakefile"), "--directory", str(SOURCE)]
+    arguments += [*FLAGS.split(), "--configfile", str(config), "--cores", str(cores)]
     if Path("/dev/nvidia0").exists():
         arguments += ["--resources", f"gpu={gpu_jobs}"]
     try:
@@ -153,22 +128,10 @@ def _snakemake(config: Path, cores: int, gpu_jobs: int) -> bool:
     return True
 
 
-def _keep_private(name: str) -> None:
-    """Keep what may hold text of private data out of git, in whatever repository it lies."""
-    if name not in SHIPPED:
-        copies = runs.root() / "notebooks" / "executed" / name
-        for folder in (runs.results_dir(name), runs.figures_dir(name), copies):
-            runs.write_text(folder / ".gitignore", "*\n")
-
-
 def study_afresh(profile: str, seeds: str, methods: str, cores: int) -> Path:
-    """Run the study in a copy of code and notebooks, apart from all results; the same call resumes.
+    """Run the study in a copy of code and notebooks, which the same call resumes; where it lies.
 
-    Returns:
-        the copy, which is the root of what it wrote.
-
-    Raises:
-        KdlibError: the study failed there; its own messages say why.
+    KdlibError: the study failed there; its own messages say why.
     """
     name = plan(profile, seeds, methods).profile.name
     copy = runs.root() / "data" / "runs" / f"{name}-verified"

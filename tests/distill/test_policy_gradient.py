@@ -7,7 +7,8 @@ import torch
 import toy
 
 from kdlib.config.methods import METHODS
-from kdlib.distill import losses, objectives, policy_gradient, text_sources
+from kdlib.distill import losses, objectives, policy_gradient
+from kdlib.distill.rollouts import Rollouts
 from kdlib.distill.teacher_targets import Live, Remembered
 from kdlib.model import checkpoints, generation, tokens
 
@@ -126,7 +127,7 @@ def rollouts(**changes):
     teacher = toy.trained()
     targets = Remembered(teacher, "fp32", 1000)
     blocks = [tokens.Example(f"g{i}", (), tuple(range(5, 25))) for i in range(7)]
-    return text_sources.Rollouts(toy.reading(), teacher, targets, blocks, given), targets, given
+    return Rollouts(toy.reading(), teacher, targets, blocks, given), targets, given
 
 
 def test_padding_does_not_enter_the_loss():

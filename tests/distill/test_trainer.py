@@ -13,7 +13,7 @@ from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, tokens
 
 PUBLISHED = {name: value for one in METHODS.values() for name, value in one.checked({}).items()}
-COMPARED = [name for name in objectives.COMPARED if name != "contrastive"]
+COMPARED = list(objectives.DIVERGENCES)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -84,9 +84,11 @@ def test_a_students_teacher_is_of_its_half_or_of_all(lab, rows):
     own = run.without(left_out, "half-0a", own_teacher=True)
     whole = run.without(left_out, "taught-0a")
     assert all(runs.done(one.folder, one.identity) for one in (own, own.teacher, whole))
-    written = {one.row_id for one in teacher_output.text(own.teacher, rows)}
-    assert not written & left_out
-    assert left_out <= {one.row_id for one in teacher_output.text(whole.teacher, rows)}
+    written = [one.row_id for one in teacher_output.text(own.teacher, rows)]
+    assert not set(written) & left_out
+    of_all = {one.row_id: one for one in teacher_output.text(whole.teacher, rows)}
+    assert left_out <= set(of_all)
+    assert teacher_output.text(own.teacher, rows) != [of_all[row] for row in written]
     weights, others = (load(one).state_dict() for one in (own, whole))
     assert any((weights[name] != others[name]).any() for name in weights)
 
@@ -107,7 +109,9 @@ def test_twins_are_many_different_and_ranked_with_their_canary(lab, rows, forbid
 
 def test_twins_of_another_number_are_measured_anew(lab, rows):
     fewer = run_of(lab, "sft", ("twins = 6", "twins = 2"))
-    assert len(retraining.twins(run_of(lab, "sft"), rows)) == 7 * len(rows.split("member", "canary"))
+    assert len(retraining.twins(run_of(lab, "sft"), rows)) == 7 * len(
+        rows.split("member", "canary")
+    )
     assert len(retraining.twins(fewer, rows)) == 3 * len(rows.split("member", "canary"))
     with pytest.raises(KdlibError, match="rkld-small is not there"):
         retraining.twins(run_of(lab, "rkld"), rows)

@@ -1,0 +1,17 @@
+"""What counts as memorized."""
+
+import pandas as pd
+
+from kdlib.config import definitions
+
+
+def test_a_window_and_the_full_response():
+    tuples = pd.DataFrame(
+        {"prefix": [50, 49, 20, 9, 60, 0], "length": [80, 80, 20, 20, 60, 0]}, index=list("abcdef")
+    )
+    window = {"a": True, "b": False, "c": True, "d": False, "e": True, "f": True}
+    assert definitions.exact(tuples).to_dict() == window
+    full = {"a": False, "b": False, "c": True, "d": False, "e": True, "f": True}
+    assert definitions.exact(tuples, definitions.FULL).to_dict() == full
+    assert definitions.exact(tuples, 10).sum() == 5
+    assert definitions.WINDOW == 50
