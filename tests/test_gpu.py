@@ -4,13 +4,12 @@ import pytest
 import torch
 import toy
 
-from kdlib.config.methods import METHODS
 from kdlib.config.profile import load_profile
 from kdlib.distill import losses, objectives, trainer
 from kdlib.distill.teacher_targets import Live
 from kdlib.model import checkpoints, tokens
-from kdlib.study import stages
-from kdlib.study.run import Lab
+from kdlib.study import pretraining, stages
+from kdlib.study.run import Run, load_rows
 
 gpu = pytest.mark.gpu
 
@@ -36,11 +35,12 @@ def test_gpu_profile_runs_with_its_settings_on_tiny_models(tmp_path, monkeypatch
             "measure": profile.measure.model_copy(update={"rouge_rows": 2, "sampled_rows": 1}),
         }
     )
-    lab = Lab(profile, 0)
-    stages.bases.prepare(lab)
-    stages.run(lab, "teacher", "teacher")
+    pretraining.prepare(profile)
+    rows = load_rows(profile, 0)
+    stages.make(Run(profile, 0, "teacher", "teacher"), rows)
     for method in ("sft", "word_kd", "gkd"):
-        assert (stages.run(lab, method, "small") / "tuples.parquet").is_file()
+        folder = stages.make(Run(profile, 0, method, profile.sizes[-1]), rows)
+        assert (folder / "tuples.parquet").is_file()
 
 
 @gpu
@@ -63,15 +63,12 @@ def test_no_step_waits_for_the_gpu():
     """A step of word-level KD from batch to optimizer, with every synchronization an error."""
     model, teacher = (toy.new_model(seed).cuda() for seed in (0, 1))
     minimized = objectives.objective("mixed_forward_kl", Live(teacher, "bf16"), {"mix": 0.5})
-    settings = toy.how(precision="bf16")
-    optimizer = trainer.optimizer_for(model, settings)
+    optimizer = trainer.GuardedAdamW(model, toy.how(precision="bf16"), planned=2)
     batch = tokens.collate(toy.examples()[:8], toy.tokenizer().pad_token_id)
 
     def step():
-        trainer.step_loss(model, [batch], minimized, "bf16")
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        loss, _ = trainer.step_loss(model, [batch], minimized, "bf16")
+        optimizer.step(loss)
 
     step()
     torch.cuda.set_sync_debug_mode("error")
@@ -79,6 +76,27 @@ def test_no_step_waits_for_the_gpu():
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+def test_a_fault_on_the_gpu_leaves_the_weights():
+    model = toy.new_model().cuda()
+    optimizer = trainer.GuardedAdamW(model, toy.how(warmup=0), planned=9)
+    batch = tokens.collate(toy.examples()[:8], toy.tokenizer().pad_token_id)
+
+    def weights_after(factor):
+        loss, _ = trainer.step_loss(
+            model,
+            [batch],
+            lambda logits, on, part: losses.cross_entropy(logits, on.targets[part]) * factor,
+            "fp32",
+        )
+        optimizer.step(loss)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    first, good, bad, later = (weights_after(factor) for factor in (1.0, 1.0, torch.nan, 1.0))
+    assert not torch.equal(first, good)
+    assert torch.equal(good, bad) and torch.equal(good, later)
 
 
 @gpu
@@ -93,7 +111,5 @@ def test_divergences_agree_on_both_devices():
 
 def test_attention_is_sdpa_on_a_gpu(monkeypatch):
     monkeypatch.setattr(checkpoints, "device", lambda: torch.device("cuda"))
-    assert (
-        checkpoints.attention() == "sdpa" and toy.new_model().config._attn_implementation == "sdpa"
-    )
-    assert set(load_profile("gpu").methods) == set(METHODS)
+    assert checkpoints.attention() == "sdpa"
+    assert toy.new_model().config._attn_implementation == "sdpa"

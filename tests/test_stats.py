@@ -129,10 +129,13 @@ def test_draws_without_a_value_are_left_out():
 
 
 def test_a_value_in_words():
-    assert stats.interval_text(0.5, 0.25, 0.75) == "0.500 [0.250, 0.750]"
-    assert stats.interval_text(-0.5, -0.6, 0.25, "+.1f") == "-0.5 [-0.6, +0.2]"
-    assert stats.interval_text(0.5, np.nan, np.nan, ".0%") == "50% (no interval)"
-    assert stats.interval_text(np.nan, 0, 1) == "not enough rows"
+    def text(*numbers, **how):
+        return stats.row_text(dict(zip(("value", "lo", "hi"), numbers, strict=True)), **how)
+
+    assert text(0.5, 0.25, 0.75) == "0.500 [0.250, 0.750]"
+    assert text(-0.5, -0.6, 0.25, form="+.1f") == "-0.5 [-0.6, +0.2]"
+    assert text(0.5, np.nan, np.nan, form=".0%") == "50% (no interval)"
+    assert text(np.nan, 0, 1) == "not enough rows"
     row = pd.Series({"auc": 0.5, "auc_lo": 0.4, "auc_hi": 0.6})
     assert stats.row_text(row, "auc", ".1f") == "0.5 [0.4, 0.6]"
     assert stats.row_text(stats.rate(3, 12), form=".1%") == "25.0% [8.9%, 53.2%]"

@@ -1,4 +1,8 @@
-"""An attacker's scores for every model, with reference models (notebook 13)."""
+"""An attacker's scores for every model, with reference models (notebook 13).
+
+The higher a score, the more a row looks like one that was trained on. `size` is of compressed
+responses (`extraction.zlib_bytes`), `unseen` of models without a row (`counterfactual.unseen`).
+"""
 
 from itertools import permutations
 from typing import Any
@@ -9,7 +13,7 @@ import pandas as pd
 from kdlib.analysis.rates import MODEL, ROW, natural
 from kdlib.analysis.roc import auc, difference, evaluate
 from kdlib.errors import KdlibError
-from kdlib.stats import named, paired_difference
+from kdlib.stats import each, named, paired_difference
 
 SCORES = (
     *("loss", "zlib", "min_k", "min_k_plus", "reference_base"),
@@ -23,18 +27,11 @@ def membership(
     base: pd.Series | None = None,
     unseen: pd.Series | None = None,
 ) -> pd.DataFrame:
-    """Membership scores of rows: the higher, the more a row looks like one that was trained on.
+    """Membership scores of rows with nats_per_token, min_k and min_k_plus.
 
-    Args:
-        tuples: one line per row: nats_per_token, min_k, min_k_plus.
-        size: [n] bytes of the compressed responses, see `extraction.zlib_bytes`.
-        base: nats per token of the same rows under the model before fine-tuning.
-        unseen: the same under a model of the same size that was fine-tuned without the row.
-
-    Returns:
-        loss (less the loss, Yeom et al. 2018), zlib (that for each compressed byte, Carlini et al.
-        2021), min_k, min_k_plus, and reference_base and reference_student (loss of the reference
-        less the loss) where these are there.
+    loss (less the loss, Yeom et al. 2018), zlib (that for each compressed byte, Carlini et al.
+    2021), min_k, min_k_plus, and where the reference is there, reference_base (nats per token under
+    the model before fine-tuning less the loss), reference_student (the same of `unseen`).
     """
     loss = -tuples["nats_per_token"]
     columns = {"loss": loss, "zlib": loss / size}
@@ -54,14 +51,10 @@ def likelihood_ratio(nats: pd.Series, outside: pd.DataFrame) -> pd.Series:
     """Offline likelihood-ratio attack with one variance for all rows (Carlini et al. 2022, VI).
 
     Score = (phi - mean_out) / sigma_out [n], where phi is the confidence and mean_out the row's
-    mean over reference models trained without it. Few references cannot tell a row's own spread, so
-    sigma_out is pooled over rows; it sets the unit and leaves the order as it is. Not the online
-    attack: no model trained *with* the row is looked at. Our references read half as many rows as
-    the target, which moves all scores by about as much and is therefore no advantage for members.
-
-    Args:
-        nats: [n] nats per token under the model that is attacked.
-        outside: [n, pairs of halves] the same under references, see `counterfactual.unseen`.
+    mean over references trained without it (outside, [n, pairs of halves]). Few references cannot
+    tell a row's own spread, so sigma_out is pooled over rows, which leaves their order as it is.
+    Not the online attack: no model trained *with* the row is looked at. Our references read half as
+    many rows as the target; that moves all scores alike and is no advantage for members.
 
     Raises:
         KdlibError: fewer than two reference models.
@@ -76,25 +69,18 @@ def likelihood_ratio(nats: pd.Series, outside: pd.DataFrame) -> pd.Series:
 def scored(
     tuples: pd.DataFrame, size: pd.Series, unseen: pd.DataFrame, probed: str
 ) -> pd.DataFrame:
-    """Every membership score of every member and held-out row.
+    """SCORES of every member and held-out row, after its names and member; `size` is by row id.
 
-    Args:
-        tuples: of all models; the base models, which read none of the rows, are a control.
-        size: bytes of each compressed response by row id, see `extraction.zlib_bytes`.
-        unseen: see `counterfactual.unseen`.
-        probed: the size of the students that `unseen` is of. Losses of two sizes differ by more
-            than membership, so the scores that need it are nan for other sizes.
-
-    Returns:
-        method, size, seed, row_id, group, member, then SCORES.
+    The base models, which read none of the rows, are a control. `probed` is the size of the
+    students of `unseen`: losses of two sizes differ by more than membership, so the scores that
+    need it are nan for other sizes.
     """
     rows = natural(tuples).reset_index(drop=True)
     tuned = rows["method"] != "base"
     before = rows[~tuned].set_index(["size", *ROW])["nats_per_token"]
     base = rows.join(before.rename("base"), on=["size", *ROW])["base"].where(tuned)
-    outside = rows[ROW].join(unseen, on=ROW)[list(unseen.columns)]
     comparable = (rows["size"] == probed) & tuned
-    outside = outside.where(comparable)
+    outside = rows[ROW].join(unseen, on=ROW)[list(unseen.columns)].where(comparable)
     scores = membership(rows, rows["row_id"].map(size).to_numpy(), base, outside.iloc[:, 0])
     ratio = likelihood_ratio(rows.loc[comparable, "nats_per_token"], outside[comparable])
     names = rows[[*MODEL, *ROW, "group"]].assign(member=rows["split"] == "member")
@@ -103,37 +89,31 @@ def scored(
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """`roc.evaluate` of `scored` rows: every model over all its seeds, the scores that it has."""
-    parts = []
-    for model, part in rows.groupby(MODEL, sort=False):
+
+    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
         table = evaluate(part, [name for name in SCORES if part[name].notna().all()])
-        names = pd.DataFrame([model] * len(table), columns=MODEL)
-        parts.append(names.join(table).assign(seeds=part["seed"].nunique()))
-    return pd.concat(parts, ignore_index=True)
+        return table.assign(seeds=part["seed"].nunique()).to_dict("records")
+
+    return each(rows, MODEL, lines)
 
 
 def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd.DataFrame:
     """Pairs of methods that membership and memorization order differently, by their means.
 
-    Args:
-        rows: see `scored`; of one size.
-        hits: one line per model and member row of that size: method, seed, row_id, group, hit.
-        score: a column.
-
-    Returns:
-        one, other (methods: `one` memorizes more and gives membership away less), more (difference
-        in memorized share, above 0), less (difference in AUC, below 0), each with ..._lo, ..._hi;
-        sure: whether both intervals exclude 0 and every seed agrees in both.
+    Of `scored` rows of one size, and of its member rows' hits (method, seed, row_id, group, hit).
+    Columns: one, other (methods: `one` memorizes more and gives membership away less), more
+    (difference in memorized share, above 0), less (in AUC, below 0), each with ..._lo, ..._hi;
+    sure: whether both intervals exclude 0 and every seed agrees in both.
     """
     wide = rows.pivot(index=[*ROW, "group", "member"], columns="method", values=score)
     wide, shares = wide.reset_index(), hits.groupby("method")["hit"].mean()
     areas = {name: auc(wide[name], wide["member"]) for name in wide if name in shares.index}
-    pairs: list[dict[str, Any]] = []
+    pairs = []
     for one, other in permutations(areas, 2):
-        if not (shares[one] > shares[other] and areas[one] < areas[other]):
-            continue
-        a, b = (hits[hits["method"] == name] for name in (one, other))
-        more, less = paired_difference(a, b, "hit"), difference(wide, one, other)
-        sure = more["lo"] > 0 and less["hi"] < 0 and more["same_sign"] and less["same_sign"]
-        facts = {"one": one, "other": other} | named("more", more) | named("less", less)
-        pairs.append(facts | {"sure": bool(sure)})
+        if shares[one] > shares[other] and areas[one] < areas[other]:
+            a, b = (hits[hits["method"] == name] for name in (one, other))
+            more, less = paired_difference(a, b, "hit"), difference(wide, one, other)
+            sure = more["lo"] > 0 and less["hi"] < 0 and more["same_sign"] and less["same_sign"]
+            facts = {"one": one, "other": other} | named("more", more) | named("less", less)
+            pairs.append(facts | {"sure": bool(sure)})
     return pd.DataFrame(pairs, columns=None if pairs else ["one", "other", "more", "less", "sure"])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,6 @@ ATTRIBUTES = {  # name: what it is, in words for tables and figures
     "context_overlap": "words that stand in the prompt (share)",
 }
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")  # get_maxClique: get, max, Clique
-_PERMUTATIONS = 128  # of a MinHash
-_RECALL = (0.01, 0.99)  # weights of false candidates, which cost time, and of missed ones
 
 
 def attributes(
@@ -29,16 +28,11 @@ def attributes(
 ) -> pd.DataFrame:
     """The attributes of the natural rows of one seed; none of them looks at a model.
 
-    Args:
-        rows: of one seed, indexed by row id.
-        tokens: the response of each row id as token ids, of at least one.
-        general: [V] surprisal of each token id, see `surprisal`.
-
-    Returns:
-        by row_id: copies (rows of the same split with the same response, itself included),
-        near_copies (see there), length (tokens, with the end token), zlib (bytes of the compressed
-        response), compressed (these per byte of the response), rarity (mean surprisal, nats per
-        token), context_overlap (see `overlap`), sort (last word of the category), package (first).
+    Rows and tokens (the response's ids, at least one) are by row id; general is `surprisal`, [V].
+    Columns: copies (rows of the same split with the same response, itself included), near_copies,
+    length (tokens, with the end token), zlib (bytes of the compressed response), compressed (these
+    per byte of the response), rarity (mean surprisal, nats per token), context_overlap (see
+    `overlap`), sort (last word of the category), package (first).
     """
     chosen = rows[rows["kind"] == "row"]
     response, prompt = chosen["response"], chosen["instruction"] + " " + chosen["context"]
@@ -64,45 +58,32 @@ def surprisal(texts: Iterable[Sequence[int]], vocabulary: int) -> np.ndarray:
 
     Unigrams with Laplace's add-one: -log((count + 1) / (N + V)).
     """
-    ids = np.concatenate([np.zeros(0, dtype=int), *(np.asarray(one, dtype=int) for one in texts)])
+    ids = np.fromiter(chain.from_iterable(texts), dtype=int)
     counts = np.bincount(ids, minlength=vocabulary) + 1.0
     return -np.log(counts / counts.sum())
-
-
-def shingles(text: str) -> frozenset[str]:
-    """Every SHINGLE characters in a row, in small letters; the whole text where it is shorter."""
-    small = text.lower()
-    return frozenset(small[i : i + SHINGLE] for i in range(max(1, len(small) - SHINGLE + 1)))
 
 
 def near_copies(
     responses: Sequence[str], groups: Sequence[str], counted: Sequence[bool]
 ) -> np.ndarray:
-    """How many counted rows hold nearly, and not exactly, the response of each row: [n].
+    """How many counted rows (members) hold nearly, and not exactly, the response of each row: [n].
 
-    Near copies share at least SIMILAR of their shingles (Jaccard similarity, Broder 1997). MinHash
-    finds the candidates (seeded, tuned to miss few), and each is then compared exactly.
-
-    Args:
-        responses: [n] texts.
-        groups: [n]; rows of one group are exact copies, which do not count.
-        counted: [n] whether a row counts as a copy of others: the member rows.
+    Near copies share at least SIMILAR of their shingles (Jaccard similarity, Broder 1997), which
+    are every SHINGLE characters in a row, in small letters. MinHash finds the candidates (seeded,
+    tuned to miss few), and each is then compared exactly. Rows of one group are exact copies.
     """
-    sets = [shingles(text) for text in responses]
+    small = [text.lower() for text in responses]
+    sets = [{one[i : i + SHINGLE] for i in range(max(1, len(one) - SHINGLE + 1))} for one in small]
     encoded = [[one.encode() for one in part] for part in sets]
-    hashes = MinHash.bulk(encoded, num_perm=_PERMUTATIONS, seed=1) if sets else []
-    index = MinHashLSH(SIMILAR, _PERMUTATIONS, weights=_RECALL)
-    for row, (one, counts) in enumerate(zip(hashes, counted, strict=True)):
-        if counts:
-            index.insert(row, one)
-    names, found = list(groups), np.zeros(len(sets), dtype=int)
-    for row, one in enumerate(hashes):
-        others = [other for other in index.query(one) if names[other] != names[row]]
-        found[row] = sum(
-            len(sets[row] & sets[other]) >= SIMILAR * len(sets[row] | sets[other])
-            for other in others
-        )
-    return found
+    hashes = MinHash.bulk(encoded, num_perm=128, seed=1)
+    index = MinHashLSH(SIMILAR, 128, weights=(0.01, 0.99))  # of false candidates, of missed ones
+    for row in np.flatnonzero(counted):
+        index.insert(int(row), hashes[row])
+    names, found = list(groups), []
+    for own, name, one in zip(sets, names, hashes, strict=True):
+        others = [sets[other] for other in index.query(one) if names[other] != name]
+        found.append(sum(len(own & other) >= SIMILAR * len(own | other) for other in others))
+    return np.array(found, dtype=int)
 
 
 def overlap(response: str, prompt: str) -> float:

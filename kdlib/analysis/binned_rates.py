@@ -18,19 +18,14 @@ _CUTS = {  # of counts; everything else is cut into quarters
 def beside(tuples: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows' attributes (raw, in bins or scaled) beside what each trained model made of the row.
 
-    Returns:
-        one line per model and row: rows' columns, method, size, nats_per_token, and hit
-        (memorized, k = 50).
+    One line per model and row: rows' columns, method, size, nats_per_token, hit (k = 50).
     """
     trained = natural(tuples[tuples["method"] != "base"])
     return trained[[*MODEL, *ROW, "nats_per_token", "hit"]].merge(rows, on=ROW, validate="m:1")
 
 
 def bucketed(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The rows, each named attribute cut into ordered bins.
-
-    Counts are cut by doubling, other numbers into quarters; what is no number stays as it is.
-    """
+    """The rows, each attribute named in bins: counts by doubling, other numbers by quarters."""
     return rows.assign(**{name: _cut(name, rows[name]) for name in names})
 
 
@@ -38,10 +33,9 @@ def _cut(name: str, values: pd.Series) -> pd.Series:
     if name in _CUTS:
         edges, labels = _CUTS[name]
         return pd.cut(values, edges, labels=labels)
-    if not pd.api.types.is_numeric_dtype(values):
-        return values.astype("category")
-    quarters = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
-    if len(quarters) < 3:  # (nearly) all the same
+    numbers = values if pd.api.types.is_numeric_dtype(values) else [0]
+    quarters = np.unique(np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1]))
+    if len(quarters) < 3:  # no numbers, or (nearly) all the same
         return values.astype("category")
     labels = [f"{a:.3g} to {b:.3g}" for a, b in zip(quarters, quarters[1:], strict=False)]
     return pd.cut(values, quarters, labels=labels, include_lowest=True, ordered=False)
@@ -53,14 +47,12 @@ def shares(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     Columns: method, size, attribute, bucket, value, lo, hi, n, groups. Where the groups are far
     fewer than n, the rows stand or fall together and the interval is too narrow.
     """
-    rows = []
+    columns, rows = [*MODEL, "attribute", "bucket", "value", "lo", "hi", "n", "groups"], []
     for name in names:
-        grouped = frame.groupby([*MODEL, name], sort=True, observed=True)
-        for (method, size, bucket), part in grouped:
-            facts = {"method": method, "size": size, "attribute": name, "bucket": str(bucket)}
+        for (*model, bucket), part in frame.groupby([*MODEL, name], observed=True):
+            facts = dict(zip(columns, (*model, name, str(bucket)), strict=False))
             facts |= rate(part["hit"].sum(), len(part))
             rows.append(facts | {"groups": part["group"].nunique()})
-    columns = [*MODEL, "attribute", "bucket", "value", "lo", "hi", "n", "groups"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -74,14 +66,10 @@ def of_canaries(tuples: pd.DataFrame) -> pd.DataFrame:
 def by_row(frame: pd.DataFrame) -> pd.DataFrame:
     """How many students memorize each response, most first; all methods, sizes and seeds together.
 
-    Args:
-        frame: member rows beside their attributes, see `beside`.
-
-    Returns:
-        response, share (of the students), students, copies, rarity.
+    Of `beside`, member rows. Columns: response, share (of the students), students, copies, rarity.
     """
     grouped = frame[frame["method"] != "teacher"].groupby("group", sort=False)
-    named = {"response": ("response", "first"), "share": ("hit", "mean")}
-    named |= {"students": ("hit", "size"), "copies": ("copies", "first")}
-    table = grouped.agg(**named, rarity=("rarity", "first"))
+    firsts = {name: (name, "first") for name in ("response", "copies", "rarity")}
+    table = grouped.agg(share=("hit", "mean"), students=("hit", "size"), **firsts)
+    table = table[["response", "share", "students", "copies", "rarity"]]
     return table.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)

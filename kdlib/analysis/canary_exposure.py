@@ -1,4 +1,8 @@
-"""What planted secrets come out: exposure among never-planted twins, extraction (notebook 13)."""
+"""What planted secrets come out: exposure among never-planted twins, extraction (notebook 13).
+
+A canary is named by CANARY; its n twins stand in the same sentence with another secret and were
+never planted. Responses are token ids.
+"""
 
 from collections.abc import Mapping, Sequence
 from os.path import commonprefix
@@ -10,7 +14,7 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.config.definitions import exact
-from kdlib.stats import bootstrap, named, rate
+from kdlib.stats import bootstrap, each, named, rate
 
 CANARY = ["method", "size", "seed", "row_id"]
 SECRET = ["rank", "twins", "exposure", "extracted", "secret", "category", "repetitions"]
@@ -23,21 +27,15 @@ def secrets(
 ) -> pd.DataFrame:
     """Exposure and extraction of every planted canary under finished models of one seed.
 
-    Args:
-        folders: by method and size; each holds twins.parquet, tuples.parquet and tokens.parquet.
-        canaries: token ids of each canary's response, by row id; may be empty.
-        twins: token ids of the responses of each canary's twins, by the canary's row id.
-
-    Returns:
-        one line per model and canary: method, size, seed, row_id, rank, twins, exposure (see
-        `of_canaries`), extracted, secret (see `extracted`), category (which kind of secret) and
-        repetitions.
+    Folders are by method and size; each holds twins.parquet, tuples.parquet and tokens.parquet.
+    Responses of canaries (may be empty) and of the twins of each are by the canary's row id.
+    Columns: CANARY, then SECRET (see `of_canaries`, `extracted`; category: the kind of secret).
     """
     spans = {row: secret_span(response, twins[row]) for row, response in canaries.items()}
     parts = [pd.DataFrame(columns=[*CANARY, *SECRET])]
-    for (method, size), folder in folders.items() if spans else ():
+    for model, folder in folders.items() if spans else ():
         seed = (runs.read_manifest(folder) or {})["seed"]
-        names = {"method": method, "size": size, "seed": seed}
+        names = dict(zip(CANARY, (*model, seed), strict=False))
         ranked = of_canaries(pd.read_parquet(folder / "twins.parquet").assign(**names))
         tuples = pd.read_parquet(folder / "tuples.parquet").query("kind == 'canary'")
         leads = pd.read_parquet(folder / "tokens.parquet", columns=["row_id", "token_lead"])
@@ -51,24 +49,18 @@ def secrets(
 def of_canaries(twins: pd.DataFrame) -> pd.DataFrame:
     """Exposure (Carlini et al. 2019, section 4.2) of every planted canary, in bits.
 
-    Exposure = log2(n + 1) - log2(rank), where the rank is the canary's among itself and its n
-    twins, which stand in the same sentence with another secret and were never planted, by loss:
-    how many bits of guessing the model saves. At most log2(n + 1), where the canary is first.
+    Exposure = log2(n + 1) - log2(rank), where the rank is the canary's among itself and its n twins
+    by loss: how many bits of guessing the model saves. At most log2(n + 1), where it is first.
 
-    Args:
-        twins: row_id, twin_of (the canary's row id, its own too), nats (of the whole response),
-            method, size and seed.
-
-    Returns:
-        method, size, seed, row_id, rank (1 to n + 1; a tie is ranked worst), exposure, twins (n).
+    Of CANARY of canaries and twins, twin_of (the canary's row id, its own too), nats (of the whole
+    response). Columns: CANARY, rank (1 to n + 1; a tie is ranked worst), twins (n), exposure.
     """
-    own = twins[twins["row_id"] == twins["twin_of"]].set_index(CANARY)["nats"]
-    keys = [*CANARY[:3], "twin_of"]
-    planted = twins[keys].merge(own.rename("planted"), left_on=keys, right_index=True)["planted"]
-    grouped = (twins["nats"] <= planted).groupby([twins[key] for key in keys], sort=False)
-    ranks = grouped.agg(rank="sum", twins="size").rename_axis(CANARY).reset_index()
-    exposure = np.log2(ranks["twins"]) - np.log2(ranks["rank"])
-    return ranks.assign(exposure=exposure, twins=ranks["twins"] - 1)
+    losses = twins.groupby([*CANARY[:3], "twin_of"])["nats"]
+    ranks = losses.rank(method="max").astype(int)
+    planted = twins.assign(rank=ranks, twins=losses.transform("size") - 1)
+    planted = planted.loc[twins["row_id"] == twins["twin_of"], [*CANARY, "rank", "twins"]]
+    exposure = np.log2(planted["twins"] + 1) - np.log2(planted["rank"])
+    return planted.assign(exposure=exposure).reset_index(drop=True)
 
 
 def chance(twins: int) -> float:
@@ -80,8 +72,7 @@ def chance(twins: int) -> float:
 def secret_span(response: Sequence[int], twins: Sequence[Sequence[int]]) -> tuple[int, int]:
     """First token of a canary's secret and the first one behind it: where its twins differ.
 
-    Both are token ids of responses; the more twins (at least one), the surer each token of the
-    secret differs in one of them.
+    The more twins (at least one), the surer each token of the secret differs in one of them.
     """
     forwards = [list(one) for one in (response, *twins)]
     start = len(commonprefix(forwards))
@@ -92,16 +83,9 @@ def secret_span(response: Sequence[int], twins: Sequence[Sequence[int]]) -> tupl
 def extracted(
     tuples: pd.DataFrame, leads: pd.Series, spans: Mapping[str, tuple[int, int]]
 ) -> pd.DataFrame:
-    """Whether a planted canary comes out: the whole response, or its secret alone.
+    """CANARY, extracted (greedy decoding writes the whole response), secret (of what is before it).
 
-    Args:
-        tuples: of the canaries.
-        leads: token_lead of each, a list per row, in the order of `tuples`.
-        spans: see `secret_span`, by row id.
-
-    Returns:
-        method, size, seed, row_id, extracted (greedy decoding writes the whole response) and secret
-        (after the words before the secret, it writes the secret).
+    Of tuples of canaries, their token_lead (a list per row) and `secret_span` by row id.
     """
     pairs = zip(tuples["row_id"], leads, strict=True)
     inside = [np.asarray(lead)[slice(*spans[row])] for row, lead in pairs]
@@ -116,14 +100,14 @@ def by(canaries: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     secret with theirs (Wilson), n (canaries), chance and most (bits: what a never-planted secret
     has on average, and what a canary can have).
     """
-    rows: list[dict[str, Any]] = []
-    for key, part in canaries.groupby(list(keys), sort=False):
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
         lo, hi = bootstrap(part["exposure"], part["seed"].astype(str) + part["row_id"])
-        row = {"exposure": part["exposure"].mean(), "exposure_lo": lo, "exposure_hi": hi}
+        row = named("exposure", {"value": part["exposure"].mean(), "lo": lo, "hi": hi})
         for name in ("extracted", "secret"):
             row |= named(name, rate(part[name].sum(), len(part)))
         twins = int(part["twins"].iloc[0])
-        row |= {"n": len(part), "chance": chance(twins), "most": np.log2(twins + 1)}
-        rows.append(dict(zip(keys, key, strict=True)) | row)
+        return row | {"n": len(part), "chance": chance(twins), "most": np.log2(twins + 1)}
+
     ends = [f"{one}{end}" for one in SECRET[2:5] for end in ("", "_lo", "_hi")]
-    return pd.DataFrame(rows, columns=[*keys, *ends, "n", "chance", "most"])
+    return each(canaries, keys, line).reindex(columns=[*keys, *ends, "n", "chance", "most"])

@@ -19,7 +19,6 @@ MARGIN = 0.01  # of ROUGE-L: less than this is "the same utility" (claim C2)
 PUBLISHED_AUC = (0.54, 0.83)  # of students in 2508.07054
 
 Judged = tuple[bool, bool, str]  # confirmed, refuted, evidence
-Judge = Callable[..., Judged]
 
 
 class Claim(NamedTuple):
@@ -27,10 +26,7 @@ class Claim(NamedTuple):
 
     statement: str
     rule: str
-    judge: Judge
-
-
-CLAIMS: dict[str, Claim] = {}
+    judge: Callable[..., Judged]
 
 
 def judge(name: str, **tables: Any) -> dict[str, str]:
@@ -38,11 +34,11 @@ def judge(name: str, **tables: Any) -> dict[str, str]:
 
     Of the tables, a claim's judge gets those that it names as arguments.
     """
-    claim = CLAIMS[name]
-    arguments = {table: tables[table] for table in inspect.signature(claim.judge).parameters}
-    confirmed, refuted, evidence = claim.judge(**arguments)
+    statement, rule, judges = CLAIMS[name]
+    arguments = {table: tables[table] for table in inspect.signature(judges).parameters}
+    confirmed, refuted, evidence = judges(**arguments)
     verdict = "confirmed" if confirmed else "refuted" if refuted else "open"
-    facts = {"claim": name, "statement": claim.statement, "rule": claim.rule}
+    facts = {"claim": name, "statement": statement, "rule": rule}
     return facts | {"verdict": verdict, "evidence": evidence}
 
 
@@ -51,16 +47,10 @@ def ledger(names: Iterable[str], **tables: Any) -> pd.DataFrame:
     return pd.DataFrame([judge(name, **tables) for name in names])
 
 
-def _claim(name: str, statement: str, rule: str) -> Callable[[Judge], None]:
-    def add(judge: Judge) -> None:
-        CLAIMS[name] = Claim(statement, rule, judge)
-
-    return add
-
-
 def _pooled(differences: pd.DataFrame, comparison: str, metric: str) -> pd.DataFrame:
     chosen = differences[(differences["seed"] == "all") & differences["method"].isin(PAPER)]
-    return chosen[(chosen["comparison"] == comparison) & (chosen["metric"] == metric)]
+    chosen = chosen[(chosen["comparison"] == comparison) & (chosen["metric"] == metric)]
+    return chosen.astype({"same_sign": bool})
 
 
 def _named(row: pd.Series) -> str:
@@ -69,87 +59,40 @@ def _named(row: pd.Series) -> str:
     return f"{name}: {row_text(row, form='+.3f')}"
 
 
-def _all_below(comparison: str) -> Judge:
+def _all_below(comparison: str) -> Callable[[pd.DataFrame], Judged]:
     def judged(differences: pd.DataFrame) -> Judged:
         gaps = _pooled(differences, comparison, "exact_rate")
         if not len(gaps):
             return False, False, "no two students to compare"
-        agreed, most = gaps["same_sign"].astype(bool), gaps.loc[gaps["value"].idxmax()]
-        below, above = (gaps["hi"] < 0) & (gaps["value"] < 0) & agreed, (gaps["lo"] > 0) & agreed
-        evidence = f"{below.sum()} of {len(gaps)} differences lie below 0 with every seed "
-        evidence += f"agreeing, {above.sum()} above; the greatest is {_named(most)}"
-        return bool(below.all()), bool(above.any()), evidence
+        below = (gaps["hi"] < 0) & (gaps["value"] < 0) & gaps["same_sign"]
+        above = (gaps["lo"] > 0) & gaps["same_sign"]
+        evidence = f"{below.sum()} of {len(gaps)} differences lie below 0 with every seed agreeing"
+        most = _named(gaps.loc[gaps["value"].idxmax()])
+        return below.all(), above.any(), f"{evidence}, {above.sum()} above; the greatest is {most}"
 
     return judged
 
 
-_claim(
-    "C1",
-    "Every distilled student memorizes less than the SFT student of its size.",
-    "confirmed if for every size and method the pooled difference to SFT has its whole interval "
-    "below 0 and every seed agrees in sign; refuted if one interval lies above 0 with every seed "
-    "agreeing",
-)(_all_below("to_sft"))
-
-
-@_claim(
-    "C2",
-    "It keeps the utility (held-out ROUGE-L) of the SFT student.",
-    f"confirmed if every difference to SFT has its whole interval above -{MARGIN}; refuted if one "
-    f"interval lies below -{MARGIN} with every seed agreeing",
-)
 def _keeps_utility(differences: pd.DataFrame) -> Judged:
     gaps = _pooled(differences, "to_sft", "rougeL")
-    kept, lost = gaps["lo"] > -MARGIN, (gaps["hi"] < -MARGIN) & gaps["same_sign"].astype(bool)
-    evidence = f"{kept.sum()} of {len(gaps)} differences lie above -{MARGIN}, {lost.sum()} below; "
-    evidence += f"the least is {_named(gaps.loc[gaps['value'].idxmin()])}"
-    return bool(kept.all()), bool(lost.any()), evidence
+    kept, lost = gaps["lo"] > -MARGIN, (gaps["hi"] < -MARGIN) & gaps["same_sign"]
+    evidence = f"{kept.sum()} of {len(gaps)} differences lie above -{MARGIN}, {lost.sum()} below"
+    least = _named(gaps.loc[gaps["value"].idxmin()])
+    return kept.all(), lost.any(), f"{evidence}; the least is {least}"
 
 
-_claim(
-    "C3",
-    "Methods that use the teacher's probabilities memorize least, reverse KL least of all.",
-    "confirmed if at every size RKLD < word-level KD < sequence-level KD, intervals below 0 and "
-    "every seed agreeing; refuted if one of these differences lies above 0 with every seed "
-    "agreeing",
-)(_all_below("order"))
-
-
-_claim(
-    "C4",
-    "Memorization falls with the student's size.",
-    "confirmed if for every method each smaller size less the next larger has its interval below 0 "
-    "and every seed agrees; refuted if one interval lies above 0 with every seed agreeing",
-)(_all_below("size"))
-
-
-@_claim(
-    "C5",
-    "It never reaches zero. (Which rows stay is not asked here.)",
-    "confirmed if for every distilled student the member rate less the held-out rate has its "
-    "interval above 0; refuted if one of them memorizes no member row in all seeds together",
-)
 def _never_zero(tuples: pd.DataFrame) -> Judged:
     rows = natural(tuples)
     grouped = rows[rows["method"].isin(DISTILLED)].groupby([*MODEL, "split"])["hit"]
     counts = grouped.agg(["sum", "count"]).unstack("split").swaplevel(axis=1)
     numbers = counts[["member", "held_out"]].itertuples(index=False)  # hits and rows of each
-    above = sum(newcombe(*one)[0] > 0 for one in numbers)
-    hits = counts["member", "sum"]
+    above, hits = sum(newcombe(*one)[0] > 0 for one in numbers), counts["member", "sum"]
+    method, size = hits.idxmin()
     evidence = f"{above} of {len(hits)} distilled students memorize more member than held-out rows"
-    evidence += f"; the fewest member rows, {hits.min()} over all seeds, has "
-    evidence += f"{label(hits.idxmin()[0])} {hits.idxmin()[1]}"
-    return above == len(hits), bool(hits.min() == 0), evidence
+    evidence += f"; the fewest member rows, {hits.min()} over all seeds, has {label(method)} {size}"
+    return above == len(hits), hits.min() == 0, evidence
 
 
-@_claim(
-    "C5b",
-    "What stays are rows that occur often, and rows that are unlike all others (2506.16170).",
-    "in the model of all attributes (notebook 12), for each of the paper's distilled methods that "
-    "has rows enough to be fitted: confirmed if the odds ratios of copies and of rarity have their "
-    "whole intervals above 1 in all of them; refuted if one of the two has its whole interval "
-    "below 1 in one of them; open otherwise, or if none is fitted",
-)
 def _what_stays(odds: pd.DataFrame) -> Judged:
     both = ["copies", "rarity"]
     odds = odds[odds["attribute"].isin(both) & odds["method"].isin(DISTILLED) & odds["note"].eq("")]
@@ -158,99 +101,52 @@ def _what_stays(odds: pd.DataFrame) -> Judged:
         for row in odds.to_dict("records")
     ]
     evidence = "; ".join(lines) or "no distilled student has rows enough to be fitted"
-    confirmed = set(odds["attribute"]) == set(both) and bool((odds["lo"] > 1).all())
-    return confirmed, bool((odds["hi"] < 1).any()), evidence
+    confirmed = set(odds["attribute"]) == set(both) and (odds["lo"] > 1).all()
+    return confirmed, (odds["hi"] < 1).any(), evidence
 
 
-@_claim(
-    "C6",
-    "The student costs a fraction of the teacher.",
-    # until the second reference run milliseconds per token counted too: a verdict hung on noise
-    "confirmed if in every seed every student has fewer parameters and fewer bytes than its "
-    "teacher; refuted if none has; milliseconds per token stand beside it and are not judged",
-)
 def _cheaper(costs: pd.DataFrame) -> Judged:
-    names = ["parameters", "file_bytes", "ms_per_token"]
-    teachers = costs[costs["method"] == "teacher"].set_index("seed")[names]
-    students = costs[costs["method"] != "teacher"].set_index("seed")[names]
+    # until the second reference run milliseconds per token counted too: a verdict hung on noise
+    costs = costs.set_index("seed")[["method", "parameters", "file_bytes", "ms_per_token"]]
+    teachers, students = (
+        part.drop(columns="method") for _, part in costs.groupby(costs["method"] != "teacher")
+    )
     ratio = students / teachers.loc[students.index]
-    cheaper = (ratio[names[:2]] < 1).all(axis=1)
-    spans = [f"{name} {one.min():.2f} to {one.max():.2f}" for name, one in ratio.items()]
-    evidence = f"{cheaper.sum()} of {len(cheaper)} students cost less in parameters and bytes; as "
-    evidence += f"shares of the teacher: {', '.join(spans)}"
-    return bool(cheaper.all()), not cheaper.any(), evidence
+    cheaper = (ratio[["parameters", "file_bytes"]] < 1).all(axis=1)
+    spans = ", ".join(f"{name} {one.min():.2f} to {one.max():.2f}" for name, one in ratio.items())
+    evidence = f"{cheaper.sum()} of {len(cheaper)} students cost less in parameters and bytes"
+    return cheaper.all(), not cheaper.any(), f"{evidence}; as shares of the teacher: {spans}"
 
 
-def _share(metric: str, limit: float, more: bool) -> Judge:
-    # of word-level KD, sizes and seeds together
+def _share(metric: str, limit: float, more: bool) -> Callable[[pd.DataFrame], Judged]:
     def judged(shares: pd.DataFrame) -> Judged:
-        pooled = shares[(shares["size"] == "all") & (shares["seed"] == "all")]
+        pooled = shares[shares[["size", "seed"]].eq("all").all(axis=1)]
         row = pooled[pooled["method"] == "word_kd"].set_index("metric").loc[metric]
         evidence = row_text(row, form=".1%") + (f" of {row['n']:.0f} rows" if row["n"] else "")
-        sides = (bool(row["lo"] > limit), bool(row["hi"] < limit))
-        return *(sides if more else sides[::-1]), evidence
+        above, below = row["lo"] > limit, row["hi"] < limit
+        return *((above, below) if more else (below, above)), evidence
 
     return judged
 
 
-_claim(
-    "D1",
-    "Nearly all that a student memorizes, its teacher and an SFT student of its size memorize too "
-    "(2601.15394: 95.7%).",
-    "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
-    "above 0.9, refuted if below 0.9",
-)(_share("shared", 0.9, more=True))
-
-
-_claim(
-    "D2",
-    "Of what the teacher memorizes and the SFT student does not, little is passed on "
-    "(2601.15394: 0.9%).",
-    "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
-    "below 0.05, refuted if above 0.05",
-)(_share("passed_on", 0.05, more=False))
-
-
-@_claim(
-    "D3",
-    "Teacher text passes on more of that than teacher probabilities do (2601.15394: 2.7 times).",
-    "sequence-level less word-level KD over the rows that the teacher and not the SFT student "
-    "memorizes, all sizes together: confirmed if the paired difference lies above 0 with every "
-    "seed agreeing, refuted if below 0 with every seed agreeing",
-)
 def _text_passes_on_more(contrasts: pd.DataFrame) -> Judged:
     chosen = contrasts[(contrasts["method"] == "seq_kd") & (contrasts["size"] == "all")]
-    chosen = chosen.set_index("metric")
-    row, agreed = chosen.loc["difference"], bool(chosen.loc["difference", "same_sign"])
+    row, ratio = (chosen[chosen["metric"] == one].iloc[0] for one in ("difference", "ratio"))
+    agreed = bool(row["same_sign"])
     evidence = f"{row_text(row, form='+.3f')} over {row['n']:.0f} rows, "
     evidence += "every seed agreeing" if agreed else "not every seed agreeing"
-    evidence += f"; ratio {row_text(chosen.loc['ratio'], form='.2f')}"
-    return agreed and bool(row["lo"] > 0), agreed and bool(row["hi"] < 0), evidence
+    evidence += f"; ratio {row_text(ratio, form='.2f')}"
+    return agreed and row["lo"] > 0, agreed and row["hi"] < 0, evidence
 
 
-@_claim(
-    "D4",
-    "What a student will memorize is told beforehand by the perplexities of teacher and baseline, "
-    "their KL and zlib (2601.15394: AUC .9997).",
-    "word-level KD at the probe's size, trained on the other seeds, all seeds together: confirmed "
-    "if the ROC-AUC's whole interval lies above 0.99, refuted if below 0.99",
-)
 def _predictable(scores: dict[str, Any]) -> Judged:
-    lo, hi, hits, n = (scores[name] for name in ("roc_auc_lo", "roc_auc_hi", "hits", "n"))
-    evidence = f"{hits:.0f} of {n:.0f} rows are memorized"
+    lo, hi = scores["roc_auc_lo"], scores["roc_auc_hi"]
+    evidence = f"{scores['hits']:.0f} of {scores['n']:.0f} rows are memorized"
     few = f"{evidence}: too few of one kind to judge"
     evidence = few if pd.isna(lo) else f"ROC-AUC {row_text(scores, 'roc_auc', '.4f')}; {evidence}"
-    return bool(lo > 0.99), bool(hi < 0.99), evidence
+    return lo > 0.99, hi < 0.99, evidence
 
 
-@_claim(
-    "D5",
-    "With the rows predicted beforehand removed, next to nothing is memorized (2601.15394: 1,698 "
-    "to 4).",
-    "word-level KD at the probe's size: confirmed if in every seed the new student memorizes at "
-    "most 1% of the rows that the old one did (as many rows, whichever they are), refuted if in "
-    "every seed it memorizes more",
-)
 def _removable(layers: pd.DataFrame) -> Judged:
     kept = layers[(layers["left_out"] == "predicted") & layers["part"].isin(["removed", "kept"])]
     total = kept.groupby("seed")[["before", "after"]].sum().query("before > 0")
@@ -258,36 +154,19 @@ def _removable(layers: pd.DataFrame) -> Judged:
         return False, False, "no row was memorized, so that nothing could be removed"
     few = total["after"] <= 0.01 * total["before"]
     counts = [f"seed {row.Index}: {row.before} to {row.after}" for row in total.itertuples()]
-    return bool(few.all()), not few.any(), f"memorized before and after, {'; '.join(counts)}"
+    return few.all(), not few.any(), f"memorized before and after, {'; '.join(counts)}"
 
 
-@_claim(
-    "E1",
-    "An attacker who knows the loss tells members from others with an AUC of .54 to .83 "
-    "(2508.07054).",
-    "loss score of every distilled student of the paper's methods, members against held-out rows, "
-    "all seeds together: confirmed if every interval lies within .54 to .83, refuted if one lies "
-    "wholly outside",
-)
 def _auc_as_published(attacks: pd.DataFrame) -> Judged:
     students = attacks[(attacks["score"] == "loss") & attacks["method"].isin(DISTILLED)]
-    lo, hi = PUBLISHED_AUC
+    (lo, hi), auc = PUBLISHED_AUC, students["auc"]
     within = (students["auc_lo"] >= lo) & (students["auc_hi"] <= hi)
     outside = (students["auc_lo"] > hi) | (students["auc_hi"] < lo)
-    evidence = f"{len(students)} distilled students: AUC {students['auc'].min():.3f} to "
-    evidence += f"{students['auc'].max():.3f}; {within.sum()} intervals lie within {lo} to {hi}, "
-    evidence += f"{outside.sum()} wholly outside"
-    return bool(within.all()), bool(outside.any()), evidence
+    evidence = f"{len(auc)} distilled students: AUC {auc.min():.3f} to {auc.max():.3f}; "
+    evidence += f"{within.sum()} intervals lie within {lo} to {hi}, {outside.sum()} wholly outside"
+    return within.all(), outside.any(), evidence
 
 
-@_claim(
-    "E2",
-    "Membership and memorization rank the methods differently (2508.07054).",
-    "all methods that were run, at the probe's size: confirmed if two of them are ordered one way "
-    "by memorized rows and the other way by the AUC of the loss score, both differences with "
-    "intervals that exclude 0 and every seed agreeing; refuted if no two are ordered differently "
-    "by the means; open otherwise",
-)
 def _ranked_differently(reversals: pd.DataFrame, hits: pd.DataFrame) -> Judged:
     shares, sure = hits.groupby("method")["hit"].mean(), reversals[reversals["sure"].astype(bool)]
     evidence = f"{len(reversals)} of the pairs of {len(shares)} methods are ordered differently, "
@@ -298,3 +177,107 @@ def _ranked_differently(reversals: pd.DataFrame, hits: pd.DataFrame) -> Judged:
         evidence += f"{label(most['other'])}, its AUC is {-most['less']:.3f} lower"
     ordered = shares.nunique() > 1  # else there is no order to reverse
     return len(sure) > 0, ordered and not len(reversals), evidence
+
+
+CLAIMS = {
+    "C1": Claim(
+        "Every distilled student memorizes less than the SFT student of its size.",
+        "confirmed if for every size and method the pooled difference to SFT has its whole "
+        "interval below 0 and every seed agrees in sign; refuted if one interval lies above 0 with "
+        "every seed agreeing",
+        _all_below("to_sft"),
+    ),
+    "C2": Claim(
+        "It keeps the utility (held-out ROUGE-L) of the SFT student.",
+        f"confirmed if every difference to SFT has its whole interval above -{MARGIN}; refuted if "
+        f"one interval lies below -{MARGIN} with every seed agreeing",
+        _keeps_utility,
+    ),
+    "C3": Claim(
+        "Methods that use the teacher's probabilities memorize least, reverse KL least of all.",
+        "confirmed if at every size RKLD < word-level KD < sequence-level KD, intervals below 0 "
+        "and every seed agreeing; refuted if one of these differences lies above 0 with every seed "
+        "agreeing",
+        _all_below("order"),
+    ),
+    "C4": Claim(
+        "Memorization falls with the student's size.",
+        "confirmed if for every method each smaller size less the next larger has its interval "
+        "below 0 and every seed agrees; refuted if one interval lies above 0 with every seed "
+        "agreeing",
+        _all_below("size"),
+    ),
+    "C5": Claim(
+        "It never reaches zero. (Which rows stay is not asked here.)",
+        "confirmed if for every distilled student the member rate less the held-out rate has its "
+        "interval above 0; refuted if one of them memorizes no member row in all seeds together",
+        _never_zero,
+    ),
+    "C5b": Claim(
+        "What stays are rows that occur often, and rows that are unlike all others (2506.16170).",
+        "in the model of all attributes (notebook 12), for each of the paper's distilled methods "
+        "that has rows enough to be fitted: confirmed if the odds ratios of copies and of rarity "
+        "have their whole intervals above 1 in all of them; refuted if one of the two has its "
+        "whole interval below 1 in one of them; open otherwise, or if none is fitted",
+        _what_stays,
+    ),
+    "C6": Claim(
+        "The student costs a fraction of the teacher.",
+        "confirmed if in every seed every student has fewer parameters and fewer bytes than its "
+        "teacher; refuted if none has; milliseconds per token stand beside it and are not judged",
+        _cheaper,
+    ),
+    "D1": Claim(
+        "Nearly all that a student memorizes, its teacher and an SFT student of its size memorize "
+        "too (2601.15394: 95.7%).",
+        "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
+        "above 0.9, refuted if below 0.9",
+        _share("shared", 0.9, more=True),
+    ),
+    "D2": Claim(
+        "Of what the teacher memorizes and the SFT student does not, little is passed on "
+        "(2601.15394: 0.9%).",
+        "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
+        "below 0.05, refuted if above 0.05",
+        _share("passed_on", 0.05, more=False),
+    ),
+    "D3": Claim(
+        "Teacher text passes on more of that than teacher probabilities do (2601.15394: 2.7 "
+        "times).",
+        "sequence-level less word-level KD over the rows that the teacher and not the SFT student "
+        "memorizes, all sizes together: confirmed if the paired difference lies above 0 with every "
+        "seed agreeing, refuted if below 0 with every seed agreeing",
+        _text_passes_on_more,
+    ),
+    "D4": Claim(
+        "What a student will memorize is told beforehand by the perplexities of teacher and "
+        "baseline, their KL and zlib (2601.15394: AUC .9997).",
+        "word-level KD at the probe's size, trained on the other seeds, all seeds together: "
+        "confirmed if the ROC-AUC's whole interval lies above 0.99, refuted if below 0.99",
+        _predictable,
+    ),
+    "D5": Claim(
+        "With the rows predicted beforehand removed, next to nothing is memorized (2601.15394: "
+        "1,698 to 4).",
+        "word-level KD at the probe's size: confirmed if in every seed the new student memorizes "
+        "at most 1% of the rows that the old one did (as many rows, whichever they are), refuted "
+        "if in every seed it memorizes more",
+        _removable,
+    ),
+    "E1": Claim(
+        "An attacker who knows the loss tells members from others with an AUC of .54 to .83 "
+        "(2508.07054).",
+        "loss score of every distilled student of the paper's methods, members against held-out "
+        "rows, all seeds together: confirmed if every interval lies within .54 to .83, refuted if "
+        "one lies wholly outside",
+        _auc_as_published,
+    ),
+    "E2": Claim(
+        "Membership and memorization rank the methods differently (2508.07054).",
+        "all methods that were run, at the probe's size: confirmed if two of them are ordered one "
+        "way by memorized rows and the other way by the AUC of the loss score, both differences "
+        "with intervals that exclude 0 and every seed agreeing; refuted if no two are ordered "
+        "differently by the means; open otherwise",
+        _ranked_differently,
+    ),
+}

@@ -1,4 +1,8 @@
-"""What a row gains by having been trained on: models of halves of the member rows (notebook 09)."""
+"""What a row gains by having been trained on: models of halves of the member rows (notebook 09).
+
+Models of `halves` have a part: "half-0a" is side a of the first pair of halves (each row is in one
+half and out of the other), "taught-0a" that side's students taught by the teacher of all rows.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,25 +19,21 @@ from kdlib.stats import bootstrap, each
 def collect(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
     """The tuples of every model that was trained on a part of the rows, with part.
 
-    "half-0a" is side a of the first pair of halves (each row is in one half and out of the other),
-    "taught-0a" that side's students taught by the teacher of all rows.
-
     Raises:
         KdlibError: a seed has none; says what makes them.
     """
     frames = []
     for seed in seeds:
-        folder = runs.seed_dir(profile, seed)
-        manifests = sorted(folder.glob(f"*-[0-9][ab]/*/{runs.MANIFEST}"))
+        manifests = sorted(runs.seed_dir(profile, seed).glob(f"*-[0-9][ab]/*/{runs.MANIFEST}"))
         if not manifests:
             raise KdlibError(
                 f"seed {seed} has no models of halves; make them with notebook "
                 f'09_memorization_meter, or all with: make study PROFILE={profile} SEEDS="{seed}"'
             )
-        for one in (manifest.parent for manifest in manifests):
-            names = {name: (runs.read_manifest(one) or {})[name] for name in MODEL}
-            names |= {"seed": seed, "part": one.parent.name}
-            frames.append(pd.read_parquet(one / "tuples.parquet").assign(**names))
+        for folder in (manifest.parent for manifest in manifests):
+            names = {name: (runs.read_manifest(folder) or {})[name] for name in MODEL}
+            frame = pd.read_parquet(folder / "tuples.parquet")
+            frames.append(frame.assign(**names, seed=seed, part=folder.parent.name))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -56,16 +56,15 @@ def unseen(halves: pd.DataFrame) -> pd.DataFrame:
 def counterfactual(halves: pd.DataFrame) -> pd.DataFrame:
     """Counterfactual memorization (Zhang et al. 2023, definition 2) of every member row.
 
-    Returns:
-        method, size, seed, row_id, group, length, hit_inside and hit_outside (share of the models
-        trained with and without the row that memorize it), nats_inside, nats_outside (nats per
-        token), hit_gain = hit_inside - hit_outside, nats_gain = nats_outside - nats_inside (both
-        above 0 where the row is better known for having been trained on).
+    Columns: method, size, seed, row_id, group, length, hit_inside and hit_outside (share of the
+    models trained with and without the row that memorize it), nats_inside, nats_outside, hit_gain =
+    hit_inside - hit_outside, nats_gain = nats_outside - nats_inside (both above 0 where the row is
+    better known for having been trained on).
     """
     frame = natural(halves[halves["part"].str.startswith("half-")])
     frame = frame[frame["split"] != "held_out"]
-    frame = frame.assign(hit=frame["hit"].astype(float), nats=frame["nats_per_token"])
-    frame["side"] = np.where(frame["split"] == "member", "inside", "outside")
+    side = np.where(frame["split"] == "member", "inside", "outside")
+    frame = frame.assign(hit=frame["hit"].astype(float), nats=frame["nats_per_token"], side=side)
     keys = [*MODEL, *ROW, "group", "length"]
     wide = frame.pivot_table(index=keys, columns="side", values=["hit", "nats"], aggfunc="mean")
     wide.columns = [f"{value}_{side}" for value, side in wide.columns]
@@ -77,17 +76,15 @@ def counterfactual(halves: pd.DataFrame) -> pd.DataFrame:
 def gains(counterfactuals: pd.DataFrame) -> pd.DataFrame:
     """Mean counterfactual memorization per model over all seeds, intervals over groups.
 
-    Columns: method, size, metric (hit_inside, hit_outside, hit_gain, nats_gain), value, lo, hi,
-    n, seeds.
+    Columns: method, size, metric (four of `counterfactual`), value, lo, hi, n, seeds.
     """
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
         facts, rows = {"n": len(part), "seeds": part["seed"].nunique()}, []
         for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain"):
             lo, hi = bootstrap(part[metric], part["group"], share=metric != "nats_gain")
-            rows.append(
-                {"metric": metric, "value": part[metric].mean(), "lo": lo, "hi": hi} | facts
-            )
+            row = {"metric": metric, "value": part[metric].mean(), "lo": lo, "hi": hi}
+            rows.append(row | facts)
         return rows
 
     return each(counterfactuals, MODEL, lines)

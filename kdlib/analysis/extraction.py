@@ -1,8 +1,8 @@
 """What comes out, by what an attacker has and what counts as remembered (notebook 09)."""
 
-import difflib
 import zlib
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 import pandas as pd
@@ -39,44 +39,36 @@ def discoverable(tuples: pd.DataFrame, n: float, p: float) -> pd.Series:
 
 
 def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:
-    """How near answers come to the responses, where word for word is too strict.
+    """How near answers come to responses, where word for word is too strict.
 
     Columns: edit_similarity (1 less the Levenshtein distance over the longer length, in characters)
     and longest_run (words in a row that both have, as a share of the response's words).
     """
-    pairs = list(zip(answers, responses, strict=True))
-    runs = []
-    for answer, response in pairs:
+    rows = []
+    for answer, response in zip(answers, responses, strict=True):
         a, b = answer.split(), response.split()
-        match = difflib.SequenceMatcher(None, a, b, autojunk=False).find_longest_match()
-        runs.append(match.size / max(1, len(b)))
-    similar = [Levenshtein.normalized_similarity(a, b) for a, b in pairs]
-    return pd.DataFrame({"edit_similarity": similar, "longest_run": runs})
+        match = SequenceMatcher(None, a, b, autojunk=False).find_longest_match()
+        similar = Levenshtein.normalized_similarity(answer, response)
+        rows.append((similar, match.size / max(1, len(b))))
+    return pd.DataFrame(rows, columns=["edit_similarity", "longest_run"])
 
 
 def extraction(tuples: pd.DataFrame) -> pd.DataFrame:
     """Share of the rows that come out, by what the attacker has; all seeds together.
 
-    Columns: those of `stats.pooled`, attack ("given": that share of the response's tokens, then
-    greedy decoding; "samples": so many answers drawn, one of them right with a probability of at
-    least CHANCE), at (the share, or the number).
+    Columns: those of `stats.pooled`, attack ("given": at, a share of the response's tokens, then
+    greedy decoding; "samples": at answers drawn, one right with a probability of CHANCE), at.
     """
     rows = natural(tuples)
     hits = {("given", at): extractable(rows, at) for at in GIVEN}
     hits |= {("samples", at): discoverable(rows, at, CHANCE) for at in SAMPLES}
-    parts = [
-        pooled(rows.assign(hit=hit), "hit").assign(attack=attack, at=at)
-        for (attack, at), hit in hits.items()
-    ]
+    tables = {name: pooled(rows.assign(hit=hit), "hit") for name, hit in hits.items()}
+    parts = [table.assign(attack=attack, at=at) for (attack, at), table in tables.items()]
     return pd.concat(parts, ignore_index=True)
 
 
 def definitions(answered: pd.DataFrame) -> pd.DataFrame:
-    """Five definitions of "remembered", a column of bool for each.
-
-    Args:
-        answered: tuples with edit_similarity and longest_run of their greedy answer.
-    """
+    """Five definitions of "remembered", a column of bool for each; of tuples with `approximate`."""
     columns = {
         "word for word": exact(answered),
         f"edit similarity >= {ALIKE}": answered["edit_similarity"] >= ALIKE,

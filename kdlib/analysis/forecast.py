@@ -10,8 +10,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from kdlib.analysis import roc
-from kdlib.analysis.rates import ROW, natural
-from kdlib.stats import MIN_GROUPS, NOTHING, bootstrap, estimate, interval_text, named, rate
+from kdlib.analysis.rates import MODEL, ROW, natural
+from kdlib.stats import MIN_GROUPS, bootstrap, each, estimate, named, rate, row_text
 
 FEATURES = {  # known before a student is distilled; name: in words for tables and figures
     "teacher_nats": "teacher's loss",
@@ -25,22 +25,15 @@ FOLDS = 5  # of groups, where there is one seed only
 def known(tuples: pd.DataFrame, before: pd.DataFrame, method: str, size: str) -> pd.DataFrame:
     """What is known of each member row before distillation, and whether it was then memorized.
 
-    Args:
-        tuples: of the teacher, the SFT and the distilled students.
-        before: seed, row_id, divergence (KL(teacher || SFT student) of this size, nats per token)
-            and zlib (bytes, see `extraction.zlib_bytes`).
-        method: the distilled method.
-        size: of the student.
-
-    Returns:
-        seed, row_id, group, hit, part (the seed; with one seed only, one of FOLDS parts into which
-        its groups fall), and FEATURES, losses in nats per token.
+    `before` holds seed, row_id, divergence (KL(teacher || SFT student) of this size, nats per
+    token) and zlib (bytes). Columns: seed, row_id, group, hit, part (the seed; with one seed only,
+    one of FOLDS parts into which its groups fall), and FEATURES, losses in nats per token.
     """
-    members = natural(tuples, "member").set_index(["method", "size"]).sort_index(kind="stable")
-    frame = members.loc[(method, size), [*ROW, "group", "hit"]].reset_index(drop=True)
-    for name, model in (("teacher_nats", ("teacher", "teacher")), ("student_nats", ("sft", size))):
-        nats = members.loc[model, [*ROW, "nats_per_token"]].rename(columns={"nats_per_token": name})
-        frame = frame.merge(nats, on=ROW, validate="1:1")
+    members = natural(tuples, "member")
+    nats = members.pivot(index=ROW, columns=MODEL, values="nats_per_token")
+    losses = {"teacher_nats": nats["teacher", "teacher"], "student_nats": nats["sft", size]}
+    chosen = members[(members["method"] == method) & (members["size"] == size)]
+    frame = chosen[[*ROW, "group", "hit"]].merge(pd.DataFrame(losses).reset_index(), on=ROW)
     frame = frame.merge(before, on=ROW, validate="1:1")
     one_seed = frame["seed"].nunique() == 1
     return frame.assign(part=pd.factorize(frame["group"])[0] % FOLDS if one_seed else frame["seed"])
@@ -49,40 +42,32 @@ def known(tuples: pd.DataFrame, before: pd.DataFrame, method: str, size: str) ->
 def predicted(
     learned: pd.DataFrame, queried: pd.DataFrame, features: Sequence[str] = tuple(FEATURES)
 ) -> pd.Series:
-    """Probability that each row is memorized, by a predictor that never saw its part.
+    """Probability that each row queried is memorized, by a predictor that never saw its part.
 
     Logistic regression on standardized features, without class weights, with scikit-learn's default
-    penalty (C = 1). For each part of the rows queried, it is trained on the other parts (the other
-    seeds), without rows whose response is among those queried. Where these hold hits only, or none,
-    the probability is their share of hits (0.5 where they hold no row).
-
-    Args:
-        learned: as `known` gives: the student from which it learns.
-        queried: as `known` gives: the student whose rows are predicted; it may be another.
-        features: which columns.
+    penalty (C = 1). For each part of the rows queried, it is trained on the other parts of those
+    learned (as `known` gives, of the same or another student), without rows whose response is among
+    those queried. Where these hold hits only, or none, the probability is their share of hits (0.5
+    where they hold no row).
     """
     features, found = list(features), pd.Series(np.nan, index=queried.index)
     for part, rows in queried.groupby("part"):
         others = learned[(learned["part"] != part) & ~learned["group"].isin(rows["group"])]
         if others["hit"].nunique() < 2:
             found[rows.index] = others["hit"].mean() if len(others) else 0.5
-            continue
-        model = make_pipeline(StandardScaler(), LogisticRegression())
-        model.fit(others[features], others["hit"])
-        found[rows.index] = model.predict_proba(rows[features])[:, 1]
+        else:
+            model = make_pipeline(StandardScaler(), LogisticRegression())
+            model.fit(others[features], others["hit"])
+            found[rows.index] = model.predict_proba(rows[features])[:, 1]
     return found
 
 
 def score(frame: pd.DataFrame, probability: pd.Series) -> dict[str, Any]:
-    """How good the probabilities are, with bootstrap intervals over groups.
+    """How good the probabilities are, with bootstrap intervals over groups, the predictor held.
 
-    The predictor is held as it is: intervals say how it would do on other rows, not how another
-    would do.
-
-    Returns:
-        n, hits, base_rate (what PR-AUC is for a predictor that knows nothing), and each of roc_auc
-        (0.5: knows nothing), pr_auc (average precision) and brier (mean squared error) with _lo and
-        _hi; nan where the hits, or the others, are of fewer than MIN_GROUPS groups.
+    n, hits, base_rate (what PR-AUC is for a predictor that knows nothing), and each of roc_auc
+    (0.5: knows nothing), pr_auc (average precision) and brier (mean squared error) with _lo and
+    _hi; nan where the hits, or the others, are of fewer than MIN_GROUPS groups.
     """
     hit, groups = frame["hit"].to_numpy(dtype=bool), frame["group"]
     errors = (probability.to_numpy(dtype=float) - hit) ** 2
@@ -96,7 +81,7 @@ def score(frame: pd.DataFrame, probability: pd.Series) -> dict[str, Any]:
 
     facts = {"n": len(hit), "hits": int(hit.sum()), "base_rate": hit.mean() if len(hit) else np.nan}
     enough = min(groups[hit].nunique(), groups[~hit].nunique()) >= MIN_GROUPS
-    none = dict.fromkeys(("value", "lo", "hi"), NOTHING[0])
+    none = dict.fromkeys(("value", "lo", "hi"), np.nan)
     numbers = estimate(statistic, groups) if enough else [none] * 3
     for name, one in zip(("roc_auc", "pr_auc", "brier"), numbers, strict=True):
         facts |= named(name, one)
@@ -105,11 +90,8 @@ def score(frame: pd.DataFrame, probability: pd.Series) -> dict[str, Any]:
 
 def calibration(frame: pd.DataFrame, probability: pd.Series, bins: int = 10) -> pd.DataFrame:
     """Predicted (mean probability) against memorized shares, in bins of about equally many rows."""
-    bin_of = np.ceil(probability.rank(method="first", pct=True) * bins)
-    lines = [
-        {"predicted": probability[part.index].mean()} | rate(part["hit"].sum(), len(part))
-        for _, part in frame.groupby(bin_of)
-    ]
+    parts = frame["hit"].groupby(np.ceil(probability.rank(method="first", pct=True) * bins))
+    lines = [{"predicted": probability[h.index].mean()} | rate(h.sum(), len(h)) for _, h in parts]
     return pd.DataFrame(lines)
 
 
@@ -118,41 +100,32 @@ def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.D
 
     Kept rows that were not memorized before and now are are the next layer of the onion (Carlini
     et al. 2022, The privacy onion effect). Training with other rows changes a few of them either
-    way: hold the same count beside that of a random removal.
-
-    Args:
-        before: tuples of one seed's student of all member rows.
-        after: tuples of the student distilled without the rows left out.
-        left_out: their row ids.
-
-    Returns:
-        part (removed, kept, held_out), n, before, after (memorized rows), new (now and not before),
-        gone (before and not now), value (after less before, per row), lo, hi (paired), nats_before,
-        nats_after (nats per token). Without rows no line.
+    way: hold the same count beside that of a random removal. Both are tuples of one seed's student,
+    of all member rows and without the row ids left out. Columns: part (removed, kept,
+    held_out; without rows no line), n, before, after (memorized rows), new (now and not before),
+    gone, value (after less before, per row), lo, hi (paired), nats_before, nats_after.
     """
+
+    def line(rows: pd.DataFrame) -> dict[str, Any]:
+        was, now = rows["hit"], rows["hit_now"]
+        gap, nats = now.astype(float) - was.astype(float), rows["nats_per_token"]
+        lo, hi = bootstrap(gap, rows["group"])
+        facts = {"n": len(rows), "before": was.sum(), "after": now.sum()}
+        facts |= {"new": (now & ~was).sum(), "gone": (was & ~now).sum(), "value": gap.mean()}
+        later = {"nats_before": nats.mean(), "nats_after": rows["nats_per_token_now"].mean()}
+        return facts | {"lo": lo, "hi": hi} | later
+
     columns = ["row_id", "hit", "nats_per_token"]
     first = natural(before)[[*columns, "group", "split"]]
     both = first.merge(natural(after)[columns], on="row_id", suffixes=("", "_now"), validate="1:1")
     part = both["split"].where(~both["row_id"].isin(left_out), "removed").replace("member", "kept")
-    rows = []
-    for name in ("removed", "kept", "held_out"):
-        chosen = both[part == name]
-        if not len(chosen):
-            continue
-        was, now = chosen["hit"], chosen["hit_now"]
-        gap = now.astype(float) - was.astype(float)
-        lo, hi = bootstrap(gap, chosen["group"])
-        facts = {"part": name, "n": len(chosen), "before": was.sum(), "after": now.sum()}
-        facts |= {"new": (now & ~was).sum(), "gone": (was & ~now).sum(), "value": gap.mean()}
-        facts |= {"lo": lo, "hi": hi, "nats_before": chosen["nats_per_token"].mean()}
-        rows.append(facts | {"nats_after": chosen["nats_per_token_now"].mean()})
-    return pd.DataFrame(rows)
+    ordered = both.assign(part=part).sort_values("part", ascending=False, kind="stable")
+    return each(ordered, ["part"], line)  # removed, kept, held_out
 
 
 def share_text(hits: int, n: int) -> str:
     """A share in words, with its Wilson interval: "3 of 12 (25.0% [8.9%, 53.2%])"."""
-    share = rate(hits, n)
-    return f"{hits} of {n} ({interval_text(share['value'], share['lo'], share['hi'], '.1%')})"
+    return f"{hits} of {n} ({row_text(rate(hits, n), form='.1%')})"
 
 
 def next_layer(table: pd.DataFrame) -> dict[str, str]:

@@ -6,13 +6,11 @@ from kdlib.analysis.rates import distilled
 
 
 def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
-    """Each method's end beside the best SFT epoch that memorizes no more than it.
-
-    The best epoch is the one of lowest held-out loss, from epoch 1 on.
+    """Each method's end beside the best SFT epoch (from 1 on) that memorizes no more than it.
 
     Columns: seed, size, method, exact_rate, nats_per_token (held-out, at its end), sft_epoch,
-    sft_exact_rate, sft_nats_per_token (held-out). A lower sft_nats_per_token says that stopping
-    SFT early gives the better trade.
+    sft_exact_rate, sft_nats_per_token (held-out; of all epochs the lowest). A lower
+    sft_nats_per_token says that stopping SFT early gives the better trade.
     """
     numbers, names = ["exact_rate", "nats_per_token"], ["seed", "size", "method"]
     wide = paths.pivot_table(index=[*names, "epoch"], columns="split", values=numbers)
@@ -31,8 +29,7 @@ def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
 
 def frontier(points: pd.DataFrame, less: str, more: str) -> pd.Series:
     """Which points no other beats, being as good in both columns and better in one (Pareto)."""
-    beaten = []
-    for x, y in zip(points[less], points[more], strict=True):
-        as_good = (points[less] <= x) & (points[more] >= y)
-        beaten.append((as_good & ((points[less] < x) | (points[more] > y))).any())
-    return ~pd.Series(beaten, index=points.index, dtype=bool)
+    x, y = points[less].to_numpy(), points[more].to_numpy()
+    as_good = (x <= x[:, None]) & (y >= y[:, None])
+    better = (x < x[:, None]) | (y > y[:, None])
+    return pd.Series(~(as_good & better).any(axis=1), index=points.index)

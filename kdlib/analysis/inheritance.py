@@ -1,10 +1,11 @@
 """Which rows teacher, SFT student and distilled student have in common (notebook 11).
 
 Three sets of member rows per seed, size and distilled method: memorized by the teacher (T), by the
-SFT student of the size (S, the "baseline" of 2601.15394), by the distilled student (D).
+SFT student of the size (S, the "baseline" of 2601.15394), by the distilled student (D). In tables,
+size is one or "all" (where a row counts once for each size) and seed one or "all".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,10 @@ import pandas as pd
 from kdlib import stats
 from kdlib.analysis.rates import MODEL, ROW, distilled, natural
 from kdlib.errors import KdlibError
+from kdlib.stats import NOTHING
 
 COMPANION = {"shared": 0.957, "passed_on": 0.009, "ratio": 2.7}  # 2601.15394
 Counted = dict[str, tuple[np.ndarray, np.ndarray]]  # what is counted, and of what
-REGIONS = {  # in T, in S, in D
-    "all three": (True, True, True),
-    "teacher and student": (True, False, True),
-    "SFT and student": (False, True, True),
-    "student alone": (False, False, True),
-    "teacher and SFT": (True, True, False),
-    "teacher alone": (True, False, False),
-    "SFT alone": (False, True, False),
-}
 
 
 def sets(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -47,26 +40,23 @@ def sets(tuples: pd.DataFrame) -> pd.DataFrame:
 
 
 def regions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in each of the seven regions of T, S and D.
+    """Rows in each of the seven regions of T, S and D, of those that any of the three memorized.
 
-    Columns: method, size (one, or "all": a row counts once for each size), seed ("all" or one),
-    metric (a region), value, lo, hi, hits, n (rows that any of the three memorized), groups.
+    Columns: method, size, seed, metric (a region), value, lo, hi, hits, n, groups.
     """
 
     def counted(t: np.ndarray, s: np.ndarray, d: np.ndarray) -> Counted:
-        ins = {one: (t == a) & (s == b) & (d == c) for one, (a, b, c) in REGIONS.items()}
-        return {one: (inside, t | s | d) for one, inside in ins.items()}
+        inside = {"all three": t & s & d, "teacher and student": t & ~s & d}
+        inside |= {"SFT and student": ~t & s & d, "student alone": ~t & ~s & d}
+        inside |= {"teacher and SFT": t & s & ~d, "teacher alone": t & ~s & ~d}
+        inside |= {"SFT alone": ~t & s & ~d}
+        return {region: (rows, t | s | d) for region, rows in inside.items()}
 
     return _ratios(frame, counted)
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """The key shares, over groups of equal responses; columns as in `regions`.
-
-    Of |D|: shared = |D and T and S|, teacher_only = |D and T less S|, sft_only = |D and S less T|,
-    own = |D less T less S|. Of others: passed_on = |D and T less S| / |T less S| and, beside it,
-    neither = |D less T less S| / |rows less T less S|.
-    """
+    """The key shares (`pairs`), over groups of equal responses; columns as in `regions`."""
     return _ratios(frame, pairs)
 
 
@@ -82,7 +72,7 @@ def pairs(t: np.ndarray, s: np.ndarray, d: np.ndarray) -> Counted:
         "shared": (d & t & s, d),
         "passed_on": (d & t & ~s, t & ~s),
         "own": (d & ~t & ~s, d),
-        "neither": (d & ~t & ~s, ~t & ~s),
+        "neither": (d & ~t & ~s, ~t & ~s),  # beside passed_on
         "teacher_only": (d & t & ~s, d),
         "sft_only": (d & ~t & s, d),
     }
@@ -92,22 +82,15 @@ def _ratios(frame: pd.DataFrame, counted: Callable[..., Counted]) -> pd.DataFram
     """Of every method: for each size and all, for all seeds and each."""
     rows = []
     for method, students in frame.groupby("method", sort=False):
-        for size, at_size in _sizes(students):
+        for size, at_size in (*students.groupby("size", sort=False), ("all", students)):
             for seed, part in (("all", at_size), *at_size.groupby("seed")):
                 names = {"method": method, "size": size, "seed": str(seed)}
-                for metric, (top, bottom) in counted(*members(part)).items():
-                    rows.append(
-                        names | {"metric": metric} | stats.ratio(part["group"], top, bottom)
-                    )
+                for metric, pair in counted(*members(part)).items():
+                    rows.append(names | {"metric": metric} | stats.ratio(part["group"], *pair))
     return pd.DataFrame(rows)
 
 
-def _sizes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    yield from frame.groupby("size", sort=False)
-    yield "all", frame
-
-
-def contrasts(frame: pd.DataFrame, soft: str = "word_kd") -> pd.DataFrame:
+def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
     """What each method passes on beside word-level KD, over the same rows, those of T less S.
 
     Columns: method, size, metric ("difference" of the two shares, paired over rows; "ratio" of the
@@ -116,25 +99,23 @@ def contrasts(frame: pd.DataFrame, soft: str = "word_kd") -> pd.DataFrame:
     gap = frame[frame["in_teacher"] & ~frame["in_sft"]]
     gap = gap.assign(row_id=gap["size"] + " " + gap["row_id"])  # once for each size
     rows = []
-    for method in [one for one in frame["method"].unique() if one != soft]:
+    for method in [one for one in frame["method"].unique() if one != "word_kd"]:
         for size in [*frame["size"].unique(), "all"]:
             at_size = gap if size == "all" else gap[gap["size"] == size]
-            a, b = (at_size[at_size["method"] == one] for one in (method, soft))
-            names, none = {"method": method, "size": size}, dict.fromkeys(("value", "lo", "hi"))
-            lines = {one: none | {"same_sign": False} for one in ("difference", "ratio")}
+            a, b = (at_size[at_size["method"] == one] for one in (method, "word_kd"))
+            names = {"method": method, "size": size, "n": len(a)}
+            none = stats.line(np.nan, NOTHING, same_sign=False)
+            lines = {"difference": none, "ratio": none}
             if a["group"].nunique() >= stats.MIN_GROUPS:
+                both = a.merge(b, on=ROW)
+                top, bottom = (both[f"in_distilled_{one}"].to_numpy(float) for one in "xy")
+                ratio = top.sum() / bottom.sum() if bottom.any() else np.nan
+                interval = stats.quotient(both["group_x"], top, bottom) if top.any() else NOTHING
                 lines = {"difference": stats.paired_difference(a, b, "in_distilled")}
-                lines["ratio"] = _times(a, b)
-            rows += [names | {"metric": one} | line | {"n": len(a)} for one, line in lines.items()]
-    return pd.DataFrame(rows).astype({"value": float, "lo": float, "hi": float})
-
-
-def _times(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
-    """How many times as many rows a memorizes as b; both hold the same rows."""
-    other = b.set_index(ROW)["in_distilled"].loc[pd.MultiIndex.from_frame(a[ROW])]
-    top, bottom = a["in_distilled"].to_numpy(float), other.to_numpy(float)
-    lo, hi = stats.quotient(a["group"], top, bottom) if top.any() else stats.NOTHING
-    return {"value": top.sum() / bottom.sum() if bottom.any() else np.nan, "lo": lo, "hi": hi}
+                lines["ratio"] = stats.line(ratio, interval)
+            rows += [names | {"metric": one} | line for one, line in lines.items()]
+    columns = [*MODEL, "metric", "value", "lo", "hi", "n", "same_sign"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def stability(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -152,13 +133,12 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
         # a row of h hits in n seeds: h (h - 1) pairs hit twice, h (n - 1) hit in the first
         both, first, pairs_of = h * (h - 1), h * (n - 1), n * (n - 1)
         again, rate = stats.ratio(groups, both, first), stats.ratio(groups, first, pairs_of)
-        gain = again | {"value": again["value"] - rate["value"], "lo": np.nan, "hi": np.nan}
+        interval = NOTHING
         if not np.isnan([again["lo"], rate["lo"]]).any():
             drawn = stats.resampled(groups, [both, first, pairs_of]).T
             with np.errstate(invalid="ignore"):  # a draw may hold no row that was memorized
-                gain["lo"], gain["hi"] = stats.percentiles(
-                    drawn[0] / drawn[1] - drawn[1] / drawn[2]
-                )
+                interval = stats.percentiles(drawn[0] / drawn[1] - drawn[1] / drawn[2])
+        gain = again | stats.line(again["value"] - rate["value"], interval)
         of = {"again": again, "rate": rate, "gain": gain}
         return [{"metric": metric} | line for metric, line in of.items()]
 

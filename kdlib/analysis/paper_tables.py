@@ -15,7 +15,7 @@ from kdlib.config.methods import PAPER, ordered
 from kdlib.stats import pooled
 
 # arXiv 2506.16170, one transcription; students from the largest on
-PAPER_SIZES = {"teacher": ("1.5B",), "student": ("760M", "340M", "120M")}
+PAPER_SIZES = ("760M", "340M", "120M")  # the teacher has 1.5B
 PAPER_TABLE1 = {
     "teacher": (0.654,),
     "sft": (0.523, 0.433, 0.330),
@@ -28,34 +28,31 @@ PAPER_TABLE2 = {  # rouge1 member, held_out, rougeL member, held_out
     "sft": ((0.78, 0.31, 0.76, 0.25), (0.72, 0.30, 0.76, 0.25), (0.67, 0.25, 0.66, 0.24)),
     "rkld": ((0.45, 0.36, 0.40, 0.30), (0.57, 0.34, 0.53, 0.28), (0.46, 0.30, 0.42, 0.21)),
 }
-TABLE2 = ("rouge1_member", "rouge1_held_out", "rougeL_member", "rougeL_held_out")
 
 
 def table1(tuples: pd.DataFrame) -> pd.DataFrame:
     """Memorization (k = 50) of member and held-out rows next to the paper's Table 1.
 
-    Columns: method, size, paper_size, paper, member, member_sd, member_lo, member_hi, member_n,
-    member_seeds, held_out, ...
+    Columns: method, size, paper_size, paper, member, member_sd, ..._lo, _hi, _n, _seeds, held_out.
     """
-    out = _models(tuples).query("method != 'base'")
-    named = dict.fromkeys(out["method"], PAPER_SIZES["student"]) | {
-        "teacher": PAPER_SIZES["teacher"]
-    }
-    out = out.assign(paper_size=_paper(out, named, ""), paper=_paper(out, PAPER_TABLE1, np.nan))
+    out = _models(tuples).query("method != 'base'").reset_index(drop=True)
+    sizes = dict.fromkeys(out["method"], PAPER_SIZES) | {"teacher": ("1.5B",)}
+    out = out.assign(paper_size=_paper(out, sizes, ""), paper=_paper(out, PAPER_TABLE1, np.nan))
     return _beside(out, pooled(natural(tuples), "hit"), "")
 
 
 def table2(answers: pd.DataFrame) -> pd.DataFrame:
     """ROUGE-1 and ROUGE-L, greedy, member and held-out, next to the paper's Table 2.
 
-    Columns: method, size, then rouge1_member, rouge1_member_lo, rouge1_member_hi, ...
+    Columns: method, size, then rouge1_member, ..._lo, _hi, ..., then paper_rouge1_member, ...
     """
     out, greedy = _models(answers), answers[answers["decoding"] == "greedy"]
     figures = _paper(out, PAPER_TABLE2, (np.nan,) * 4)
     for metric in ("rouge1", "rougeL"):
         scores = pooled(greedy, metric)[[*MODEL, "split", "value", "lo", "hi"]]
         out = _beside(out, scores, f"{metric}_")
-    return out.join(pd.DataFrame(figures, columns=[f"paper_{name}" for name in TABLE2]))
+    names = [name for name in out if name not in MODEL and not name.endswith(("_lo", "_hi"))]
+    return out.join(pd.DataFrame(figures, columns=names).add_prefix("paper_"))
 
 
 def _models(frame: pd.DataFrame) -> pd.DataFrame:
@@ -66,20 +63,18 @@ def _models(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _paper(out: pd.DataFrame, figures: Mapping[str, tuple], none: Any) -> list[Any]:
     """What the paper gives for each model; `none` where it gives nothing."""
-    sizes, found = student_sizes(out), []
-    for method, size in out[MODEL].itertuples(index=False):
-        given = figures.get(method, ())
-        place = sizes.index(size) if size in sizes else 0
-        alike = len(given) == (len(sizes) if size in sizes else 1)
-        found.append(given[place] if alike else none)
-    return found
+    students = student_sizes(out)
+
+    def figure(method: str, size: str) -> Any:
+        reported, sizes = figures.get(method, ()), students if size in students else [size]
+        return reported[sizes.index(size)] if len(reported) == len(sizes) else none
+
+    return [figure(*model) for model in out[MODEL].itertuples(index=False)]
 
 
 def _beside(out: pd.DataFrame, scores: pd.DataFrame, prefix: str) -> pd.DataFrame:
     """The scores of each split as columns of their own."""
-    for split in ("member", "held_out"):
-        columns = scores[scores["split"] == split].drop(columns="split").set_index(MODEL)
-        columns = columns.add_prefix(f"{prefix}{split}_")
-        columns = columns.rename(columns={f"{prefix}{split}_value": f"{prefix}{split}"})
-        out = out.merge(columns.reset_index(), "left", MODEL)
+    for split, part in scores.set_index(MODEL).groupby("split", sort=False):
+        columns = part.drop(columns="split").add_prefix(f"{prefix}{split}_")
+        out = out.join(columns.rename(columns=lambda name: name.removesuffix("_value")), on=MODEL)
     return out

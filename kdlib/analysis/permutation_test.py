@@ -1,26 +1,23 @@
 """What teacher and students would have in common by chance: permutations (notebook 11)."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from kdlib.analysis.inheritance import members, pairs
 
-PERMUTATIONS = 1000
 METRICS = ("shared", "passed_on", "own")
 NULLS = ("copies", "length", "missed")  # what D may depend on when it has not to do with T
 
 
-def chance(frame: pd.DataFrame, draws: int = PERMUTATIONS) -> pd.DataFrame:
+def chance(frame: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
     """The shares if a distilled student memorized as many rows, without regard to T.
 
     D is permuted over the rows of a seed, in whole groups of equal responses, all sizes alike; only
     among groups of as many copies ("copies"); and like length besides, in fifths ("length"); and of
     which the SFT students memorize as much besides ("missed"). A group that has no like keeps its
     place, so the last null is the strictest. Columns: method, size, null, metric (see
-    `inheritance.shares`), value (observed), expected, lo, hi (the middle 95% of the permutations),
-    p (two-sided, at least 2 / draws), n, groups (that could change places).
+    `inheritance.pairs`), value (observed), expected, lo, hi (the middle 95% of the permutations),
+    p (two-sided, at least 2 / draws: Phipson and Smyth 2010), n, groups (that could change places).
     """
     rows = []
     for method, part in frame.groupby("method", sort=False):
@@ -29,55 +26,58 @@ def chance(frame: pd.DataFrame, draws: int = PERMUTATIONS) -> pd.DataFrame:
         t, s, d = np.stack([members(one) for one in at_size.values()], axis=2)
         counted = pairs(t, s, d)
         among = np.stack([t & s, t & ~s, ~t & ~s], axis=2)  # D and this is what is counted
-        first = next(iter(at_size.values())).reset_index(drop=True)
+        first = grid.iloc[: len(t)].reset_index(drop=True)
         places = {size: [i] for i, size in enumerate(at_size)} | {"all": [*range(len(at_size))]}
         for null in NULLS:
             counts, moved = _permuted(d, among, _strata(first, s, null), draws)
             for i, metric in enumerate(METRICS):
                 for size, chosen in places.items():
-                    top, bottom = (one[:, chosen].sum() for one in counted[metric])
-                    facts = {"method": method, "size": size, "null": null, "metric": metric}
-                    facts |= _against(top, counts[:, chosen, i].sum(1), bottom)
-                    rows.append(facts | {"groups": moved})
-    return pd.DataFrame(rows)
-
-
-def _against(seen: int, drawn: np.ndarray, n: int) -> dict[str, Any]:
-    """A count beside what permutations give, as shares of n (Phipson and Smyth 2010: p never 0)."""
-    tails = [(1 + (drawn >= seen).sum()), (1 + (drawn <= seen).sum())]
-    share = np.array([seen, drawn.mean(), *np.quantile(drawn, [0.025, 0.975])]) / (n or np.nan)
-    facts = dict(zip(("value", "expected", "lo", "hi"), share, strict=True))
-    return facts | {"p": min(1.0, 2 * min(tails) / (1 + len(drawn))), "n": n}
+                    seen, n = (one[:, chosen].sum() for one in counted[metric])
+                    drawn = counts[:, chosen, i].sum(1)
+                    ends = np.quantile(drawn, [0.025, 0.975])
+                    share = np.array([seen, drawn.mean(), *ends]) / (n or np.nan)
+                    tail = 1 + min((drawn >= seen).sum(), (drawn <= seen).sum())
+                    p = min(1.0, 2 * tail / (1 + draws))
+                    rows.append((method, size, null, metric, *share, p, n, moved))
+    names = [
+        "method",
+        "size",
+        "null",
+        "metric",
+        "value",
+        "expected",
+        "lo",
+        "hi",
+        "p",
+        "n",
+        "groups",
+    ]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _strata(rows: pd.DataFrame, s: np.ndarray, null: str) -> list[np.ndarray]:
     """Positions of the rows of each stratum, [groups, copies]: groups that may change places."""
     fifth = pd.qcut(rows["length"].rank(method="first"), 5, labels=False)
     fifth = fifth.groupby(rows["length"]).transform("min")  # equal lengths stay together
-    facts = pd.DataFrame({"seed": rows["seed"], "group": rows["group"], "copies": 1})
-    facts["length"] = fifth if null != "copies" else 0
+    facts = rows[["seed", "group"]].assign(copies=1, length=fifth if null != "copies" else 0)
     known = [f"s{i}" for i in range(s.shape[1])]
     facts[known] = s.astype(int) if null == "missed" else 0
     added = {"copies": "sum", "length": "first"} | dict.fromkeys(known, "sum")
     groups = facts.groupby(["seed", "group"]).agg(added)
-    start = np.concatenate([[0], np.cumsum(groups["copies"])[:-1]])  # rows lie group by group
-    cells = groups.groupby(["seed", "copies", "length", *known]).indices
-    return [
-        start[one][:, None] + np.arange(groups["copies"].iloc[one[0]]) for one in cells.values()
-    ]
+    start = np.cumsum(groups["copies"]) - groups["copies"]  # rows lie group by group
+    cells = groups.groupby(["seed", "copies", "length", *known]).indices.values()
+    copies = (np.arange(groups["copies"].iloc[one[0]]) for one in cells)
+    return [start.to_numpy()[one][:, None] + many for one, many in zip(cells, copies, strict=True)]
 
 
 def _permuted(
     d: np.ndarray, among: np.ndarray, strata: list[np.ndarray], draws: int
 ) -> tuple[np.ndarray, int]:
     """Counts of permuted d [rows, sizes] among [rows, sizes, kinds]: [draws, sizes, kinds]."""
-    dice, moved = np.random.default_rng(0), 0
-    counts = np.zeros((draws, *among.shape[1:]))
+    dice, counts = np.random.default_rng(0), np.zeros((draws, *among.shape[1:]))
     for places in strata:
         order = dice.permuted(np.tile(np.arange(len(places)), (draws, 1)), axis=1)
         # overlap[j, i]: what is counted when the j-th group's marks lie on the i-th group
-        marks, other = d[places].astype(float), among[places].astype(float)
-        overlap = np.einsum("jcs,icsk->jisk", marks, other)
+        overlap = np.einsum("jcs,icsk->jisk", d[places].astype(float), among[places].astype(float))
         counts += overlap[order, np.arange(len(places))].sum(axis=1)
-        moved += len(places) if len(places) > 1 else 0
-    return counts, moved
+    return counts, sum(len(places) for places in strata if len(places) > 1)

@@ -1,6 +1,7 @@
 """Per-tuple tables to rates with intervals, differences and spreads (notebooks 09 and 10)."""
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,11 @@ from kdlib.config.definitions import FULL, WINDOW, exact
 from kdlib.config.methods import PAPER, ordered
 from kdlib.config.profile import Profile
 from kdlib.errors import KdlibError
-from kdlib.stats import bootstrap, each, paired_difference, rate
+from kdlib.stats import bootstrap, each, line, paired_difference, rate
 
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
-TIDY = [
-    *("run_id", "method", "size", "split", "metric", "k", "value", "n", "lo", "hi"),
-    *("seed", "commit", "device", "dtype"),
-]
+TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "lo", "hi", "seed", *IDENTITY[4:]]
 
 
 def student_sizes(frame: pd.DataFrame) -> list[str]:
@@ -47,29 +45,25 @@ def collect(
         KdlibError: a run is not there; says which, and what makes it.
     """
     parts: dict[str, list[pd.DataFrame]] = {}
-    for seed in seeds:
-        for method, size in models(profile.sizes, methods):
-            folder = runs.seed_dir(profile.name, seed) / f"{method}-{size}"
-            manifest = runs.read_manifest(folder)
-            if manifest is None:
-                further = " ".join(name for name in methods if name not in PAPER)
-                raise KdlibError(
-                    f"{method} {size} of seed {seed} is not there; make it with: "
-                    f'make study PROFILE={profile.name} SEEDS="{" ".join(map(str, seeds))}"'
-                    + (f' METHODS="{further}"' if further else "")
-                )
-            facts: dict[str, Any] = {"method": method, "size": size, "seed": seed}
-            facts |= {name: manifest[name] for name in IDENTITY[3:]}
-            for name, frame in _tables(folder, method, size).items():
-                parts.setdefault(name, []).append(frame.assign(**facts))
+    for seed, model in product(seeds, models(profile.sizes, methods)):
+        folder = runs.seed_dir(profile.name, seed) / "-".join(model)
+        if (manifest := runs.read_manifest(folder)) is None:
+            further = " ".join(name for name in methods if name not in PAPER)
+            command = f'make study PROFILE={profile.name} SEEDS="{" ".join(map(str, seeds))}"'
+            command += f' METHODS="{further}"' if further else ""
+            what = f"{' '.join(model)} of seed {seed} is not there"
+            raise KdlibError(f"{what}; make it with: {command}")
+        facts = dict(zip(MODEL, model, strict=True)) | {"seed": seed}
+        facts |= {name: manifest[name] for name in IDENTITY[3:]}
+        for name, frame in _tables(folder, *model).items():
+            parts.setdefault(name, []).append(frame.assign(**facts))
     return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
 
 
 def _tables(folder: Path, method: str, size: str) -> dict[str, pd.DataFrame]:
-    tuples = pd.read_parquet(folder / "tuples.parquet")
-    answers = pd.read_parquet(folder / "answers.parquet")
-    group = tuples.set_index("row_id")["group"]
-    tables = {"tuples": tuples, "answers": answers.join(group, on="row_id")}
+    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("tuples", "answers")}
+    group = tables["tuples"].set_index("row_id")["group"]
+    tables["answers"] = tables["answers"].join(group, on="row_id")
     costs = folder.parent / "costs.csv"  # of notebook 09, for which not all others wait
     if costs.is_file():
         cost = pd.read_csv(costs)
@@ -82,10 +76,8 @@ def _tables(folder: Path, method: str, size: str) -> dict[str, pd.DataFrame]:
 
 def paths(folders: Iterable[Path]) -> pd.DataFrame:
     """The paths through training of these runs: method, size, epoch, step, split, and notes."""
-    return pd.concat(
-        [pd.read_csv(folder / "path.csv").assign(**_model(folder)) for folder in folders],
-        ignore_index=True,
-    )
+    parts = [pd.read_csv(folder / "path.csv").assign(**_model(folder)) for folder in folders]
+    return pd.concat(parts, ignore_index=True)
 
 
 def summary(folders: Iterable[Path], k: int = WINDOW) -> pd.DataFrame:
@@ -99,21 +91,17 @@ def summary(folders: Iterable[Path], k: int = WINDOW) -> pd.DataFrame:
 
 
 def _model(folder: Path) -> dict[str, Any]:
-    manifest = runs.read_manifest(folder) or {}
-    return {name: manifest[name] for name in MODEL}
+    return {name: (runs.read_manifest(folder) or {})[name] for name in MODEL}
 
 
 def natural(tuples: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
     """The rows of the data (of one split), without canaries, with hit: whether it is memorized."""
-    rows = tuples[tuples["kind"] == "row"]
-    rows = rows if split is None else rows[rows["split"] == split]
+    rows = tuples[(tuples["kind"] == "row") & (tuples["split"].eq(split) | (split is None))]
     return rows.assign(hit=exact(rows))
 
 
 def memorization(
-    tuples: pd.DataFrame,
-    windows: Sequence[int] = (*range(1, 51), FULL),
-    by: Sequence[str] = IDENTITY,
+    tuples: pd.DataFrame, windows: Sequence[int] = (*range(1, 51), FULL), by: list[str] = IDENTITY
 ) -> pd.DataFrame:
     """Tidy exact_rate of every model and split, for every window k, with Wilson intervals.
 
@@ -131,29 +119,24 @@ def memorization(
 def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
     """Tidy mean over rows of a column, per model and split, with a bootstrap interval."""
 
-    def line(part: pd.DataFrame) -> dict[str, Any]:
+    def mean(part: pd.DataFrame) -> dict[str, Any]:
         rows = part.groupby("row_id").agg({column: "mean", "group": "first"})
-        lo, hi = bootstrap(rows[column].to_numpy(), rows["group"], share=True)
-        facts = {"metric": metric, "k": pd.NA, "value": rows[column].mean(), "n": len(rows)}
-        return facts | {"lo": lo, "hi": hi}
+        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=True)
+        return line(rows[column].mean(), interval, metric=metric, k=pd.NA, n=len(rows))
 
-    return each(frame, [*IDENTITY, "split"], line)[TIDY]
+    return each(frame, [*IDENTITY, "split"], mean)[TIDY]
 
 
 def utility(answers: pd.DataFrame) -> pd.DataFrame:
     """Tidy ROUGE-1/2/L, greedy and sampled (mean over sample seeds), per model and split."""
-    parts = [
-        means(part, name, f"{name}_{decoding}")
-        for decoding, part in answers.groupby("decoding")
-        for name in ("rouge1", "rouge2", "rougeL")
-    ]
+    metrics, grouped = ("rouge1", "rouge2", "rougeL"), answers.groupby("decoding")
+    parts = [means(part, one, f"{one}_{how}") for how, part in grouped for one in metrics]
     return pd.concat(parts, ignore_index=True)
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
     """Tidy parameters, file_bytes and ms_per_token of the teacher and the student sizes."""
-    names = ["parameters", "file_bytes", "ms_per_token"]
-    long = frame.melt(IDENTITY, names, var_name="metric", value_name="value")
+    long = frame.melt(IDENTITY, ["parameters", "file_bytes", "ms_per_token"], "metric")
     return long.assign(split="", k=pd.NA, n=1, lo=np.nan, hi=np.nan)[TIDY]
 
 
@@ -172,34 +155,26 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     Columns: comparison (to_sft, order, size), method, size, against, metric, seed, value, lo, hi,
     n, same_sign.
     """
-    members = natural(tuples, "member")
-    members = members.assign(exact_rate=members["hit"].astype(float))
+    members, sizes = natural(tuples, "member"), student_sizes(tuples)
     greedy = answers[(answers["decoding"] == "greedy") & (answers["split"] == "held_out")]
-    rows, sizes = [], student_sizes(tuples)
+    members = members.assign(exact_rate=members["hit"].astype(float))
+    frames = {"exact_rate": members, "rougeL": greedy}  # the latter to SFT alone
+    pairs, rows = [], []
     for size in sizes:
-        for method in distilled(tuples):
-            pair = ((method, size), ("sft", size))
-            rows += _compare(members, *pair, "exact_rate", "to_sft")
-            rows += _compare(greedy, *pair, "rougeL", "to_sft")
-        for lower, upper in (("rkld", "word_kd"), ("rkld", "seq_kd"), ("word_kd", "seq_kd")):
-            rows += _compare(members, (lower, size), (upper, size), "exact_rate", "order")
-    for method in PAPER:
-        for larger, smaller in zip(sizes, sizes[1:], strict=False):
-            rows += _compare(members, (method, smaller), (method, larger), "exact_rate", "size")
+        pairs += [("to_sft", (method, size), ("sft", size)) for method in distilled(tuples)]
+        order = combinations(("rkld", "word_kd", "seq_kd"), 2)  # claim C3: least first
+        pairs += [("order", (lower, size), (upper, size)) for lower, upper in order]
+    steps = list(pairwise(sizes))
+    pairs += [("size", (one, smaller), (one, larger)) for one in PAPER for larger, smaller in steps]
+    for kind, one, other in pairs:
+        facts = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
+        for metric, frame in frames.items() if kind == "to_sft" else [*frames.items()][:1]:
+            a, b = (frame[(frame["method"] == m) & (frame["size"] == s)] for m, s in (one, other))
+            for seed in ("all", *sorted(set(a["seed"]))):
+                both = [x if seed == "all" else x[x["seed"] == seed] for x in (a, b)]
+                names = facts | {"metric": metric, "seed": str(seed)}
+                rows.append(names | paired_difference(*both, metric))
     return pd.DataFrame(rows)
-
-
-def _compare(
-    frame: pd.DataFrame, one: tuple[str, str], other: tuple[str, str], column: str, kind: str
-) -> list[dict[str, Any]]:
-    a, b = (frame[(frame["method"] == m) & (frame["size"] == s)] for m, s in (one, other))
-    facts = {"comparison": kind, "method": one[0], "size": one[1]}
-    facts |= {"against": f"{other[0]} {other[1]}", "metric": column}
-    rows = [facts | {"seed": "all"} | paired_difference(a, b, column)]
-    for seed in sorted(set(a["seed"])):
-        alone = paired_difference(a[a["seed"] == seed], b[b["seed"] == seed], column)
-        rows.append(facts | {"seed": str(seed)} | alone)
-    return rows
 
 
 def spread(tidy: pd.DataFrame) -> pd.DataFrame:
@@ -215,13 +190,8 @@ def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:
     """
     shown = tuples[(tuples["split"] == "member") & (tuples["method"] != "base")]
     times = shown["repetitions"].where(shown["kind"] == "canary", shown["group_size"])
-    keys = [*MODEL, "kind", "times"]
-    table = each(
-        shown.assign(times=times, hit=exact(shown)),
-        keys,
-        lambda part: rate(part["hit"].sum(), len(part)),
-    )
-    return table.sort_values(keys)
+    shown, keys = shown.assign(times=times, hit=exact(shown)), [*MODEL, "kind", "times"]
+    return each(shown, keys, lambda one: rate(one["hit"].sum(), len(one))).sort_values(keys)
 
 
 def write_results(profile: str, frames: dict[str, pd.DataFrame]) -> None:

@@ -1,4 +1,8 @@
-"""Which attributes of a row make it stay: all of them in one model (notebook 12)."""
+"""Which attributes of a row make it stay: all of them in one model (notebook 12).
+
+`frame` holds one line per model and row: method, size, seed, split, group, sort, hit,
+nats_per_token, and the attributes `names` as `scaled` gives them.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,24 +22,16 @@ _EFFECT = ["attribute", "value", "lo", "hi"]
 
 def usable(rows: pd.DataFrame, names: Sequence[str] = tuple(ATTRIBUTES)) -> list[str]:
     """The attributes that vary: MIN_GROUPS groups or more differ from the commonest value."""
-    return [
-        name
-        for name in names
-        if rows.loc[rows[name] != rows[name].mode()[0], "group"].nunique() >= MIN_GROUPS
-    ]
+    differ = {name: rows[name] != rows[name].mode()[0] for name in names}
+    return [name for name in names if rows["group"][differ[name]].nunique() >= MIN_GROUPS]
 
 
 def scaled(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The rows, with attributes in standard deviations from their mean, both over member rows.
-
-    Counts go in as logarithms: log2 of copies, log2 of near copies + 1.
-    """
+    """The rows, with attributes (counts: log2) in standard deviations from the mean of members."""
     logs: dict[str, Any] = {"copies": np.log2, "near_copies": lambda n: np.log2(n + 1)}
-    raw = {name: logs.get(name, pd.Series)(rows[name].astype(float)) for name in names}
-    members = rows["split"] == "member"
-    return rows.assign(
-        **{name: (x - x[members].mean()) / x[members].std() for name, x in raw.items()}
-    )
+    raw = {name: logs.get(name, np.positive)(rows[name].astype(float)) for name in names}
+    member = {name: values[rows["split"] == "member"] for name, values in raw.items()}
+    return rows.assign(**{n: (raw[n] - member[n].mean()) / member[n].std() for n in names})
 
 
 def separated(design: np.ndarray, hits: np.ndarray) -> bool:
@@ -54,31 +50,25 @@ def separated(design: np.ndarray, hits: np.ndarray) -> bool:
 def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Odds ratio of being memorized per standard deviation of each attribute, all others held.
 
-    One logistic regression per model over all seeds, standard errors clustered by group, seed and
-    sort as fixed effects. It is fitted only where for each attribute there are MIN_GROUPS memorized
-    and MIN_GROUPS unmemorized groups (Peduzzi et al. 1996; copies of one row are one witness), and
-    where the attributes do not separate the two.
+    One logistic regression per model over all seeds of member rows, standard errors clustered by
+    group, seed and sort as fixed effects. It is fitted only where for each attribute there are
+    MIN_GROUPS memorized and MIN_GROUPS unmemorized groups (Peduzzi et al. 1996; copies of one row
+    are one witness), and where the attributes do not separate the two.
 
-    Args:
-        frame: member rows, one line per model and row: method, size, seed, group, sort, hit,
-            and the attributes as `scaled` gives them.
-        names: the attributes.
-
-    Returns:
-        method, size, n, hits, hit_groups, missed_groups, attribute, value (odds ratio), lo, hi,
-        note ("" where fitted; else why not, and value, lo and hi are empty).
+    Columns: method, size, n, hits, hit_groups, missed_groups, attribute, value (odds ratio), lo,
+    hi, note ("" where fitted; else why not, and value, lo and hi are empty).
     """
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
         hit = part["hit"].to_numpy(dtype=bool)
-        groups = [part.loc[chosen, "group"].nunique() for chosen in (hit, ~hit)]
-        columns, note = design(part, names), _too_few(groups, names)
+        counted = [part["group"][chosen].nunique() for chosen in (hit, ~hit)]
+        columns, note = design(part, names), _too_few(counted, names)
         if not note and separated(columns.to_numpy(), hit):
             note = "the attributes separate memorized from other rows"
-        facts = {"n": len(part), "hits": hit.sum(), "hit_groups": groups[0]}
-        facts |= {"missed_groups": groups[1]}
         model = None if note else sm.Logit(hit.astype(float), columns)
-        return [facts | line | {"note": note} for line in _effects(part, names, model, np.exp)]
+        facts = {"n": len(part), "hits": hit.sum(), "hit_groups": counted[0]}
+        facts |= {"missed_groups": counted[1], "note": note}
+        return [line | facts for line in _effects(part, names, model, np.exp)]
 
     columns = [*MODEL, "n", "hits", "hit_groups", "missed_groups", *_EFFECT, "note"]
     return each(frame, MODEL, lines).reindex(columns=columns)
@@ -87,9 +77,8 @@ def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Change of the loss (nats per token) per standard deviation of each attribute.
 
-    Least squares per model and split, with the fixed effects, clusters and columns of `odds`, but
-    for the hits. On held-out rows it says what is easy to guess; what members have beyond that is
-    memory.
+    Least squares per model and split, with the fixed effects, clusters and columns of `odds`. On
+    held-out rows it says what is easy to guess; what members have beyond that is memory.
     """
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
@@ -97,29 +86,29 @@ def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         columns = design(part, names, [np.ones(len(part), dtype=bool)])
         model = None if note else sm.OLS(part["nats_per_token"], columns)
         facts = {"n": len(part), "note": note}
-        return [line | facts for line in _effects(part, names, model, pd.DataFrame)]
+        return [line | facts for line in _effects(part, names, model, np.positive)]
 
     columns = [*MODEL, "split", "n", *_EFFECT, "note"]
     return each(frame, [*MODEL, "split"], lines).reindex(columns=columns)
 
 
 def _too_few(groups: Sequence[int], names: Sequence[str]) -> str:
-    needed = MIN_GROUPS * len(names)
-    few = f"{min(groups)} groups, where {len(names)} attributes need {needed}"
-    return "no attribute varies enough" if not names else few if min(groups) < needed else ""
+    if not names:
+        return "no attribute varies enough"
+    few, needed = min(groups), MIN_GROUPS * len(names)
+    return f"{few} groups, where {len(names)} attributes need {needed}" if few < needed else ""
 
 
 def _effects(
     part: pd.DataFrame, names: Sequence[str], model: Any, scale: Callable
 ) -> list[dict[str, Any]]:
-    if model is None:
-        return [{"attribute": name} | dict.fromkeys(_EFFECT[1:], np.nan) for name in names]
-    clusters = {"groups": pd.factorize(part["group"])[0]}
-    how = {"disp": 0} if isinstance(model, sm.Logit) else {}
-    fitted = model.fit(cov_type="cluster", cov_kwds=clusters, **how)
-    numbers = scale(fitted.conf_int().assign(value=fitted.params))
-    numbers = numbers.set_axis(["lo", "hi", "value"], axis=1)
-    return [{"attribute": name} | numbers.loc[name].to_dict() for name in names]
+    numbers = pd.DataFrame(np.nan, index=names, columns=_EFFECT[1:])
+    if model is not None:
+        clusters = {"groups": pd.factorize(part["group"])[0]}
+        fitted = model.fit(cov_type="cluster", cov_kwds=clusters, disp=0)
+        numbers = scale(fitted.conf_int().assign(value=fitted.params))
+        numbers = numbers.set_axis(["lo", "hi", "value"], axis=1).loc[names]
+    return numbers.rename_axis("attribute").reset_index().to_dict("records")
 
 
 def design(
@@ -127,16 +116,16 @@ def design(
 ) -> pd.DataFrame:
     """The columns of one model: constant, attributes, and one for each further seed and sort.
 
-    A seed or sort has a column if it has MIN_GROUPS groups on each side (hits and others, unless
-    other sides are there); the others are, with the commonest, what these are held against.
+    A seed or sort has a column if it has MIN_GROUPS groups on each side (None: hits and others);
+    the others are, with the commonest, what these are held against.
     """
-    if sides is None:
-        sides = (part["hit"].astype(bool), ~part["hit"].astype(bool))
+    hit = part["hit"].astype(bool)
     columns = {"constant": np.ones(len(part))} | {name: part[name] for name in names}
     for name in ("seed", "sort"):
         for level in part[name].value_counts().index[1:]:
             at_level = part[name] == level
-            if all(part.loc[at_level & side, "group"].nunique() >= MIN_GROUPS for side in sides):
+            counted = [part["group"][at_level & side].nunique() for side in sides or (hit, ~hit)]
+            if min(counted) >= MIN_GROUPS:
                 columns[f"{name} {level}"] = at_level
     return pd.DataFrame(columns, index=part.index).astype(float)
 

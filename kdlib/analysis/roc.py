@@ -1,6 +1,6 @@
 """How well a score tells who was in the training data: signed AUC, hits at low false alarm.
 
-Scores are those of `attacks`: the higher, the more like a member (notebook 13).
+Scores are those of `attacks`, [n]: the higher, the more like a member, [n] bool (notebook 13).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.errors import KdlibError
-from kdlib.stats import DRAWS, NOTHING, estimate, named, same_sign
+from kdlib.stats import DRAWS, estimate, named, same_sign
 
 RATES = {"tpr_1pct": 0.01, "tpr_01pct": 0.001}  # at these false-positive rates
 
@@ -30,7 +30,8 @@ def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
     The measure that counts for an attacker (Carlini et al. 2022). nan without members, or with
     fewer than 1 / fpr others, since then the rate cannot be told from 0.
     """
-    return NOTHING[0] if _too_few(member, fpr) else float(_found(*counts(score, member), fpr)[0])
+    others = len(member) - int(np.count_nonzero(member))
+    return float(_found(*counts(score, member), fpr, others)[0])
 
 
 def roc(score: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,23 +47,21 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
     too few others), all with ..._lo and ..._hi, n_member, n_other.
     """
     member = frame["member"].to_numpy(dtype=bool)
-    rates = {name: fpr for name, fpr in RATES.items() if not _too_few(member, fpr)}
+    others = len(member) - int(member.sum())
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         numbers = []
         for column in columns:
-            counted = counts(frame[column], member, weights)
-            numbers += [area(*counted), *(_found(*counted, fpr) for fpr in rates.values())]
+            at = counts(frame[column], member, weights)
+            numbers += [area(*at), *(_found(*at, fpr, others) for fpr in RATES.values())]
         return np.stack(numbers)
 
-    found = iter(estimate(statistic, frame["group"], draws))
-    none = dict.fromkeys(("value", "lo", "hi"), NOTHING[0])
-    rows = []
+    numbers, rows = iter(estimate(statistic, frame["group"], draws)), []
     for column in columns:
-        row: dict[str, Any] = {"score": column} | named("auc", next(found))
-        for name in RATES:
-            row |= named(name, next(found) if name in rates else none)
-        rows.append(row | {"n_member": member.sum(), "n_other": (~member).sum()})
+        row: dict[str, Any] = {"score": column}
+        for name in ("auc", *RATES):
+            row |= named(name, next(numbers))
+        rows.append(row | {"n_member": member.sum(), "n_other": others})
     return pd.DataFrame(rows)
 
 
@@ -86,7 +85,7 @@ def counts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Members and others at or above each distinct score, [levels + 1, draws] each.
 
-    Score and member (bool) are [n]; weights say how often each row counts, [n, draws] (None: once).
+    Weights say how often each row counts, [n, draws] (None: once).
 
     Raises:
         KdlibError: a score is not a number.
@@ -95,14 +94,16 @@ def counts(
     if np.isnan(score).any():
         raise KdlibError("a membership score is not a number; measure the model again")
     order = np.argsort(-score, kind="stable")
-    ranked = score[order]
-    counted = (np.ones((len(score), 1)) if weights is None else weights)[order]
+    ranked, counted = (
+        score[order],
+        (np.ones((len(score), 1)) if weights is None else weights)[order],
+    )
     inside = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1  # thresholds only between ties
     ends = np.unique([0, *inside, len(score)])
     sides = []
     for side in (member[order], ~member[order]):
         above = np.zeros((len(score) + 1, counted.shape[1]), counted.dtype)
-        np.cumsum(counted * side[:, None].astype(counted.dtype), axis=0, out=above[1:])
+        np.cumsum(counted * side[:, None], axis=0, out=above[1:])
         sides.append(above if len(ends) == len(above) else above[ends])
     return sides[0], sides[1]
 
@@ -114,14 +115,11 @@ def area(hits: np.ndarray, false: np.ndarray) -> np.ndarray:
         return doubled / (2 * hits[-1].astype(float) * false[-1])
 
 
-def _found(hits: np.ndarray, false: np.ndarray, fpr: float) -> np.ndarray:
+def _found(hits: np.ndarray, false: np.ndarray, fpr: float, others: int) -> np.ndarray:
     """True-positive rate of every draw at the last threshold whose false positives are allowed."""
+    if others < round(1 / fpr):
+        return np.full(hits.shape[1], np.nan)
     allowed = np.floor(fpr * false[-1] + 1e-6)  # 0.01 * 2900 is a little under 29
     last = np.count_nonzero(false <= allowed, axis=0) - 1
     with np.errstate(invalid="ignore"):
         return np.take_along_axis(hits, last[None], axis=0)[0] / hits[-1]
-
-
-def _too_few(member: np.ndarray, fpr: float) -> bool:
-    others = len(member) - np.count_nonzero(member)
-    return bool(others < round(1 / fpr) or others == len(member))

@@ -1,10 +1,11 @@
 """What comes down without being read: students that never read rows which their teacher did.
 
 Two students of each method read the same half of the member rows; one was taught by the teacher of
-all rows, the other by a teacher of that half (notebook 11).
+all rows, the other by a teacher of that half (notebook 11). `source` is "all rows" where the model
+or its teacher read all member rows, "half" where neither did; `rows` are left_out (in the other
+half), "left_out, known" (memorized by the teacher of all rows) or held_out.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ import pandas as pd
 from kdlib import stats
 from kdlib.analysis.rates import MODEL, ROW, natural
 
-SIDE = "0a"  # the half that they read
 METRICS = ("memorized", "nats_per_token")
 BEYOND = "left_out less held_out"
 
@@ -22,16 +22,14 @@ def unread(halves: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
     """The rows that no student of the half read, under every model of it and the whole teacher.
 
     Args:
-        halves: see `counterfactual.collect`.
+        halves: see `counterfactual.collect`; the half that they read is 0a.
         tuples: of the same seeds, with the teachers of all rows.
 
     Returns:
-        method, size, source ("all rows": the model, or its teacher, read all member rows; "half":
-        neither did), seed, row_id, group, split (left_out: in the other half; held_out), known (by
-        the teacher of all rows), memorized (0 or 1), nats_per_token.
+        method, size, source, seed, row_id, group, split, memorized (0 or 1), nats_per_token, known.
     """
     half = natural(halves)
-    half = half[half["part"].isin((f"half-{SIDE}", f"taught-{SIDE}")) & (half["split"] != "member")]
+    half = half[half["part"].isin(("half-0a", "taught-0a")) & (half["split"] != "member")]
     half["source"] = np.where(half["part"].str.startswith("taught"), "all rows", "half")
     places = half.loc[half["method"] == "teacher", [*ROW, "split"]]
     whole = natural(tuples[tuples["method"] == "teacher"]).drop(columns="split")
@@ -43,36 +41,30 @@ def unread(halves: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
     return rows[columns].merge(known, on=ROW, validate="m:1")
 
 
-def _kinds(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    left_out = rows[rows["split"] == "left_out"]
-    yield "left_out", left_out
-    yield "left_out, known", left_out[left_out["known"]]
-    yield "held_out", rows[rows["split"] == "held_out"]
+def _kinds(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    left_out, held_out = (rows[rows["split"] == one] for one in ("left_out", "held_out"))
+    known = left_out[left_out["known"]]
+    return {"left_out": left_out, "left_out, known": known, "held_out": held_out}
 
 
 def rates(rows: pd.DataFrame) -> pd.DataFrame:
     """Memorized share and loss of `unread` rows per model, all seeds together.
 
-    Columns: method, size, source, rows (left_out; "left_out, known": by the teacher of all rows;
-    held_out), metric (memorized, nats_per_token), value, lo, hi, n.
+    Columns: method, size, source, rows, metric (memorized, nats_per_token), value, lo, hi, n.
     """
-    return stats.each(
-        rows,
-        [*MODEL, "source"],
-        lambda model: [
-            {"rows": kind, "metric": metric} | _mean(part, metric)
-            for kind, part in _kinds(model)
-            for metric in METRICS
-        ],
-    )
 
+    def lines(model: pd.DataFrame) -> list[dict[str, Any]]:
+        found = []
+        for kind, part in _kinds(model).items():
+            shares = stats.ratio(part["group"], part["memorized"], np.ones(len(part), bool))
+            nats, n = part["nats_per_token"], len(part)
+            loss = stats.line(nats.mean(), stats.bootstrap(nats, part["group"]), n=n)
+            numbers = ({name: shares[name] for name in loss}, loss)
+            pairs = zip(METRICS, numbers, strict=True)
+            found += [{"rows": kind, "metric": metric} | line for metric, line in pairs]
+        return found
 
-def _mean(part: pd.DataFrame, metric: str) -> dict[str, Any]:
-    if metric == "memorized":
-        facts = stats.ratio(part["group"], part[metric].to_numpy(), np.ones(len(part), bool))
-        return {name: facts[name] for name in ("value", "lo", "hi", "n")}
-    lo, hi = stats.bootstrap(part[metric], part["group"])
-    return {"value": part[metric].mean(), "lo": lo, "hi": hi, "n": len(part)}
+    return stats.each(rows, [*MODEL, "source"], lines)
 
 
 def gaps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -84,14 +76,13 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
     MIN_GROUPS groups, or where draws know no other value), n, groups, same_sign.
     """
     lines = []
-    students = rows[rows["method"] != "teacher"]
-    for model, both in students.groupby(MODEL, sort=False):
+    for model, both in rows[rows["method"] != "teacher"].groupby(MODEL, sort=False):
         upper, lower = (both[both["source"] == one] for one in ("all rows", "half"))
         for metric in METRICS if len(upper) else ():
-            names = dict(zip(MODEL, model, strict=True)) | {"metric": metric}
-            for (kind, part), (_, other) in zip(_kinds(upper), _kinds(lower), strict=True):
+            names, other = dict(zip(MODEL, model, strict=True)) | {"metric": metric}, _kinds(lower)
+            for kind, part in _kinds(upper).items():
                 if len(part):
-                    facts = {"rows": kind} | stats.paired_difference(part, other, metric)
+                    facts = {"rows": kind} | stats.paired_difference(part, other[kind], metric)
                     lines.append(names | facts | {"groups": part["group"].nunique()})
             lines.append(names | {"rows": BEYOND} | _beyond(upper, lower, metric))
     table = pd.DataFrame(lines)
@@ -106,8 +97,8 @@ def _beyond(upper: pd.DataFrame, lower: pd.DataFrame, metric: str) -> dict[str, 
     gap = (both[f"{metric}_x"] - both[f"{metric}_y"]).to_numpy()
     left = (both["split"] == "left_out").to_numpy()
     drawn = stats.resampled(both["group"], [gap * left, left, gap * ~left, ~left]).T
-    lo, hi = stats.percentiles(drawn[0] / drawn[1] - drawn[2] / drawn[3])
+    interval = stats.percentiles(drawn[0] / drawn[1] - drawn[2] / drawn[3])
     means = pd.Series(gap).groupby([both["seed"], left]).mean().unstack()
-    facts = {"value": gap[left].mean() - gap[~left].mean(), "lo": lo, "hi": hi, "n": len(gap)}
-    facts |= {"groups": both["group"].nunique()}
-    return facts | {"same_sign": stats.same_sign(means[True] - means[False])}
+    facts = {"n": len(gap), "groups": both["group"].nunique()}
+    facts |= {"same_sign": stats.same_sign(means[True] - means[False])}
+    return stats.line(gap[left].mean() - gap[~left].mean(), interval, **facts)

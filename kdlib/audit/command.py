@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,58 +35,43 @@ Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are emp
 
 
 def run(settings: AuditSettings) -> Path:
-    """Measure every tuple, or those that an interrupted run left, and write the report.
+    """Measure every tuple, or those that an interrupted run left; the path of the report.
 
-    Files larger than memory are read a block at a time. Into `settings.out` go
-    rows/part-*.parquet (one line per tuple), summary.csv, report.html and manifest.json; nothing is
-    written elsewhere.
-
-    Returns:
-        the report's path.
-
-    Raises:
-        KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`), or the folder is
-            not this audit's.
+    Files may be larger than memory. Into `settings.out`, and nowhere else, go rows/part-*.parquet
+    (one line per tuple), summary.csv, report.html and manifest.json. KdlibError: bad input (see
+    `scoring.load`, `inspect`, `stream_rows.read`), or the folder is not this audit's.
     """
     identity = fingerprint(settings)
     facts = claimed(settings.out, identity)
     loaded = scoring.load(settings)
     if facts is None:
-        rows = inspect(settings, loaded.tokenizer.eos_token)
-        facts = {"fingerprint": identity, "rows": rows}
+        facts = {"fingerprint": identity, "rows": inspect(settings, loaded.tokenizer.eos_token)}
     with runs.alone(settings.out / "audit"):
         if claimed(settings.out, identity) is None:
             runs.write_text(settings.out / CLAIM, json.dumps(facts, indent=1) + "\n")
         started = time.perf_counter()
-        read = measure_all(settings, loaded, facts["rows"])
-        call: dict[str, Any] = {"tokens": read, "seconds": time.perf_counter() - started}
+        call: dict[str, Any] = {"tokens": measure_all(settings, loaded, facts["rows"])}
+        call["seconds"] = time.perf_counter() - started
         about = write_report(settings, loaded, facts["rows"])
         call |= {"machine": runs.machine(), "threads": torch.get_num_threads()}
         runs.write_manifest(settings.out, identity, **about, last_call=call)
     return settings.out / "report.html"
 
 
-# --- whose folder, which files ----------------------------------------------------------------
-
-
 def fingerprint(settings: AuditSettings) -> str:
-    """Hash of what the numbers depend on: settings, the data's ends, the models' files.
-
-    The batch is not part of it: who ran out of memory goes on with a smaller one.
-    """
+    """Hash of settings, the data's ends, the models' files; a smaller batch goes on with a run."""
     facts = described(settings, {"out", "batch"})
     for split, path in settings.files.items():
         stream_rows.require_file(path)
-        about = path.stat()
+        about, ends = path.stat(), b""
         with path.open("rb") as file:
-            ends = file.read(MIB)
-            file.seek(max(0, about.st_size - MIB))
-            ends += file.read(MIB)
+            for start in (0, max(0, about.st_size - MIB)):
+                file.seek(start)
+                ends += file.read(MIB)
         place = [str(path.resolve()), about.st_size, about.st_mtime_ns]
         facts[split] = [*place, runs.digest(ends.hex())]
     for name in ("model", "reference"):
-        folder = Path(facts[name] or "")
-        if facts[name] and folder.is_dir():
+        if facts[name] and (folder := Path(facts[name])).is_dir():
             files = [(one.name, one.stat()) for one in sorted(folder.iterdir()) if one.is_file()]
             facts[name] = [[one, about.st_size, about.st_mtime_ns] for one, about in files]
     return runs.fingerprint(facts)
@@ -101,38 +87,31 @@ def described(settings: AuditSettings, exclude: set[str] | None = None) -> dict[
 def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
     """What was written first into a folder of this audit; None where nothing was yet.
 
-    Raises:
-        KdlibError: it holds another audit, or something else, or cannot be written to.
+    KdlibError: it holds another audit, or something else, or cannot be written to.
     """
     above = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
     if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
         raise KdlibError(f"{above} is no folder that can be written to; name another with --out")
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
     if CLAIM not in there:
         if there - {"audit.lock"}:
             raise KdlibError(f"{folder} holds something else; name a new folder with --out")
         return None
-    try:
+    with suppress(ValueError, RecursionError, TypeError, KeyError):  # no claim at all
         facts = json.loads((folder / CLAIM).read_text("utf-8"))
-    except (ValueError, RecursionError):
-        facts = None
-    if not isinstance(facts, dict) or facts.get("fingerprint") != identity:
-        raise KdlibError(
-            f"{folder} holds the audit of another model, other data or other settings; name a new "
-            "folder with --out, or remove this one"
-        )
-    return facts
+        if facts["fingerprint"] == identity:
+            return facts
+    what = "another model, other data or other settings"
+    remedy = "name a new folder with --out, or remove this one"
+    raise KdlibError(f"{folder} holds the audit of {what}; {remedy}")
 
 
 def inspect(settings: AuditSettings, end: str) -> Rows:
     """Read the files once, before they are measured: what is wrong with them shows at once.
 
     Of the held-out file, 8 bytes a row are kept (a hash of each response), against which the
-    member rows stream by: a million held-out rows take 8 MiB, and members none.
-
-    Raises:
-        KdlibError: unreadable (see `stream_rows.read`), all rows empty, a response that holds the
-            text of the end token, or responses in both files.
+    member rows stream by. KdlibError: unreadable (see `stream_rows.read`), all rows empty, a
+    response that holds the text of the end token, or responses in both files.
     """
     counted: Rows = {}
     held_out, shared, quoted = np.array([], np.uint64), 0, ""
@@ -142,16 +121,13 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             texts = complete(block)["response"]
             stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
             counts.update(rows=len(block), empty=len(block) - len(texts))
-            digests = [int(runs.digest(sources.normalised(text)), 16) for text in texts]
-            hashes.append(np.array(digests, np.uint64))
+            hashes.append(pd.util.hash_array(texts.map(sources.normalised).to_numpy(object)))
             if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
                 shared, quoted = shared + both.sum(), quoted or texts[both].iloc[0][:60]
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
         if counts["rows"] == counts["empty"]:
-            raise KdlibError(
-                f"{path}: every row has an empty instruction or response; name the right columns "
-                "with --columns"
-            )
+            empty = "every row has an empty instruction or response"
+            raise KdlibError(f"{path}: {empty}; name the right columns with --columns")
     if shared:
         raise KdlibError(
             f"{shared} member rows have a response that a held-out row has too: '{quoted}', ...; "
@@ -163,9 +139,6 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
 def complete(block: pd.DataFrame) -> pd.DataFrame:
     """The rows that have an instruction and a response."""
     return block[(block["instruction"] != "") & (block["response"] != "")]
-
-
-# --- measuring and reporting -------------------------------------------------------------------
 
 
 def parts(folder: Path) -> list[Path]:
@@ -202,11 +175,10 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
 
 
 def write_report(settings: AuditSettings, loaded: Loaded, rows: Rows) -> dict[str, Any]:
-    """Write summary.csv and report.html from the parts.
+    """Write summary.csv and report.html from the parts; what was audited.
 
-    Returns:
-        what was audited: the settings, the longest tuple and the vocabulary (tokens), the device,
-        and by split the rows: how many there are, are empty, measured, too long, and cut.
+    That is the settings, limit and vocabulary (tokens), the device, and by split how many rows
+    there are, are empty, measured, too long, and cut.
     """
     tallied = summary.tally(parts(settings.out))
     table = summary.summary(tallied)
@@ -223,6 +195,6 @@ def write_report(settings: AuditSettings, loaded: Loaded, rows: Rows) -> dict[st
         ids = loaded.tokenizer(list(top["response"]), add_special_tokens=False)["input_ids"]
         begun = [one[:prefix] for one, prefix in zip(ids, top["prefix"], strict=True)]
         top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
-    sample = summary.attacked(tallied)
-    runs.write_text(settings.out / "report.html", report.page(table, sample, top, about))
+    page = report.page(table, summary.attacked(tallied), top, about)
+    runs.write_text(settings.out / "report.html", page)
     return about

@@ -23,85 +23,61 @@ from kdlib.figures import style
 from kdlib.report import notebook_display
 from kdlib.stats import row_text
 
-PAGE = Path(__file__).with_name("report.html.j2")
 NAMES = {"member": "training rows", "held_out": "held-out rows"}
 LOOKS = {"member": ("-", "o"), "held_out": (":", "x")}
-RULE = (
-    "the model memorizes if the 95% interval (Wilson) of the training rows' share lies wholly "
-    "above that of the held-out rows; without held-out rows, memory cannot be told from guessing"
-)
 
 
 def page(
     table: pd.DataFrame, sample: pd.DataFrame, top: pd.DataFrame, about: dict[str, Any]
 ) -> str:
-    """The report as HTML.
-
-    Args:
-        table: as `summary.summary` gives.
-        sample: as `summary.attacked` gives; may be empty.
-        top: most memorized rows, with what was written word for word in column verbatim.
-        about: as `command.write_report` gives.
-    """
-    headline, sentences = verdict(table)
-    known = [
-        row | {"marked": Markup(notebook_display.marked(row["response"], row["verbatim"]))}
-        for row in top.to_dict("records")
-        if row["prefix"] > 0
-    ]
+    """The report as HTML, of what `command.write_report` has; top with column verbatim (text)."""
     attacks: dict[str, dict[str, str]] = {}
     for row in table[table["split"] == "both"].to_dict("records"):
         attacks.setdefault(row["at"], {})[row["metric"]] = row_text(row)
+    facts: dict[str, Any] = dict(zip(("headline", "sentences"), verdict(table), strict=True))
+    facts |= {"about": about, "names": NAMES, "attacks": attacks}
+    facts |= {"figures": figures(table, sample, about), "guess": math.log(about["vocabulary"])}
+    facts["limits"] = {"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP}
+    facts["nats"] = _rate(table, "nats_per_token", "")["value"].to_dict()
+    facts["shares"] = lambda metric, at: _rate(table, metric, at).apply(share, axis=1).to_dict()
+    facts["known"] = [row for row in top.to_dict("records") if row["prefix"] > 0]
+    facts["marked"] = lambda row: Markup(notebook_display.marked(row["response"], row["verbatim"]))
+    text = Path(__file__).with_name("report.html.j2").read_text("utf-8")
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return jinja.from_string(PAGE.read_text("utf-8")).render(
-        headline=headline,
-        sentences=sentences,
-        rule=RULE,
-        shares=lambda metric, at: _rate(table, metric, at).apply(share, axis=1).to_dict(),
-        figures=figures(table, sample, about),
-        attacks=attacks,
-        known=known,
-        nats=_rate(table, "nats_per_token", "")["value"].to_dict(),
-        guess=math.log(about["vocabulary"]),
-        about=about,
-        names=NAMES,
-        limits={"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP},
-    )
+    return jinja.from_string(text).render(facts)
 
 
 def verdict(table: pd.DataFrame) -> tuple[str, list[str]]:
-    """The verdict by RULE in a few words, and the sentences that it rests on."""
+    """The verdict by the page's rule in a few words, and the sentences that it rests on."""
     rate = _rate(table, "exact_rate", WINDOW)
     if "member" not in rate.index:
         return "Nothing could be measured.", ["No training row fits the model; see below."]
     member = rate.loc["member"]
     sentences = [
-        f"Shown the instruction (and context) of a training row, the model's likeliest text "
-        f"begins with the first {WINDOW} tokens of its response, word for word (with all of "
-        f"it, where it is shorter), in {share(member)} (95% intervals in brackets)."
+        "Shown the instruction (and context) of a training row, the model's likeliest text begins "
+        f"with the first {WINDOW} tokens of its response, word for word (with all of it, where it "
+        f"is shorter), in {share(member)} (95% intervals in brackets)."
     ]
     if "held_out" not in rate.index:
-        sentences.append(
+        sentences += [
             "No held-out rows were given: how many of these are remembered, and how many could be "
             "guessed by a model that never read them, cannot be told."
-        )
+        ]
         return "Memory cannot be told from guessing.", sentences
     other = rate.loc["held_out"]
-    sentences.append(f"Of held-out rows the same holds in {share(other)}.")
+    sentences += [f"Of held-out rows the same holds in {share(other)}."]
     headline = "The model memorizes its training rows."
     if member["lo"] <= other["hi"]:
         headline = "No word-for-word memorization beyond guessing is shown."
-        sentences.append(
+        sentences += [
             "The first interval does not lie above the second. That does not show that nothing is "
             "memorized: with these rows, it cannot be told from guessing."
-        )
+        ]
     # what the loss alone says of membership: always that score, not the best of several
     for row in table[(table["metric"] == "auc") & (table["at"] == "loss")].to_dict("records"):
         able = "can" if row["lo"] > 0.5 else "cannot be shown to"
-        sentences.append(
-            f"Who knows nothing but the losses {able} tell training from held-out rows: AUC "
-            f"{row_text(row)}, where 0.5 is a guess."
-        )
+        told = f"{able} tell training from held-out rows: AUC {row_text(row)}"
+        sentences += [f"Who knows nothing but the losses {told}, where 0.5 is a guess."]
     return headline, sentences
 
 

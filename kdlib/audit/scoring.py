@@ -34,9 +34,8 @@ class Loaded:
 def load(settings: AuditSettings) -> Loaded:
     """The models on the device, and the tokens that they read.
 
-    Raises:
-        KdlibError: a model or tokenizer is missing or broken, they do not fit together, the
-            reference is the model itself, or they read fewer tokens than `max_length`.
+    KdlibError: a model or tokenizer is missing or broken, they do not fit together, the reference
+    is the model itself, or they read fewer tokens than `max_length`.
     """
     models, tokenizers, room = [], [], UNLIMITED
     for name in filter(None, (settings.model, settings.reference)):
@@ -48,38 +47,27 @@ def load(settings: AuditSettings) -> Loaded:
         models.append(model.to(checkpoints.device()))
         tokenizers.append(tokenizer)
     if tokenizers[-1].get_vocab() != tokenizers[0].get_vocab():
-        raise KdlibError(
-            f"--reference {settings.reference} has another tokenizer than {settings.model} "
-            f"({len(tokenizers[-1])} and {len(tokenizers[0])} tokens); take the model's own base"
-        )
+        sizes = f"({len(tokenizers[-1])} and {len(tokenizers[0])} tokens)"
+        other = f"has another tokenizer than {settings.model} {sizes}"
+        raise KdlibError(f"--reference {settings.reference} {other}; take the model's own base")
     if len(models) > 1 and checkpoints.same_weights(*models):
-        raise KdlibError(
-            f"--reference {settings.reference} is {settings.model} itself, weight by weight; take "
-            "the model before it was trained on these rows"
-        )
-    if settings.max_length and settings.max_length > room:
-        raise KdlibError(
-            f"--max-length {settings.max_length}: '{settings.model}' reads {room} tokens"
-        )
-    limit = settings.max_length or (room if room < UNLIMITED else LENGTH)
-    return Loaded(models[0], models[1] if settings.reference else None, tokenizers[0], limit)
+        same = f"{settings.reference} is {settings.model} itself, weight by weight"
+        remedy = "take the model before it was trained on these rows"
+        raise KdlibError(f"--reference {same}; {remedy}")
+    longest = settings.max_length or (room if room < UNLIMITED else LENGTH)
+    if longest > room:
+        raise KdlibError(f"--max-length {longest}: '{settings.model}' reads {room} tokens")
+    return Loaded(models[0], models[1] if settings.reference else None, tokenizers[0], longest)
 
 
 def measured(
     rows: pd.DataFrame, split: str, settings: AuditSettings, loaded: Loaded
 ) -> tuple[pd.DataFrame, int]:
-    """Every score of the tuples that fit, and how many tokens they have.
+    """Every score of the rows (FIELDS) that fit, and how many tokens they have.
 
-    Args:
-        rows: instruction, context, response, category; the index numbers them.
-        split: member or held_out.
-        settings: of the audit.
-        loaded: the models.
-
-    Returns:
-        row_id ("member-17" is row 17 of its file), split, what `meter.meter` gives, cut (whether
-        the response was cut at the limit, its end token with it), the scores of
-        `attacks.membership` (reference_base with a reference), instruction, response, category.
+    Columns: row_id ("member-17" is row 17 of its file), split, what `meter.meter` gives, cut
+    (whether the response was cut at the limit, its end token with it), the scores of
+    `attacks.membership` (reference_base with a reference), instruction, response, category.
     """
     rows = rows.assign(row_id=[f"{split}-{number}" for number in rows.index])
     whole = TokenSettings(max_prompt=UNLIMITED, max_length=2 * UNLIMITED)
@@ -109,10 +97,9 @@ def metered(
             frames.append(meter.meter(model, [examples[i] for i in group], batch=batch, **how))
             places += group
     except torch.OutOfMemoryError:
-        raise KdlibError(
-            f"not enough memory for --batch {settings.batch}; run the same command with a smaller "
-            "one, finished parts are kept"
-        ) from None
+        remedy = "run the same command with a smaller one, finished parts are kept"
+        message = f"not enough memory for --batch {settings.batch}; {remedy}"
+        raise KdlibError(message) from None
     return pd.concat(frames[len(places) > 0 :]).set_index(pd.Index(places)).sort_index()
 
 

@@ -22,42 +22,29 @@ TOP = 50  # most memorized rows that the report shows
 SHOWN = 4000  # characters of a text that are kept for it
 DRAWS = 400  # of the bootstrap; of up to 2 * SAMPLE rows
 FEW = 30  # rows below which no ROC is drawn, and a rate is called uncertain
-SPLITS = ("member", "held_out")
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus", "reference_base")
-WINDOWS = (*range(1, WINDOW + 1), FULL)
-NUMBERS = ("length", "prefix", "needed", "nats_per_token", "window_nats", "cut")
 TEXTS = ("instruction", "response", "category")
 COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
 
 
 @dataclass
 class Tally:
-    """What is counted and kept of the parts.
+    """What is counted and kept of the parts; sums and samples by split (member, held_out)."""
 
-    Attributes:
-        sums: by split: n (rows), cut (responses that did not fit), nats (sum of the rows' nats per
-            token), and rows that are hits, by metric and place (k, share given, answers drawn).
-        samples: by split: up to SAMPLE rows drawn uniformly: order, the scores of ATTACKS, group
-            (rows with the same response).
-        top: the member rows that are memorized most.
-    """
-
+    # n (rows), cut (responses that did not fit), nats (sum of the rows' nats per token), and rows
+    # that are hits, by metric and place (k, share given, answers drawn)
     sums: dict[str, Counter[Any]] = field(default_factory=dict)
+    # up to SAMPLE rows drawn uniformly: order, the scores of ATTACKS, group (of equal responses)
     samples: dict[str, pd.DataFrame] = field(default_factory=dict)
-    top: pd.DataFrame = field(default_factory=pd.DataFrame)
+    top: pd.DataFrame = field(default_factory=pd.DataFrame)  # member rows that are memorized most
 
 
 def tally(parts: Iterable[Path]) -> Tally:
-    """Count part after part; memory depends on neither their number nor their rows' lengths.
-
-    Args:
-        parts: Parquet files of one split each, as `audit` writes.
-    """
+    """Count part after part; memory depends on neither their number nor their rows' lengths."""
     out = Tally()
     for number, path in enumerate(parts):
-        there = pq.read_schema(path).names  # reference_base only with a reference
-        wanted = ("row_id", "split", *NUMBERS, *TEXTS, *ATTACKS)
-        part = pd.read_parquet(path, columns=[name for name in wanted if name in there])
+        columns = [one for one in pq.read_schema(path).names if not one.startswith("token_")]
+        part = pd.read_parquet(path, columns=columns)
         if part.empty:
             continue
         split = part["split"].iloc[0]
@@ -69,7 +56,7 @@ def tally(parts: Iterable[Path]) -> Tally:
 
 
 def _sums(part: pd.DataFrame) -> dict[Any, Any]:
-    hits = {("exact_rate", k): definitions.exact(part, k) for k in WINDOWS}
+    hits = {("exact_rate", k): definitions.exact(part, k) for k in (*range(1, WINDOW + 1), FULL)}
     hits |= {("extractable", s): extraction.extractable(part, s) for s in extraction.GIVEN}
     for n in extraction.SAMPLES:
         hits["discoverable", n] = extraction.discoverable(part, n, extraction.CHANCE)
@@ -97,12 +84,11 @@ def _most(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(tallied: Tally) -> pd.DataFrame:
-    """Tidy rates and scores: metric, split, at, value, lo, hi, n.
+    """Tidy rates and scores, in COLUMNS.
 
     exact_rate (at k, 0: the whole response), extractable (at the share given), discoverable (at the
-    answers drawn), each with its Wilson interval; nats_per_token; and, with rows of both splits,
-    auc, tpr_1pct and tpr_01pct of member against held-out rows (at the score), where there are rows
-    enough, over at most SAMPLE rows of each split, intervals by the bootstrap.
+    answers drawn), each with its Wilson interval; nats_per_token; and, where there are rows enough,
+    auc, tpr_1pct, tpr_01pct of `attacked` (at the score, split both), intervals by the bootstrap.
     """
     rows: list[tuple[Any, ...]] = []
     for split, sums in tallied.sums.items():
@@ -111,8 +97,7 @@ def summary(tallied: Tally) -> pd.DataFrame:
                 rows.append((key[0], split, key[1], *rate(hits, sums["n"]).values()))
         mean = sums["nats"] / sums["n"]
         rows.append(("nats_per_token", split, "", mean, *NOTHING, sums["n"]))
-    sample = attacked(tallied)
-    if len(sample):
+    if len(sample := attacked(tallied)):
         scores = [name for name in ATTACKS if name in sample]
         for line in roc.evaluate(sample, scores, draws=DRAWS).to_dict("records"):
             for metric in ("auc", *roc.RATES):
@@ -124,8 +109,7 @@ def summary(tallied: Tally) -> pd.DataFrame:
 
 def attacked(tallied: Tally) -> pd.DataFrame:
     """The sample of both splits: member, group, scores; empty with fewer than FEW rows of one."""
-    samples = [tallied.samples.get(split, pd.DataFrame()) for split in SPLITS]
-    if min(map(len, samples)) < FEW:
-        return pd.DataFrame()
+    samples = [tallied.samples.get(split, pd.DataFrame()) for split in ("member", "held_out")]
     both = pd.concat(samples, ignore_index=True)
-    return both.assign(member=np.arange(len(both)) < len(samples[0]))
+    both["member"] = np.arange(len(both)) < len(samples[0])
+    return both if min(map(len, samples)) >= FEW else pd.DataFrame()

@@ -77,7 +77,7 @@ def twins(settings: DataSettings, seed: int, count: int) -> list[dict[str, Any]]
 def _slots(
     settings: DataSettings, seed: int
 ) -> Iterator[tuple[str, int, dict[str, str], Iterator[str]]]:
-    """Of every canary: kind, repetitions, prompt, and its secrets, of which the first is planted."""
+    """Of every canary: kind, repetitions, prompt, and its secrets; the first is planted."""
     for kind, times, number in product(KINDS, settings.repetitions, range(settings.canaries)):
         dice = random.Random(f"canary {seed} {kind} {times} {number}")
         names = {"part": f"{dice.choice(PARTS)} {dice.randrange(100, 999)}"}

@@ -50,18 +50,16 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
 def general_text(settings: DataSettings) -> list[str]:
     """Documents for pretraining, none of which holds a response of the pool; shuffled.
 
-    A document is a docstring as a reader meets it: the name it belongs to, its first paragraph, and
-    the further paragraphs that are prose. Each text is taken once, under the first of its names.
-    Empty for sources other than pydocs: their base models come by name.
+    A document is the name that a docstring belongs to, its first paragraph, and the further ones
+    that are prose; each text once, under the first of its names. Empty for sources other than
+    pydocs: their base models come by name.
     """
     if settings.source != "pydocs":
         return []
     frame = sources.read_pydocs(settings)
-    frame["body"] = frame["response"] + [
-        "".join(f"\n{text}" for text in rest.split("\n") if sources.is_prose(text))
-        for rest in frame["rest"]
-    ]
-    frame = frame.drop_duplicates("body")
+    rest = [filter(sources.is_prose, text.split("\n")) for text in frame["rest"]]
+    bodies = ["\n".join([text, *more]) for text, more in zip(frame["response"], rest, strict=True)]
+    frame = frame.assign(body=bodies).drop_duplicates("body")
     documents = frame["context"] + ": " + frame["body"]
     texts = sorted(documents[documents.str.len() >= 40], key=runs.digest)
     pool = load_pool(settings)["response"]
@@ -89,8 +87,8 @@ def holds_any(texts: Sequence[str], responses: Iterable[str]) -> list[bool]:
 def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
     """The rows of one seed: members, held-out rows, planted canaries and their twins.
 
-    Adds split ("member", "held_out"; a group never straddles it), repetitions (how often an epoch
-    shows the row), group_size (member rows with the same response), twin_of (canary's row_id or "").
+    Adds split ("member", "held_out"; a group never straddles it), repetitions (in one epoch),
+    group_size (member rows with the same response), twin_of (canary's row_id or "").
 
     Raises:
         KdlibError: the groups do not fill both splits.

@@ -11,6 +11,7 @@ import importlib.util
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -29,24 +30,24 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-def read_package(package: str) -> Iterator[dict[str, str]]:
+def read_package(package: str) -> list[dict[str, str]]:
     """Every docstring of an installed package, read from its source; nothing is imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None or not spec.submodule_search_locations:
-        remedy = "install it or take it off the list"
-        raise KdlibError(f"data.packages: '{package}' is not installed; {remedy}")
+        reason = "is not installed; install it or take it off the list"
+        raise KdlibError(f"data.packages: '{package}' {reason}")
     folder = Path(spec.origin).parent
-    for file in sorted(folder.rglob("*.py"), key=lambda path: path.as_posix()):
+    rows: list[dict[str, str]] = []
+    for file in sorted(folder.rglob("*.py"), key=Path.as_posix):
         inside = file.relative_to(folder)
         if TESTS.search(inside.as_posix()):
             continue
-        try:
-            with warnings.catch_warnings(action="ignore"):  # other people's invalid escapes
-                tree = ast.parse(file.read_text("utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
-            continue
         names = [part for part in inside.with_suffix("").parts if part != "__init__"]
-        yield from _docstrings(tree, package, ".".join([package, *names]), "")
+        # other people's broken files and invalid escapes
+        with suppress(SyntaxError, UnicodeDecodeError), warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(file.read_text("utf-8"))
+            rows += _docstrings(tree, package, ".".join([package, *names]), "")
+    return rows
 
 
 def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterator[dict[str, str]]:
@@ -67,9 +68,9 @@ def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterato
 
 
 def read_pydocs(settings: DataSettings) -> pd.DataFrame:
-    """All docstrings of the listed packages; kept as Parquet by package versions.
+    """All docstrings of the listed packages, with `rest`: the paragraphs after the first, one a line.
 
-    The column rest holds the paragraphs that follow the first, one a line.
+    They are kept as Parquet by package versions.
     """
     owners = importlib.metadata.packages_distributions()
     listed = [name for name in settings.packages if name in owners]
@@ -117,10 +118,9 @@ def read_dolly(settings: DataSettings) -> pd.DataFrame:
         with runs.atomic(file) as part:
             datasets.load_dataset(name, split="train").to_parquet(part)
     except Exception as error:  # offline, unknown name and timeouts have no common class
-        raise KdlibError(
-            f"data set '{name}' cannot be loaded ({type(error).__name__}); without a network, "
-            "download databricks-dolly-15k.jsonl elsewhere and set data.path to the file"
-        ) from None
+        reason = f"data set '{name}' cannot be loaded ({type(error).__name__})"
+        remedy = "download databricks-dolly-15k.jsonl elsewhere and set data.path to the file"
+        raise KdlibError(f"{reason}; without a network, {remedy}") from None
     return read_file(settings.model_copy(update={"path": str(file)}))
 
 

@@ -3,7 +3,8 @@
 Study and audit read through this one schema. The text of a row is the text that stands in the file
 (NA, null, 007 in a CSV, too), without blanks at its ends; nothing is turned into text, and only an
 absent or null value is "". What is refused is named by file, line (JSONL, CSV) or row (JSON array,
-Parquet, data set), reason and remedy.
+Parquet, data set), reason and remedy, in a KdlibError: a file that cannot be read, has no rows, lacks a column or has one
+twice, or holds a value that is not text.
 """
 
 import csv
@@ -11,7 +12,6 @@ import json
 import os
 import re
 import stat
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -43,17 +43,14 @@ def read(path: Path, columns: Mapping[str, str], size: int) -> Iterator[pd.DataF
         columns: our name (one of FIELDS) to the file's column. A name not given is its own column,
             unless that one is given to another name.
         size: the last block may have fewer rows.
-
-    Raises:
-        KdlibError: the file cannot be read, has no rows, lacks a column or has one twice, or holds
-            a value that is not text.
     """
     require_file(path)
     origin, missing = f"data file {path}", set(columns.values())
     names = {name: name for name in FIELDS if name not in missing} | dict(columns)
     if not {*NEEDED} <= {*names}:
         raise KdlibError(f"{origin}: columns must name that of instruction and that of response")
-    count, row = 0, {}
+    count = 0
+    row: Mapping[str, Any] = {}
     with _reading(f"{origin} cannot be read as {path.suffix.lower()}"):
         rows = _rows(origin, path, {*FIELDS, *missing}, size)
         while chunk := list(islice(rows, size)):
@@ -86,16 +83,11 @@ def require_file(path: Path) -> None:
 
 
 def require_plain(responses: pd.Series, end: str) -> None:
-    """Refuse responses, named by their index, that hold the end token's text: they would end there.
-
-    Raises:
-        KdlibError: one does.
-    """
+    """Refuse responses, by their index, that hold the end token's text: they would end there."""
     if (ends := responses.str.contains(end, regex=False)).any():
-        raise KdlibError(
-            f"row {responses.index[ends][0]}: its response holds the tokenizer's end token '{end}' "
-            f"as text ({ends.sum()} of {len(ends)} rows); take it out of the data"
-        )
+        what = f"row {responses.index[ends][0]}: its response holds the tokenizer's end token"
+        count = f"{ends.sum()} of {len(ends)} rows"
+        raise KdlibError(f"{what} '{end}' as text ({count}); take it out of the data")
 
 
 @contextmanager
@@ -137,9 +129,9 @@ def _unicode(text: str, what: str) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+    row, names = dict(pairs), [name for name, _ in pairs]
+    if len(row) < len(names):
+        twice = max(names, key=names.count)
         raise ValueError(f"{twice!r} is there twice; rename or remove one of the two")
     return row
 

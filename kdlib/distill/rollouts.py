@@ -25,7 +25,6 @@ class Rollouts:
     in `inner_epochs` passes of optimizer steps, each with as much general text. An epoch here has
     as many optimizer steps as for every other method, so it samples for fewer prompts than it
     reads. The first `sft_epochs` read the rows, as the published recipe starts from such a student.
-
     """
 
     reading: Reading
@@ -78,13 +77,9 @@ class Rollouts:
             parts.append(torch.stack([-nats, -losses.cross_entropy(teacher_logits, batch.targets)]))
         log_q, log_p = torch.cat(parts, dim=1)
         lengths = [len(one.response) for one in written]
-        advantages = policy_gradient.returns(
-            policy_gradient.rewards(log_p, log_q, c["reward_scale"], c["reward_clip"]),
-            lengths,
-            discount=c["discount"],
-            length_norm=bool(c["length_norm"]),
-            own=not c["single_step"],
-        )
+        rewards = policy_gradient.rewards(log_p, log_q, c["reward_scale"], c["reward_clip"])
+        norm, own = bool(c["length_norm"]), not c["single_step"]
+        advantages = policy_gradient.returns(rewards, lengths, c["discount"], norm, own)
         if c["whiten"]:
             advantages = policy_gradient.whiten(advantages)
         weights = torch.ones_like(log_q)

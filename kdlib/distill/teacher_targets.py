@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +25,6 @@ from kdlib.model import checkpoints
 from kdlib.model.tokens import Batch, Example, collate
 
 HEAD, SPANS, PROGRESS = "head.safetensors", "rows.json", "written.json"
-
-
-class Targets(Protocol):
-    """Anything that gives the teacher's logits."""
-
-    def logits(self, batch: Batch, part: slice) -> Tensor:
-        """Logits [n, V] at the labelled positions `part` of `batch`."""
 
 
 class Live:
@@ -91,13 +84,12 @@ def write_store(
 ) -> None:
     """Compute the targets of every response position once; goes on where it was interrupted.
 
-    Processes that want the same store wait for the first one, then find it finished.
-
-    It holds each of `examples` once, is read in batches of `batch` rows, and is finished when its
-    manifest stands. `identity` is what the targets depend on: hashes of teacher, tokenizer and
-    rows. With `top` None it keeps the last hidden states [N, D] in float32, from which one product
-    with the head gives the logits: exact. A number keeps that many largest log-probabilities of
-    each position (float32 [N, top], indices int32), and the mass of all others (float32 [N]).
+    Processes that want the same store wait for the first one, then find it finished: its manifest
+    stands. The teacher reads each of `examples` once, `batch` at a time. `identity` is what the
+    targets depend on: hashes of teacher, tokenizer and rows. With `top` None the last hidden states
+    are kept, float32 [N, D], from which one product with the head gives the logits: exact. A number
+    keeps that many largest log-probabilities of each position, float32 and their int32 indices
+    [N, top], and the logarithm of the mass of all others, float32 [N].
     """
     with runs.alone(folder), runs.writing(folder):
         if runs.done(folder, identity):  # perhaps by another process, while this one waited
@@ -192,3 +184,6 @@ class Stored:
         even = rows["rest"] - math.log(max(1, len(self.head) - self.top))
         full = even[:, None].expand(-1, len(self.head)).clone()
         return full.scatter(1, rows["indices"].long(), rows["values"])
+
+
+Targets = Live | Stored  # give the teacher's logits

@@ -93,7 +93,6 @@ class Replay:
     an epoch, has risen by `loss_rise` since the last raise. Student text is fresh in a part of that
     share that falls to 0 towards the end of training; the rest comes from a buffer of what was
     written before, the oldest thrown out first: off-policy, and cheap.
-
     """
 
     reading: Reading

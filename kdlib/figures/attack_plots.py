@@ -16,11 +16,8 @@ def extraction(table: pd.DataFrame) -> Figure:
     """What comes out, by what the attacker has (`extraction.extraction`, of one size)."""
     figure, [[left, right]] = style.panels(1, 2, 10, 4.2, sharey=True)
     for (attack, _, split), part in table.groupby(["attack", "method", "split"], sort=False):
-        axes = left if attack == "given" else right
-        if split == "member":
-            style.intervals(axes, part["at"], part)
-        else:
-            style.intervals(axes, part["at"], part, linestyle=":", label="")
+        look = {} if split == "member" else {"linestyle": ":", "label": ""}
+        style.intervals(left if attack == "given" else right, part["at"], part, **look)
     left.set(xlabel="share of the response that is given", ylabel="rows that come out (share)")
     right.set(xlabel=f"samples, one right with a probability of {CHANCE:g}", xscale="log")
     left.set(ylim=(-0.02, 1.02))
@@ -44,8 +41,8 @@ def roc(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     low = 0.5 / max(len(false) for false, _ in curves.values())
     for axes, scale, steps in ((left, "linear", "default"), (right, "log", "steps-post")):
         for method, (false, true) in curves.items():
-            line = {"color": style.look(method)["color"], "drawstyle": steps}
-            axes.plot(false, true, label=label(method), **line)
+            colour = style.look(method)["color"]
+            axes.plot(false, true, label=label(method), color=colour, drawstyle=steps)
         axes.plot([low, 1], [low, 1], **style.DOTTED)
         axes.set(xlabel="false positives (share of held-out rows)", xscale=scale, yscale=scale)
     left.set(ylabel="true positives (share of member rows)")
@@ -55,10 +52,7 @@ def roc(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 def membership(table: pd.DataFrame) -> Figure:
-    """AUC, and hits at 1% false positives, by score and method (`attacks.summary`, of one size).
-
-    With fewer than 100 held-out rows there are no hits at 1% to be drawn.
-    """
+    """AUC and, with 100 held-out rows, hits at 1% false positives (`attacks.summary`, one size)."""
     scores, methods = list(dict.fromkeys(table["score"])), ordered(table["method"])
     columns = [("auc", 0.5, "AUC"), ("tpr_1pct", 0.01, "member rows found at 1% false positives")]
     columns = [one for one in columns if table[one[0]].notna().any()]
@@ -76,10 +70,7 @@ def membership(table: pd.DataFrame) -> Figure:
 
 
 def membership_vs_memorization(points: pd.DataFrame, low: float, high: float) -> Figure:
-    """AUC of the loss against memorized rows, one mark per method.
-
-    `points`: method, memorized, auc and their intervals. The band from low to high was published.
-    """
+    """AUC of the loss (column auc) against memorized, by method; low to high was published."""
     figure, [[axes]] = style.panels(1, 1)
     axes.axhspan(low, high, color="0.93", zorder=0)
     axes.axhline(0.5, **style.DOTTED)

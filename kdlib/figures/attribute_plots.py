@@ -11,10 +11,7 @@ from kdlib.figures import style
 
 
 def odds_ratios(table: pd.DataFrame) -> Figure:
-    """Odds ratio of being memorized per standard deviation of each attribute.
-
-    At least one fitted line of `regression.odds`, of students; one panel per size.
-    """
+    """Odds of being memorized per standard deviation (fitted lines of `regression.odds`)."""
     names, methods = list(dict.fromkeys(table["attribute"])), ordered(table["method"])
     sizes = student_sizes(table)
     shape = (3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names))
@@ -35,10 +32,7 @@ def odds_ratios(table: pd.DataFrame) -> Figure:
 
 
 def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
-    """PR-AUC of each predictor beside its base rate, and one predictor's calibration.
-
-    `scores`: test (in words) and `forecast.score`, a line each; `bins`: `forecast.calibration`.
-    """
+    """PR-AUC of predictors (test: in words; `forecast.score`), and one's `forecast.calibration`."""
     figure, [[left, right]] = style.panels(1, 2, 11, 4.2, width_ratios=[1.4, 1])
     places = range(len(scores))
     style.intervals(left, places, scores, "pr_auc", across=True, color="0.2", fmt="o")
@@ -53,9 +47,9 @@ def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
 
 
 def onion(table: pd.DataFrame) -> Figure:
-    """Memorized share of removed and kept rows, before and after; one thin line per seed.
+    """Memorized share before and after a removal, one thin line per seed (`forecast.onion`).
 
-    `table`: seed, left_out ("predicted", "random"), and the columns of `forecast.onion`.
+    Besides its columns: left_out ("predicted", "random").
     """
     figure, [panels] = style.panels(1, 2, 9, 4, sharey=True)
     titles = {"predicted": "predicted rows removed", "random": "as many random rows removed"}
@@ -63,12 +57,8 @@ def onion(table: pd.DataFrame) -> Figure:
         for part, colour, marker in (("removed", "#d55e00", "o"), ("kept", "#0173b2", "s")):
             rows = table[(table["left_out"] == which) & (table["part"] == part)]
             if len(rows):
-                axes.plot(
-                    [rows["before"] / rows["n"], rows["after"] / rows["n"]],
-                    color=colour,
-                    alpha=0.35,
-                    linewidth=1,
-                )
+                shares = rows[["before", "after"]].div(rows["n"], axis=0).to_numpy().T
+                axes.plot(shares, color=colour, alpha=0.35, linewidth=1)
                 n, before, after = rows[["n", "before", "after"]].sum()
                 name = f"{part} rows: {before} to {after} of {n}"
                 thick = {"color": colour, "marker": marker, "linewidth": 2.5}

@@ -35,24 +35,20 @@ def _panels(table: pd.DataFrame, height: float) -> tuple[Figure, dict[str, Axes]
 
 
 def inheritance(regions: pd.DataFrame) -> Figure:
-    """Rows by who else memorizes them: the student's to the right of 0, the others to the left.
-
-    `inheritance.regions`, of all seeds together.
-    """
+    """Rows by who else memorizes them (`inheritance.regions` of all seeds): the student's right."""
     figure, panels, methods = _panels(regions, 1.1)
     counts = regions.pivot(index=["size", "method"], columns="metric", values="hits").astype(int)
     pale = {pair[1]: sns.light_palette(pair[2], 3)[1] for pair in PAIRS if pair[1]}
     sides = ((1, {pair[0]: pair[2] for pair in PAIRS}, "white"), (-1, pale, "0.15"))
-    left, right = (
-        max(1, counts.loc[[*panels], [*parts]].sum(axis=1).max()) for _, parts, _ in sides[::-1]
-    )
+    drawn = counts.loc[[*panels]]
+    left, right = (max(1, drawn[[*parts]].sum(axis=1).max()) for _, parts, _ in sides[::-1])
     for size, axes in panels.items():
         for side, parts, ink in sides:
             start = 0
             for region, colour in parts.items():
                 count = counts.loc[size].loc[methods, region].to_numpy()
-                bar: dict[str, Any] = {"color": colour, "linewidth": 0, "zorder": 2}
-                bars = axes.barh(range(len(methods)), side * count, left=side * start, **bar)
+                bar: dict[str, Any] = {"left": side * start, "color": colour, "zorder": 2}
+                bars = axes.barh(range(len(methods)), side * count, linewidth=0, **bar)
                 texts = [str(one) if one >= NARROW * (left + right) else "" for one in count]
                 axes.bar_label(bars, texts, label_type="center", color=ink, fontsize=9)
                 start = start + count
@@ -65,25 +61,17 @@ def inheritance(regions: pd.DataFrame) -> Figure:
 
 
 def passed_on(shares: pd.DataFrame, chance: pd.DataFrame) -> Figure:
-    """What comes down of the rows that the teacher memorizes and the SFT student does not.
+    """What comes down of rows that the teacher memorizes and the SFT student does not.
 
     `inheritance.shares` of all seeds together, `permutation_test.chance` of one null.
     """
     figure, panels, methods = _panels(shares, 0.6)
     tables = ((shares, "passed_on"), (shares, "neither"), (chance, "passed_on"))
-    hollow: dict[str, Any] = {
-        "marker": "o",
-        "linestyle": "",
-        "color": "0.2",
-        "markerfacecolor": "none",
-    }
+    hollow: dict[str, Any] = {"marker": "o", "linestyle": "", "color": "0.2", "fillstyle": "none"}
     for size, axes in panels.items():
+        at = [one[(one["size"] == size) & (one["metric"] == metric)] for one, metric in tables]
         passed, neither, null = (
-            table[(table["size"] == size) & (table["metric"] == metric)]
-            .set_index("method")
-            .reindex(methods)
-            .reset_index()
-            for table, metric in tables
+            one.set_index("method").reindex(methods).reset_index() for one in at
         )
         axes.barh(null.index, null["hi"] - null["lo"], left=null["lo"], color="0.75", zorder=1)
         axes.vlines(null["expected"], null.index - 0.4, null.index + 0.4, color="0.45", zorder=1)
@@ -99,21 +87,16 @@ def passed_on(shares: pd.DataFrame, chance: pd.DataFrame) -> Figure:
 
 
 def teacher_transfer(gaps: pd.DataFrame) -> Figure:
-    """How much better a teacher that read rows makes its students know them, who did not.
-
-    `teacher_transfer.gaps`, of nats per token.
-    """
-    methods, handles = style.students(gaps), []
+    """Nats per token that students gain on rows unread by them (`teacher_transfer.gaps`)."""
+    methods = style.students(gaps)
     figure, [[axes]] = style.panels(1, 1, 7, 1.6 + 0.5 * len(methods))
     gained = gaps.assign(value=-gaps["value"], lo=-gaps["hi"], hi=-gaps["lo"])
-    for rows, name, shift, face in (
-        ("left_out", "rows that the teacher read", -0.13, "auto"),
-        ("held_out", "held-out rows", 0.13, "white"),
-    ):
+    for rows, shift, face in (("left_out", -0.13, "auto"), ("held_out", 0.13, "white")):
         part = gained[gained["rows"] == rows]
         style.dots(axes, methods, part, shift=shift, markerfacecolor=face)
-        mark = Line2D([], [], color="0.2", marker="s", label=name, markerfacecolor=face)
-        handles.append(mark)
     axes.axvline(0, **style.DOTTED)
     axes.set(xlabel="gained through the teacher of all rows (nats per token)")
-    return style.below(figure, handles, ncols=2)
+    mark: dict[str, Any] = {"color": "0.2", "marker": "s"}
+    read = Line2D([], [], label="rows that the teacher read", **mark)
+    held_out = Line2D([], [], label="held-out rows", markerfacecolor="white", **mark)
+    return style.below(figure, [read, held_out], ncols=2)

@@ -15,7 +15,7 @@ DRAWN = ("teacher", *PAPER)  # where more methods could not be told apart
 
 
 def lengths(tokens: pd.DataFrame) -> Figure:
-    """How many tokens prompts and responses have: columns part ("prompt", "response"), tokens."""
+    """Tokens of prompts and responses: columns part ("prompt", "response"), tokens."""
     figure, [[axes]] = style.panels(1, 1, 7, 3.4)
     sns.histplot(tokens, x="tokens", hue="part", element="step", bins=40, ax=axes)
     axes.axvline(WINDOW, **style.DOTTED)
@@ -25,15 +25,12 @@ def lengths(tokens: pd.DataFrame) -> Figure:
 
 
 def loss_curves(paths: pd.DataFrame, sizes: Sequence[str] = ()) -> Figure:
-    """Loss and memorization of any runs, epoch by epoch (`rates.paths`).
-
-    `sizes`: all of the study, so that a size has its line style; default: those of the table.
-    """
+    """Loss and memorization by epoch (`rates.paths`); `sizes` of the study give the line styles."""
     figure, [[left, right]] = style.panels(1, 2, 9, 3.8)
     for (method, size), part in paths.groupby(["method", "size"], sort=False):
         name = label(method) if method == size else f"{label(method)}, {size}"
-        line = {"linestyle": style.of_size(style.LINES, size, sizes or student_sizes(paths))}
-        line["color"] = style.look(method)["color"]
+        dashes = style.of_size(style.LINES, size, sizes or student_sizes(paths))
+        line = {"linestyle": dashes, "color": style.look(method)["color"]}
         member, held_out = (part[part["split"] == one] for one in ("member", "held_out"))
         left.plot("epoch", "nats_per_token", data=member, label=name, **line)
         left.plot("epoch", "nats_per_token", data=held_out, label="", alpha=0.45, **line)
@@ -56,9 +53,9 @@ def memorization_by_k(tidy: pd.DataFrame) -> Figure:
 
 
 def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
-    """Memorization of the paper's methods by size: mean over seeds, least to greatest.
+    """The paper's methods by size, least to greatest over seeds; held-out: the highest mean.
 
-    Both `rates.spread`: of member rows, and of held-out rows, whose highest mean is drawn.
+    Both tables as `rates.spread` gives.
     """
     figure, [[axes]] = style.panels(1, 1)
     sizes = ["teacher", *student_sizes(rates)]
@@ -76,10 +73,7 @@ def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
 
 
 def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
-    """Canaries memorized by how often they are planted: teacher and the paper's students of a size.
-
-    `rates.repetitions`, with Wilson intervals.
-    """
+    """Canaries memorized by how often they are planted (`rates.repetitions`): teacher, a size."""
     figure, [[axes]] = style.panels(1, 1)
     drawn = table["method"].isin(DRAWN) & table["size"].isin(("teacher", size))
     style.by_times(axes, table[drawn & (table["kind"] == "canary")], "times")
@@ -90,8 +84,7 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
 def utility_vs_memorization(points: pd.DataFrame) -> Figure:
     """Usefulness against memorization; one large mark per model, a small one per seed.
 
-    `points`: method, size, seed, exact_rate (members), rougeL (held-out); base, teacher and the
-    paper's methods are drawn.
+    `points`: method, size, seed, exact_rate (members), rougeL (held-out).
     """
     figure, [[axes]] = style.panels(1, 1)
     sizes = ["teacher", *student_sizes(points)]
@@ -107,10 +100,9 @@ def utility_vs_memorization(points: pd.DataFrame) -> Figure:
 
 
 def training_paths(paths: pd.DataFrame, sizes: Sequence[str] = ()) -> Figure:
-    """The paper's methods through training: held-out loss against memorization, by epoch.
+    """The paper's methods through training: held-out loss against memorization, a panel per size.
 
     `paths`: method, size, epoch, exact_rate (members), nats_per_token (held-out), means over seeds.
-    `sizes`: one panel each; default: those of the table. The SFT line is every early-stopped SFT.
     """
     sizes = sizes or student_sizes(paths)
     figure, [panels] = style.panels(1, len(sizes), max(6, 1 + 3 * len(sizes)), 4, sharey=True)

@@ -1,15 +1,13 @@
 """The series' one style, and the drawing that its figures share. No statistics here.
 
 A figure is a function in one of the *_plots modules: tidy table in, figure out; its docstring names
-what makes the table. Tables have columns `method` and `size`; a column `value` has its interval in
-`lo` and `hi`, any other `x` in `x_lo` and `x_hi`. One colour and marker stand for a method, one
-line style for a size, throughout the series; methods stand in the order of the table of methods,
-sizes in the order in which they appear.
+what makes the table. Tables have columns method and size; a column `value` has its interval in `lo`
+and `hi`, any other `x` in `x_lo` and `x_hi`. One colour and marker stand for a method, one line
+style for a size; methods stand in the order of the table of methods, sizes as they appear.
 """
 
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
@@ -19,7 +17,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib import runs
 from kdlib.config.methods import METHODS, label, ordered
 
 T = TypeVar("T")
@@ -50,16 +47,10 @@ def style() -> None:
     plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 150, "figure.labelsize": "medium"})
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG at 150 dpi, atomically."""
-    with runs.atomic(path) as part:
-        figure.savefig(part, format="png", dpi=150, bbox_inches="tight")
-
-
 def panels(rows: int, columns: int, width: float = 7, height: float = 4.4, **how: Any) -> Any:
     """A figure of this many inches, and its panels as an array (rows, columns)."""
-    size = (width, height)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **how)
+    how |= {"figsize": (width, height), "squeeze": False, "layout": "constrained"}
+    return plt.subplots(rows, columns, **how)
 
 
 def beside(axes: Any, **how: Any) -> Any:
@@ -68,13 +59,8 @@ def beside(axes: Any, **how: Any) -> Any:
     return axes.figure
 
 
-def below(
-    figure: Figure, named: Axes | Sequence[Any], at: str = "lower center", **how: Any
-) -> Figure:
-    """The figure, with the legend below its panels (or `at` another side).
-
-    It names the labels of one panel, or handles.
-    """
+def below(figure: Figure, named: Any, at: str = "lower center", **how: Any) -> Figure:
+    """The figure, with a legend below (or `at` another side) of a panel's labels, or of handles."""
     how["handles"] = named.get_legend_handles_labels()[0] if isinstance(named, Axes) else named
     figure.legend(**{"loc": f"outside {at}", "frameon": False} | how)
     return figure
@@ -88,10 +74,7 @@ def students(table: pd.DataFrame) -> list[str]:
 def intervals(
     axes: Axes, places: Any, table: Any, column: str = "value", across: bool = False, **how: Any
 ) -> None:
-    """Values with their intervals, upwards or `across`, at their places on the other axis.
-
-    The table is one line or several of one method, which gives the look, or has no such column.
-    """
+    """Values with intervals of one method, upwards or `across`, at places on the other axis."""
     ends = ("lo", "hi") if column == "value" else (f"{column}_lo", f"{column}_hi")
     value, lo, hi = (np.atleast_1d(table[name]).astype(float) for name in (column, *ends))
     if "method" in table:

@@ -14,10 +14,9 @@ from kdlib.model.tokens import Example
 def latency(
     models_of: Sequence[Any], example: Example, *, tokens: int = 32, rounds: int = 9
 ) -> list[float]:
-    """Milliseconds per generated token of each model, one prompt at a time.
+    """Milliseconds per generated token of each model, one prompt at a time: the median of `rounds`.
 
-    The models take turns, so that what else the machine does falls on all of them; the median of
-    the rounds is kept.
+    The models take turns, so that what else the machine does falls on all of them.
     """
     times: list[list[float]] = [[] for _ in models_of]
     length = {"min_new_tokens": tokens, "max_new_tokens": tokens}

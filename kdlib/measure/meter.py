@@ -1,7 +1,4 @@
-"""Checkpoint to tables, one row per tuple, from one teacher-forced forward pass.
-
-Taught in notebook 09_memorization_meter.
-"""
+"""Checkpoint to tables, one row per tuple. Taught in notebook 09_memorization_meter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,52 +26,37 @@ def meter(
     batch: int = 64,
     precision: str = "fp32",
 ) -> pd.DataFrame:
-    """Every score of every tuple from one teacher-forced forward pass.
+    """Every score of every tuple from one teacher-forced forward pass, `batch` tuples at a time.
 
-    Greedy decoding from the prompt writes the response if and only if every response token is the
-    arg-max given the prompt and the response tokens before it, so no decoding is needed; loss,
-    entropy and the membership scores come from the same logits.
-
-    Args:
-        model: causal model, in eval mode.
-        examples: n tuples; their responses end with the end token.
-        pad_id: padding token.
-        batch: tuples per forward pass.
-        precision: "fp32" for results; "bf16" for notes along the way.
+    Greedy decoding from the prompt writes the response (which ends with the end token) if and only
+    if every response token is the arg-max given the prompt and the response tokens before it, so no
+    decoding is needed; loss, entropy and the membership scores come from the same logits. Precision
+    "fp32" is for results, "bf16" for notes along the way.
 
     Returns:
-        n rows in the order of `examples`: row_id, what `scores.of_tuples` gives, and a list of
+        one row per example, in their order: row_id, what `scores.of_tuples` gives, and a list of
         float32, one for each response token, in every column of PER_TOKEN (see `token_scores`).
     """
-    model.eval()
-    where = next(model.parameters()).device
-    order, parts = [], []
-    place = {id(example): i for i, example in enumerate(examples)}
+    where, parts = next(model.parameters()).device, []
     with checkpoints.inference(model), checkpoints.autocast(where, precision):
         for rows in by_length(examples, batch):
             moved = collate(rows, pad_id).to(where)
             parts += [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, moved)]
-            order += [place[id(example)] for example in rows]
     if not parts:
         return pd.DataFrame(columns=["row_id", *scores.COLUMNS, *PER_TOKEN])
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]), reverse=True)
     tokens = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in PER_TOKEN}
     lengths = np.array([len(examples[i]) - max(1, len(examples[i].prompt)) for i in order])
     frame = scores.of_tuples(tokens, lengths)
     frame.insert(0, "row_id", [examples[i].row_id for i in order])
-    ends = np.cumsum(lengths)[:-1]
     for name in PER_TOKEN:
-        frame[name] = pd.Series(np.split(tokens[name], ends), dtype=object)
+        pieces = np.split(tokens[name], np.cumsum(lengths)[:-1])
+        frame[name] = pd.Series(pieces, dtype=object)
     return frame.set_index(pd.Index(order)).sort_index()
 
 
 def token_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Scores of one response token after another.
-
-    Written for few passes over the vocabulary: on a CPU they cost as much as the LM head itself.
-
-    Args:
-        logits: float [n, V]; overwritten.
-        targets: int64 [n].
+    """Scores of n response tokens, in few passes over the logits [n, V], which it overwrites.
 
     Returns:
         float32 [n] each: token_nats (-log p of the target), token_rank (1: no token has a greater
@@ -113,15 +95,14 @@ def divergence(
         for rows in by_length(examples, batch):
             moved = collate(rows, pad_id).to(next(student.parameters()).device)
             chunks = [checkpoints.response_chunks(model, moved) for model in (student, teacher)]
-            parts = [_kl(p.float(), q.float()) for (q, _), (p, _) in zip(*chunks, strict=True)]
+            parts = []
+            for (q, _), (p, _) in zip(*chunks, strict=True):
+                log_q, log_p = q.float().log_softmax(-1), p.float().log_softmax(-1)
+                kl = functional.kl_div(log_q, log_p, log_target=True, reduction="none")
+                parts.append(kl.sum(-1))
             for row, part in zip(rows, torch.cat(parts).split(moved.lengths), strict=True):
                 nats[row.row_id] = float(part.mean())
     return pd.Series(nats)[[one.row_id for one in examples]]
-
-
-def _kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    log_p, log_q = teacher_logits.log_softmax(-1), student_logits.log_softmax(-1)
-    return functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
 
 
 def note(

@@ -8,7 +8,6 @@ import pandas as pd
 from kdlib.config.definitions import WINDOW
 
 LOWEST = 0.2  # the k of Min-K%: the share of least likely tokens that is averaged
-
 COLUMNS = (
     *("length", "prefix", "needed", "nats_per_token", "window_nats", "entropy", "margin"),
     *("min_k", "min_k_plus"),
@@ -16,12 +15,11 @@ COLUMNS = (
 
 
 def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataFrame:
-    """One row of scores per tuple, from what its response tokens were given.
+    """One row of scores per tuple, from its response tokens' (`meter.token_scores`).
 
     Args:
-        tokens: flat arrays [N], tuple after tuple, of token_nats, token_lead, token_entropy and
-            token_z, see `meter.token_scores`.
-        lengths: [n] of at least 1, tokens of each response; they sum to N.
+        tokens: flat arrays [N] by name, tuple after tuple.
+        lengths: [n] of at least 1; they sum to N.
 
     Returns:
         n rows: length; prefix (0 to length: tokens that greedy decoding gets right before its first
@@ -37,28 +35,27 @@ def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataF
     wrong = tokens["token_lead"] <= 0
     first_wrong = np.minimum.reduceat(np.where(wrong, place, lengths[row]), starts)
     leads = np.where(place <= first_wrong[row], np.abs(tokens["token_lead"]), np.inf)
-    summed = np.add.reduceat(tokens["token_nats"], starts)
+    summed = {
+        name: np.add.reduceat(tokens[f"token_{name}"], starts) for name in ("nats", "entropy")
+    }
     in_window = np.where(place < WINDOW, tokens["token_nats"], 0.0)
+    counted = np.maximum(1, (lengths * LOWEST).astype(int))
+
+    def lowest(values: np.ndarray) -> np.ndarray:
+        """Mean of the LOWEST share of each tuple's values, of at least one of them."""
+        ordered = values[np.lexsort((values, row))]
+        return np.add.reduceat(np.where(place < counted[row], ordered, 0.0), starts) / counted
+
     return pd.DataFrame(
         {
             "length": lengths,
             "prefix": first_wrong,
             "needed": np.maximum.reduceat(np.where(wrong, place + 1, 0), starts),
-            "nats_per_token": summed / lengths,
+            "nats_per_token": summed["nats"] / lengths,
             "window_nats": np.add.reduceat(in_window, starts),
-            "entropy": np.add.reduceat(tokens["token_entropy"], starts) / lengths,
+            "entropy": summed["entropy"] / lengths,
             "margin": np.minimum.reduceat(leads, starts),
-            "min_k": _lowest(-tokens["token_nats"], row, starts, lengths),
-            "min_k_plus": _lowest(tokens["token_z"], row, starts, lengths),
+            "min_k": lowest(-tokens["token_nats"]),
+            "min_k_plus": lowest(tokens["token_z"]),
         }
     )
-
-
-def _lowest(
-    values: np.ndarray, row: np.ndarray, starts: np.ndarray, lengths: np.ndarray
-) -> np.ndarray:
-    """Mean of the LOWEST share of each tuple's values, of at least one of them."""
-    order = np.lexsort((values, row))
-    counted = np.maximum(1, (lengths * LOWEST).astype(int))
-    kept = np.arange(len(row)) - starts[row] < counted[row]
-    return np.add.reduceat(np.where(kept, values[order], 0.0), starts) / counted

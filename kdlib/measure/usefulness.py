@@ -1,7 +1,4 @@
-"""Answers of a model and their ROUGE.
-
-Taught in notebook 09_memorization_meter.
-"""
+"""Answers of a model and their ROUGE. Taught in notebook 09_memorization_meter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,20 +29,15 @@ def answers(
     Greedy once (sample_seed -1), then, the first `sampled` of each split, sampled at temperature 1
     once per seed, as the published protocol does.
     """
+    how = {"end_id": tokenizer.eos_token_id, "max_new": max_new, "batch": batch}
     scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True)
     rows = []
     for split, examples in splits.items():
         for seed in (-1, *seeds):
             torch.manual_seed(max(seed, 0))
             queried = examples if seed < 0 else examples[:sampled]
-            written = generation.continue_prompts(
-                model,
-                [example.prompt for example in queried],
-                end_id=tokenizer.eos_token_id,
-                max_new=max_new,
-                greedy=seed < 0,
-                batch=batch,
-            )
+            prompts = [example.prompt for example in queried]
+            written = generation.continue_prompts(model, prompts, greedy=seed < 0, **how)
             texts = tokenizer.batch_decode(written, skip_special_tokens=True)
             decoding = {"decoding": "greedy" if seed < 0 else "sampled", "sample_seed": seed}
             for example, text in zip(queried, texts, strict=True):

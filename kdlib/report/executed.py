@@ -3,12 +3,14 @@
 `python -m kdlib.report.executed COPY LOG STATUS` is what the Snakefile calls after a failed try.
 """
 
-import functools
 import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +20,28 @@ from kdlib import runs
 
 LINK = re.compile(r"""(\]\(|(?:href|src)=["'])([^)\s"'#]+)""")
 REWRITTEN = re.compile(r".*\r(?!\n|$)")  # what a progress bar wrote over, within one line
-KILLED = 128 + 9
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def tidy(folder: Path, sources: Path, seeds: Sequence[int] = ()) -> None:
     """Leave only the last state of progress bars in all copies, and make their links hold there.
 
-    Args:
-        folder: of the executed copies.
-        sources: the folder of the notebooks, to which links lead where there is no copy.
-        seeds: copies without a seed of their own are linked to the first of these.
+    A link leads to the copy of the same seed, of the first of `seeds` that has one, or of any; else
+    to the notebook in `sources`.
     """
     for file in sorted(folder.glob("*.ipynb")):
         notebook = nbformat.read(file, 4)
         before = nbformat.writes(notebook)
-        own = file.stem.partition("-seed")[2]
-        wanted = [own] * bool(own) + [str(seed) for seed in seeds]
+        wanted = [*filter(None, [file.stem.partition("-seed")[2]]), *seeds]
+        relinked = partial(LINK.sub, partial(_link, folder, sources, wanted))
         for cell in notebook.cells:
-            if cell.cell_type == "code":
+            if cell.cell_type == "markdown":
+                cell.source = relinked(cell.source)
+            elif cell.cell_type == "code":
                 cell.outputs = final(cell.outputs)
-            _relink(cell, functools.partial(_link, folder, sources, wanted))
+            for output in cell.get("outputs", []):
+                for kind in {"text/markdown", "text/html"} & output.get("data", {}).keys():
+                    output["data"][kind] = relinked(output["data"][kind])
         after = nbformat.writes(notebook)
         if after != before:
             runs.write_text(file, after)
@@ -49,63 +52,38 @@ def final(outputs: list[Any]) -> list[Any]:
     kept: list[Any] = []
     streams: dict[str, Any] = {}
     for output in outputs:
-        last = kept[-1] if kept else {}
         name = output.get("name")
-        if name and (name == last.get("name") or (name == "stderr" and name in streams)):
+        if name in streams and (name == "stderr" or kept[-1] is streams[name]):
             streams[name]["text"] += output["text"]
             continue
         kept.append(output)
         if name:
             streams[name] = output
-    for output in kept:
-        if "text" in output:
-            output["text"] = REWRITTEN.sub("", output["text"])
+    for output in streams.values():
+        output["text"] = REWRITTEN.sub("", output["text"])
     return kept
 
 
-def _relink(cell: Any, link: Callable[[str], str]) -> None:
-    """Replace the targets of relative links in a cell's markdown and in its outputs."""
-
-    def replaced(text: str) -> str:
-        return LINK.sub(lambda found: found[1] + link(found[2]), text)
-
-    if cell.cell_type == "markdown":
-        cell.source = replaced(cell.source)
-    for output in cell.get("outputs", []):
-        for kind in ("text/markdown", "text/html"):
-            if kind in output.get("data", {}):
-                output["data"][kind] = replaced(output["data"][kind])
-
-
-def _link(folder: Path, sources: Path, seeds: Sequence[str], target: str) -> str:
-    """Where a source's link leads from a copy: to a copy of the same seed, else to the source."""
+def _link(folder: Path, sources: Path, seeds: Sequence[Any], link: re.Match[str]) -> str:
+    target = link[2]
     if ":" in target or target.startswith("/") or (folder / target).exists():
-        return target
+        return link[0]
     stem = target.removesuffix(".ipynb")
-    for copy in (f"{stem}-seed{seed}.ipynb" for seed in seeds):
-        if (folder / copy).is_file():
-            return copy
-    if others := sorted(folder.glob(f"{stem}-seed*.ipynb")) if "/" not in stem else []:
-        return others[0].name
-    if (sources / target).exists():
-        return os.path.relpath(sources / target, folder)
-    return target
+    there = [] if "/" in stem else sorted(one.name for one in folder.glob(f"{stem}-seed*.ipynb"))
+    first = [one for one in (f"{stem}-seed{seed}.ipynb" for seed in seeds) if one in there]
+    if there:
+        target = [*first, *there][0]
+    elif (sources / target).exists():
+        target = os.path.relpath(sources / target, folder)
+    return link[1] + target
 
 
 def reason(copy: Path, log: Path, status: int) -> str:
-    """Why a notebook failed: the error that was raised last, or the log's last line.
-
-    Args:
-        copy: what papermill wrote, up to the cell that failed.
-        log: what it printed.
-        status: its exit status.
-    """
-    if status == KILLED:
+    """Why a notebook failed: the error raised last in papermill's copy, or the log's last line."""
+    if status == 128 + signal.SIGKILL:
         return "killed from outside (SIGKILL); is there memory enough?"
-    outputs: list[Any] = []
-    if copy.is_file():
-        cells = nbformat.read(copy, 4).cells
-        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    cells = nbformat.read(copy, 4).cells if copy.is_file() else []
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
     for error in reversed([one for one in outputs if one.output_type == "error"]):
         kind = "" if error.ename == "KdlibError" else f"{error.ename}: "
         return COLOUR.sub("", kind + error.evalue)
@@ -118,10 +96,8 @@ def keep_failed(copy: Path, log: Path, status: int) -> str:
     text = reason(copy, log, status)
     with log.open("a", encoding="utf-8") as lines:
         lines.write(f"\n{text}\n")
-    number = 1
-    while (kept := log.with_name(f"{log.stem}.failed-{number}.log")).exists():
-        number += 1
-    shutil.copy2(log, kept)
+    names = (log.with_name(f"{log.stem}.failed-{number}.log") for number in count(1))
+    shutil.copy2(log, next(name for name in names if not name.exists()))
     return text
 
 

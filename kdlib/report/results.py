@@ -4,7 +4,7 @@ Reads the tables of data/results alone. Taught in notebook 10_comparison.
 """
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -29,21 +29,14 @@ ALL_METHODS = (
 
 
 def read(profile: str, name: str, *, optional: bool = False) -> pd.DataFrame:
-    """A table of data/results/<profile>; where an optional one is missing, an empty frame.
-
-    Raises:
-        KdlibError: it is not there; says what makes it.
-    """
+    """A table of data/results/<profile>; without it, an empty frame or a KdlibError."""
     file = runs.results_dir(profile) / f"{name}.csv"
-    if not file.is_file() and optional:
+    if file.is_file():  # hexadecimal names may look like numbers: 0123456789, 12e4567890
+        return pd.read_csv(file, dtype={"commit": str, "run_id": str})
+    if optional:
         return pd.DataFrame()
-    if not file.is_file():
-        raise KdlibError(
-            f"no results at {file.relative_to(runs.root())}; make them with: "
-            f"make study PROFILE={profile}"
-        )
-    # hexadecimal names may look like numbers: 0123456789, 12e4567890
-    return pd.read_csv(file, dtype={"commit": str, "run_id": str})
+    what = f"no results at {file.relative_to(runs.root())}"
+    raise KdlibError(f"{what}; make them with: make study PROFILE={profile}")
 
 
 def claims(profile: str) -> pd.DataFrame:
@@ -53,36 +46,30 @@ def claims(profile: str) -> pd.DataFrame:
     return pd.concat(judged).sort_values("claim", ignore_index=True)  # C5b stands behind C5
 
 
-def by_size(table: pd.DataFrame, cell: Callable[[pd.Series], str]) -> pd.DataFrame:
-    """One line per size and one column per method, as the paper lays it out; teacher under SFT.
+def _by_size(table: pd.DataFrame, name: str, paper: str, digits: int) -> pd.DataFrame:
+    """A value as the paper lays it out: by size and the paper's methods, the teacher under SFT."""
 
-    Methods that the paper has not are left out: see `all_methods`.
-    """
+    def cell(row: pd.Series) -> str:
+        return row_text(row, name) + ("" if pd.isna(row[paper]) else f" ({row[paper]:.{digits}f})")
+
     shown = table[table["method"].isin(("teacher", *PAPER))]
-    method = shown["method"].replace("teacher", "sft")
-    cells = shown.assign(method=method, cell=shown.apply(cell, axis=1))
+    cells = shown.replace({"method": {"teacher": "sft"}}).assign(cell=shown.apply(cell, axis=1))
     cells = cells.pivot(index="size", columns="method", values="cell")
     cells = cells.reindex(index=["teacher", *student_sizes(table)], columns=PAPER).fillna("")
     return cells.rename(columns=label).rename_axis(columns=None).reset_index()
 
 
-def _beside_paper(row: pd.Series, name: str, paper: float, digits: int) -> str:
-    """A value with its interval, and the paper's figure in brackets where it gives one."""
-    return row_text(row, name) + ("" if pd.isna(paper) else f" ({paper:.{digits}f})")
-
-
 def memorized(table1: pd.DataFrame) -> pd.DataFrame:
-    """`paper_tables.table1` in words, with the paper's figures; held-out rows beside it."""
-    frame = by_size(table1, lambda row: _beside_paper(row, "member", row["paper"], 3))
+    """`paper_tables.table1` with the paper's figures in brackets; held-out rows beside it."""
+    frame = _by_size(table1, "member", "paper", 3)
     shown = table1[table1["method"].isin(("teacher", *PAPER))]
     highest = shown.groupby("size")["held_out"].max()
     return frame.assign(**{"held-out, highest": frame["size"].map(highest).map("{:.3f}".format)})
 
 
 def utility(table2: pd.DataFrame, split: str = "held_out", metric: str = "rougeL") -> pd.DataFrame:
-    """One ROUGE of one split of `paper_tables.table2` in words, with the paper's figures."""
-    name = f"{metric}_{split}"
-    return by_size(table2, lambda row: _beside_paper(row, name, row[f"paper_{name}"], 2))
+    """One ROUGE of one split of `paper_tables.table2` with the paper's figures in brackets."""
+    return _by_size(table2, f"{metric}_{split}", f"paper_{metric}_{split}", 2)
 
 
 def more_methods(table1: pd.DataFrame) -> bool:
@@ -90,10 +77,10 @@ def more_methods(table1: pd.DataFrame) -> bool:
     return not set(table1["method"]) <= {"base", "teacher", *PAPER}
 
 
-def _one_line_a_method(
+def _by_method(
     methods: Sequence[str], columns: dict[str, tuple[pd.DataFrame, str]]
 ) -> pd.DataFrame:
-    """Values with intervals; for each title a table indexed by method, and its column."""
+    """One line a method; for each title a table indexed by method, and its column."""
     words = {
         title: table.loc[list(methods)].apply(row_text, axis=1, name=column)
         for title, (table, column) in columns.items()
@@ -102,27 +89,22 @@ def _one_line_a_method(
 
 
 def all_methods(table1: pd.DataFrame, table2: pd.DataFrame) -> pd.DataFrame:
-    """Every method that was run, one line each: memorized and held-out ROUGE-L by size, in words.
-
-    The tables are those of `paper_tables`.
-    """
+    """Memorized and held-out ROUGE-L by size of every method that was run, of `paper_tables`."""
+    measures = {"memorized": (table1, "member"), "ROUGE-L": (table2, "rougeL_held_out")}
     columns = {
         f"{size}: {name}": (table[table["size"] == size].set_index("method"), column)
-        for name, table, column in (
-            ("memorized", table1, "member"),
-            ("ROUGE-L", table2, "rougeL_held_out"),
-        )
+        for name, (table, column) in measures.items()
         for size in student_sizes(table1)
     }
-    trained = table1.loc[~table1["method"].isin(("base", "teacher")), "method"]
-    return _one_line_a_method(ordered(trained), columns)
+    trained = [one for one in ordered(table1["method"]) if one not in ("base", "teacher")]
+    return _by_method(trained, columns)
 
 
 def attackers(profile: str) -> pd.DataFrame:
-    """What an attacker tells of the paper's methods at the probe's size, in words.
+    """What an attacker tells of the paper's methods at the probe's size, one line a method.
 
-    One line a method: memorized share of the same rows trained on and left out (students of
-    halves), AUC, members found; empty where the memorization lab has not run.
+    Memorized share of the same rows trained on and left out (students of halves), AUC, members
+    found; empty where the memorization lab has not run.
     """
     halves, scores = (read(profile, one, optional=True) for one in ("counterfactual", "membership"))
     if not (len(halves) and len(scores)):
@@ -137,15 +119,12 @@ def attackers(profile: str) -> pd.DataFrame:
         "AUC, with references": (scores.loc["likelihood_ratio"], "auc"),
         "found at 1% false alarms": (scores.loc["likelihood_ratio"], "tpr_1pct"),
     }
-    frame = _one_line_a_method(PAPER, columns)
+    frame = _by_method(PAPER, columns)
     return frame.assign(method=frame["method"] + f", {size}")
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table of words in Markdown; a bar inside a cell is escaped.
-
-    pandas' own escapes no bars, and pads every cell of a column to the longest.
-    """
+    """A table of words in Markdown; bars in cells are escaped, which pandas does not do."""
     words = frame.astype(str).replace(r"\|", r"\\|", regex=True)
     lines = [list(frame.columns), ["---"] * frame.shape[1], *words.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -155,11 +134,9 @@ def memorized_by(table: pd.DataFrame, method: str, seed: int) -> str:
     """What a method's students memorize, one sentence from `rates.summary`."""
     rates = table.loc[method]["memorized"]
     member, held_out = (rates.xs(split, level="split") for split in ("member", "held_out"))
-    by_size = ", ".join(f"{size} {rate:.1%}" for size, rate in member.items())
-    return (
-        f"Memorized member rows with {label(method)}, seed {seed}: {by_size}; of held-out rows at "
-        f"most {held_out.max():.1%}. (From `tuples.parquet` of each run.)"
-    )
+    shares = ", ".join(f"{size} {rate:.1%}" for size, rate in member.items())
+    most = f"of held-out rows at most {held_out.max():.1%}. (From `tuples.parquet` of each run.)"
+    return f"Memorized member rows with {label(method)}, seed {seed}: {shares}; {most}"
 
 
 def legend(profile: str) -> str:
@@ -206,8 +183,8 @@ def ledger(profile: str) -> str:
     """The claims with verdict and evidence, in Markdown."""
     judged = claims(profile)
     claim = judged["claim"] + " " + judged["statement"]
-    words = {"claim": claim, "verdict": "**" + judged["verdict"] + "**"}
-    return markdown(pd.DataFrame(words | {"evidence": judged["evidence"]}))
+    words = judged.assign(claim=claim, verdict="**" + judged["verdict"] + "**")
+    return markdown(words[["claim", "verdict", "evidence"]])
 
 
 def spent(profile: str) -> str:
@@ -215,11 +192,9 @@ def spent(profile: str) -> str:
     stages = read(profile, "stages", optional=True)
     if not len(stages):
         return ""
-    return (
-        f"Its {len(stages)} stages took {stages['seconds'].sum() / 60:.0f} minutes in all, side by "
-        f"side on {stages['machine'].iloc[0]}; the largest held "
-        f"{stages['peak_mib'].max() / 1024:.1f} GiB."
-    )
+    minutes, most = stages["seconds"].sum() / 60, stages["peak_mib"].max() / 1024
+    took = f"Its {len(stages)} stages took {minutes:.0f} minutes in all"
+    return f"{took}, side by side on {stages['machine'].iloc[0]}; the largest held {most:.1f} GiB."
 
 
 def readme_block(profile: str) -> str:
@@ -237,14 +212,9 @@ def readme_block(profile: str) -> str:
 
 
 def update_readme(profile: str) -> None:
-    """Replace the README's results block by what the tables say.
-
-    Raises:
-        KdlibError: there are no tables, or the README has no such block.
-    """
+    """Replace the README's results block, if it has one (KdlibError), by what the tables say."""
     file = runs.root() / "README.md"
-    text = file.read_text("utf-8")
-    before, begin, rest = text.partition(BEGIN)
+    before, begin, rest = file.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise KdlibError(f"README.md has no {BEGIN} ... {END}; put both lines back")

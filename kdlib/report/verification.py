@@ -28,20 +28,14 @@ KEYS = {"seed", "k", "at", "times", "repetitions", "epoch", "step", "seeds"}
 JUDGED = {"statement", "rule", "verdict"}  # text that has to be the same
 IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
 TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
-NOT_OF_THE_STUDY = {"calibration"}  # make calibrate writes it
 COUNTS = re.compile(r"n|n_.*|.*_n|hits|.*groups|rows|before|after|new|gone")
-RELATIVE, ABSOLUTE = 0.05, 0.02
-STATES = ["same", "within", "different", "timing"]
+COLUMNS = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of a results folder by name, every cell as the text that stands in the file.
-
-    Raises:
-        KdlibError: there is no table.
-    """
-    files = [file for file in sorted(folder.glob("*.csv")) if file.stem not in NOT_OF_THE_STUDY]
-    if not any(file.stem == "metrics" for file in files):
+    """The tables of a results folder by name, as text; KdlibError where no study has ended."""
+    files = [file for file in sorted(folder.glob("*.csv")) if file.stem != "calibration"]
+    if not (folder / "metrics.csv").is_file():
         raise KdlibError(f"{folder} holds no finished study: no table metrics.csv")
     return {file.stem: pd.read_csv(file, dtype=str, keep_default_na=False) for file in files}
 
@@ -61,8 +55,7 @@ def compare(committed: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) 
             parts += [part.assign(table=name) for part in _cells(committed[name], other[name])]
         else:
             parts.append(_lacking(["(table)"], name in committed).assign(table=name))
-    columns = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]
-    return pd.concat(parts, ignore_index=True).reindex(columns=columns)
+    return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
 def _lacking(rows: Iterable[str], committed: bool, column: str = "") -> pd.DataFrame:
@@ -77,21 +70,16 @@ def _cells(committed: pd.DataFrame, other: pd.DataFrame) -> Iterator[pd.DataFram
     for frame, others in ((committed, other), (other, committed)):
         for column in set(frame) - set(others) - IGNORED:
             yield _lacking(["(column)"], frame is committed, column)
-    keys = [c for c in shared if _is_key(c, pd.concat([committed[c], other[c]]))]
+    both = pd.concat([committed, other])[shared]
+    words = both.apply(pd.to_numeric, errors="coerce").isna() & ~both.isin(["", "True", "False"])
+    named = set(words.columns[words.any()]) - JUDGED - TIMINGS  # columns that say which row it is
+    keys = [c for c in shared if c in KEYS | named or c.endswith("_seeds")]
     a, b = _by_row(committed, keys), _by_row(other, keys)
     yield _lacking(a.index.difference(b.index).get_level_values(0), True)
     yield _lacking(b.index.difference(a.index).get_level_values(0), False)
-    both = a.index.intersection(b.index)
-    for column in shared:
-        if column not in keys:
-            yield _column(a.loc[both], b.loc[both], column)
-
-
-def _is_key(name: str, cells: pd.Series) -> bool:
-    """Whether a column says which row it is: listed, or words."""
-    words = pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(["", "True", "False"])
-    listed = name in KEYS or name.endswith("_seeds")
-    return listed or (name not in JUDGED | TIMINGS and bool(words.any()))
+    rows = a.index.intersection(b.index)
+    for column in (one for one in shared if one not in keys):
+        yield _column(a.loc[rows], b.loc[rows], column)
 
 
 def _by_row(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -111,27 +99,18 @@ def _column(a: pd.DataFrame, b: pd.DataFrame, column: str) -> pd.DataFrame:
     same = (cells["committed"] == cells["other"]) | ((old == new) & (judge == column))
     within = (cells["lo"] <= new) & (new <= cells["hi"])
     timed = a["metric"].isin(TIMINGS).to_numpy() if "metric" in a else np.zeros(len(a), bool)
-    states = np.select(
-        [timed | (column in TIMINGS), same, within], ["timing", "same", "within"], "different"
-    )
-    return cells.assign(state=states)
+    states = {"timing": timed | (column in TIMINGS), "same": same, "within": within}
+    return cells.assign(state=np.select([*states.values()], [*states], "different"))
 
 
 def _bounds(a: pd.DataFrame, column: str, old: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """From where to where each cell of a column may lie."""
-
-    def numbers(name: str) -> np.ndarray:
-        cells = a[name] if name in a else pd.Series("", index=a.index)
-        return pd.to_numeric(cells, errors="coerce").to_numpy()
-
     stem = re.sub(r"(^|_)(lo|hi)$", "", column)
-    prefix = "" if stem in ("", "value") else f"{stem}_"
-    lo, hi = numbers(f"{prefix}lo"), numbers(f"{prefix}hi")
-    spread = (
-        2 * np.sqrt(np.maximum(old, 1))
-        if COUNTS.fullmatch(column)
-        else ABSOLUTE + RELATIVE * abs(old)
-    )
+    ends = [f"{stem}_{end}" if stem not in ("", "value") else end for end in ("lo", "hi")]
+    lo, hi = a.reindex(columns=ends).apply(pd.to_numeric, errors="coerce").to_numpy(float).T
+    spread = 0.02 + 0.05 * abs(old)
+    if COUNTS.fullmatch(column):
+        spread = 2 * np.sqrt(np.maximum(old, 1))
     if stem != column:  # an end of the interval
         spread = np.fmax(spread, hi - lo)
         lo = hi = np.full(len(old), np.nan)
@@ -140,25 +119,23 @@ def _bounds(a: pd.DataFrame, column: str, old: np.ndarray) -> tuple[np.ndarray, 
 
 def summary(cells: pd.DataFrame) -> str:
     """How many cells of each table are in which state, the verdicts, and what differs."""
-    counts = pd.crosstab(cells["table"], cells["state"]).reindex(columns=STATES, fill_value=0)
+    states = ["same", "within", "different", "timing"]
+    counts = pd.crosstab(cells["table"], cells["state"]).reindex(columns=states, fill_value=0)
     counts.loc["all"] = counts.sum()
-    lines = [counts.to_string(), ""]
-    for one in cells[cells["column"] == "verdict"].itertuples():
-        lines.append(f"{one.row}: {one.committed}, {one.state}")
+    verdicts = cells[cells["column"] == "verdict"].itertuples()
+    lines = [counts.to_string(), "", *(f"{v.row}: {v.committed}, {v.state}" for v in verdicts)]
     for one in cells[cells["state"] == "different"].itertuples():
         where = f"{one.table}: {one.row} {one.column}".rstrip()
         bounds = "" if pd.isna(one.lo) else f" (from {one.lo:.6g} to {one.hi:.6g})"
-        lines.append(
-            f"different: {where}: {one.committed or 'none'}{bounds}, now {one.other or 'none'}"
-        )
+        now = f"{one.committed or 'none'}{bounds}, now {one.other or 'none'}"
+        lines.append(f"different: {where}: {now}")
     return "\n".join(lines)
 
 
 def verify(committed: Path, other: Path, listing: Path) -> bool:
-    """Compare two results folders, print the summary, write every cell to `listing`.
+    """Whether every verdict is the same and every number of two results folders lies where it may.
 
-    Returns:
-        whether every verdict is the same and every number lies where it may.
+    Prints the summary, and writes every cell to `listing`.
     """
     cells = compare(read(committed), read(other))
     runs.write_table(listing, cells)

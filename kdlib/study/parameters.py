@@ -13,11 +13,7 @@ from kdlib.model import checkpoints
 
 
 def open_study(profile: str, seeds: str | int) -> tuple[Profile, list[int]]:
-    """The profile and the seeds that a notebook's parameters name; describes the run.
-
-    Raises:
-        KdlibError: unknown profile or notebook parameter, or a key or value is wrong.
-    """
+    """The profile and the seeds that a notebook's parameters name; describes the run."""
     refuse_unknown_parameters()
     settings = load_profile(profile)
     chosen = read_seeds(seeds, settings)
@@ -26,11 +22,7 @@ def open_study(profile: str, seeds: str | int) -> tuple[Profile, list[int]]:
 
 
 def open_seed(profile: str, seed: str | int) -> tuple[Profile, int]:
-    """As `open_study`, for a notebook of one seed.
-
-    Raises:
-        KdlibError: as there, or more than one seed is named.
-    """
+    """As `open_study`, for a notebook of one seed."""
     settings, chosen = open_study(profile, seed)
     if len(chosen) != 1:
         raise KdlibError(f"seed '{seed}' is not one whole number; try 0")
@@ -38,17 +30,12 @@ def open_seed(profile: str, seed: str | int) -> tuple[Profile, int]:
 
 
 def refuse_unknown_parameters() -> None:
-    """Stop where papermill was given a name that the notebook's parameters cell does not have.
+    """Stop where papermill was given a name that the parameters cell lacks: it only warns.
 
-    Papermill only warns, and then runs with the default. What it was given stands in a cell that
-    begins with "# Parameters", right behind the notebook's own parameters cell.
-
-    Raises:
-        KdlibError: names the parameter and those that there are.
+    What it was given stands in a cell that begins with "# Parameters", right behind that cell.
     """
     shell = get_ipython()
-    cells = shell.user_ns.get("In", []) if shell else []
-    for defaults, injected in pairwise(cells):
+    for defaults, injected in pairwise(shell.user_ns.get("In", []) if shell else []):
         if injected.startswith("# Parameters\n"):
             known = assigned(defaults)
             if unknown := [name for name in assigned(injected) if name not in known]:
@@ -57,18 +44,14 @@ def refuse_unknown_parameters() -> None:
 
 def assigned(source: str) -> list[str]:
     """The names that the statements of a cell assign to."""
-    return [
-        target.id
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    ]
+    statements = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    targets = [target for node in statements for target in node.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def describe(profile: Profile, seeds: list[int]) -> None:
     """Print what a reader needs to repeat the run: versions, device, threads, commit, folder."""
-    versions = ", ".join(f"{name} {version}" for name, version in runs.versions().items())
+    versions = ", ".join(map(" ".join, runs.versions().items()))
     gpu = torch.cuda.get_device_name() if checkpoints.device().type == "cuda" else "CPU"
     named = "seed" if len(seeds) == 1 else "seeds"
     print(f"profile {profile.name}, {named} {' '.join(map(str, seeds))}, commit {runs.commit()}")

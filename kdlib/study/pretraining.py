@@ -1,7 +1,4 @@
-"""Tokenizer and base models: made once and shared by all seeds, as published checkpoints are.
-
-Taught in notebook 01_data_and_tokens.
-"""
+"""Tokenizer and base models, made once for all seeds. Taught in notebook 01_data_and_tokens."""
 
 import time
 from pathlib import Path
@@ -17,7 +14,7 @@ from kdlib.distill import objectives, text_sources, trainer
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, tokens
 from kdlib.model.tokens import Example
-from kdlib.study.run import base_dir, base_identity, load_pool, tokenizer_dir
+from kdlib.study.run import BASE, Run, base_identity, load_pool, tokenizer_dir
 
 MEAN_TOKENS = 20  # fewer than a paragraph of general text has, so that enough are taken
 GENERAL_DOCUMENTS = 2000  # that MiniLLM reads beside its own text
@@ -28,14 +25,9 @@ def prepare(profile: Profile) -> None:
     """Train the tokenizer and pretrain the base models, once for all seeds."""
     if not profile.from_scratch:
         return
-    documents = pool.general_text(profile.data)
-    if not documents:
-        raise KdlibError(
-            f"profile '{profile.name}': models from scratch need general text, and data.source "
-            "is not pydocs; give models by path, or take pydocs"
-        )
-    budget = profile.pretrain.tokens // MEAN_TOKENS
-    documents = documents[: max(1000, budget)]  # shuffled: any part is like the whole
+    remedy = "models from scratch need it: give models by path, or take data.source = 'pydocs'"
+    budget = max(1000, profile.pretrain.tokens // MEAN_TOKENS)
+    documents = general_text(profile, budget, remedy)
     folder, identity = tokenizer_dir(profile), base_identity(profile, TEACHER)
     if not runs.done(folder, identity):
         prompts = [
@@ -55,53 +47,42 @@ def prepare(profile: Profile) -> None:
 
 def pretrain(profile: Profile, size: str, tokenizer: Any, blocks: list[Example]) -> None:
     """One base model: next-token prediction on the general text."""
-    folder, identity = Path(base_dir(profile, size)), base_identity(profile, size)
+    folder, identity = Path(Run(profile, 0, BASE, size).checkpoint), base_identity(profile, size)
     if runs.done(folder, identity):
         return
     (folder / runs.MANIFEST).unlink(missing_ok=True)
-    settings = profile.pretrain
-    wanted = max(settings.batch, settings.tokens // len(blocks[0]))
+    batch, lr, positions = profile.pretrain.batch, profile.pretrain.lr, profile.tokens.max_length
+    wanted = max(batch, profile.pretrain.tokens // len(blocks[0]))
     kept = blocks[:wanted]
-    how = TrainSettings(
-        epochs=max(1, round(wanted / len(kept))),
-        lr=settings.lr,
-        batch=settings.batch,
-        schedule="cosine",
-        warmup=100,
-    )
-    shape, positions = profile.models[size], profile.tokens.max_length
-    model = checkpoints.make_model(shape, tokenizer, positions, seed=0).to(checkpoints.device())
+    epochs = max(1, round(wanted / len(kept)))
+    how = TrainSettings(epochs=epochs, lr=lr, batch=batch, schedule="cosine", warmup=100)
+    model = checkpoints.make_model(profile.models[size], tokenizer, positions, seed=0)
+    model = model.to(checkpoints.device())
     started = time.perf_counter()
     trainer.fit(
         model,
         text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed=0)),
         objectives.objective("cross_entropy"),
         how,
-        epoch_steps=-(-len(kept) // how.batch),
+        epoch_steps=-(-len(kept) // batch),
         seed=0,
         log=folder / "log.jsonl",
         name=f"pretrain {size}",
     )
     checkpoints.save_model(model, tokenizer, folder)
-    runs.write_manifest(
-        folder,
-        identity,
-        size=size,
-        threads=torch.get_num_threads(),
-        seconds=time.perf_counter() - started,
-    )
+    facts = {"threads": torch.get_num_threads(), "seconds": time.perf_counter() - started}
+    runs.write_manifest(folder, identity, size=size, **facts)
 
 
 def general_blocks(profile: Profile, tokenizer: Any) -> list[Example]:
-    """Blocks of general text, in the order in which they were shuffled.
-
-    Raises:
-        KdlibError: the profile's data has none.
-    """
-    documents = pool.general_text(profile.data)[:GENERAL_DOCUMENTS]
-    if not documents:
-        raise KdlibError(
-            f"profile '{profile.name}': its data has no general text; set "
-            "general_text = 0 in methods.minillm.coefficients"
-        )
+    """Blocks of general text for MiniLLM, in the order in which they were shuffled."""
+    remedy = "set general_text = 0 in methods.minillm.coefficients"
+    documents = general_text(profile, GENERAL_DOCUMENTS, remedy)
     return tokens.text_blocks(documents, tokenizer, min(BLOCK, profile.tokens.max_length))
+
+
+def general_text(profile: Profile, most: int, remedy: str) -> list[str]:
+    """At most so many documents, shuffled: any part is like the whole."""
+    if documents := pool.general_text(profile.data)[:most]:
+        return documents
+    raise KdlibError(f"profile '{profile.name}': its data has no general text; {remedy}")

@@ -1,11 +1,11 @@
 """One model of the study as one value: which profile, seed, method and size.
 
 A `Run` knows its folder, its identity and its settings, and holds nothing heavy. The rows of a seed
-are `tokens.TokenizedRows`, loaded once by `load_rows`. Taught in notebook 02_teacher.
+are `tokens.TokenizedRows`, loaded once by `load_rows`. Who asks for what is not made yet gets a
+KdlibError that names the notebook which makes it. Taught in notebook 02_teacher.
 """
 
 import functools
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,31 +23,22 @@ from kdlib.model.tokens import TokenizedRows
 
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
+MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
+DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model of the study.
+    """One model of the study."""
 
-    Attributes:
-        profile: everything that is the same for all of its runs.
-        seed: of the split, of the order of rows and of sampling.
-        method: "base" (not fine-tuned), "teacher", or a method of the profile.
-        size: "teacher", or one of the profile's sizes.
-        ablation: coefficients other than the profile's; they are part of the folder's name.
-        part: name of the folder of a run that leaves rows out; "" where none are left out.
-        left_out: row ids that are measured and not trained on.
-        own_teacher: whether the teacher too was trained without them.
-    """
-
-    profile: Profile
-    seed: int
-    method: str
-    size: str
-    ablation: tuple[tuple[str, float], ...] = ()
-    part: str = ""
-    left_out: frozenset[str] = frozenset()
-    own_teacher: bool = False
+    profile: Profile  # everything that is the same for all of its runs
+    seed: int  # of the split, of the order of rows and of sampling
+    method: str  # "base" (not fine-tuned), "teacher", or a method of the profile
+    size: str  # "teacher", or one of the profile's sizes
+    ablation: tuple[tuple[str, float], ...] = ()  # coefficients other than the profile's
+    part: str = ""  # name of the folder of a run that leaves rows out
+    left_out: frozenset[str] = frozenset()  # row ids that are measured and not trained on
+    own_teacher: bool = False  # whether the teacher too was trained without them
 
     def changing(self, **coefficients: float) -> "Run":
         """The same run with other coefficients."""
@@ -55,16 +46,15 @@ class Run:
 
     def without(self, left_out: Iterable[str], part: str, *, own_teacher: bool = False) -> "Run":
         """The same run with these member rows left out; other rows need another name."""
-        out = frozenset(left_out)
-        return replace(self, part=part, left_out=out, own_teacher=own_teacher)
+        return replace(self, part=part, left_out=frozenset(left_out), own_teacher=own_teacher)
 
     @property
     def teacher(self) -> "Run":
         """The teacher from which this student learns."""
-        found = replace(self, method=TEACHER, size=TEACHER, ablation=())
-        if self.own_teacher:
-            return found
-        return replace(found, part="", left_out=frozenset(), own_teacher=False)
+        whole = Run(self.profile, self.seed, TEACHER, TEACHER)
+        return (
+            whole.without(self.left_out, self.part, own_teacher=True) if self.own_teacher else whole
+        )
 
     @property
     def base(self) -> "Run":
@@ -84,8 +74,7 @@ class Run:
     @property
     def notebook(self) -> str:
         """The notebook that makes it."""
-        made_by = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
-        return made_by.get(self.method) or self.recipe.notebook
+        return MADE_BY.get(self.method) or self.recipe.notebook
 
     @property
     def settings(self) -> TrainSettings:
@@ -109,9 +98,10 @@ class Run:
     @property
     def checkpoint(self) -> str | Path:
         """Folder or hub name of the weights."""
-        return (
-            base_dir(self.profile, self.size) if self.method == BASE else self.folder / "checkpoint"
-        )
+        if self.method != BASE:
+            return self.folder / "checkpoint"
+        made = runs.runs_dir(self.profile.name) / BASE / self.size
+        return self.profile.models[self.size].path or made
 
     @functools.cached_property
     def identity(self) -> str:
@@ -125,8 +115,8 @@ class Run:
             facts.append(self.coefficients)
             if self.method != "sft":
                 facts.append(self.teacher.identity)
-            if self.recipe.text in ("teacher_beam", "teacher_sampled") and (own := decoding(p)):
-                facts.append(own)
+            if changed := decoding(p, self.recipe.text):  # what was made before keeps its identity
+                facts.append(changed)
             if self.method not in METHODS:
                 facts.append([self.recipe.text, self.recipe.objective])
         if self.left_out:
@@ -134,17 +124,10 @@ class Run:
         return runs.fingerprint(facts)
 
 
-def decoding(profile: Profile) -> dict[str, Any]:
-    """How the teacher's text is decoded, where that differs from the defaults.
-
-    Fields that came later count only where they are set: what was made before keeps its identity.
-    """
-    return profile.decoding.model_dump(exclude_defaults=True)
-
-
-def base_dir(profile: Profile, size: str) -> str | Path:
-    """Folder or name of the base model of that size."""
-    return profile.models[size].path or runs.runs_dir(profile.name) / BASE / size
+def decoding(profile: Profile, text: str) -> dict[str, Any]:
+    """How a text of the teacher is decoded, where that differs from the defaults."""
+    read = DECODED_BY.get(text, set())
+    return profile.decoding.model_dump(include=read, exclude_defaults=True)
 
 
 def tokenizer_dir(profile: Profile) -> Path:
@@ -160,17 +143,16 @@ def base_identity(profile: Profile, size: str) -> str:
     trained = {"lr", "epochs"}  # of its students
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)
     rows = profile.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
-    facts = [ground(profile), rows, profile.tokens.model_dump(), shape, stats]
-    facts.append(profile.pretrain.model_dump())
+    facts = [rows, profile.tokens.model_dump(), shape, stats, profile.pretrain.model_dump()]
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
-    return runs.fingerprint(facts)
+    return runs.fingerprint([ground(profile), *facts])
 
 
 def ground(profile: Profile) -> list[str]:
     """What all runs of a profile stand on: device, hash of the pool, versions."""
-    found = runs.versions()
-    versions = [f"{name} {found[name]}" for name in ("torch", "transformers", "tokenizers")]
+    installed = runs.versions()
+    versions = [f"{name} {installed[name]}" for name in ("torch", "transformers", "tokenizers")]
     return [checkpoints.device().type, pool.data_hash(load_pool(profile.data)), *versions]
 
 
@@ -183,25 +165,19 @@ def load_pool(settings: DataSettings) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def _pool(settings: str, _stamp: int, _root: str) -> Any:
-    return pool.load_pool(DataSettings(**json.loads(settings)))
+    return pool.load_pool(DataSettings.model_validate_json(settings))
 
 
 def load_tokenizer(profile: Profile) -> Any:
-    """The tokenizer that all models of the profile share.
-
-    Raises:
-        KdlibError: it is not there, or two models have different ones.
-    """
-    paths = [model.path for model in profile.models.values() if model.path]
-    if not paths:
-        where = tokenizer_dir(profile)
-        return tokens.load_tokenizer(
-            runs.require(where, base_identity(profile, TEACHER), profile.name, FIRST)
-        )
-    teacher = tokens.load_tokenizer(paths[0])
-    for path in paths[1:]:
-        tokens.same_tokenizer(teacher, tokens.load_tokenizer(path), (paths[0], path))
-    return teacher
+    """The tokenizer that all models of the profile share; refuses models with different ones."""
+    if profile.from_scratch:
+        needed = tokenizer_dir(profile), base_identity(profile, TEACHER), profile.name, FIRST
+        return tokens.load_tokenizer(runs.require(*needed))
+    first, *others = (str(model.path) for model in profile.models.values())
+    shared = tokens.load_tokenizer(first)
+    for path in others:
+        tokens.same_tokenizer(shared, tokens.load_tokenizer(path), (first, path))
+    return shared
 
 
 def load_rows(profile: Profile, seed: int) -> TokenizedRows:
@@ -212,32 +188,15 @@ def load_rows(profile: Profile, seed: int) -> TokenizedRows:
     return tokens.tokenized(drawn, tokenizer, profile.tokens, profile.template)
 
 
-def models_of(profile: Profile, seed: int, methods: Iterable[str]) -> list[Run]:
-    """Every run of one seed: base models, teacher, then each method at each size."""
-    names = [(BASE, TEACHER), (TEACHER, TEACHER)]
-    names += [(method, size) for method in (BASE, *methods) for size in profile.sizes]
-    return [Run(profile, seed, method, size) for method, size in names]
-
-
 def require(run: Run) -> Path:
-    """The folder of a finished run.
-
-    Raises:
-        KdlibError: it is not there; says which notebook makes it.
-    """
+    """The folder of a finished run."""
     return runs.require(run.folder, run.identity, run.profile.name, run.notebook)
 
 
 def load(run: Run, dropout: float | None = None) -> Any:
-    """The run's model on the device, in eval mode.
+    """The run's model on the device, in eval mode; `dropout` replaces its rates, when given.
 
-    Args:
-        run: finished, or of the base model.
-        dropout: replaces the model's dropout rates, when given.
-
-    Raises:
-        KdlibError: it is not there (says which notebook makes it), or a base model has another
-            model's tokenizer or reads fewer tokens than `tokens.max_length`.
+    Refuses models that read fewer tokens than they are to, and bases of another tokenizer.
     """
     p = run.profile
     if run.method != BASE:
@@ -247,10 +206,8 @@ def load(run: Run, dropout: float | None = None) -> Any:
     model, wanted = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
     room = getattr(model.config, "max_position_embeddings", None) or wanted
     if room < wanted:
-        raise KdlibError(
-            f"model '{run.checkpoint}' reads {room} tokens, fewer than tokens.max_length = "
-            f"{wanted}; lower tokens.max_length"
-        )
+        fewer = f"reads {room} tokens, fewer than tokens.max_length = {wanted}"
+        raise KdlibError(f"model '{run.checkpoint}' {fewer}; lower tokens.max_length")
     if run.method == BASE and not p.from_scratch:
         checkpoints.require_match(model, tokens.load_tokenizer(run.checkpoint), run.checkpoint)
     return model.to(checkpoints.device())

@@ -1,7 +1,8 @@
 """The stages of a model: trained, measured, kept. What notebooks and commands call.
 
 Each stage reads files, makes one folder and writes its manifest last; called again with the same
-settings it finds the folder finished and returns at once. Taught in notebooks 02 to 09.
+settings it finds the folder finished and returns at once. `rows` are always all of the seed's:
+those that a run leaves out are measured, and not read. Taught in notebooks 02 to 09.
 """
 
 import shutil
@@ -25,20 +26,15 @@ from kdlib.model.tokens import Example, TokenizedRows
 from kdlib.study import pretraining, teacher_output
 from kdlib.study.run import BASE, Run, ground, load
 
+SPLITS = ("member", "held_out")
 NOTE_ROWS = 120  # tuples of each split noted once an epoch
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
 
 
 def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
-    """Train one model (or take the base as it is), measure it, keep everything.
+    """Train a model (or take the base as it is), measure it, keep everything: the run's folder.
 
-    Args:
-        run: which model.
-        rows: of its seed, all of them.
-        targets: the teacher's, when several students share them; else made here.
-
-    Returns:
-        the run's folder; nothing is done when it is finished already.
+    `targets` are the teacher's, when several students share them; else they are made here.
     """
     if runs.done(run.folder, run.identity):
         print(f"{run.label}: done before, read from {run.folder.relative_to(runs.root())}")
@@ -61,63 +57,41 @@ def _make(run: Run, rows: TokenizedRows, targets: Targets | None) -> None:
         checkpoints.save_model(model, rows.tokenizer, run.folder / "checkpoint")
     trained = time.perf_counter() - started
     measure(run, rows.without(run.left_out), model)
-    profile = run.profile
-    runs.write_manifest(
-        run.folder,
-        run.identity,
-        method=run.method,
-        size=run.size,
-        seed=run.seed,
-        part=run.part,
-        device=checkpoints.device().type,
-        dtype="float32",
-        threads=torch.get_num_threads(),
-        data_hash=ground(profile)[1],
-        settings=profile.model_dump(mode="json", exclude={"calibration"}),
-        train_seconds=round(trained, 2),
-        seconds=round(time.perf_counter() - started, 2),
-    )
+    device, data_hash, *_ = ground(run.profile)
+    facts = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
+    facts |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
+    facts |= {"data_hash": data_hash, "train_seconds": round(trained, 2)}
+    facts["settings"] = run.profile.model_dump(mode="json", exclude={"calibration"})
+    seconds = round(time.perf_counter() - started, 2)
+    runs.write_manifest(run.folder, run.identity, seconds=seconds, **facts)
 
 
 def train(
-    run: Run,
-    rows: TokenizedRows,
-    settings: TrainSettings,
-    log: Path,
-    targets: Targets | None = None,
+    run: Run, rows: TokenizedRows, how: TrainSettings, log: Path, targets: Targets | None = None
 ) -> tuple[Any, pd.DataFrame]:
     """One fine-tuning run from the base weights: the model, and its path epoch by epoch.
 
-    Args:
-        run: which model.
-        rows: of its seed, all of them; those that the run leaves out are not read.
-        settings: the run's, or others in a search.
-        log: see `trainer.fit`.
-        targets: the teacher's; made here where they are needed and not given.
-
-    Raises:
-        NotFinite: the loss was; the model as it was before that step lies beside the log.
+    `how` are the run's settings, or others in a search. Where the loss is not finite, the model as
+    it was before that step lies beside the log.
     """
-    model = load(run.base, settings.dropout)
-    recipe, coefficients = run.recipe, run.coefficients
+    model, recipe, read = load(run.base, how.dropout), run.recipe, rows.without(run.left_out)
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
     path: list[dict[str, Any]] = []
-    read = rows.without(run.left_out)
-    splits = {name: read.split(name, limit=NOTE_ROWS) for name in ("member", "held_out")}
-    how = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
+    splits = {name: read.split(name, limit=NOTE_ROWS) for name in SPLITS}
+    noting = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
 
     def on_epoch(current: Any, epoch: int, step: int) -> None:
-        noted = meter.note(current, splits, precision=settings.precision, **how)
+        noted = meter.note(current, splits, precision=how.precision, **noting)
         path.extend({"epoch": epoch, "step": step, **row} for row in noted)
 
     try:
         trainer.fit(
             model,
-            methods.text(recipe.text).source(materials(run, rows, settings, targets)),
-            objectives.objective(recipe.objective, targets, coefficients),
-            settings,
-            epoch_steps=-(-len(read.presented) // (settings.batch * settings.accumulate)),
+            methods.text(recipe.text).source(materials(run, rows, how, targets)),
+            objectives.objective(recipe.objective, targets, run.coefficients),
+            how,
+            epoch_steps=-(-len(read.presented) // (how.batch * how.accumulate)),
             seed=run.seed,
             log=log,
             name=run.label,
@@ -129,13 +103,11 @@ def train(
     return model, pd.DataFrame(path)
 
 
-def materials(
-    run: Run, rows: TokenizedRows, settings: TrainSettings, targets: Targets | None
-) -> Materials:
+def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> Materials:
     """What the run's text is made from."""
     longest, read = run.profile.tokens.max_new, rows.without(run.left_out)
     return Materials(
-        reading=Reading(read.presented, settings, rows.pad_id, run.seed, longest),
+        reading=Reading(read.presented, how, rows.pad_id, run.seed, longest),
         coefficients=run.coefficients,
         validation=read.split("held_out")[-NOTE_ROWS:],  # ROUGE asks the first
         teacher=lambda: load(run.teacher),
@@ -150,19 +122,17 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
 
     Of models trained on a part of the rows only the scores are kept.
     """
-    settings = run.profile.measure
-    everything = list(rows.examples.values())
-    metered = meter.meter(model, everything, pad_id=rows.pad_id, batch=settings.batch)
+    settings, examples = run.profile.measure, list(rows.examples.values())
+    metered = meter.meter(model, examples, pad_id=rows.pad_id, batch=settings.batch)
     tuples = metered.drop(columns=list(meter.PER_TOKEN)).join(rows.frame[FACTS], on="row_id")
     runs.write_table(run.folder / "tuples.parquet", tuples)
     if run.left_out:
         return
     runs.write_table(run.folder / "tokens.parquet", metered[["row_id", *meter.PER_TOKEN]])
+    asked = {name: rows.split(name, limit=settings.rouge_rows) for name in SPLITS}
+    references = rows.frame["response"].to_dict()
     written = usefulness.answers(
-        model,
-        {name: rows.split(name, limit=settings.rouge_rows) for name in ("member", "held_out")},
-        rows.frame["response"].to_dict(),
-        rows.tokenizer,
+        *(model, asked, references, rows.tokenizer),
         seeds=() if run.method == BASE else settings.sample_seeds,  # of the base, only a floor
         sampled=settings.sampled_rows,
         max_new=run.profile.tokens.max_new,
@@ -172,33 +142,19 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
 
 
 def answers(asked: Iterable[Run], rows: TokenizedRows, example: Example) -> list[tuple[str, str]]:
-    """What several finished models write, greedily, to the prompt of one example.
-
-    Returns:
-        pairs of a label and the text.
-    """
-    written = []
+    """What several finished models write, greedily, to one prompt: pairs of a label and a text."""
+    written, end = [], rows.tokenizer.eos_token_id
     for run in asked:
-        (ids,) = generation.continue_prompts(
-            load(run),
-            [example.prompt],
-            end_id=rows.tokenizer.eos_token_id,
-            max_new=run.profile.tokens.max_new,
-            greedy=True,
-        )
+        how = {"end_id": end, "max_new": run.profile.tokens.max_new, "greedy": True}
+        (ids,) = generation.continue_prompts(load(run), [example.prompt], **how)
         written.append((run.label, rows.tokenizer.decode(ids, skip_special_tokens=True)))
     return written
 
 
 def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
-    """Hold finished models against their tables: the check of the notebooks that train.
-
-    Raises:
-        AssertionError: a checkpoint, measured again on a few rows, gives other losses than its
-            tuples.parquet, or its path through training misses an epoch.
-    """
+    """Hold finished models against their tables, on a few rows: what notebooks that train check."""
     for run in runs_of:
-        examples = rows.split("member", limit=few) + rows.split("held_out", limit=few)
+        examples = [one for split in SPLITS for one in rows.split(split, limit=few)]
         again = meter.meter(load(run), examples, pad_id=rows.pad_id).set_index("row_id")
         kept = pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")
         apart = (again["nats_per_token"] - kept.loc[again.index, "nats_per_token"]).abs()

@@ -23,12 +23,7 @@ def presented_once(teacher: Run, rows: TokenizedRows) -> list[Example]:
 
 
 def targets(run: Run, rows: TokenizedRows) -> Targets:
-    """The teacher's targets for a student's text, kept as `methods.TEXTS` says.
-
-    Args:
-        run: the student's.
-        rows: of its seed, all of them.
-    """
+    """The teacher's targets for a student's text, kept as `methods.TEXTS` says."""
     kind, precision = methods.text(run.recipe.text).targets, run.profile.student.precision
     if kind == "live":
         return Live(load(run.teacher), precision)
@@ -36,11 +31,11 @@ def targets(run: Run, rows: TokenizedRows) -> Targets:
         shown, given = rows.without(run.left_out).presented, run.coefficients
         kept = len(shown) + given.get("capacity", 0) + given.get("rollouts", 0)
         return Remembered(load(run.teacher), precision, int(kept))
-    teacher = run.teacher
-    folder, examples = teacher.folder / "targets", presented_once(teacher, rows)
+    teacher, examples = run.teacher, presented_once(run.teacher, rows)
+    shown_ids = [(one.row_id, one.prompt, one.response) for one in examples]
     vocabulary = runs.fingerprint(rows.tokenizer.get_vocab())
-    shown = [(one.row_id, one.prompt, one.response) for one in examples]
-    identity = runs.fingerprint([teacher.identity, vocabulary, shown, precision])
+    identity = runs.fingerprint([teacher.identity, vocabulary, shown_ids, precision])
+    folder = teacher.folder / "targets"
     if not runs.done(folder, identity):
         how: dict[str, Any] = {"pad_id": rows.pad_id, "precision": precision}
         write_store(folder, identity, load(teacher), examples, **how)
@@ -48,40 +43,28 @@ def targets(run: Run, rows: TokenizedRows) -> Targets:
 
 
 def text(teacher: Run, rows: TokenizedRows, how: str = "teacher") -> list[Example]:
-    """What the teacher writes for every member row and canary; made once and kept.
-
-    Args:
-        teacher: its run.
-        rows: of its seed, all of them.
-        how: a key of `methods.DECODINGS`.
-    """
-    profile, own = teacher.profile, decoding(teacher.profile)
+    """What it writes for every member row and canary, decoded as DECODINGS says; made once."""
+    settings, members = teacher.profile.decoding, presented_once(teacher, rows)
     file = teacher.folder / f"{how}-text.json"
-    members = presented_once(teacher, rows)
-    made = {"run_id": teacher.identity, "decoding": own}
+    made = {"run_id": teacher.identity, "decoding": decoding(teacher.profile, how)}
     if file.is_file():
-        kept = json.loads(file.read_text("utf-8"))
-        if {"decoding": {}, **kept, "text": None} == made | {"text": None}:
-            prompts = {example.row_id: example.prompt for example in members}
-            return [Example(row, prompts[row], tuple(ids)) for row, ids in kept["text"].items()]
+        kept = {"decoding": {}} | json.loads(file.read_text("utf-8"))
+        responses = kept.pop("text")
+        if kept == made:
+            return generation.answered(members, [tuple(responses[one.row_id]) for one in members])
     common: dict[str, Any] = {
         "end_id": rows.tokenizer.eos_token_id,
-        "max_new": profile.tokens.max_new,
-        "batch": profile.measure.batch,
+        "max_new": teacher.profile.tokens.max_new,
+        "batch": teacher.profile.measure.batch,
     }
-    prompts_of, model = [example.prompt for example in members], load(teacher)
+    prompts, model = [one.prompt for one in members], load(teacher)
     if how == "teacher_beam":
-        answers = generation.beam_search(model, prompts_of, beams=profile.decoding.beams, **common)
+        answers = generation.beam_search(model, prompts, beams=settings.beams, **common)
     else:
+        common |= {"greedy": how == "teacher", "temperature": settings.temperature}
         torch.manual_seed(teacher.seed)
-        answers = generation.continue_prompts(
-            model,
-            prompts_of,
-            greedy=how == "teacher",
-            temperature=profile.decoding.temperature,
-            **common,
-        )
+        answers = generation.continue_prompts(model, prompts, **common)
     written = generation.answered(members, answers)
-    kept = {example.row_id: list(example.response) for example in written}
-    runs.write_text(file, json.dumps(made | {"text": kept}))
+    responses = {one.row_id: list(one.response) for one in written}
+    runs.write_text(file, json.dumps(made | {"text": responses}))
     return written

@@ -4,15 +4,8 @@ import itertools
 
 import pytest
 import torch
-import toy
 
-from kdlib.config.methods import METHODS
-from kdlib.distill import losses, objectives, policy_gradient
-from kdlib.distill.rollouts import Rollouts
-from kdlib.distill.teacher_targets import Live, Remembered
-from kdlib.model import checkpoints, generation, tokens
-
-PUBLISHED = METHODS["minillm"].checked({})
+from kdlib.distill import losses, policy_gradient
 
 
 def naive_returns(rewards, discount, length_norm, own):
@@ -120,111 +113,3 @@ def test_policy_gradient_is_the_gradient_of_the_sequence_kl(single_step):
     found = torch.autograd.grad(surrogate, [first, second])
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
-
-
-def rollouts(**changes):
-    given = PUBLISHED | {"rollouts": 32, "sft_epochs": 0} | changes
-    teacher = toy.trained()
-    targets = Remembered(teacher, "fp32", 1000)
-    blocks = [tokens.Example(f"g{i}", (), tuple(range(5, 25))) for i in range(7)]
-    return Rollouts(toy.reading(), teacher, targets, blocks, given), targets, given
-
-
-def test_padding_does_not_enter_the_loss():
-    """Guards TRL issue 7024: rows of other lengths, hence more padding, change nothing."""
-    torch.manual_seed(0)
-    source, targets, given = rollouts()
-    model = toy.new_model()
-    scored = source.score(model, source.sampled(model, toy.examples()[:12]))
-    shortest = min(scored, key=len)
-    minimized = objectives.objective("policy_gradient", targets, given)
-    alone = source._batch([shortest], scored)
-    beside = source._batch([shortest, max(scored, key=len)], scored)
-    assert beside.input_ids.shape[1] > alone.input_ids.shape[1]
-    count = alone.lengths[0]
-    first, second = (
-        minimized(checkpoints.response_logits(model, batch), batch, slice(None))[:count]
-        for batch in (alone, beside)
-    )
-    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
-
-
-def test_a_rollout_is_read_inner_epochs_times_and_then_sampled_anew():
-    torch.manual_seed(0)
-    source, _, _ = rollouts()
-    model, seen = toy.new_model(), []
-    for epoch in range(6):  # 3 optimizer steps each, a rollout of 32 rows gives 2 per inner epoch
-        for step in source(model, epoch):
-            (batch,) = [one for one in step if one.role == "replay"]
-            (general,) = [one for one in step if one.role == "general"]
-            assert int(general.attention_mask.sum()) >= int(batch.attention_mask.sum())
-            seen.append(set(batch.row_id))
-    assert len(seen) == 18
-    first, second = set().union(*seen[:8]), set().union(*seen[8:16])
-    assert len(first) == len(second) == 32 and not first & second
-    for pair in range(0, 8, 2):
-        assert seen[pair] | seen[pair + 1] == first
-
-
-def test_switches():
-    torch.manual_seed(0)
-    model = toy.new_model()
-    source, _, _ = rollouts()
-    written = source.sampled(model, toy.examples()[:8])
-    plain = torch.cat(list(source.score(model, written).values()), dim=1)
-    for name in ("length_norm", "single_step", "whiten"):
-        other, _, _ = rollouts(**{name: 0})
-        changed = torch.cat(list(other.score(model, written).values()), dim=1)
-        assert torch.equal(plain[0], changed[0])
-        assert not torch.allclose(plain[1], changed[1]), name
-    for name in ("importance_weights", "teacher_mix"):
-        other, _, _ = rollouts(**{name: 0})
-        changed = torch.cat(list(other.score(model, written).values()), dim=1)
-        assert (changed[2] == 1).all() and not (plain[2] == 1).all()
-    other, _, _ = rollouts(general_text=0)
-    assert all(len(step) == 1 for step in other(model, 0))
-    other, _, _ = rollouts(sft_epochs=2)
-    roles = [{b.role for step in other(model, epoch) for b in step} for epoch in range(3)]
-    assert roles == [{"rows"}, {"rows"}, {"replay", "general"}]
-
-
-def test_single_step_term_is_weighed_and_switched():
-    torch.manual_seed(0)
-    model = toy.new_model()
-    source, targets, given = rollouts()
-    scored = source.score(model, source.sampled(model, toy.examples()[:8]))
-    batch = source._batch(list(scored), scored)
-    logits = checkpoints.response_logits(model, batch)
-    on, off = (
-        objectives.objective("policy_gradient", targets, given | {"single_step": flag})(
-            logits, batch, slice(None)
-        )
-        for flag in (1, 0)
-    )
-    teacher = Live(toy.trained(), "fp32").logits(batch, slice(None))
-    torch.testing.assert_close(
-        on - off, batch.weights * losses.reverse_kl(logits, teacher), atol=1e-4, rtol=1e-4
-    )
-
-
-def test_text_is_drawn_from_the_mixture():
-    """Student and teacher that each know one token: the shares of the first token written."""
-
-    def always(token):
-        model = toy.new_model()
-        with torch.no_grad():
-            model.transformer.ln_f.weight.zero_()
-            model.transformer.ln_f.bias.zero_()
-            model.transformer.ln_f.bias[0] = 1
-            model.lm_head.weight[:, 0] = -50
-            model.lm_head.weight[token, 0] = 50
-        return model
-
-    torch.manual_seed(0)
-    how = {"end_id": 0, "max_new": 1, "greedy": False, "batch": 1000}
-    written = generation.continue_prompts(
-        always(5), [(7, 8)] * 4000, teacher=always(6), teacher_mix=0.3, **how
-    )
-    share = sum(one == (6,) for one in written) / len(written)
-    assert share == pytest.approx(0.3, abs=0.03)
-    assert set(written) == {(5,), (6,)}

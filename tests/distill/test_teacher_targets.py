@@ -24,6 +24,26 @@ def stored(tokenizer, examples, trained, tmp_path):
     return write
 
 
+class Calls(list):
+    """The rows of every batch that a teacher has read; at one of them it can be interrupted."""
+
+    breaks_at = None
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    calls, whole = Calls(), checkpoints.response_hidden
+
+    def counted(model, batch):
+        calls.append(batch.row_id)
+        if len(calls) == calls.breaks_at:
+            raise KeyboardInterrupt
+        return whole(model, batch)
+
+    monkeypatch.setattr(checkpoints, "response_hidden", counted)
+    return calls
+
+
 def test_stored_targets_equal_live_ones(stored, tokenizer, examples, trained):
     pad, live, kept = tokenizer.pad_token_id, Live(trained, "fp32"), stored()
     for rows in (examples[:6], examples[3:9], examples[:6]):
@@ -55,17 +75,8 @@ def test_store_of_another_teacher_is_refused(stored):
         Stored(stored.folder, "one", "fp32")
 
 
-def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, monkeypatch):
-    calls = []
-    whole = checkpoints.response_hidden
-
-    def breaks(model, batch):
-        calls.append(batch.row_id)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return whole(model, batch)
-
-    monkeypatch.setattr(checkpoints, "response_hidden", breaks)
+def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, calls):
+    calls.breaks_at = 4
     with pytest.raises(KeyboardInterrupt):
         stored()
     kept = stored()
@@ -75,28 +86,24 @@ def test_interrupted_store_goes_on(stored, tokenizer, examples, trained, monkeyp
     torch.testing.assert_close(kept.logits(batch, slice(None)), live, atol=1e-5, rtol=1e-4)
 
 
-def test_two_who_want_one_store_compute_it_once(stored, examples, monkeypatch):
-    calls, whole = [], checkpoints.response_hidden
+@pytest.mark.parametrize("other", [{"identity": "two"}, {"top": 4}])
+def test_what_was_begun_for_other_targets_is_thrown_away(other, stored, examples, calls):
+    calls.breaks_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        stored()
+    kept = stored(**other)
+    assert len(calls) == 4 + -(-len(examples) // 5)
+    assert set(kept.arrays) == ({"values", "indices", "rest"} if kept.top else {"hidden"})
 
-    def counted(model, batch):
-        calls.append(batch.row_id)
-        return whole(model, batch)
 
-    monkeypatch.setattr(checkpoints, "response_hidden", counted)
+def test_two_who_want_one_store_compute_it_once(stored, examples, calls):
     with ThreadPoolExecutor(2) as pool:  # the lock is held per opened file, so threads will do
         stores = [job.result() for job in [pool.submit(stored) for _ in range(2)]]
     assert len(calls) == -(-len(examples) // 5)
     assert stores[0].spans == stores[1].spans
 
 
-def test_remembered_targets_are_read_once(tokenizer, examples, trained, monkeypatch):
-    calls, whole = [], checkpoints.response_hidden
-
-    def counted(model, batch):
-        calls.append(batch.row_id)
-        return whole(model, batch)
-
-    monkeypatch.setattr(checkpoints, "response_hidden", counted)
+def test_remembered_targets_are_read_once(tokenizer, examples, trained, calls):
     kept, live = Remembered(trained, "fp32", capacity=8), Live(trained, "fp32")
     pad = tokenizer.pad_token_id
 

@@ -63,28 +63,45 @@ def test_chunks_give_the_gradients_of_the_whole(name, tokenizer, examples, train
         torch.testing.assert_close(whole, grad, atol=1e-6, rtol=1e-4)
 
 
-def test_infinite_loss_stops_at_its_step_with_the_weights_before_it(tmp_path):
+def test_roles_of_one_step_are_averaged_apart(examples):
+    rows, general = examples[:4], examples[4:20]
+    batches = [tokens.collate(rows, 0, "rows"), tokens.collate(general, 0, "general")]
+    minimized = objectives.objective("cross_entropy")
+    loss, count = trainer.step_loss(new_model(), batches, minimized, "fp32")
+    apart = [trainer.step_loss(new_model(), [one], minimized, "fp32") for one in batches]
+    torch.testing.assert_close(loss, apart[0][0] + apart[1][0])
+    assert count == apart[0][1] + apart[1][1]
+
+
+FAULTS = {
+    "NaN loss": lambda nats: nats * torch.nan,
+    "infinite loss": lambda nats: nats + torch.inf,
+    "NaN gradient": lambda nats: nats + (nats * 0).sqrt(),  # the loss itself is finite
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_a_fault_leaves_the_weights_as_they_were_before_its_step(step, fault, tmp_path):
     """No step is waited for, so the fault is seen at the next log line; the weights stay good."""
-    kept, steps = {}, []
+    model, read, before = new_model(), [], []
 
-    def breaks_at(step, log_of):
-        def minimized(logits, batch, part):
-            steps.append(batch.row_id)
-            factor = torch.nan if len(steps) >= step else 1.0
-            return losses.cross_entropy(logits, batch.targets[part]) * factor
+    def weights():
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-        steps.clear()
-        model = new_model()
-        with pytest.raises(trainer.NotFinite) as found:
-            fitted(log_of, how(epochs=3), minimized=minimized, model=model)
-        return model, str(found.value)
+    def minimized(logits, batch, part):
+        read.append(batch.row_id)
+        nats = losses.cross_entropy(logits, batch.targets[part])
+        before.append(weights())
+        return FAULTS[fault](nats) if len(read) == step else nats  # later steps are sound
 
-    for step in (4, 5):
-        model, said = breaks_at(step, tmp_path)
-        assert f"at step {step}, learning rate" in said and steps[step - 1][0] in said
-        kept[step] = torch.cat([p.detach().flatten() for p in model.parameters()])
-        assert torch.isfinite(kept[step]).all() and len(steps) == 9
-    assert not torch.equal(kept[4], kept[5])  # step 4 was taken in the second run
+    with pytest.raises(trainer.NotFinite) as error:
+        fitted(tmp_path, how(epochs=3), minimized=minimized, model=model)
+    assert f"at step {step}, learning rate" in str(error.value)
+    assert read[step - 1][0] in str(error.value)
+    assert len(read) == 9 and torch.equal(weights(), before[step - 1])
+    assert torch.isfinite(weights()).all()
+    assert step == 1 or not torch.equal(weights(), before[0])
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path):

@@ -4,7 +4,6 @@
 and say in the commit why they changed.
 """
 
-import dataclasses
 import json
 import platform
 import tempfile
@@ -16,10 +15,10 @@ import torch
 from kdlib import runs
 from kdlib.config.methods import METHODS
 from kdlib.config.sections import ModelSettings, TrainSettings
-from kdlib.distill import objectives, rollouts, text_sources, trainer
+from kdlib.distill import methods, objectives, text_sources, trainer
 from kdlib.distill.teacher_targets import Live, Remembered
 from kdlib.model import checkpoints, generation
-from kdlib.model.tokens import Example, Source
+from kdlib.model.tokens import Example
 
 FILE = Path(__file__).with_name("curves.json")
 END, VOCABULARY, LENGTH, LONGEST, STEPS = 0, 48, 24, 16, 20
@@ -61,36 +60,16 @@ def toy_rows() -> list[Example]:
     return rows
 
 
-def source_of(text: str, reading: text_sources.Reading, teacher, targets, given: dict) -> Source:
-    """The source of that name, as `study.source` makes it."""
-    if text in ("student", "mix"):
-        return text_sources.mix(reading, given.get("student_share", 1.0))
-    if text == "replay":
-        names = ("capacity", "share_step", "loss_rise")
-        source = text_sources.Replay(
-            reading, reading.examples[:8], **{name: given[name] for name in names}
-        )
-        source.share = 0.5
-        return source
-    if text == "rollouts":
-        general = [Example("general", (), tuple(range(1, 20)))]
-        given = given | {"rollouts": 16, "sft_epochs": 1}
-        return rollouts.Rollouts(reading, teacher, targets, general, given)
-    if text == "rows":
-        return text_sources.fixed(reading)
-    prompts = [example.prompt for example in reading.examples]
-    how = {"end_id": END, "max_new": LONGEST}
+def teacher_text(teacher, examples: list[Example], decoding: str) -> list[Example]:
+    """What the teacher writes for the rows."""
+    prompts, how = [example.prompt for example in examples], {"end_id": END, "max_new": LONGEST}
     torch.manual_seed(0)
-    if text == "teacher_beam":
+    if decoding == "teacher_beam":
         answers = generation.beam_search(teacher, prompts, **how)
     else:
-        answers = generation.continue_prompts(
-            teacher, prompts, greedy=text != "teacher_sampled", **how
-        )
-    written = generation.answered(reading.examples, answers)
-    if text == "pairs":
-        return text_sources.pairs(reading, {one.row_id: one for one in written})
-    return text_sources.fixed(dataclasses.replace(reading, examples=written))
+        greedy = decoding == "teacher"
+        answers = generation.continue_prompts(teacher, prompts, greedy=greedy, **how)
+    return generation.answered(examples, answers)
 
 
 def curve(name: str) -> list[float]:
@@ -98,12 +77,24 @@ def curve(name: str) -> list[float]:
     method = METHODS[name]
     teacher, student = toy_model(32, 1, 0.3), toy_model(16, 2, 0.1)
     reading = text_sources.Reading(toy_rows(), SETTINGS, END, seed=0, max_new=LONGEST)
-    targets = (
-        Remembered(teacher, "fp32", 1000) if method.text != "student" else Live(teacher, "fp32")
+    live = methods.text(method.text).targets == "live"
+    targets = Live(teacher, "fp32") if live else Remembered(teacher, "fp32", 1000)
+    smaller = {"rollouts": 16, "sft_epochs": 1} if name == "minillm" else {}
+    coefficients = method.checked(smaller)
+    source = methods.text(method.text).source(
+        methods.Materials(
+            reading=reading,
+            coefficients=coefficients,
+            validation=reading.examples[:8],
+            teacher=lambda: teacher,
+            teacher_text=lambda decoding: teacher_text(teacher, reading.examples, decoding),
+            general=lambda: [Example("general", (), tuple(range(1, 20)))],
+            targets=targets,
+        )
     )
-    given = method.checked({})
-    source = source_of(method.text, reading, teacher, targets, given)
-    minimized = objectives.objective(method.objective, targets, given)
+    if method.text == "replay":
+        source.share = 0.5  # so that there is student text from the start
+    minimized = objectives.objective(method.objective, targets, coefficients)
     seen: list[float] = []
 
     def counted(model, epoch):

@@ -9,7 +9,7 @@ from kdlib.distill import trainer
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints
 from kdlib.study import pretraining
-from kdlib.study.run import BASE, Run, base_dir, load, load_rows, load_tokenizer, tokenizer_dir
+from kdlib.study.run import BASE, Run, load, load_rows, load_tokenizer, tokenizer_dir
 
 TINY = {"layers": 1, "heads": 1, "width": 8}
 
@@ -40,8 +40,8 @@ def test_what_is_prepared(prepared):
         widths[size] = model.config.n_embd
         assert model.config.vocab_size == len(tokenizer)
         assert model.config.max_position_embeddings == prepared.tokens.max_length
-        assert (base_dir(prepared, size) / "log.jsonl").is_file()
-        assert runs.read_manifest(base_dir(prepared, size))["size"] == size
+        assert (Run(prepared, 0, BASE, size).checkpoint / "log.jsonl").is_file()
+        assert runs.read_manifest(Run(prepared, 0, BASE, size).checkpoint)["size"] == size
     assert widths == {"teacher": 16, "tiny": 8}
     assert load_rows(prepared, 1).split("member")
 
@@ -84,5 +84,7 @@ def test_data_without_general_text(folder):
     with pytest.raises(KdlibError, match="no general text; set general_text = 0 in methods.mini"):
         pretraining.general_blocks(profile, None)
     shapes = dict.fromkeys(profile.models, load_profile("smoke").models["small"])
-    with pytest.raises(KdlibError, match="profile 'own': models from scratch need general text"):
+    with pytest.raises(
+        KdlibError, match="profile 'own': its data has no general text; models from scratch need it"
+    ):
         pretraining.prepare(profile.model_copy(update={"models": shapes}))

@@ -1,4 +1,4 @@
-"""Models of parts of the rows, twins and costs: what the memorization lab makes beside the study."""
+"""Models of parts of the rows, twins and costs: what the lab makes beside the study."""
 
 import numpy as np
 import own_data

@@ -8,7 +8,7 @@ from kdlib.config.profile import PROFILES, load_profile
 from kdlib.errors import KdlibError
 from kdlib.model import tokens
 from kdlib.study import run as study_run
-from kdlib.study.run import Run, load_rows, models_of, require
+from kdlib.study.run import Run, load_rows, require
 
 DONE = {"base", "teacher", *ALL}
 DISTILLED = set(ALL) - {"sft"}
@@ -119,15 +119,22 @@ def test_identity_says_who_was_left_out_and_who_taught(folder):
     assert parts[0].folder == runs.seed_dir("own", 0) / "a" / "word_kd-small"
 
 
-def test_the_runs_of_a_seed():
-    models = models_of(load_profile("smoke"), 1, ["sft", "gkd"])
-    assert [run.label for run in models[:4]] == ["base, teacher", "teacher", "base, large",
-                                                 "base, middle"]  # fmt: skip
-    assert len(models) == 2 + 3 * 3 and len({run.folder for run in models}) == len(models)
-    notebooks = {"base": "03_supervised_fine_tuning", "teacher": "02_teacher"}
-    notebooks |= {"sft": "03_supervised_fine_tuning", "gkd": "07_on_policy"}
-    assert {run.method: run.notebook for run in models} == notebooks
-    assert {run.seed for run in models} == {1}
+@pytest.mark.parametrize(
+    ("method", "size", "label", "notebook"),
+    [
+        ("base", "teacher", "base, teacher", "03_supervised_fine_tuning"),
+        ("teacher", "teacher", "teacher", "02_teacher"),
+        ("sft", "middle", "SFT, middle", "03_supervised_fine_tuning"),
+        ("gkd", "small", "GKD, small", "07_on_policy"),
+    ],
+)
+def test_names_of_a_run(method, size, label, notebook):
+    run = Run(load_profile("smoke"), 1, method, size)
+    assert (run.label, run.notebook) == (label, notebook)
+    assert run.folder == runs.seed_dir("smoke", 1) / f"{method}-{size}"
+    whole = method == "base"
+    assert run.checkpoint == (runs.runs_dir("smoke") / "base" / size if whole else
+                              run.folder / "checkpoint")  # fmt: skip
 
 
 def test_a_missing_run_says_what_makes_it(folder):

@@ -1,5 +1,6 @@
 """The teacher's text and targets: made once, kept with what they depend on, never mixed up."""
 
+import functools
 import json
 
 import pytest
@@ -28,13 +29,14 @@ def test_text_is_written_once(folder, forbid, how):
 def test_text_of_another_decoding_is_made_anew(copy, monkeypatch):
     teacher = run_of(copy, "teacher")
     rows, made = load_rows(teacher.profile, 0), []
-    for name in ("continue_prompts", "beam_search"):
+    wholes = {name: getattr(generation, name) for name in ("continue_prompts", "beam_search")}
 
-        def watched(*args, whole=getattr(generation, name), **named):
-            made.append(named.get("beams") or named.get("temperature"))
-            return whole(*args, **named)
+    def watched(name, *args, **named):
+        made.append(named.get("beams") or named.get("temperature"))
+        return wholes[name](*args, **named)
 
-        monkeypatch.setattr(generation, name, watched)
+    for name in wholes:
+        monkeypatch.setattr(generation, name, functools.partial(watched, name))
     changed = [("temperature = 1.0", "temperature = 0.3"), ("beams = 4", "beams = 2")]
     other = run_of(copy, "teacher", *changed)
     assert other.identity == teacher.identity  # what it is does not depend on how it is asked
