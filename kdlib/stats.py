@@ -27,7 +27,6 @@ FEW = "not enough rows"
 
 Line = dict[str, Any]  # of a table: numbers by column
 Interval = tuple[float, float]
-Seeds = pd.Series | None
 Statistic = Callable[..., np.ndarray]  # of weights, float32 [n, draws]: numbers, [numbers, draws]
 
 
@@ -75,7 +74,7 @@ def percentiles(drawn: np.ndarray) -> Interval:
     return float(lo), float(hi)
 
 
-def resampled(groups: pd.Series, columns: Sequence[np.ndarray], seeds: Seeds = None) -> np.ndarray:
+def resampled(groups: pd.Series, columns: Sequence[np.ndarray], seeds: Any = None) -> np.ndarray:
     """Sums of columns [n] over rows, [DRAWS, columns], with whole groups drawn with replacement."""
     codes, sizes = _cells(groups, seeds)
     sums = np.stack([np.bincount(codes, np.asarray(one, float)) for one in columns], axis=1)
@@ -91,13 +90,13 @@ def estimate(statistic: Statistic, groups: pd.Series, draws: int = DRAWS) -> lis
     return [line(float(x), percentiles(one)) for x, one in zip(values, drawn, strict=True)]
 
 
-def _cells(groups: pd.Series, seeds: Seeds) -> tuple[np.ndarray, tuple[int, ...]]:
+def _cells(groups: pd.Series, seeds: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     """Number of each row's group, seed after seed, and how many groups each seed has."""
-    codes, names = pd.factorize(groups)
     if seeds is None:
+        codes, names = pd.factorize(groups)
         return codes, (len(names),)
-    cells = pd.DataFrame({"seed": np.asarray(seeds), "group": codes}).groupby(["seed", "group"])
-    return cells.ngroup().to_numpy(), tuple(cells.size().groupby("seed").size())
+    cells = groups.groupby([np.asarray(seeds), np.asarray(groups)])
+    return cells.ngroup().to_numpy(), tuple(cells.size().groupby(level=0).size())
 
 
 @functools.lru_cache(maxsize=4)
@@ -117,7 +116,7 @@ def _drawn(sizes: tuple[int, ...], draws: int) -> list[np.ndarray]:
     return blocks
 
 
-def bootstrap(values: Any, groups: pd.Series, seeds: Seeds = None, share: bool = False) -> Interval:
+def bootstrap(values: Any, groups: pd.Series, seeds: Any = None, share: bool = False) -> Interval:
     """Percentile interval of a mean of values [n], by groups.
 
     Of a share (values from 0 to 1) that is 0 or 1 it is Wilson's over the groups: there every draw
@@ -147,7 +146,7 @@ def ratio(groups: pd.Series, top: np.ndarray, bottom: np.ndarray) -> Line:
     return line(hits / n if n else np.nan, interval, hits=hits, n=n, groups=counted)
 
 
-def quotient(groups: pd.Series, top: Any, bottom: Any, seeds: Seeds = None) -> Interval:
+def quotient(groups: pd.Series, top: Any, bottom: Any, seeds: Any = None) -> Interval:
     """Interval of one sum [n] over another; none where a draw has nothing below the line."""
     drawn = resampled(groups, [top, bottom], seeds)
     return NOTHING if (drawn[:, 1] == 0).any() else percentiles(drawn[:, 0] / drawn[:, 1])
@@ -171,14 +170,11 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Line:
     """Mean of a less mean of b over the same rows and seeds: value, lo, hi, n, same_sign.
 
     Where no row differs in a column of 0 and 1, the interval is Wilson's bound, over groups, on the
-    share that differs, to both sides.
-
-    Raises:
-        KdlibError: they do not hold the same rows.
+    share that differs, to both sides. KdlibError where they do not hold the same rows.
     """
     keys = ["seed", "row_id"]
     both = a[[*keys, "group", column]].merge(b[[*keys, column]], on=keys, validate="1:1")
-    if len(both) != len(a) or len(both) != len(b):
+    if not len(a) == len(both) == len(b):
         raise KdlibError("the two runs do not hold the same rows; run the study again")
     gap = both[f"{column}_x"].astype(float) - both[f"{column}_y"].astype(float)
     interval = bootstrap(gap.to_numpy(), both["group"])
@@ -191,8 +187,7 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Line:
 
 def same_sign(by_seed: Iterable[float]) -> bool:
     """Whether every seed alone agrees in (non-zero) sign."""
-    signs = set(np.sign(list(by_seed)))
-    return len(signs) == 1 and 0.0 not in signs
+    return set(np.sign(list(by_seed))) in ({1.0}, {-1.0})
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

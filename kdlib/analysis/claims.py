@@ -38,8 +38,8 @@ def judge(name: str, **tables: Any) -> dict[str, str]:
     arguments = {table: tables[table] for table in inspect.signature(judges).parameters}
     confirmed, refuted, evidence = judges(**arguments)
     verdict = "confirmed" if confirmed else "refuted" if refuted else "open"
-    facts = {"claim": name, "statement": statement, "rule": rule}
-    return facts | {"verdict": verdict, "evidence": evidence}
+    facts = (name, statement, rule, verdict, evidence)
+    return dict(zip(("claim", "statement", "rule", "verdict", "evidence"), facts, strict=True))
 
 
 def ledger(names: Iterable[str], **tables: Any) -> pd.DataFrame:
@@ -107,11 +107,9 @@ def _what_stays(odds: pd.DataFrame) -> Judged:
 
 def _cheaper(costs: pd.DataFrame) -> Judged:
     # until the second reference run milliseconds per token counted too: a verdict hung on noise
-    costs = costs.set_index("seed")[["method", "parameters", "file_bytes", "ms_per_token"]]
-    teachers, students = (
-        part.drop(columns="method") for _, part in costs.groupby(costs["method"] != "teacher")
-    )
-    ratio = students / teachers.loc[students.index]
+    numbers = costs.set_index("seed")[["parameters", "file_bytes", "ms_per_token"]]
+    taught = (costs["method"] != "teacher").to_numpy()
+    ratio = numbers[taught] / numbers[~taught].loc[numbers.index[taught]]
     cheaper = (ratio[["parameters", "file_bytes"]] < 1).all(axis=1)
     spans = ", ".join(f"{name} {one.min():.2f} to {one.max():.2f}" for name, one in ratio.items())
     evidence = f"{cheaper.sum()} of {len(cheaper)} students cost less in parameters and bytes"

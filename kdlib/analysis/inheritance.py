@@ -24,9 +24,7 @@ def sets(tuples: pd.DataFrame) -> pd.DataFrame:
     """Who memorized which member row, for every distilled student that was run.
 
     Columns: method, size, seed, row_id, group, length (tokens), in_distilled, in_teacher, in_sft.
-
-    Raises:
-        KdlibError: the models do not hold the same rows.
+    KdlibError where the models do not hold the same rows.
     """
     rows = natural(tuples, "member")[[*MODEL, *ROW, "group", "length", "hit"]]
     students = rows[rows["method"].isin(distilled(rows))].rename(columns={"hit": "in_distilled"})
@@ -104,16 +102,15 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
             at_size = gap if size == "all" else gap[gap["size"] == size]
             a, b = (at_size[at_size["method"] == one] for one in (method, "word_kd"))
             names = {"method": method, "size": size, "n": len(a)}
-            none = stats.line(np.nan, NOTHING, same_sign=False)
-            lines = {"difference": none, "ratio": none}
+            lines = [stats.line(np.nan, NOTHING, same_sign=False)] * 2
             if a["group"].nunique() >= stats.MIN_GROUPS:
                 both = a.merge(b, on=ROW)
                 top, bottom = (both[f"in_distilled_{one}"].to_numpy(float) for one in "xy")
                 ratio = top.sum() / bottom.sum() if bottom.any() else np.nan
                 interval = stats.quotient(both["group_x"], top, bottom) if top.any() else NOTHING
-                lines = {"difference": stats.paired_difference(a, b, "in_distilled")}
-                lines["ratio"] = stats.line(ratio, interval)
-            rows += [names | {"metric": one} | line for one, line in lines.items()]
+                lines = [stats.paired_difference(a, b, "in_distilled"), stats.line(ratio, interval)]
+            pairs_of = zip(("difference", "ratio"), lines, strict=True)
+            rows += [names | {"metric": metric} | line for metric, line in pairs_of]
     columns = [*MODEL, "metric", "value", "lo", "hi", "n", "same_sign"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis.inheritance import members, pairs
+from kdlib.analysis.rates import MODEL
+from kdlib.stats import percentiles
 
 METRICS = ("shared", "passed_on", "own")
 NULLS = ("copies", "length", "missed")  # what D may depend on when it has not to do with T
@@ -29,29 +31,18 @@ def chance(frame: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
         first = grid.iloc[: len(t)].reset_index(drop=True)
         places = {size: [i] for i, size in enumerate(at_size)} | {"all": [*range(len(at_size))]}
         for null in NULLS:
-            counts, moved = _permuted(d, among, _strata(first, s, null), draws)
+            strata = _strata(first, s, null)
+            counts = _permuted(d, among, strata, draws)
+            moved = sum(len(groups) for groups in strata if len(groups) > 1)
             for i, metric in enumerate(METRICS):
                 for size, chosen in places.items():
                     seen, n = (one[:, chosen].sum() for one in counted[metric])
                     drawn = counts[:, chosen, i].sum(1)
-                    ends = np.quantile(drawn, [0.025, 0.975])
-                    share = np.array([seen, drawn.mean(), *ends]) / (n or np.nan)
+                    share = np.array([seen, drawn.mean(), *percentiles(drawn)]) / (n or np.nan)
                     tail = 1 + min((drawn >= seen).sum(), (drawn <= seen).sum())
                     p = min(1.0, 2 * tail / (1 + draws))
                     rows.append((method, size, null, metric, *share, p, n, moved))
-    names = [
-        "method",
-        "size",
-        "null",
-        "metric",
-        "value",
-        "expected",
-        "lo",
-        "hi",
-        "p",
-        "n",
-        "groups",
-    ]
+    names = [*MODEL, "null", "metric", "value", "expected", "lo", "hi", "p", "n", "groups"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -70,9 +61,7 @@ def _strata(rows: pd.DataFrame, s: np.ndarray, null: str) -> list[np.ndarray]:
     return [start.to_numpy()[one][:, None] + many for one, many in zip(cells, copies, strict=True)]
 
 
-def _permuted(
-    d: np.ndarray, among: np.ndarray, strata: list[np.ndarray], draws: int
-) -> tuple[np.ndarray, int]:
+def _permuted(d: np.ndarray, among: np.ndarray, strata: list, draws: int) -> np.ndarray:
     """Counts of permuted d [rows, sizes] among [rows, sizes, kinds]: [draws, sizes, kinds]."""
     dice, counts = np.random.default_rng(0), np.zeros((draws, *among.shape[1:]))
     for places in strata:
@@ -80,4 +69,4 @@ def _permuted(
         # overlap[j, i]: what is counted when the j-th group's marks lie on the i-th group
         overlap = np.einsum("jcs,icsk->jisk", d[places].astype(float), among[places].astype(float))
         counts += overlap[order, np.arange(len(places))].sum(axis=1)
-    return counts, sum(len(places) for places in strata if len(places) > 1)
+    return counts

@@ -15,6 +15,7 @@ from kdlib.config.profile import Profile
 from kdlib.errors import KdlibError
 from kdlib.stats import bootstrap, each, line, paired_difference, rate
 
+Frames = dict[str, pd.DataFrame]
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
 TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "lo", "hi", "seed", *IDENTITY[4:]]
@@ -36,13 +37,10 @@ def distilled(frame: pd.DataFrame) -> list[str]:
     return [one for one in ordered(frame["method"]) if one not in ("base", "teacher", "sft")]
 
 
-def collect(
-    profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER
-) -> dict[str, pd.DataFrame]:
+def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
     """Every model of these seeds and methods: frames tuples, answers, paths and costs.
 
-    Raises:
-        KdlibError: a run is not there; says which, and what makes it.
+    KdlibError where a run is not there; it says which, and what makes it.
     """
     parts: dict[str, list[pd.DataFrame]] = {}
     for seed, model in product(seeds, models(profile.sizes, methods)):
@@ -51,8 +49,9 @@ def collect(
             further = " ".join(name for name in methods if name not in PAPER)
             command = f'make study PROFILE={profile.name} SEEDS="{" ".join(map(str, seeds))}"'
             command += f' METHODS="{further}"' if further else ""
-            what = f"{' '.join(model)} of seed {seed} is not there"
-            raise KdlibError(f"{what}; make it with: {command}")
+            raise KdlibError(
+                f"{' '.join(model)} of seed {seed} is not there; make it with: {command}"
+            )
         facts = dict(zip(MODEL, model, strict=True)) | {"seed": seed}
         facts |= {name: manifest[name] for name in IDENTITY[3:]}
         for name, frame in _tables(folder, *model).items():
@@ -60,7 +59,7 @@ def collect(
     return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
 
 
-def _tables(folder: Path, method: str, size: str) -> dict[str, pd.DataFrame]:
+def _tables(folder: Path, method: str, size: str) -> Frames:
     tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("tuples", "answers")}
     group = tables["tuples"].set_index("row_id")["group"]
     tables["answers"] = tables["answers"].join(group, on="row_id")
@@ -96,7 +95,8 @@ def _model(folder: Path) -> dict[str, Any]:
 
 def natural(tuples: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
     """The rows of the data (of one split), without canaries, with hit: whether it is memorized."""
-    rows = tuples[(tuples["kind"] == "row") & (tuples["split"].eq(split) | (split is None))]
+    rows = tuples[tuples["kind"] == "row"]
+    rows = rows if split is None else rows[rows["split"] == split]
     return rows.assign(hit=exact(rows))
 
 
@@ -167,13 +167,13 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     steps = list(pairwise(sizes))
     pairs += [("size", (one, smaller), (one, larger)) for one in PAPER for larger, smaller in steps]
     for kind, one, other in pairs:
-        facts = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
+        named = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
         for metric, frame in frames.items() if kind == "to_sft" else [*frames.items()][:1]:
             a, b = (frame[(frame["method"] == m) & (frame["size"] == s)] for m, s in (one, other))
             for seed in ("all", *sorted(set(a["seed"]))):
-                both = [x if seed == "all" else x[x["seed"] == seed] for x in (a, b)]
-                names = facts | {"metric": metric, "seed": str(seed)}
-                rows.append(names | paired_difference(*both, metric))
+                x, y = (part if seed == "all" else part[part["seed"] == seed] for part in (a, b))
+                facts = named | {"metric": metric, "seed": str(seed)}
+                rows.append(facts | paired_difference(x, y, metric))
     return pd.DataFrame(rows)
 
 
@@ -194,7 +194,7 @@ def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:
     return each(shown, keys, lambda one: rate(one["hit"].sum(), len(one))).sort_values(keys)
 
 
-def write_results(profile: str, frames: dict[str, pd.DataFrame]) -> None:
+def write_results(profile: str, frames: Frames) -> None:
     """Write each frame to data/results/<profile>/<name>.csv."""
     for name, frame in frames.items():
         runs.write_table(runs.results_dir(profile) / f"{name}.csv", frame)

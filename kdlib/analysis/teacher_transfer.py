@@ -19,14 +19,10 @@ BEYOND = "left_out less held_out"
 
 
 def unread(halves: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no student of the half read, under every model of it and the whole teacher.
+    """The rows that no student of the half (0a) read, under each model of it and the whole teacher.
 
-    Args:
-        halves: see `counterfactual.collect`; the half that they read is 0a.
-        tuples: of the same seeds, with the teachers of all rows.
-
-    Returns:
-        method, size, source, seed, row_id, group, split, memorized (0 or 1), nats_per_token, known.
+    `halves` as `counterfactual.collect` gives, `tuples` of the same seeds. Columns: method, size,
+    source, seed, row_id, group, split, memorized (0 or 1), nats_per_token, known.
     """
     half = natural(halves)
     half = half[half["part"].isin(("half-0a", "taught-0a")) & (half["split"] != "member")]

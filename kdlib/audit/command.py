@@ -30,6 +30,7 @@ from kdlib.model import checkpoints
 
 BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
+COMPLETE = "instruction != '' and response != ''"  # rows that can be measured
 CLAIM = "audit.json"  # written first: whose folder it is
 Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are empty
 
@@ -118,7 +119,7 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
         for block in stream_rows.read(path, settings.columns, BLOCK):
-            texts = complete(block)["response"]
+            texts = block.query(COMPLETE)["response"]
             stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
             counts.update(rows=len(block), empty=len(block) - len(texts))
             hashes.append(pd.util.hash_array(texts.map(sources.normalised).to_numpy(object)))
@@ -134,11 +135,6 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             "they tell nothing of guessing: remove them from the held-out file"
         )
     return counted
-
-
-def complete(block: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have an instruction and a response."""
-    return block[(block["instruction"] != "") & (block["response"] != "")]
 
 
 def parts(folder: Path) -> list[Path]:
@@ -164,7 +160,7 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
             for block in stream_rows.read(path, settings.columns, BLOCK):
                 part = settings.out / "rows" / f"part-{number:05d}.parquet"
                 if not whole(part):
-                    frame, count = scoring.measured(complete(block), split, settings, loaded)
+                    frame, count = scoring.measured(block.query(COMPLETE), split, settings, loaded)
                     runs.write_table(part, frame)
                     read += count
                     speed = read / max(bar.format_dict["elapsed"], 1e-9)

@@ -92,18 +92,15 @@ def summary(tallied: Tally) -> pd.DataFrame:
     """
     rows: list[tuple[Any, ...]] = []
     for split, sums in tallied.sums.items():
-        for key, hits in sums.items():
-            if isinstance(key, tuple):
-                rows.append((key[0], split, key[1], *rate(hits, sums["n"]).values()))
-        mean = sums["nats"] / sums["n"]
-        rows.append(("nats_per_token", split, "", mean, *NOTHING, sums["n"]))
+        n, counted = sums["n"], [key for key in sums if isinstance(key, tuple)]
+        rows += [(key[0], split, key[1], *rate(sums[key], n).values()) for key in counted]
+        rows += [("nats_per_token", split, "", sums["nats"] / n, *NOTHING, n)]
     if len(sample := attacked(tallied)):
         scores = [name for name in ATTACKS if name in sample]
         for line in roc.evaluate(sample, scores, draws=DRAWS).to_dict("records"):
-            for metric in ("auc", *roc.RATES):
-                if not np.isnan(line[metric]):
-                    interval = (line[metric], line[f"{metric}_lo"], line[f"{metric}_hi"])
-                    rows.append((metric, "both", line["score"], *interval, len(sample)))
+            for metric in (one for one in ("auc", *roc.RATES) if not np.isnan(line[one])):
+                interval = (line[metric], line[f"{metric}_lo"], line[f"{metric}_hi"])
+                rows.append((metric, "both", line["score"], *interval, len(sample)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kdlib.config.sections import Number, Settings
+from kdlib.errors import KdlibError
 
 
 class Coefficient(Settings):
@@ -29,6 +30,16 @@ class Coefficient(Settings):
         raise ValueError(f"{name} = {value:g} ({self.meaning}) must be {wanted}")
 
 
+class Coefficients(dict[str, float]):
+    """A method's coefficients, by name; one that it should have and has not is bad input."""
+
+    def __missing__(self, name: str) -> float:
+        raise KdlibError(
+            f"the method's text or objective takes a coefficient '{name}'; give it in the method's "
+            "block: value, range, meaning"
+        )
+
+
 class Method(Settings):
     """A method is a pair: whose text the student reads, and what it minimizes there."""
 
@@ -41,7 +52,7 @@ class Method(Settings):
     marker: str = "o"
     coefficients: dict[str, Coefficient] = {}
 
-    def checked(self, given: dict[str, float]) -> dict[str, float]:
+    def checked(self, given: dict[str, float]) -> Coefficients:
         """All coefficients: the published ones, changed by `given`; a ValueError names bad ones."""
         values = {name: one.value for name, one in self.coefficients.items()} | given
         for name, value in values.items():
@@ -49,7 +60,7 @@ class Method(Settings):
                 known = ", ".join(self.coefficients) or "none"
                 raise ValueError(f"{self.label} has no coefficient '{name}'; it has: {known}")
             self.coefficients[name].require(value, f"{self.label}: {name}")
-        return values
+        return Coefficients(values)
 
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))

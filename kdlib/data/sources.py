@@ -68,9 +68,9 @@ def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterato
 
 
 def read_pydocs(settings: DataSettings) -> pd.DataFrame:
-    """All docstrings of the listed packages, with `rest`: the paragraphs after the first, one a line.
+    """All docstrings of the listed packages; kept as Parquet by package versions.
 
-    They are kept as Parquet by package versions.
+    The column rest holds the paragraphs that follow the first, one a line.
     """
     owners = importlib.metadata.packages_distributions()
     listed = [name for name in settings.packages if name in owners]

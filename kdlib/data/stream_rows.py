@@ -2,8 +2,8 @@
 
 Study and audit read through this one schema. The text of a row is the text that stands in the file
 (NA, null, 007 in a CSV, too), without blanks at its ends; nothing is turned into text, and only an
-absent or null value is "". What is refused is named by file, line (JSONL, CSV) or row (JSON array,
-Parquet, data set), reason and remedy, in a KdlibError: a file that cannot be read, has no rows, lacks a column or has one
+absent or null value is "". A KdlibError names file, line (JSONL, CSV) or row (JSON array, Parquet,
+data set), reason and remedy, where a file cannot be read, has no rows, lacks a column or has one
 twice, or holds a value that is not text.
 """
 

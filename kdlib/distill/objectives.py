@@ -41,7 +41,7 @@ def objective(
         return lambda logits, batch, part: losses.cross_entropy(logits, batch.targets[part])
     if targets is None:
         raise KdlibError(f"objective '{name}' needs a teacher; train one first")
-    c = coefficients or {}
+    c = {} if coefficients is None else coefficients
     if name == "policy_gradient":
         return _policy_gradient(targets, c)
     taken: dict[str, Any] = {one: c[one] for one in DIVERGENCES.get(name, ("alpha",))}

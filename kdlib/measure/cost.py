@@ -1,10 +1,10 @@
 """What a model costs to run."""
 
-import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from kdlib.model.tokens import Example
@@ -18,16 +18,18 @@ def latency(
 
     The models take turns, so that what else the machine does falls on all of them.
     """
-    times: list[list[float]] = [[] for _ in models_of]
-    length = {"min_new_tokens": tokens, "max_new_tokens": tokens}
-    for turn in range(rounds + 1):
-        for model, seen in zip(models_of, times, strict=True):
-            ids = torch.tensor([example.prompt], device=next(model.parameters()).device)
-            mask = torch.ones_like(ids)
-            started = time.perf_counter()
-            model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **length)
-            if ids.is_cuda:
-                torch.cuda.synchronize()
-            if turn:  # the first round warms up
-                seen.append((time.perf_counter() - started) * 1000 / tokens)
-    return [statistics.median(seen) for seen in times]
+    seconds = np.zeros((rounds + 1, len(models_of)))
+    how = {
+        "min_new_tokens": tokens,
+        "max_new_tokens": tokens,
+        "do_sample": False,
+        "pad_token_id": 0,
+    }
+    for turn, which in np.ndindex(seconds.shape):
+        ids = torch.tensor([example.prompt], device=next(models_of[which].parameters()).device)
+        started = time.perf_counter()
+        models_of[which].generate(ids, attention_mask=torch.ones_like(ids), **how)
+        if ids.is_cuda:
+            torch.cuda.synchronize()
+        seconds[turn, which] = time.perf_counter() - started
+    return (np.median(seconds[1:], axis=0) * 1000 / tokens).tolist()  # the first round warms up

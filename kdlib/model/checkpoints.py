@@ -64,18 +64,16 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
         KdlibError: there is no such model, it cannot be read, is not causal, its weights are not
             those of its configuration, or one of them is not finite.
     """
-    safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention()}
+    how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by _check
     with quiet(), reading("model", path):
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ValueError(f"it is no causal model ({type(config).__name__})")
-        for name in DROPOUTS if dropout is not None else ():
-            if hasattr(config, name):
-                setattr(config, name, dropout)
-        how = {"config": config, "dtype": torch.float32, "attn_implementation": attention()}
-        how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by _check
-        loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), **safe, **how)
-        model, report = loaded
+        if dropout is not None:
+            config.update({name: dropout for name in DROPOUTS if hasattr(config, name)})
+        how |= {"config": config, "use_safetensors": True, "trust_remote_code": False}
+        model, report = AutoModelForCausalLM.from_pretrained(str(path), **how)
         _check(model.eval(), report)
     return model
 
@@ -118,14 +116,11 @@ def _check(model: Any, report: Mapping[str, Any]) -> None:
 
 
 def require_match(model: Any, tokenizer: Any, name: str | Path) -> None:
-    """Refuse a tokenizer that is certainly another model's.
+    """Refuse, in a KdlibError, a tokenizer that is certainly another model's.
 
-    A vocabulary or an end token that the configuration has by default says nothing, and embeddings
-    may be padded to a round number.
-
-    Raises:
-        KdlibError: it gives ids that the model does not know, has less than half of the model's
-            tokens, or takes the model's end token for ordinary text.
+    It gives ids that the model does not know, has less than half of the model's tokens (embeddings
+    may be padded), or takes the model's end token for ordinary text. A vocabulary or an end token
+    that the configuration has by default says nothing.
     """
     config, known = model.config.get_text_config(), model.get_input_embeddings().num_embeddings
     default = type(config)()
@@ -199,11 +194,8 @@ def response_logits(model: Any, batch: Any) -> Tensor:
 
 
 def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits [n, V] of the labelled tokens and the tokens [n], as many at a time as fit a cache.
-
-    Models that change the logits behind the LM head (a scale, a soft cap) give all of them at once.
-    """
-    if not plain_head(model):
+    """Logits [n, V] of the labelled tokens and the tokens [n], as many at a time as fit a cache."""
+    if not plain_head(model):  # a scale or a soft cap stands behind the LM head
         full = model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
         yield full.flatten(0, 1).index_select(0, batch.places), batch.targets
         return

@@ -6,7 +6,7 @@ Models are any causal ones of transformers; they are read in eval mode and left 
 in notebooks 05_sequence_level_kd, 06_reverse_kl and 08_minillm.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from kdlib.model.tokens import Example
 
 Ids = tuple[int, ...]
 Mixture = list[tuple[Any, float]]  # models and their shares
+Writer = Callable[[Tensor, Tensor], list[list[int]]]  # ids and mask, int64 [B, T], to B answers
 
 
 @torch.no_grad()
@@ -46,25 +47,28 @@ def continue_prompts(
     mixed: Mixture = [(model, 1 - teacher_mix)]
     if teacher is not None and teacher_mix > 0:
         mixed.append((teacher, teacher_mix))
-    answers: dict[int, list[int]] = {}
+
+    def write(ids: Tensor, mask: Tensor) -> list[list[int]]:
+        return _decode(mixed, ids, mask, end_id, max_new, 0 if greedy else temperature)
+
     with checkpoints.inference(*(one for one, _ in mixed)):
-        for places, ids, mask in _batches(model, prompts, end_id, batch):
-            written = _decode(mixed, ids, mask, end_id, max_new, 0 if greedy else temperature)
-            answers.update(zip(places, written, strict=True))
-    return [tuple(answers[i]) for i in range(len(prompts))]
+        return _written(model, prompts, end_id, batch, write)
 
 
-def _batches(
-    model: Any, prompts: Sequence[Ids], end_id: int, batch: int
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Places of prompts, shortest first, so that little is padded; ids and mask, int64 [B, T]."""
+def _written(
+    model: Any, prompts: Sequence[Ids], end_id: int, batch: int, write: Writer
+) -> list[Ids]:
+    """All answers; the shortest prompts are written to first, so that little is padded."""
     left: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: dict[int, Ids] = {}
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
         rows = [torch.tensor(prompts[i], device=next(model.parameters()).device) for i in places]
         mask = pad_sequence([torch.ones_like(one) for one in rows], **left)
-        yield places, pad_sequence(rows, padding_value=end_id, **left), mask
+        written = write(pad_sequence(rows, padding_value=end_id, **left), mask)
+        answers.update(zip(places, map(tuple, written), strict=True))
+    return [answers[i] for i in range(len(prompts))]
 
 
 def _decode(
@@ -110,11 +114,7 @@ def _decode(
 
 
 def draw(probabilities: Tensor) -> Tensor:
-    """One token per row, int64 [B], by inverting the cumulative distribution.
-
-    Args:
-        probabilities: float [B, V], at least 0; they need not sum to exactly 1.
-    """
+    """One token per row, int64 [B], from [B, V], by inverting the cumulative distribution."""
     cumulative = probabilities.cumsum(-1)
     uniform = torch.rand(len(cumulative), 1, device=cumulative.device) * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, uniform, right=True)[:, 0]
@@ -137,14 +137,14 @@ def beam_search(
     """
     settings = GenerationConfig(num_beams=beams, do_sample=False, max_new_tokens=max_new)
     settings.update(eos_token_id=end_id, pad_token_id=end_id)
-    answers: dict[int, Ids] = {}
+
+    def write(ids: Tensor, mask: Tensor) -> list[list[int]]:
+        best = model.generate(ids, attention_mask=mask, generation_config=settings)
+        rows = best[:, ids.shape[1] :].tolist()
+        return [row[: row.index(end_id) + 1] if end_id in row else row for row in rows]
+
     with checkpoints.inference(model):
-        for places, ids, mask in _batches(model, prompts, end_id, batch):
-            best = model.generate(ids, attention_mask=mask, generation_config=settings)
-            for i, written in zip(places, best[:, ids.shape[1] :].tolist(), strict=True):
-                length = written.index(end_id) + 1 if end_id in written else len(written)
-                answers[i] = tuple(written[:length])
-    return [answers[i] for i in range(len(prompts))]
+        return _written(model, prompts, end_id, batch, write)
 
 
 def rewrite(model: Any, examples: Sequence[Example], **settings: Any) -> list[Example]:

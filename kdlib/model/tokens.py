@@ -1,7 +1,4 @@
-"""Tuples to padded batches: the only place that pads, masks or buckets.
-
-Taught in notebook 01_data_and_tokens.
-"""
+"""Tuples to padded batches: their padding, masks and buckets. Taught in 01_data_and_tokens."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,26 +42,21 @@ class Batch:
     attention_mask: Tensor  # int64 [B, T], 1 on tokens, 0 on padding
     labels: Tensor  # int64 [B, T], the token itself where it is to be predicted, else IGNORE
     row_id: tuple[str, ...]
-    # int64 [N], where in the flattened [B * T] the predictions are made, row by row: one before
-    # each labelled token; made with the batch, so that a GPU need not be asked
-    places: Tensor
+    places: Tensor  # int64 [N], of the predictions in the flattened [B * T]: one before each label
     targets: Tensor  # int64 [N], the tokens to be predicted there
     lengths: tuple[int, ...]  # predicted tokens of each row; they sum to N
-    # whose text it is: "rows", "teacher", "student" (fresh), "replay" (the student's, read again
-    # later under the same row id), or "general"
+    # whose text: also "teacher", "student" (fresh), "replay" (read again, same row id), "general"
     role: str = "rows"
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device, copied without waiting."""
         if device.type == self.input_ids.device.type:
             return self
-        moved: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                # only pinned memory is copied while the CPU goes on; scores may lie there already
-                pinned = device.type == "cuda" and value.device.type == "cpu"
-                held = value.pin_memory() if pinned else value
-                moved[name] = held.to(device, non_blocking=True)
+        moved: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        for name, value in moved.items():
+            # only pinned memory is copied while the CPU goes on; scores may lie there already
+            pinned = device.type == "cuda" and value.device.type == "cpu"
+            moved[name] = (value.pin_memory() if pinned else value).to(device, non_blocking=True)
         return replace(self, **moved)
 
 
@@ -128,10 +120,9 @@ def prompt_text(instruction: str, context: str, template: Template) -> str:
 def encode(
     rows: Iterable[Any], tokenizer: Any, settings: TokenSettings, template: Template
 ) -> list[Example]:
-    """Rows to token ids. A response is cut at `max_length` (then without end token).
+    """Rows to token ids; a response is cut at `max_length` (then without end token).
 
-    Raises:
-        KdlibError: a prompt is longer than `max_prompt`; names the row.
+    A prompt longer than `max_prompt` is refused by its row in a KdlibError.
     """
     if not (rows := list(rows)):
         return []
@@ -142,11 +133,10 @@ def encode(
     examples = []
     for row, prompt, response in zip(rows, prompt_ids, response_ids, strict=True):
         if len(prompt) > settings.max_prompt:
-            raise KdlibError(
-                f"row {row['row_id']} ('{row['instruction'][:50]}'): the prompt has {len(prompt)} "
-                f"tokens, more than tokens.max_prompt = {settings.max_prompt}; shorten it, or "
-                "lower data.prompt_chars so that such rows are dropped"
-            )
+            who = f"row {row['row_id']} ('{row['instruction'][:50]}'): the prompt has {len(prompt)}"
+            limit = f"tokens, more than tokens.max_prompt = {settings.max_prompt}"
+            remedy = "shorten it, or lower data.prompt_chars so that such rows are dropped"
+            raise KdlibError(f"{who} {limit}; {remedy}")
         ended = (*response, tokenizer.eos_token_id)[: settings.max_length - len(prompt)]
         examples.append(Example(row["row_id"], tuple(prompt), ended))
     return examples
@@ -222,9 +212,8 @@ class TokenizedRows:
     @property
     def presented(self) -> list[Example]:
         """What one epoch shows: members once, canaries as often as they are planted."""
-        members = self.frame[self.frame["repetitions"] > 0]
-        pairs = zip(members["row_id"], members["repetitions"], strict=True)
-        return [self.examples[row] for row, times in pairs for _ in range(times)]
+        times = self.frame["row_id"].repeat(self.frame["repetitions"])
+        return [self.examples[row] for row in times]
 
     @property
     def shown(self) -> list[Example]:

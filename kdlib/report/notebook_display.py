@@ -10,14 +10,9 @@ from IPython.display import HTML
 STYLE = "text-align:left;vertical-align:top;white-space:pre-wrap"  # nothing is lost without it
 
 
-def verbatim_length(text: str, reference: str) -> int:
-    """How many leading characters of `text` equal those of `reference`."""
-    return len(commonprefix([text, reference]))
-
-
 def marked(text: str, reference: str) -> str:
     """`text` as HTML, its verbatim beginning marked, and bold where marks have no colour."""
-    same = verbatim_length(text, reference)
+    same = len(commonprefix([text, reference]))
     if same < len(text):  # back to the last whole word
         same = text.rfind(" ", 0, same + 1) + 1
     head = f"<mark><b>{html.escape(text[:same])}</b></mark>" if same else ""
@@ -25,11 +20,9 @@ def marked(text: str, reference: str) -> str:
 
 
 def answers(rows: Sequence[tuple[str, str]], example: Mapping[str, Any]) -> HTML:
-    """A table of (model, answer) pairs below the training response they are held against.
+    """A table of (model, answer) pairs below the response of the tuple that they are held against.
 
-    Args:
-        rows: pairs of a label and the text that this model wrote.
-        example: the tuple: instruction, response, category, repetitions (showings an epoch).
+    The tuple has instruction, response, category, repetitions (showings an epoch).
     """
     often = example["repetitions"]
     times = f", shown {often} times an epoch" if often > 1 else ""

@@ -77,27 +77,24 @@ def more_methods(table1: pd.DataFrame) -> bool:
     return not set(table1["method"]) <= {"base", "teacher", *PAPER}
 
 
-def _by_method(
-    methods: Sequence[str], columns: dict[str, tuple[pd.DataFrame, str]]
-) -> pd.DataFrame:
-    """One line a method; for each title a table indexed by method, and its column."""
-    words = {
-        title: table.loc[list(methods)].apply(row_text, axis=1, name=column)
-        for title, (table, column) in columns.items()
-    }
-    return pd.DataFrame(words).rename(index=label).rename_axis("method").reset_index()
+def _by_method(methods: Sequence[str], *columns: tuple[str, pd.DataFrame, str]) -> pd.DataFrame:
+    """One line a method; each column a title, a table indexed by method, and its column."""
+    frame = pd.DataFrame({"method": methods})
+    for title, table, column in columns:
+        frame[title] = [row_text(table.loc[method], column) for method in methods]
+    return frame.assign(method=frame["method"].map(label))
 
 
 def all_methods(table1: pd.DataFrame, table2: pd.DataFrame) -> pd.DataFrame:
     """Memorized and held-out ROUGE-L by size of every method that was run, of `paper_tables`."""
-    measures = {"memorized": (table1, "member"), "ROUGE-L": (table2, "rougeL_held_out")}
-    columns = {
-        f"{size}: {name}": (table[table["size"] == size].set_index("method"), column)
-        for name, (table, column) in measures.items()
+    measures = (("memorized", table1, "member"), ("ROUGE-L", table2, "rougeL_held_out"))
+    columns = [
+        (f"{size}: {name}", table[table["size"] == size].set_index("method"), column)
+        for name, table, column in measures
         for size in student_sizes(table1)
-    }
+    ]
     trained = [one for one in ordered(table1["method"]) if one not in ("base", "teacher")]
-    return _by_method(trained, columns)
+    return _by_method(trained, *columns)
 
 
 def attackers(profile: str) -> pd.DataFrame:
@@ -112,14 +109,14 @@ def attackers(profile: str) -> pd.DataFrame:
     size = halves.loc[halves["method"] == "sft", "size"].iloc[0]
     scores = scores[scores["size"] == size].set_index(["score", "method"])
     halves = halves.set_index(["metric", "method"])
-    columns = {
-        "memorized, trained on": (halves.loc["hit_inside"], "value"),
-        "the same rows, left out": (halves.loc["hit_outside"], "value"),
-        "AUC, loss alone": (scores.loc["loss"], "auc"),
-        "AUC, with references": (scores.loc["likelihood_ratio"], "auc"),
-        "found at 1% false alarms": (scores.loc["likelihood_ratio"], "tpr_1pct"),
-    }
-    frame = _by_method(PAPER, columns)
+    frame = _by_method(
+        PAPER,
+        ("memorized, trained on", halves.loc["hit_inside"], "value"),
+        ("the same rows, left out", halves.loc["hit_outside"], "value"),
+        ("AUC, loss alone", scores.loc["loss"], "auc"),
+        ("AUC, with references", scores.loc["likelihood_ratio"], "auc"),
+        ("found at 1% false alarms", scores.loc["likelihood_ratio"], "tpr_1pct"),
+    )
     return frame.assign(method=frame["method"] + f", {size}")
 
 
@@ -164,8 +161,8 @@ def print_report(profile: str) -> None:
     print(f"\nMEMORIZATION, profile {profile}")
     wrap(legend(profile))
     print(f"\n{memorized(first).to_string(index=False)}")
-    print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows; in brackets the paper's")
-    print(f"\n{utility(second).to_string(index=False)}")
+    print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows; in brackets the paper's\n")
+    print(utility(second).to_string(index=False))
     if more_methods(first):
         words = all_methods(first, second).set_index("method")
         for what in ("memorized", "ROUGE-L"):

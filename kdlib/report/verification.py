@@ -2,11 +2,8 @@
 
 A number is `same` if it equals the committed one to the 6 digits that are printed, and `within` if
 it lies in the committed interval (`value` in lo..hi, `x` in x_lo..x_hi). What has no interval of
-its own is `within` a tolerance:
-
-- a count may differ by 2 standard deviations of a count, 2 sqrt(n);
-- an interval's ends may move by the interval's width, or as other numbers may;
-- other numbers (standard deviations, paths over epochs, p-values) by 0.02 + 5%.
+its own is `within` a tolerance: of 2 sqrt(n) for a count (2 standard deviations); of the interval's
+width, or as other numbers, for its ends; of 0.02 + 5% for others (standard deviations, p-values).
 
 Everything else is `different`, and so are another verdict, a row or column that one side lacks, and
 a table that the run did not write. Rows are matched by their text and by `KEYS`. Timings and memory
@@ -51,17 +48,17 @@ def compare(committed: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) 
     """Every cell of all tables: table, row, column, committed, other, lo, hi, state."""
     parts = []
     for name in sorted(committed | other):
+        found = [_lacking(["(table)"], name in committed)]
         if name in committed and name in other:
-            parts += [part.assign(table=name) for part in _cells(committed[name], other[name])]
-        else:
-            parts.append(_lacking(["(table)"], name in committed).assign(table=name))
+            found = [*_cells(committed[name], other[name])]
+        parts += [part.assign(table=name) for part in found]
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
 def _lacking(rows: Iterable[str], committed: bool, column: str = "") -> pd.DataFrame:
     """Rows, or what else one side lacks."""
-    said = {"committed": "there" if committed else "", "other": "" if committed else "there"}
-    return pd.DataFrame({"row": list(rows), "column": column, "state": "different"} | said)
+    sides = {"committed": "there" * committed, "other": "there" * (not committed)}
+    return pd.DataFrame({"row": list(rows), "column": column, "state": "different"} | sides)
 
 
 def _cells(committed: pd.DataFrame, other: pd.DataFrame) -> Iterator[pd.DataFrame]:

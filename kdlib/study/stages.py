@@ -20,6 +20,7 @@ from kdlib.distill import methods, objectives, trainer
 from kdlib.distill.methods import Materials
 from kdlib.distill.teacher_targets import Targets
 from kdlib.distill.text_sources import Reading
+from kdlib.errors import KdlibError
 from kdlib.measure import meter, usefulness
 from kdlib.model import checkpoints, generation
 from kdlib.model.tokens import Example, TokenizedRows
@@ -75,6 +76,11 @@ def train(
     it was before that step lies beside the log.
     """
     model, recipe, read = load(run.base, how.dropout), run.recipe, rows.without(run.left_out)
+    if not checkpoints.plain_head(model):
+        raise KdlibError(
+            f"model '{run.base.checkpoint}' changes its logits behind the LM head (a scale, a soft "
+            "cap), which training does not follow; take another family"
+        )
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
     path: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ import pytest
 
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, Coefficient, Method, label, ordered
 from kdlib.distill import methods, objectives
+from kdlib.errors import KdlibError
 
 ENTRY = {"label": "Toy", "text": "rows", "objective": "cross_entropy", "notebook": "07_on_policy"}
 
@@ -64,3 +65,10 @@ def test_unknown_coefficients_are_named():
 def test_a_coefficients_value_is_a_number(value):
     with pytest.raises(ValueError, match="value"):
         Coefficient(value=value, range=(0, 3), meaning="x")
+
+
+def test_a_missing_coefficient_is_bad_input():
+    values = METHODS["gkd"].checked({"beta": 0.2})
+    assert values["beta"] == 0.2
+    with pytest.raises(KdlibError, match="'alpha'"):
+        values["alpha"]

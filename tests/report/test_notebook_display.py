@@ -6,19 +6,13 @@ from kdlib.report import notebook_display
 
 
 @pytest.mark.parametrize(
-    ("text", "reference", "same"),
-    [("abc", "abc", 3), ("abx", "abc", 2), ("", "abc", 0), ("abcd", "abc", 3), ("xbc", "abc", 0)],
-)
-def test_verbatim_length(text, reference, same):
-    assert notebook_display.verbatim_length(text, reference) == same
-
-
-@pytest.mark.parametrize(
     ("text", "reference", "page"),
     [
         ("the pump leaks", "the pump runs", "<mark><b>the pump </b></mark>leaks"),
         ("the pumps", "the pump", "<mark><b>the </b></mark>pumps"),
         ("a pump", "the pump", "a pump"),
+        ("abc", "abc", "<mark><b>abc</b></mark>"),
+        ("", "abc", ""),
     ],
 )
 def test_only_the_verbatim_beginning_is_marked(text, reference, page):
