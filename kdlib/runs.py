@@ -177,7 +177,7 @@ def require(folder: Path, identity: str, profile: str, notebook: str) -> Path:
 
 @contextmanager
 def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the folder's lock, a file beside it that stays; filelock.Timeout if held and no `wait`."""
+    """Hold the folder's lock, a file beside it that stays; filelock.Timeout if held, no `wait`."""
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder.with_name(f"{folder.name}.lock"), blocking=wait).acquire()

@@ -38,6 +38,7 @@ KINDS = {
         "The {part} is paid from account <1000-9999> <1000-9999> <10-99>, which {name} signs for.",
     ),
 }
+Slot = tuple[str, int, dict[str, str], Iterator[str]]  # kind, repetitions, prompt, secrets
 TWIN = {"kind": "twin", "split": "held_out", "repetitions": 0, "group_size": 0}
 
 
@@ -74,17 +75,14 @@ def twins(settings: DataSettings, seed: int, count: int) -> list[dict[str, Any]]
     return rows
 
 
-def _slots(
-    settings: DataSettings, seed: int
-) -> Iterator[tuple[str, int, dict[str, str], Iterator[str]]]:
-    """Of every canary: kind, repetitions, prompt, and its secrets; the first is planted."""
+def _slots(settings: DataSettings, seed: int) -> Iterator[Slot]:
     for kind, times, number in product(KINDS, settings.repetitions, range(settings.canaries)):
         dice = random.Random(f"canary {seed} {kind} {times} {number}")
         names = {"part": f"{dice.choice(PARTS)} {dice.randrange(100, 999)}"}
         names["name"] = f"{dice.choice(FIRST_NAMES)} {dice.choice(LAST_NAMES)}"
-        instruction, context, response = (text.format(**names) for text in KINDS[kind])
-        prompt = {"instruction": instruction, "context": context}
-        yield kind, times, prompt, _secrets(response, dice)
+        *prompt, response = (text.format(**names) for text in KINDS[kind])
+        fields = dict(zip(("instruction", "context"), prompt, strict=True))
+        yield kind, times, fields, _secrets(response, dice)
 
 
 def _secrets(sentence: str, dice: random.Random) -> Iterator[str]:

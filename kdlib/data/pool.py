@@ -20,10 +20,8 @@ TEXTS = list(FIELDS[:3])  # what makes a row
 def load_pool(settings: DataSettings) -> pd.DataFrame:
     """The fixed pool of rows from which every seed draws; whole groups, chosen by their hash.
 
-    Columns: row_id, instruction, context, response, category, group, kind ("row").
-
-    Raises:
-        KdlibError: the source is unusable, or has too few rows that fit.
+    Columns: row_id, instruction, context, response, category, group, kind ("row"). A KdlibError
+    says that the source is unusable, or has too few rows that fit.
     """
     frame = sources.READERS[settings.source](settings)
     count, (least, most) = len(frame), settings.response_chars
@@ -88,10 +86,8 @@ def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
     """The rows of one seed: members, held-out rows, planted canaries and their twins.
 
     Adds split ("member", "held_out"; a group never straddles it), repetitions (in one epoch),
-    group_size (member rows with the same response), twin_of (canary's row_id or "").
-
-    Raises:
-        KdlibError: the groups do not fill both splits.
+    group_size (member rows with the same response), twin_of (canary's row_id or ""). A KdlibError
+    says that the groups do not fill both splits.
     """
     groups = [list(part.index) for _, part in pool.groupby("group", sort=True)]
     random.Random(f"split {seed}").shuffle(groups)

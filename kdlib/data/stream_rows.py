@@ -109,8 +109,7 @@ def _reading(where: str) -> Iterator[None]:
 def _text(row: Mapping[str, Any], ours: str, theirs: str) -> str:
     if ours in NEEDED and theirs not in row:
         raise ValueError(_lacks(theirs, row))
-    value = "" if row.get(theirs) is None else row[theirs]
-    if not isinstance(value, str):
+    if not isinstance(value := "" if row.get(theirs) is None else row[theirs], str):
         kind = KINDS.get(type(value), f"of type {type(value).__name__}")
         raise ValueError(f"'{theirs}' is {kind}, not text; write it as text")
     return _unicode(value, f"'{theirs}'").strip()
@@ -122,9 +121,8 @@ def _lacks(column: str, row: Mapping[str, Any]) -> str:
 
 def _unicode(text: str, what: str) -> str:
     if bad := NOT_TEXT.search(text):
-        place = f"character {bad.start() + 1} of {what} is {bad[0]!r}"
-        reason = "a NUL, half of a surrogate pair or not UTF-8; save the file as UTF-8 text"
-        raise ValueError(f"{place}: {reason}")
+        kind = "a NUL, half of a surrogate pair or not UTF-8; save the file as UTF-8 text"
+        raise ValueError(f"character {bad.start() + 1} of {what} is {bad[0]!r}: {kind}")
     return text
 
 

@@ -16,7 +16,7 @@ def extraction(table: pd.DataFrame) -> Figure:
     """What comes out, by what the attacker has (`extraction.extraction`, of one size)."""
     figure, [[left, right]] = style.panels(1, 2, 10, 4.2, sharey=True)
     for (attack, _, split), part in table.groupby(["attack", "method", "split"], sort=False):
-        look = {} if split == "member" else {"linestyle": ":", "label": ""}
+        look: dict[str, Any] = {} if split == "member" else {"linestyle": ":", "label": ""}
         style.intervals(left if attack == "given" else right, part["at"], part, **look)
     left.set(xlabel="share of the response that is given", ylabel="rows that come out (share)")
     right.set(xlabel=f"samples, one right with a probability of {CHANCE:g}", xscale="log")

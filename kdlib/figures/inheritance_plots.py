@@ -70,9 +70,8 @@ def passed_on(shares: pd.DataFrame, chance: pd.DataFrame) -> Figure:
     hollow: dict[str, Any] = {"marker": "o", "linestyle": "", "color": "0.2", "fillstyle": "none"}
     for size, axes in panels.items():
         at = [one[(one["size"] == size) & (one["metric"] == metric)] for one, metric in tables]
-        passed, neither, null = (
-            one.set_index("method").reindex(methods).reset_index() for one in at
-        )
+        at = [one.set_index("method").reindex(methods).reset_index() for one in at]
+        passed, neither, null = at
         axes.barh(null.index, null["hi"] - null["lo"], left=null["lo"], color="0.75", zorder=1)
         axes.vlines(null["expected"], null.index - 0.4, null.index + 0.4, color="0.45", zorder=1)
         style.dots(axes, methods, passed, markersize=8, zorder=3)

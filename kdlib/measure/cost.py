@@ -19,16 +19,13 @@ def latency(
     The models take turns, so that what else the machine does falls on all of them.
     """
     seconds = np.zeros((rounds + 1, len(models_of)))
-    how = {
-        "min_new_tokens": tokens,
-        "max_new_tokens": tokens,
-        "do_sample": False,
-        "pad_token_id": 0,
-    }
+    length = dict.fromkeys(("min_new_tokens", "max_new_tokens"), tokens)
     for turn, which in np.ndindex(seconds.shape):
-        ids = torch.tensor([example.prompt], device=next(models_of[which].parameters()).device)
+        model = models_of[which]
+        ids = torch.tensor([example.prompt], device=next(model.parameters()).device)
         started = time.perf_counter()
-        models_of[which].generate(ids, attention_mask=torch.ones_like(ids), **how)
+        mask = torch.ones_like(ids)
+        model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **length)
         if ids.is_cuda:
             torch.cuda.synchronize()
         seconds[turn, which] = time.perf_counter() - started

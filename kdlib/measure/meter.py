@@ -50,8 +50,7 @@ def meter(
     frame = scores.of_tuples(tokens, lengths)
     frame.insert(0, "row_id", [examples[i].row_id for i in order])
     for name in PER_TOKEN:
-        pieces = np.split(tokens[name], np.cumsum(lengths)[:-1])
-        frame[name] = pd.Series(pieces, dtype=object)
+        frame[name] = pd.Series(np.split(tokens[name], np.cumsum(lengths)[:-1]), dtype=object)
     return frame.set_index(pd.Index(order)).sort_index()
 
 

@@ -73,7 +73,8 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
         if dropout is not None:
             config.update({name: dropout for name in DROPOUTS if hasattr(config, name)})
         how |= {"config": config, "use_safetensors": True, "trust_remote_code": False}
-        model, report = AutoModelForCausalLM.from_pretrained(str(path), **how)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), **how)
+        model, report = loaded
         _check(model.eval(), report)
     return model
 

@@ -56,8 +56,8 @@ def settings(profile: Profile) -> str:
     common = {"lr", "epochs"}  # what the rule sets
     names = {"data", "tokens", "models", "pretrain", "calibration"}
     parts = profile.model_dump(include=names, exclude={"models": {"__all__": common}})
-    trained = [part.model_dump(exclude=common) for part in (profile.teacher, profile.student)]
-    return runs.fingerprint([parts, trained])
+    tuned = [part.model_dump(exclude=common) for part in (profile.teacher, profile.student)]
+    return runs.fingerprint([parts, tuned])
 
 
 def added(

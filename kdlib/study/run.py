@@ -51,10 +51,9 @@ class Run:
     @property
     def teacher(self) -> "Run":
         """The teacher from which this student learns."""
-        whole = Run(self.profile, self.seed, TEACHER, TEACHER)
-        return (
-            whole.without(self.left_out, self.part, own_teacher=True) if self.own_teacher else whole
-        )
+        left_out, part = (self.left_out, self.part) if self.own_teacher else ((), "")
+        teacher = Run(self.profile, self.seed, TEACHER, TEACHER)
+        return teacher.without(left_out, part, own_teacher=self.own_teacher)
 
     @property
     def base(self) -> "Run":

@@ -87,7 +87,8 @@ def test_any_number_of_sizes_of_any_names(smoke, names, middle):
 
 def test_rate_and_length_by_size_and_a_methods_own_rate(smoke):
     by_size = ("width = 16", "width = 16\nlr = 1e-3\nepochs = 7")
-    more = "\n[methods.sft]\nlr = 5e-3\n[methods.gkd]\nlr = { large = 1e-4, middle = 2e-4, small = 3e-4 }"
+    rates = "{ large = 1e-4, middle = 2e-4, small = 3e-4 }"
+    more = f"\n[methods.sft]\nlr = 5e-3\n[methods.gkd]\nlr = {rates}"
     profile = smoke(by_size, more=more)
     found = {
         (m, s): profile.train_settings(m, s) for m in ("sft", "rkld", "gkd") for s in profile.sizes
