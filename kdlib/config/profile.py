@@ -170,6 +170,8 @@ def load_profile(name: str) -> Profile:
         reason = f"its results would overwrite those of the shipped '{path.stem}'"
         raise KdlibError(f"profile {path}: {reason}; rename the file")
     values = read_toml(path, "profile")
+    if "name" in values:
+        raise KdlibError(f"profile {path}: the file's name is the profile's; leave out 'name'")
     resolve_paths(values, path.resolve().parent)
     with clearly(f"profile '{path.stem}'"):
         return Profile(**(values | {"name": path.stem}))

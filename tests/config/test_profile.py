@@ -379,3 +379,8 @@ def test_a_lone_seed_is_a_seed_and_nothing_is_the_profiles():
 def test_bad_seeds(text, message):
     with pytest.raises(KdlibError, match=f"SEEDS: {message}"):
         read_seeds(text, load_profile("laptop"))
+
+
+def test_the_files_name_is_the_profiles(smoke):
+    with pytest.raises(KdlibError, match="leave out 'name'"):
+        smoke(("seeds = ", "name = \"other\"\nseeds = "))
