@@ -7,14 +7,13 @@ never planted. Responses are token ids.
 from collections.abc import Mapping, Sequence
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdlib import runs
 from kdlib.config.definitions import exact
-from kdlib.stats import bootstrap, each, named, rate
+from kdlib.stats import Line, bootstrap, each, line, named, rate
 
 CANARY = ["method", "size", "seed", "row_id"]
 SECRET = ["rank", "twins", "exposure", "extracted", "secret", "category", "repetitions"]
@@ -101,13 +100,13 @@ def by(canaries: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     has on average, and what a canary can have).
     """
 
-    def line(part: pd.DataFrame) -> dict[str, Any]:
-        lo, hi = bootstrap(part["exposure"], part["seed"].astype(str) + part["row_id"])
-        row = named("exposure", {"value": part["exposure"].mean(), "lo": lo, "hi": hi})
+    def count(part: pd.DataFrame) -> Line:
+        interval = bootstrap(part["exposure"], part["seed"].astype(str) + part["row_id"])
+        row = named("exposure", line(part["exposure"].mean(), interval))
         for name in ("extracted", "secret"):
             row |= named(name, rate(part[name].sum(), len(part)))
         twins = int(part["twins"].iloc[0])
         return row | {"n": len(part), "chance": chance(twins), "most": np.log2(twins + 1)}
 
     ends = [f"{one}{end}" for one in SECRET[2:5] for end in ("", "_lo", "_hi")]
-    return each(canaries, keys, line).reindex(columns=[*keys, *ends, "n", "chance", "most"])
+    return each(canaries, keys, count).reindex(columns=[*keys, *ends, "n", "chance", "most"])

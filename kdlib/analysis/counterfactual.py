@@ -5,7 +5,6 @@ half and out of the other), "taught-0a" that side's students taught by the teach
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ import pandas as pd
 from kdlib import runs
 from kdlib.analysis.rates import MODEL, ROW, natural
 from kdlib.errors import KdlibError
-from kdlib.stats import bootstrap, each
+from kdlib.stats import Line, bootstrap, each, line
 
 
 def collect(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
@@ -79,12 +78,11 @@ def gains(counterfactuals: pd.DataFrame) -> pd.DataFrame:
     Columns: method, size, metric (four of `counterfactual`), value, lo, hi, n, seeds.
     """
 
-    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
+    def lines(part: pd.DataFrame) -> list[Line]:
         facts, rows = {"n": len(part), "seeds": part["seed"].nunique()}, []
         for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain"):
-            lo, hi = bootstrap(part[metric], part["group"], share=metric != "nats_gain")
-            row = {"metric": metric, "value": part[metric].mean(), "lo": lo, "hi": hi}
-            rows.append(row | facts)
+            interval = bootstrap(part[metric], part["group"], share=metric != "nats_gain")
+            rows.append({"metric": metric} | line(part[metric].mean(), interval, **facts))
         return rows
 
     return each(counterfactuals, MODEL, lines)

@@ -1,7 +1,6 @@
 """Which rows a student will memorize, predicted, and what their removal does (notebook 12)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from kdlib.analysis import roc
 from kdlib.analysis.rates import MODEL, ROW, natural
-from kdlib.stats import MIN_GROUPS, bootstrap, each, estimate, named, rate, row_text
+from kdlib.stats import MIN_GROUPS, Line, bootstrap, each, estimate, line, named, rate, row_text
 
 FEATURES = {  # known before a student is distilled; name: in words for tables and figures
     "teacher_nats": "teacher's loss",
@@ -62,7 +61,7 @@ def predicted(
     return found
 
 
-def score(frame: pd.DataFrame, probability: pd.Series) -> dict[str, Any]:
+def score(frame: pd.DataFrame, probability: pd.Series) -> Line:
     """How good the probabilities are, with bootstrap intervals over groups, the predictor held.
 
     n, hits, base_rate (what PR-AUC is for a predictor that knows nothing), and each of roc_auc
@@ -81,8 +80,7 @@ def score(frame: pd.DataFrame, probability: pd.Series) -> dict[str, Any]:
 
     facts = {"n": len(hit), "hits": int(hit.sum()), "base_rate": hit.mean() if len(hit) else np.nan}
     enough = min(groups[hit].nunique(), groups[~hit].nunique()) >= MIN_GROUPS
-    none = dict.fromkeys(("value", "lo", "hi"), np.nan)
-    numbers = estimate(statistic, groups) if enough else [none] * 3
+    numbers = estimate(statistic, groups) if enough else [line(np.nan, (np.nan, np.nan))] * 3
     for name, one in zip(("roc_auc", "pr_auc", "brier"), numbers, strict=True):
         facts |= named(name, one)
     return facts
@@ -106,21 +104,20 @@ def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.D
     gone, value (after less before, per row), lo, hi (paired), nats_before, nats_after.
     """
 
-    def line(rows: pd.DataFrame) -> dict[str, Any]:
+    def count(rows: pd.DataFrame) -> Line:
         was, now = rows["hit"], rows["hit_now"]
         gap, nats = now.astype(float) - was.astype(float), rows["nats_per_token"]
-        lo, hi = bootstrap(gap, rows["group"])
         facts = {"n": len(rows), "before": was.sum(), "after": now.sum()}
-        facts |= {"new": (now & ~was).sum(), "gone": (was & ~now).sum(), "value": gap.mean()}
+        facts |= {"new": (now & ~was).sum(), "gone": (was & ~now).sum()}
         later = {"nats_before": nats.mean(), "nats_after": rows["nats_per_token_now"].mean()}
-        return facts | {"lo": lo, "hi": hi} | later
+        return facts | line(gap.mean(), bootstrap(gap, rows["group"]), **later)
 
     columns = ["row_id", "hit", "nats_per_token"]
     first = natural(before)[[*columns, "group", "split"]]
     both = first.merge(natural(after)[columns], on="row_id", suffixes=("", "_now"), validate="1:1")
     part = both["split"].where(~both["row_id"].isin(left_out), "removed").replace("member", "kept")
     ordered = both.assign(part=part).sort_values("part", ascending=False, kind="stable")
-    return each(ordered, ["part"], line)  # removed, kept, held_out
+    return each(ordered, ["part"], count)  # removed, kept, held_out
 
 
 def share_text(hits: int, n: int) -> str:

@@ -6,11 +6,11 @@ from kdlib.analysis.rates import distilled
 
 
 def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
-    """Each method's end beside the best SFT epoch (from 1 on) that memorizes no more than it.
+    """Each method's end beside the best of the SFT epochs (1, 2, ...) that memorize no more.
 
     Columns: seed, size, method, exact_rate, nats_per_token (held-out, at its end), sft_epoch,
-    sft_exact_rate, sft_nats_per_token (held-out; of all epochs the lowest). A lower
-    sft_nats_per_token says that stopping SFT early gives the better trade.
+    sft_exact_rate, sft_nats_per_token (held-out; the best epoch's is lowest). If it is lower than
+    nats_per_token, stopping SFT early gives the better trade.
     """
     numbers, names = ["exact_rate", "nats_per_token"], ["seed", "size", "method"]
     wide = paths.pivot_table(index=[*names, "epoch"], columns="split", values=numbers)

@@ -383,4 +383,4 @@ def test_bad_seeds(text, message):
 
 def test_the_files_name_is_the_profiles(smoke):
     with pytest.raises(KdlibError, match="leave out 'name'"):
-        smoke(("seeds = ", "name = \"other\"\nseeds = "))
+        smoke(("seeds = ", 'name = "other"\nseeds = '))
