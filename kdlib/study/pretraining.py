@@ -1,5 +1,6 @@
 """Tokenizer and base models, made once for all seeds. Taught in notebook 01_data_and_tokens."""
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from kdlib import runs
 from kdlib.config.profile import TEACHER, Profile
-from kdlib.config.sections import TrainSettings
+from kdlib.config.sections import DataSettings, TrainSettings
 from kdlib.data import pool
 from kdlib.distill import objectives, text_sources, trainer
 from kdlib.errors import KdlibError
@@ -83,6 +84,12 @@ def general_blocks(profile: Profile, tokenizer: Any) -> list[Example]:
 
 def general_text(profile: Profile, most: int, remedy: str) -> list[str]:
     """At most so many documents, shuffled: any part is like the whole."""
-    if documents := pool.general_text(profile.data)[:most]:
+    if documents := _documents(profile.data.model_dump_json())[:most]:
         return documents
     raise KdlibError(f"profile '{profile.name}': its data has no general text; {remedy}")
+
+
+@functools.lru_cache(maxsize=1)
+def _documents(settings: str) -> list[str]:
+    """All of it: read once, since every student of a notebook asks for it."""
+    return pool.general_text(DataSettings.model_validate_json(settings))
