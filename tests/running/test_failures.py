@@ -52,6 +52,18 @@ def test_the_reason_of_a_failed_stage_is_the_error_that_was_raised(tmp_path, cod
     assert not (project / "notebooks" / "executed").exists()
 
 
+def test_committed_tables_do_not_stand_for_a_run(tmp_path):
+    """A fresh clone, or one after `make clean`: tables are there, and nothing was run."""
+    project = fake_project(tmp_path / "project", n01="raise ValueError('it ran')")
+    table = project / "data" / "results" / "smoke" / "stages.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("stage,seed,seconds\n")
+    later = time.time() + 3600
+    os.utime(table, (later, later))
+    assert start_study(project).wait(120) != 0
+    assert messages(project)[-1] == "ValueError: it ran"
+
+
 def test_failed_logs_stay_when_the_stage_is_done(tmp_path):
     project = fake_project(tmp_path / "project", code="1 / 0", n01="raise ValueError('first')")
     assert start_study(project).wait(120) != 0
