@@ -17,6 +17,7 @@ from kdlib.stats import bootstrap, each, line, paired_difference, rate
 
 Frames = dict[str, pd.DataFrame]
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
+WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
 TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "lo", "hi", "seed", *IDENTITY[4:]]
 
@@ -101,7 +102,7 @@ def natural(tuples: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
 
 
 def memorization(
-    tuples: pd.DataFrame, windows: Sequence[int] = (*range(1, 51), FULL), by: list[str] = IDENTITY
+    tuples: pd.DataFrame, windows: Sequence[int] = WINDOWS, by: list[str] = IDENTITY
 ) -> pd.DataFrame:
     """Tidy exact_rate of every model and split, for every window k, with Wilson intervals.
 
