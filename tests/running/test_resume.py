@@ -24,8 +24,8 @@ CLOCKED_COLUMNS = ["seconds", "evidence"]
 
 
 def finished(project: Path) -> dict[str, int]:
-    """Stage: when its marker was written, in nanoseconds."""
-    markers = (project / "data" / "runs" / "smoke" / "done").glob("*")
+    """Notebook's stage: when its marker was written, in nanoseconds."""
+    markers = (project / "data" / "runs" / "smoke" / "done").glob("[0-9]*")
     return {marker.name: marker.stat().st_mtime_ns for marker in markers}
 
 
