@@ -1,4 +1,4 @@
-"""The front door: `python -m kdlib study | verify | calibrate | report | audit`."""
+"""The commands `python -m kdlib study | verify | calibrate | report | audit`."""
 
 import argparse
 import json
@@ -51,8 +51,8 @@ def audit(columns: list[str], **given: Any) -> None:
 
     named = dict(word.split("=", 1) for word in columns if "=" in word)
     if len(named) < len(columns) or not set(named) <= set(FIELDS):
-        ours = f"where ours is one of {', '.join(FIELDS)}, each once"
-        raise KdlibError(f"--columns {' '.join(columns)}: give ours=theirs, {ours}")
+        wanted = f"give ours=theirs, where ours is one of {', '.join(FIELDS)}, each once"
+        raise KdlibError(f"--columns {' '.join(columns)}: {wanted}")
     with clearly("audit"):
         settings = AuditSettings(columns=named, **given)
     print(command.run(settings))

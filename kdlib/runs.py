@@ -118,20 +118,19 @@ def fingerprint(value: Any) -> str:
 @cache
 def commit() -> str:
     """The commit of the working tree, with `+` when code or notebooks differ from it."""
-    git = ["git", "-C", str(root())]
-    code = ("kdlib", "notebooks", ":!notebooks/executed", "Snakefile", "constraints.txt")
-    asked = (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--", *code])
-    how: dict[str, Any] = {"text": True, "stderr": subprocess.DEVNULL}
+    code = "-- kdlib notebooks :!notebooks/executed Snakefile constraints.txt"
+    asked = ("git rev-parse --short=10 HEAD", f"git status --porcelain {code}")
+    how: dict[str, Any] = {"text": True, "stderr": subprocess.DEVNULL, "cwd": root()}
     with suppress(OSError, subprocess.CalledProcessError):
-        head, changed = (subprocess.check_output([*git, *words], **how) for words in asked)
+        head, changed = (subprocess.check_output(words.split(), **how) for words in asked)
         return head.strip() + ("+" if changed else "")
     return "unknown"
 
 
 def machine() -> str:
     """The processor's name and how many cores this process may use."""
-    names = re.findall(r"model name\s*: *(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
-    name = names[0] if names else platform.processor() or platform.machine()
+    found = re.search(r"model name\s*: *(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
+    name = found[1] if found else platform.processor() or platform.machine()
     return f"{len(os.sched_getaffinity(0))} cores of {name}"
 
 
@@ -149,8 +148,7 @@ def write_manifest(folder: Path, identity: str, **facts: Any) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, or None where there is none, or only part of one."""
     try:
-        found = json.loads((folder / MANIFEST).read_text("utf-8"))
-        # variant is the older name of method
+        found = json.loads((folder / MANIFEST).read_text("utf-8"))  # method was variant once
         return {"method" if name == "variant" else name: one for name, one in found.items()}
     except (FileNotFoundError, ValueError, RecursionError, AttributeError):  # the last: no table
         return None
@@ -169,10 +167,9 @@ def require(folder: Path, identity: str, profile: str, notebook: str) -> Path:
         return folder
     shipped = Path(__file__).with_name("config") / "profiles" / f"{profile}.toml"
     named = profile if shipped.is_file() else f"<path of {profile}.toml>"
-    raise KdlibError(
-        f"{os.path.relpath(folder, root())} is not there, or was made with other settings; run "
-        f"notebook {notebook} first, or all with: make study PROFILE={named}"
-    )
+    missing = f"{os.path.relpath(folder, root())} is not there, or was made with other settings"
+    remedy = f"run notebook {notebook} first, or all with: make study PROFILE={named}"
+    raise KdlibError(f"{missing}; {remedy}")
 
 
 @contextmanager

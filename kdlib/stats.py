@@ -1,10 +1,9 @@
 """Statistics of the project: every interval, test and correction; nobody else draws samples.
 
-Intervals (lo, hi) are of 95%; `groups` names the response of each row [n]. Rows with the same one
-stand or fall together, so the bootstrap draws whole groups (Efron 1979), always the same ones for
-the same number of groups. With the rows' `seeds`, seeds are drawn first, and groups within each
-seed that is drawn: what another training run would change is in the interval too. Taught in
-notebooks 09 and 10.
+Intervals (lo, hi) are of 95%. Rows with the same response (`groups`, [n]) stand or fall together,
+so the bootstrap draws whole groups (Efron 1979), the same for the same number of groups. With the
+rows' `seeds`, seeds are drawn first, then groups within each: what another training run would
+change is in the interval too. Taught in notebooks 09 and 10.
 """
 
 import functools
@@ -122,11 +121,10 @@ def bootstrap(values: Any, groups: pd.Series, seeds: Any = None, share: bool = F
     Of a share (values from 0 to 1) that is 0 or 1 it is Wilson's over the groups: there every draw
     gives the same mean, which is no certainty about other rows.
     """
-    values = np.asarray(values, dtype=float)
-    if not len(values):
+    values, count = np.asarray(values, dtype=float), groups.nunique()
+    if not count:
         return NOTHING
-    if share and values.mean() in (0, 1):
-        count = groups.nunique()
+    if share and values.min() == values.max() and values[0] in (0, 1):
         return wilson(round(values[0] * count), count)
     return quotient(groups, values, np.ones(len(values)), seeds)
 
@@ -160,8 +158,9 @@ def pooled(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
     def numbers(part: pd.DataFrame) -> Line:
         values, by_seed = part[column].to_numpy(float), part.groupby("seed")[column].mean()
-        facts = line(values.mean(), bootstrap(values, part["group"], share=True), n=len(values))
-        return {"value": facts["value"], "sd": by_seed.std()} | facts | {"seeds": len(by_seed)}
+        lo, hi = bootstrap(values, part["group"], share=True)
+        facts = {"value": values.mean(), "sd": by_seed.std(), "lo": lo, "hi": hi}
+        return facts | {"n": len(values), "seeds": len(by_seed)}
 
     return each(frame, ["method", "size", "split"], numbers)
 
@@ -177,7 +176,7 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Line:
     if not len(a) == len(both) == len(b):
         raise KdlibError("the two runs do not hold the same rows; run the study again")
     gap = both[f"{column}_x"].astype(float) - both[f"{column}_y"].astype(float)
-    interval = bootstrap(gap.to_numpy(), both["group"])
+    interval = bootstrap(gap, both["group"])
     if not gap.any() and both[f"{column}_x"].isin((0, 1)).all():
         bound = wilson(0, both["group"].nunique())[1]
         interval = (-bound, bound)
@@ -201,10 +200,7 @@ def equivalent(lo: float, hi: float, margin: float) -> bool:
 
 
 def row_text(row: Any, name: str = "value", form: str = ".3f", missing: str = FEW) -> str:
-    """A table's line (a mapping) as "0.123 [0.100, 0.150]"; `missing` where there is no value.
-
-    Of value, lo, hi, or of name, name_lo, name_hi.
-    """
+    """Value, lo, hi (or NAME, NAME_lo, NAME_hi) of a line as "0.123 [0.100, 0.150]"."""
     lo, hi = (row[end if name == "value" else f"{name}_{end}"] for end in ("lo", "hi"))
     if pd.isna(row[name]):
         return missing

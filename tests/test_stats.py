@@ -89,6 +89,9 @@ def test_a_share_of_nothing_or_all_has_wilsons_interval():
     groups = pd.Series(np.arange(40) // 2)
     assert stats.bootstrap(np.zeros(40), groups, share=True) == stats.wilson(0, 20)
     assert stats.bootstrap(np.ones(40), groups, share=True) == stats.wilson(20, 20)
+    gained_and_lost = np.where(np.arange(40) < 20, 1.0, -1.0)  # of mean 0, and yet no share of 0
+    lo, hi = stats.bootstrap(gained_and_lost, groups, share=True)
+    assert lo < 0 < hi
     assert stats.bootstrap(np.zeros(40), groups) == (0, 0)
     assert np.isnan(stats.bootstrap(np.zeros(0), groups[:0])).all()
     facts = {"method": "sft", "size": "small", "split": "member", "seed": 0, "group": groups}

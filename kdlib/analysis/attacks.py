@@ -15,55 +15,42 @@ from kdlib.analysis.roc import auc, difference, evaluate
 from kdlib.errors import KdlibError
 from kdlib.stats import each, named, paired_difference
 
-SCORES = (
-    *("loss", "zlib", "min_k", "min_k_plus", "reference_base"),
-    *("reference_student", "likelihood_ratio"),
-)
+BASIC = ("loss", "zlib", "min_k", "min_k_plus")  # of the model alone
+SCORES = (*BASIC, "reference_base", "reference_student", "likelihood_ratio")
 
 
 def membership(
-    tuples: pd.DataFrame,
-    size: np.ndarray,
-    base: pd.Series | None = None,
-    unseen: pd.Series | None = None,
+    tuples: pd.DataFrame, size: np.ndarray, base: Any = None, unseen: Any = None
 ) -> pd.DataFrame:
-    """Membership scores of rows with nats_per_token, min_k and min_k_plus.
+    """Membership scores of rows with nats_per_token, min_k and min_k_plus; all arguments [n].
 
     loss (less the loss, Yeom et al. 2018), zlib (that for each compressed byte, Carlini et al.
     2021), min_k, min_k_plus, and where the reference is there, reference_base (nats per token under
     the model before fine-tuning less the loss), reference_student (the same of `unseen`).
     """
     loss = -tuples["nats_per_token"]
-    columns = {"loss": loss, "zlib": loss / size}
-    columns |= {name: tuples[name] for name in ("min_k", "min_k_plus")}
+    columns = {"loss": loss, "zlib": loss / size, **tuples[["min_k", "min_k_plus"]]}
     references = {"reference_base": base, "reference_student": unseen}
     columns |= {name: one + loss for name, one in references.items() if one is not None}
     return pd.DataFrame(columns)
 
 
-def confidence(nats: Any) -> Any:
-    """log(p / (1 - p)) of p = exp(-nats per token): the loss on a scale that is nearly normal."""
-    nats = np.maximum(nats, 1e-7)  # float32 losses are no finer
-    return -nats - np.log(-np.expm1(-nats))
-
-
 def likelihood_ratio(nats: pd.Series, outside: pd.DataFrame) -> pd.Series:
     """Offline likelihood-ratio attack with one variance for all rows (Carlini et al. 2022, VI).
 
-    Score = (phi - mean_out) / sigma_out [n], where phi is the confidence and mean_out the row's
-    mean over references trained without it (outside, [n, pairs of halves]). Few references cannot
-    tell a row's own spread, so sigma_out is pooled over rows, which leaves their order as it is.
-    Not the online attack: no model trained *with* the row is looked at. Our references read half as
-    many rows as the target; that moves all scores alike and is no advantage for members.
-
-    Raises:
-        KdlibError: fewer than two reference models.
+    Score = (phi - mean_out) / sigma_out [n], where phi = log(p / (1 - p)) of p = exp(-nats per
+    token), which is nearly normal, and mean_out the row's mean over references trained without it
+    (outside, [n, pairs of halves]). Few references cannot tell a row's own spread, so sigma_out is
+    pooled over rows, which leaves their order as it is. Not the online attack: no model trained
+    *with* the row is looked at. Our references read half as many rows as the target; that moves
+    all scores alike and is no advantage for members. KdlibError: fewer than two reference models.
     """
     if outside.shape[1] < 2:
         raise KdlibError("likelihood_ratio needs two reference models or more; see probe.splits")
-    out = confidence(outside.to_numpy(dtype=float))
-    sigma = np.sqrt(out.var(axis=1, ddof=1).mean())
-    return (confidence(nats.astype(float)) - out.mean(axis=1)) / sigma
+    losses = np.maximum(np.column_stack([nats, outside]).astype(float), 1e-7)  # float32's finest
+    phi = -losses - np.log(-np.expm1(-losses))
+    own, out = phi[:, 0], phi[:, 1:]
+    return pd.Series((own - out.mean(axis=1)) / np.sqrt(out.var(axis=1, ddof=1).mean()), nats.index)
 
 
 def scored(

@@ -29,10 +29,9 @@ def attributes(
     """The attributes of the natural rows of one seed; none of them looks at a model.
 
     Rows and tokens (the response's ids, at least one) are by row id; general is `surprisal`, [V].
-    Columns: copies (rows of the same split with the same response, itself included), near_copies,
-    length (tokens, with the end token), zlib (bytes of the compressed response), compressed (these
-    per byte of the response), rarity (mean surprisal, nats per token), context_overlap (see
-    `overlap`), sort (last word of the category), package (first).
+    Columns: copies (rows of the same split and response, itself too), near_copies, length (tokens
+    with the end), zlib (bytes compressed), compressed (these per byte of the response), rarity
+    (mean surprisal), context_overlap (`overlap`), sort (the category's last word), package (first).
     """
     chosen = rows[rows["kind"] == "row"]
     response, prompt = chosen["response"], chosen["instruction"] + " " + chosen["context"]
@@ -54,25 +53,20 @@ def attributes(
 
 
 def surprisal(texts: Iterable[Sequence[int]], vocabulary: int) -> np.ndarray:
-    """How surprising each token id is by its frequency in general text: nats, [vocabulary].
-
-    Unigrams with Laplace's add-one: -log((count + 1) / (N + V)).
-    """
+    """Nats of each token id in general text, [vocabulary]: -log((count + 1) / (N + V)), Laplace."""
     ids = np.fromiter(chain.from_iterable(texts), dtype=int)
     counts = np.bincount(ids, minlength=vocabulary) + 1.0
     return -np.log(counts / counts.sum())
 
 
-def near_copies(
-    responses: Sequence[str], groups: Sequence[str], counted: Sequence[bool]
-) -> np.ndarray:
-    """How many counted rows (members) hold nearly, and not exactly, the response of each row: [n].
+def near_copies(texts: Sequence[str], groups: Sequence[str], counted: Sequence[bool]) -> np.ndarray:
+    """How many counted rows (members) hold nearly, and not exactly, the text of each row: [n].
 
-    Near copies share at least SIMILAR of their shingles (Jaccard similarity, Broder 1997), which
-    are every SHINGLE characters in a row, in small letters. MinHash finds the candidates (seeded,
-    tuned to miss few), and each is then compared exactly. Rows of one group are exact copies.
+    They share at least SIMILAR of their shingles, every SHINGLE characters in a row in small
+    letters (Jaccard similarity, Broder 1997). Seeded MinHash finds candidates and misses few; each
+    is compared exactly. Rows of one group are exact copies.
     """
-    small = [text.lower() for text in responses]
+    small = [text.lower() for text in texts]
     sets = [{one[i : i + SHINGLE] for i in range(max(1, len(one) - SHINGLE + 1))} for one in small]
     encoded = [[one.encode() for one in part] for part in sets]
     hashes = MinHash.bulk(encoded, num_perm=128, seed=1)
@@ -87,10 +81,7 @@ def near_copies(
 
 
 def overlap(response: str, prompt: str) -> float:
-    """Share of the response's words that stand in its prompt: what is copied is no memory.
-
-    Words are runs of letters or digits, split where capitals begin: `make_max_clique` holds three.
-    """
+    """Share of the response's words that stand in its prompt: what is copied is no memory."""
     words = [word.lower() for word in _WORD.findall(response)]
     there = {word.lower() for word in _WORD.findall(prompt)}
     return sum(word in there for word in words) / max(1, len(words))

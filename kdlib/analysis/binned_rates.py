@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis.rates import MODEL, ROW, natural
-from kdlib.config.definitions import exact
+from kdlib.config.exact_match import exact
 from kdlib.stats import rate
 
 _CUTS = {  # of counts; everything else is cut into quarters
@@ -16,10 +16,7 @@ _CUTS = {  # of counts; everything else is cut into quarters
 
 
 def beside(tuples: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows' attributes (raw, in bins or scaled) beside what each trained model made of the row.
-
-    One line per model and row: rows' columns, method, size, nats_per_token, hit (k = 50).
-    """
+    """Rows' columns beside method, size, nats_per_token, hit (k = 50) of each trained model."""
     trained = natural(tuples[tuples["method"] != "base"])
     return trained[[*MODEL, *ROW, "nats_per_token", "hit"]].merge(rows, on=ROW, validate="m:1")
 
@@ -64,12 +61,12 @@ def of_canaries(tuples: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_row(frame: pd.DataFrame) -> pd.DataFrame:
-    """How many students memorize each response, most first; all methods, sizes and seeds together.
+    """How many students (all methods, sizes, seeds) memorize each response, most first.
 
     Of `beside`, member rows. Columns: response, share (of the students), students, copies, rarity.
     """
+    columns = {"response": ("response", "first"), "share": ("hit", "mean")}
+    columns |= {"students": ("hit", "size"), "copies": ("copies", "first")}
     grouped = frame[frame["method"] != "teacher"].groupby("group", sort=False)
-    firsts = {name: (name, "first") for name in ("response", "copies", "rarity")}
-    table = grouped.agg(share=("hit", "mean"), students=("hit", "size"), **firsts)
-    table = table[["response", "share", "students", "copies", "rarity"]]
+    table = grouped.agg(**columns, rarity=("rarity", "first"))
     return table.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)

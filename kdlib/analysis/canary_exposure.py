@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config.definitions import exact
+from kdlib.config.exact_match import exact
 from kdlib.stats import Line, bootstrap, each, line, named, rate
 
 CANARY = ["method", "size", "seed", "row_id"]
@@ -39,9 +39,9 @@ def secrets(
         tuples = pd.read_parquet(folder / "tuples.parquet").query("kind == 'canary'")
         leads = pd.read_parquet(folder / "tokens.parquet", columns=["row_id", "token_lead"])
         tuples = tuples.assign(**names).merge(leads, on="row_id", validate="1:1")
-        written = extracted(tuples, tuples["token_lead"], spans)
-        facts = tuples[[*CANARY, "category", "repetitions"]]
-        parts.append(ranked.merge(written, on=CANARY).merge(facts, on=CANARY))
+        facts = extracted(tuples, tuples["token_lead"], spans)
+        facts = facts.assign(**tuples[["category", "repetitions"]])
+        parts.append(ranked.merge(facts, on=CANARY))
     return pd.concat(parts[len(parts) > 1 :], ignore_index=True)[[*CANARY, *SECRET]]
 
 
@@ -49,10 +49,9 @@ def of_canaries(twins: pd.DataFrame) -> pd.DataFrame:
     """Exposure (Carlini et al. 2019, section 4.2) of every planted canary, in bits.
 
     Exposure = log2(n + 1) - log2(rank), where the rank is the canary's among itself and its n twins
-    by loss: how many bits of guessing the model saves. At most log2(n + 1), where it is first.
-
-    Of CANARY of canaries and twins, twin_of (the canary's row id, its own too), nats (of the whole
-    response). Columns: CANARY, rank (1 to n + 1; a tie is ranked worst), twins (n), exposure.
+    by loss: how many bits of guessing the model saves. `twins` has CANARY of canaries and twins,
+    twin_of (the canary's row id, its own too), nats (of the whole response). Columns: CANARY, rank
+    (1 to n + 1; a tie is ranked worst), twins (n), exposure.
     """
     losses = twins.groupby([*CANARY[:3], "twin_of"])["nats"]
     ranks = losses.rank(method="max").astype(int)
@@ -64,15 +63,11 @@ def of_canaries(twins: pd.DataFrame) -> pd.DataFrame:
 
 def chance(twins: int) -> float:
     """Expected exposure (bits) of a secret never planted: log2(e), about 1.44, with many twins."""
-    ranks = np.arange(1, twins + 2)
-    return float(np.log2(twins + 1) - np.log2(ranks).mean())
+    return float(np.log2(twins + 1) - np.log2(np.arange(1, twins + 2)).mean())
 
 
 def secret_span(response: Sequence[int], twins: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """First token of a canary's secret and the first one behind it: where its twins differ.
-
-    The more twins (at least one), the surer each token of the secret differs in one of them.
-    """
+    """First token of a canary's secret, and first behind it: where its twins (1 or more) differ."""
     forwards = [list(one) for one in (response, *twins)]
     start = len(commonprefix(forwards))
     behind = len(commonprefix([one[::-1] for one in forwards]))

@@ -7,6 +7,7 @@ evidence, looking at the paper's methods alone, but for E2. Taught in notebooks 
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -22,24 +23,21 @@ Judged = tuple[bool, bool, str]  # confirmed, refuted, evidence
 
 
 class Claim(NamedTuple):
-    """What is claimed, when it counts as confirmed or refuted, and who judges it."""
+    """What is claimed, and how it is judged."""
 
     statement: str
-    rule: str
+    rule: str  # when it counts as confirmed or refuted
     judge: Callable[..., Judged]
 
 
 def judge(name: str, **tables: Any) -> dict[str, str]:
-    """A line of the ledger: claim, statement, rule, verdict (confirmed, refuted, open), evidence.
-
-    Of the tables, a claim's judge gets those that it names as arguments.
-    """
+    """A ledger line: claim, statement, rule, verdict (confirmed, refuted, open), evidence."""
     statement, rule, judges = CLAIMS[name]
-    arguments = {table: tables[table] for table in inspect.signature(judges).parameters}
-    confirmed, refuted, evidence = judges(**arguments)
+    needed = inspect.signature(judges).parameters  # the tables that this judge reads
+    confirmed, refuted, evidence = judges(**{table: tables[table] for table in needed})
     verdict = "confirmed" if confirmed else "refuted" if refuted else "open"
-    facts = (name, statement, rule, verdict, evidence)
-    return dict(zip(("claim", "statement", "rule", "verdict", "evidence"), facts, strict=True))
+    facts = {"claim": name, "statement": statement, "rule": rule, "verdict": verdict}
+    return facts | {"evidence": evidence}
 
 
 def ledger(names: Iterable[str], **tables: Any) -> pd.DataFrame:
@@ -48,9 +46,8 @@ def ledger(names: Iterable[str], **tables: Any) -> pd.DataFrame:
 
 
 def _pooled(differences: pd.DataFrame, comparison: str, metric: str) -> pd.DataFrame:
-    chosen = differences[(differences["seed"] == "all") & differences["method"].isin(PAPER)]
-    chosen = chosen[(chosen["comparison"] == comparison) & (chosen["metric"] == metric)]
-    return chosen.astype({"same_sign": bool})
+    chosen = differences[differences["method"].isin(PAPER)].astype({"same_sign": bool})
+    return chosen.query("seed == 'all' and comparison == @comparison and metric == @metric")
 
 
 def _named(row: pd.Series) -> str:
@@ -59,18 +56,15 @@ def _named(row: pd.Series) -> str:
     return f"{name}: {row_text(row, form='+.3f')}"
 
 
-def _all_below(comparison: str) -> Callable[[pd.DataFrame], Judged]:
-    def judged(differences: pd.DataFrame) -> Judged:
-        gaps = _pooled(differences, comparison, "exact_rate")
-        if not len(gaps):
-            return False, False, "no two students to compare"
-        below = (gaps["hi"] < 0) & (gaps["value"] < 0) & gaps["same_sign"]
-        above = (gaps["lo"] > 0) & gaps["same_sign"]
-        evidence = f"{below.sum()} of {len(gaps)} differences lie below 0 with every seed agreeing"
-        most = _named(gaps.loc[gaps["value"].idxmax()])
-        return below.all(), above.any(), f"{evidence}, {above.sum()} above; the greatest is {most}"
-
-    return judged
+def _all_below(comparison: str, differences: pd.DataFrame) -> Judged:
+    gaps = _pooled(differences, comparison, "exact_rate")
+    if not len(gaps):
+        return False, False, "no two students to compare"
+    below = (gaps["hi"] < 0) & (gaps["value"] < 0) & gaps["same_sign"]
+    above = (gaps["lo"] > 0) & gaps["same_sign"]
+    evidence = f"{below.sum()} of {len(gaps)} differences lie below 0 with every seed agreeing"
+    most = _named(gaps.loc[gaps["value"].idxmax()])
+    return below.all(), above.any(), f"{evidence}, {above.sum()} above; the greatest is {most}"
 
 
 def _keeps_utility(differences: pd.DataFrame) -> Judged:
@@ -82,9 +76,8 @@ def _keeps_utility(differences: pd.DataFrame) -> Judged:
 
 
 def _never_zero(tuples: pd.DataFrame) -> Judged:
-    rows = natural(tuples)
-    grouped = rows[rows["method"].isin(DISTILLED)].groupby([*MODEL, "split"])["hit"]
-    counts = grouped.agg(["sum", "count"]).unstack("split").swaplevel(axis=1)
+    rows = natural(tuples[tuples["method"].isin(DISTILLED)]).groupby([*MODEL, "split"])
+    counts = rows["hit"].agg(["sum", "count"]).unstack("split").swaplevel(axis=1)
     numbers = counts[["member", "held_out"]].itertuples(index=False)  # hits and rows of each
     above, hits = sum(newcombe(*one)[0] > 0 for one in numbers), counts["member", "sum"]
     method, size = hits.idxmin()
@@ -95,7 +88,7 @@ def _never_zero(tuples: pd.DataFrame) -> Judged:
 
 def _what_stays(odds: pd.DataFrame) -> Judged:
     both = ["copies", "rarity"]
-    odds = odds[odds["attribute"].isin(both) & odds["method"].isin(DISTILLED) & odds["note"].eq("")]
+    odds = odds.query("attribute in @both and method in @DISTILLED and note == ''")
     lines = [
         f"{label(row['method'])} {row['size']}, {row['attribute']}: {row_text(row, form='.2f')}"
         for row in odds.to_dict("records")
@@ -116,38 +109,34 @@ def _cheaper(costs: pd.DataFrame) -> Judged:
     return cheaper.all(), not cheaper.any(), f"{evidence}; as shares of the teacher: {spans}"
 
 
-def _share(metric: str, limit: float, more: bool) -> Callable[[pd.DataFrame], Judged]:
-    def judged(shares: pd.DataFrame) -> Judged:
-        pooled = shares[shares[["size", "seed"]].eq("all").all(axis=1)]
-        row = pooled[pooled["method"] == "word_kd"].set_index("metric").loc[metric]
-        evidence = row_text(row, form=".1%") + (f" of {row['n']:.0f} rows" if row["n"] else "")
-        above, below = row["lo"] > limit, row["hi"] < limit
-        return *((above, below) if more else (below, above)), evidence
-
-    return judged
+def _share(metric: str, limit: float, more: bool, shares: pd.DataFrame) -> Judged:
+    pooled = shares.query("method == 'word_kd' and size == 'all' and seed == 'all'")
+    row = pooled.set_index("metric").loc[metric]
+    evidence = row_text(row, form=".1%") + (f" of {row['n']:.0f} rows" if row["n"] else "")
+    above, below = row["lo"] > limit, row["hi"] < limit
+    return *((above, below) if more else (below, above)), evidence
 
 
 def _text_passes_on_more(contrasts: pd.DataFrame) -> Judged:
-    chosen = contrasts[(contrasts["method"] == "seq_kd") & (contrasts["size"] == "all")]
-    row, ratio = (chosen[chosen["metric"] == one].iloc[0] for one in ("difference", "ratio"))
+    chosen = contrasts.query("method == 'seq_kd' and size == 'all'").set_index("metric")
+    row, ratio = chosen.loc["difference"], chosen.loc["ratio"]
     agreed = bool(row["same_sign"])
-    evidence = f"{row_text(row, form='+.3f')} over {row['n']:.0f} rows, "
-    evidence += "every seed agreeing" if agreed else "not every seed agreeing"
-    evidence += f"; ratio {row_text(ratio, form='.2f')}"
+    evidence = f"{row_text(row, form='+.3f')} over {row['n']:.0f} rows, {'' if agreed else 'not '}"
+    evidence += f"every seed agreeing; ratio {row_text(ratio, form='.2f')}"
     return agreed and row["lo"] > 0, agreed and row["hi"] < 0, evidence
 
 
 def _predictable(scores: dict[str, Any]) -> Judged:
     lo, hi = scores["roc_auc_lo"], scores["roc_auc_hi"]
-    evidence = f"{scores['hits']:.0f} of {scores['n']:.0f} rows are memorized"
-    few = f"{evidence}: too few of one kind to judge"
-    evidence = few if pd.isna(lo) else f"ROC-AUC {row_text(scores, 'roc_auc', '.4f')}; {evidence}"
-    return lo > 0.99, hi < 0.99, evidence
+    hits = f"{scores['hits']:.0f} of {scores['n']:.0f} rows are memorized"
+    if pd.isna(lo):
+        return False, False, f"{hits}: too few of one kind to judge"
+    return lo > 0.99, hi < 0.99, f"ROC-AUC {row_text(scores, 'roc_auc', '.4f')}; {hits}"
 
 
 def _removable(layers: pd.DataFrame) -> Judged:
-    kept = layers[(layers["left_out"] == "predicted") & layers["part"].isin(["removed", "kept"])]
-    total = kept.groupby("seed")[["before", "after"]].sum().query("before > 0")
+    members = layers.query("left_out == 'predicted' and part in ('removed', 'kept')")
+    total = members.groupby("seed")[["before", "after"]].sum().query("before > 0")
     if not len(total):
         return False, False, "no row was memorized, so that nothing could be removed"
     few = total["after"] <= 0.01 * total["before"]
@@ -156,7 +145,7 @@ def _removable(layers: pd.DataFrame) -> Judged:
 
 
 def _auc_as_published(attacks: pd.DataFrame) -> Judged:
-    students = attacks[(attacks["score"] == "loss") & attacks["method"].isin(DISTILLED)]
+    students = attacks.query("score == 'loss' and method in @DISTILLED")
     (lo, hi), auc = PUBLISHED_AUC, students["auc"]
     within = (students["auc_lo"] >= lo) & (students["auc_hi"] <= hi)
     outside = (students["auc_lo"] > hi) | (students["auc_hi"] < lo)
@@ -183,7 +172,7 @@ CLAIMS = {
         "confirmed if for every size and method the pooled difference to SFT has its whole "
         "interval below 0 and every seed agrees in sign; refuted if one interval lies above 0 with "
         "every seed agreeing",
-        _all_below("to_sft"),
+        partial(_all_below, "to_sft"),
     ),
     "C2": Claim(
         "It keeps the utility (held-out ROUGE-L) of the SFT student.",
@@ -196,14 +185,14 @@ CLAIMS = {
         "confirmed if at every size RKLD < word-level KD < sequence-level KD, intervals below 0 "
         "and every seed agreeing; refuted if one of these differences lies above 0 with every seed "
         "agreeing",
-        _all_below("order"),
+        partial(_all_below, "order"),
     ),
     "C4": Claim(
         "Memorization falls with the student's size.",
         "confirmed if for every method each smaller size less the next larger has its interval "
         "below 0 and every seed agrees; refuted if one interval lies above 0 with every seed "
         "agreeing",
-        _all_below("size"),
+        partial(_all_below, "size"),
     ),
     "C5": Claim(
         "It never reaches zero. (Which rows stay is not asked here.)",
@@ -230,14 +219,14 @@ CLAIMS = {
         "too (2601.15394: 95.7%).",
         "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
         "above 0.9, refuted if below 0.9",
-        _share("shared", 0.9, more=True),
+        partial(_share, "shared", 0.9, True),
     ),
     "D2": Claim(
         "Of what the teacher memorizes and the SFT student does not, little is passed on "
         "(2601.15394: 0.9%).",
         "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
         "below 0.05, refuted if above 0.05",
-        _share("passed_on", 0.05, more=False),
+        partial(_share, "passed_on", 0.05, False),
     ),
     "D3": Claim(
         "Teacher text passes on more of that than teacher probabilities do (2601.15394: 2.7 "

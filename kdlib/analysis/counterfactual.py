@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.analysis.rates import MODEL, ROW, natural
+from kdlib.analysis.rates import MODEL, ROW, model_of, natural
 from kdlib.errors import KdlibError
 from kdlib.stats import Line, bootstrap, each, line
 
@@ -18,21 +18,17 @@ from kdlib.stats import Line, bootstrap, each, line
 def collect(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
     """The tuples of every model that was trained on a part of the rows, with part.
 
-    Raises:
-        KdlibError: a seed has none; says what makes them.
+    KdlibError where a seed has none; it says what makes them.
     """
     frames = []
     for seed in seeds:
         manifests = sorted(runs.seed_dir(profile, seed).glob(f"*-[0-9][ab]/*/{runs.MANIFEST}"))
         if not manifests:
-            raise KdlibError(
-                f"seed {seed} has no models of halves; make them with notebook "
-                f'09_memorization_meter, or all with: make study PROFILE={profile} SEEDS="{seed}"'
-            )
+            how = f'09_memorization_meter, or all with: make study PROFILE={profile} SEEDS="{seed}"'
+            raise KdlibError(f"seed {seed} has no models of halves; make them with notebook {how}")
         for folder in (manifest.parent for manifest in manifests):
-            names = {name: (runs.read_manifest(folder) or {})[name] for name in MODEL}
-            frame = pd.read_parquet(folder / "tuples.parquet")
-            frames.append(frame.assign(**names, seed=seed, part=folder.parent.name))
+            frame = pd.read_parquet(folder / "tuples.parquet").assign(**model_of(folder))
+            frames.append(frame.assign(seed=seed, part=folder.parent.name))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -60,12 +56,11 @@ def counterfactual(halves: pd.DataFrame) -> pd.DataFrame:
     hit_inside - hit_outside, nats_gain = nats_outside - nats_inside (both above 0 where the row is
     better known for having been trained on).
     """
-    frame = natural(halves[halves["part"].str.startswith("half-")])
-    frame = frame[frame["split"] != "held_out"]
+    frame = natural(halves[halves["part"].str.startswith("half-")]).query("split != 'held_out'")
     side = np.where(frame["split"] == "member", "inside", "outside")
     frame = frame.assign(hit=frame["hit"].astype(float), nats=frame["nats_per_token"], side=side)
     keys = [*MODEL, *ROW, "group", "length"]
-    wide = frame.pivot_table(index=keys, columns="side", values=["hit", "nats"], aggfunc="mean")
+    wide = frame.pivot_table(["hit", "nats"], keys, "side")
     wide.columns = [f"{value}_{side}" for value, side in wide.columns]
     wide["hit_gain"] = wide["hit_inside"] - wide["hit_outside"]
     wide["nats_gain"] = wide["nats_outside"] - wide["nats_inside"]

@@ -9,7 +9,7 @@ import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
 from kdlib.analysis.rates import natural
-from kdlib.config.definitions import exact
+from kdlib.config.exact_match import exact
 from kdlib.stats import pooled
 
 GIVEN = (0.0, 0.1, 0.25, 0.5)  # shares of a response that an attacker already has
@@ -28,7 +28,7 @@ def extractable(tuples: pd.DataFrame, given: float) -> pd.Series:
     return tuples["needed"] <= np.floor(given * tuples["length"])
 
 
-def discoverable(tuples: pd.DataFrame, n: float, p: float) -> pd.Series:
+def discoverable(tuples: pd.DataFrame, n: float, p: float = CHANCE) -> pd.Series:
     """(n, p)-discoverable extraction (Hayes et al. 2025): found in n samples with probability p.
 
     A sample at temperature 1 begins with the window, word for word, with probability
@@ -61,29 +61,25 @@ def extraction(tuples: pd.DataFrame) -> pd.DataFrame:
     """
     rows = natural(tuples)
     hits = {("given", at): extractable(rows, at) for at in GIVEN}
-    hits |= {("samples", at): discoverable(rows, at, CHANCE) for at in SAMPLES}
-    tables = {name: pooled(rows.assign(hit=hit), "hit") for name, hit in hits.items()}
-    parts = [table.assign(attack=attack, at=at) for (attack, at), table in tables.items()]
+    hits |= {("samples", at): discoverable(rows, at) for at in SAMPLES}
+    parts = [
+        pooled(rows.assign(hit=hit), "hit").assign(attack=attack, at=at)
+        for (attack, at), hit in hits.items()
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
 def definitions(answered: pd.DataFrame) -> pd.DataFrame:
     """Five definitions of "remembered", a column of bool for each; of tuples with `approximate`."""
-    columns = {
-        "word for word": exact(answered),
-        f"edit similarity >= {ALIKE}": answered["edit_similarity"] >= ALIKE,
-        f"longest run >= {RUN}": answered["longest_run"] >= RUN,
-        "the rest of it, 25% given": extractable(answered, 0.25),
-        "in 100 samples": discoverable(answered, 100, CHANCE),
-    }
-    return pd.DataFrame(columns)
+    flags = {"word for word": exact(answered)}
+    flags[f"edit similarity >= {ALIKE}"] = answered["edit_similarity"] >= ALIKE
+    flags[f"longest run >= {RUN}"] = answered["longest_run"] >= RUN
+    flags["the rest of it, 25% given"] = extractable(answered, 0.25)
+    return pd.DataFrame(flags | {"in 100 samples": discoverable(answered, 100)})
 
 
 def agreement(flags: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows on which one of two definitions says yes: the share on which both do (Jaccard).
-
-    A square table, 0 to 1; nan where neither ever says yes.
-    """
+    """Jaccard similarity of every two columns of bool: 0 to 1, nan where neither is ever true."""
     yes = flags.astype(float)
     both = yes.T @ yes
     either = yes.sum().to_numpy()[:, None] + yes.sum().to_numpy() - both

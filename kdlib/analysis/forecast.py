@@ -25,8 +25,8 @@ def known(tuples: pd.DataFrame, before: pd.DataFrame, method: str, size: str) ->
     """What is known of each member row before distillation, and whether it was then memorized.
 
     `before` holds seed, row_id, divergence (KL(teacher || SFT student) of this size, nats per
-    token) and zlib (bytes). Columns: seed, row_id, group, hit, part (the seed; with one seed only,
-    one of FOLDS parts into which its groups fall), and FEATURES, losses in nats per token.
+    token), zlib (bytes). Columns: seed, row_id, group, hit, FEATURES (losses in nats per token),
+    part (the seed; with one seed only, one of FOLDS parts into which its groups fall).
     """
     members = natural(tuples, "member")
     nats = members.pivot(index=ROW, columns=MODEL, values="nats_per_token")
@@ -43,11 +43,10 @@ def predicted(
 ) -> pd.Series:
     """Probability that each row queried is memorized, by a predictor that never saw its part.
 
-    Logistic regression on standardized features, without class weights, with scikit-learn's default
-    penalty (C = 1). For each part of the rows queried, it is trained on the other parts of those
-    learned (as `known` gives, of the same or another student), without rows whose response is among
-    those queried. Where these hold hits only, or none, the probability is their share of hits (0.5
-    where they hold no row).
+    Logistic regression (scikit-learn's: C = 1, no class weights) on standardized features, for each
+    part of the rows queried trained on the other parts of those learned (`known`, of the same or
+    another student) whose response is not among those queried. Where these hold hits only, or none,
+    the probability is their share of hits (0.5 where they hold no row).
     """
     features, found = list(features), pd.Series(np.nan, index=queried.index)
     for part, rows in queried.groupby("part"):
@@ -64,9 +63,9 @@ def predicted(
 def score(frame: pd.DataFrame, probability: pd.Series) -> Line:
     """How good the probabilities are, with bootstrap intervals over groups, the predictor held.
 
-    n, hits, base_rate (what PR-AUC is for a predictor that knows nothing), and each of roc_auc
-    (0.5: knows nothing), pr_auc (average precision) and brier (mean squared error) with _lo and
-    _hi; nan where the hits, or the others, are of fewer than MIN_GROUPS groups.
+    n, hits, base_rate (PR-AUC of knowing nothing; of ROC-AUC it is 0.5), then with _lo and _hi
+    roc_auc, pr_auc (average precision), brier (mean squared error): nan where the hits, or the
+    others, are of fewer than MIN_GROUPS groups.
     """
     hit, groups = frame["hit"].to_numpy(dtype=bool), frame["group"]
     errors = (probability.to_numpy(dtype=float) - hit) ** 2
@@ -96,11 +95,10 @@ def calibration(frame: pd.DataFrame, probability: pd.Series, bins: int = 10) -> 
 def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.DataFrame:
     """What a student memorizes once rows are left out: of them, of the kept, of held-out rows.
 
-    Kept rows that were not memorized before and now are are the next layer of the onion (Carlini
-    et al. 2022, The privacy onion effect). Training with other rows changes a few of them either
-    way: hold the same count beside that of a random removal. Both are tuples of one seed's student,
-    of all member rows and without the row ids left out. Columns: part (removed, kept,
-    held_out; without rows no line), n, before, after (memorized rows), new (now and not before),
+    Kept rows that are new are the next layer (Carlini et al. 2022, The privacy onion effect); hold
+    their count beside that of a random removal, since other rows change a few either way. Before
+    and after are tuples of one seed's student, trained with and without the row ids left out.
+    Columns: part (removed, kept, held_out; if it has rows), n, before, after (memorized rows), new,
     gone, value (after less before, per row), lo, hi (paired), nats_before, nats_after.
     """
 

@@ -14,9 +14,8 @@ def early_stopped(paths: pd.DataFrame) -> pd.DataFrame:
     """
     numbers, names = ["exact_rate", "nats_per_token"], ["seed", "size", "method"]
     wide = paths.pivot_table(index=[*names, "epoch"], columns="split", values=numbers)
-    columns = {"exact_rate": wide["exact_rate", "member"]}
-    columns |= {"nats_per_token": wide["nats_per_token", "held_out"]}
-    flat = pd.DataFrame(columns).reset_index()
+    wide = wide[[("exact_rate", "member"), ("nats_per_token", "held_out")]]
+    flat = wide.droplevel("split", axis=1).reset_index()
     ends = flat.loc[flat.groupby(names)["epoch"].idxmax(), [*names, *numbers]]
     rows = []
     for end in ends[ends["method"].isin(distilled(flat))].to_dict("records"):

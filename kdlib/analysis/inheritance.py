@@ -1,12 +1,12 @@
 """Which rows teacher, SFT student and distilled student have in common (notebook 11).
 
-Three sets of member rows per seed, size and distilled method: memorized by the teacher (T), by the
-SFT student of the size (S, the "baseline" of 2601.15394), by the distilled student (D). In tables,
-size is one or "all" (where a row counts once for each size) and seed one or "all".
+Member rows per seed, size and distilled method: memorized by the teacher (T), the SFT student of
+the size (S, the "baseline" of 2601.15394), the distilled student (D). In tables, size and seed may
+be "all" (a row then counts once for each size).
 """
 
 from collections.abc import Callable
-from typing import Any
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import pandas as pd
 from kdlib import stats
 from kdlib.analysis.rates import MODEL, ROW, distilled, natural
 from kdlib.errors import KdlibError
-from kdlib.stats import NOTHING
+from kdlib.stats import NOTHING, Line
 
 COMPANION = {"shared": 0.957, "passed_on": 0.009, "ratio": 2.7}  # 2601.15394
 Counted = dict[str, tuple[np.ndarray, np.ndarray]]  # what is counted, and of what
@@ -30,8 +30,8 @@ def sets(tuples: pd.DataFrame) -> pd.DataFrame:
     students = rows[rows["method"].isin(distilled(rows))].rename(columns={"hit": "in_distilled"})
     out = students
     for method, keys in (("teacher", ROW), ("sft", ["size", *ROW])):
-        hits = rows.loc[rows["method"] == method, [*keys, "hit"]]
-        out = out.merge(hits.rename(columns={"hit": f"in_{method}"}), on=keys, validate="m:1")
+        hits = rows[rows["method"] == method].set_index(keys)["hit"].rename(f"in_{method}")
+        out = out.merge(hits, on=keys, validate="m:1")
     if len(out) != len(students):
         raise KdlibError("teacher and students do not hold the same rows; run the study again")
     return out
@@ -96,21 +96,21 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
     """
     gap = frame[frame["in_teacher"] & ~frame["in_sft"]]
     gap = gap.assign(row_id=gap["size"] + " " + gap["row_id"])  # once for each size
-    rows = []
-    for method in [one for one in frame["method"].unique() if one != "word_kd"]:
-        for size in [*frame["size"].unique(), "all"]:
-            at_size = gap if size == "all" else gap[gap["size"] == size]
-            a, b = (at_size[at_size["method"] == one] for one in (method, "word_kd"))
-            names = {"method": method, "size": size, "n": len(a)}
-            lines = [stats.line(np.nan, NOTHING, same_sign=False)] * 2
-            if a["group"].nunique() >= stats.MIN_GROUPS:
-                both = a.merge(b, on=ROW)
-                top, bottom = (both[f"in_distilled_{one}"].to_numpy(float) for one in "xy")
-                ratio = top.sum() / bottom.sum() if bottom.any() else np.nan
-                interval = stats.quotient(both["group_x"], top, bottom) if top.any() else NOTHING
-                lines = [stats.paired_difference(a, b, "in_distilled"), stats.line(ratio, interval)]
-            pairs_of = zip(("difference", "ratio"), lines, strict=True)
-            rows += [names | {"metric": metric} | line for metric, line in pairs_of]
+    rows, methods = [], frame["method"].unique()
+    for method, size in product(methods[methods != "word_kd"], [*frame["size"].unique(), "all"]):
+        at_size = gap if size == "all" else gap[gap["size"] == size]
+        a, b = (at_size[at_size["method"] == one] for one in (method, "word_kd"))
+        names = {"method": method, "size": size, "n": len(a)}
+        none = stats.line(np.nan, NOTHING, same_sign=False)
+        found = {"difference": none, "ratio": none}
+        if a["group"].nunique() >= stats.MIN_GROUPS:
+            both = a.merge(b, on=ROW)
+            top, bottom = (both[f"in_distilled_{one}"].to_numpy(float) for one in "xy")
+            ratio = top.sum() / bottom.sum() if bottom.any() else np.nan
+            interval = stats.quotient(both["group_x"], top, bottom) if top.any() else NOTHING
+            found = {"difference": stats.paired_difference(a, b, "in_distilled")}
+            found["ratio"] = stats.line(ratio, interval)
+        rows += [names | {"metric": metric} | line for metric, line in found.items()]
     columns = [*MODEL, "metric", "value", "lo", "hi", "n", "same_sign"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -123,7 +123,7 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
     would be if seeds had nothing in common), gain (again - rate); value, lo, hi, n (pairs), groups.
     """
 
-    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
+    def lines(part: pd.DataFrame) -> list[Line]:
         named = {"seeds": ("hit", "size"), "hits": ("hit", "sum"), "group": ("group", "first")}
         rows = part.groupby("row_id").agg(**named).query("seeds > 1")
         n, h, groups = rows["seeds"].to_numpy(), rows["hits"].to_numpy(int), rows["group"]

@@ -55,10 +55,10 @@ def _strata(rows: pd.DataFrame, s: np.ndarray, null: str) -> list[np.ndarray]:
     facts[known] = s.astype(int) if null == "missed" else 0
     added = {"copies": "sum", "length": "first"} | dict.fromkeys(known, "sum")
     groups = facts.groupby(["seed", "group"]).agg(added)
-    start = np.cumsum(groups["copies"]) - groups["copies"]  # rows lie group by group
+    copies = groups["copies"].to_numpy()
+    start = np.cumsum(copies) - copies  # rows lie group by group
     cells = groups.groupby(["seed", "copies", "length", *known]).indices.values()
-    copies = (np.arange(groups["copies"].iloc[one[0]]) for one in cells)
-    return [start.to_numpy()[one][:, None] + many for one, many in zip(cells, copies, strict=True)]
+    return [start[one][:, None] + np.arange(copies[one[0]]) for one in cells]
 
 
 def _permuted(d: np.ndarray, among: np.ndarray, strata: list, draws: int) -> np.ndarray:

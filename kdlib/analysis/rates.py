@@ -1,19 +1,19 @@
 """Per-tuple tables to rates with intervals, differences and spreads (notebooks 09 and 10)."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config.definitions import FULL, WINDOW, exact
+from kdlib.config.exact_match import FULL, WINDOW, exact
 from kdlib.config.methods import PAPER, ordered
 from kdlib.config.profile import Profile
 from kdlib.errors import KdlibError
-from kdlib.stats import bootstrap, each, line, paired_difference, rate
+from kdlib.stats import Line, bootstrap, each, line, paired_difference, rate
 
 Frames = dict[str, pd.DataFrame]
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
@@ -39,44 +39,34 @@ def distilled(frame: pd.DataFrame) -> list[str]:
 
 
 def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
-    """Every model of these seeds and methods: frames tuples, answers, paths and costs.
-
-    KdlibError where a run is not there; it says which, and what makes it.
-    """
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for seed, model in product(seeds, models(profile.sizes, methods)):
-        folder = runs.seed_dir(profile.name, seed) / "-".join(model)
+    """Frames tuples, answers, paths, costs of all models; KdlibError says which run is missing."""
+    parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
+    for seed, (method, size) in product(seeds, models(profile.sizes, methods)):
+        folder = runs.seed_dir(profile.name, seed) / f"{method}-{size}"
         if (manifest := runs.read_manifest(folder)) is None:
             further = " ".join(name for name in methods if name not in PAPER)
-            command = f'make study PROFILE={profile.name} SEEDS="{" ".join(map(str, seeds))}"'
-            command += f' METHODS="{further}"' if further else ""
-            raise KdlibError(
-                f"{' '.join(model)} of seed {seed} is not there; make it with: {command}"
-            )
-        facts = dict(zip(MODEL, model, strict=True)) | {"seed": seed}
+            recipe = f'make study PROFILE={profile.name} SEEDS="{" ".join(map(str, seeds))}"'
+            recipe += f' METHODS="{further}"' if further else ""
+            raise KdlibError(f"{method} {size} of seed {seed} is not there; make it with: {recipe}")
+        tuples, answers = (pd.read_parquet(folder / f"{n}.parquet") for n in ("tuples", "answers"))
+        group = tuples.set_index("row_id")["group"]
+        tables = {"tuples": tuples, "answers": answers.join(group, on="row_id")}
+        if method != "base":
+            tables["paths"] = pd.read_csv(folder / "path.csv")
+        if (file := folder.parent / "costs.csv").is_file():  # notebook 09's; not all wait for it
+            costs = pd.read_csv(file)
+            if (own := (costs.reindex(columns=MODEL) == [method, size]).all(axis=1)).any():
+                tables["costs"] = costs[own]
+        facts = {"method": method, "size": size, "seed": seed}
         facts |= {name: manifest[name] for name in IDENTITY[3:]}
-        for name, frame in _tables(folder, *model).items():
-            parts.setdefault(name, []).append(frame.assign(**facts))
+        for name, frame in tables.items():
+            parts[name].append(frame.assign(**facts))
     return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
-
-
-def _tables(folder: Path, method: str, size: str) -> Frames:
-    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("tuples", "answers")}
-    group = tables["tuples"].set_index("row_id")["group"]
-    tables["answers"] = tables["answers"].join(group, on="row_id")
-    costs = folder.parent / "costs.csv"  # of notebook 09, for which not all others wait
-    if costs.is_file():
-        cost = pd.read_csv(costs)
-        if (own := (cost.reindex(columns=MODEL) == [method, size]).all(axis=1)).any():
-            tables["costs"] = cost[own]
-    if method != "base":
-        tables["paths"] = pd.read_csv(folder / "path.csv")
-    return tables
 
 
 def paths(folders: Iterable[Path]) -> pd.DataFrame:
     """The paths through training of these runs: method, size, epoch, step, split, and notes."""
-    parts = [pd.read_csv(folder / "path.csv").assign(**_model(folder)) for folder in folders]
+    parts = [pd.read_csv(folder / "path.csv").assign(**model_of(folder)) for folder in folders]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -85,12 +75,13 @@ def summary(folders: Iterable[Path], k: int = WINDOW) -> pd.DataFrame:
     rows = []
     for folder in folders:
         for split, part in natural(pd.read_parquet(folder / "tuples.parquet")).groupby("split"):
-            facts = _model(folder) | {"split": split} | rate(exact(part, k).sum(), len(part))
+            facts = model_of(folder) | {"split": split} | rate(exact(part, k).sum(), len(part))
             rows.append(facts | {"nats_per_token": part["nats_per_token"].mean()})
     return pd.DataFrame(rows).rename(columns={"value": "memorized"}).set_index([*MODEL, "split"])
 
 
-def _model(folder: Path) -> dict[str, Any]:
+def model_of(folder: Path) -> Line:
+    """Method and size of a finished run."""
     return {name: (runs.read_manifest(folder) or {})[name] for name in MODEL}
 
 
@@ -104,23 +95,19 @@ def natural(tuples: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
 def memorization(
     tuples: pd.DataFrame, windows: Sequence[int] = WINDOWS, by: list[str] = IDENTITY
 ) -> pd.DataFrame:
-    """Tidy exact_rate of every model and split, for every window k, with Wilson intervals.
+    """Tidy exact_rate (Wilson) per split, k and model, which `by` names (no "seed": all pooled)."""
 
-    A model is what `by` names; without "seed" all seeds are counted together.
-    """
+    def lines(part: pd.DataFrame) -> list[Line]:
+        return [{"k": k} | rate(exact(part, k).sum(), len(part)) for k in windows]
 
-    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
-        facts = {"metric": "exact_rate"}
-        return [facts | {"k": k} | rate(exact(part, k).sum(), len(part)) for k in windows]
-
-    frame = each(natural(tuples), [*by, "split"], lines)
+    frame = each(natural(tuples), [*by, "split"], lines).assign(metric="exact_rate")
     return frame[[name for name in TIDY if name in frame]]
 
 
 def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
     """Tidy mean over rows of a column, per model and split, with a bootstrap interval."""
 
-    def mean(part: pd.DataFrame) -> dict[str, Any]:
+    def mean(part: pd.DataFrame) -> Line:
         rows = part.groupby("row_id").agg({column: "mean", "group": "first"})
         interval = bootstrap(rows[column].to_numpy(), rows["group"], share=True)
         return line(rows[column].mean(), interval, metric=metric, k=pd.NA, n=len(rows))
@@ -152,14 +139,12 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between models: per seed and pooled (seed "all").
 
-    To SFT for every method there is; by order and by size for the paper's, whose claims need them.
-    Columns: comparison (to_sft, order, size), method, size, against, metric, seed, value, lo, hi,
-    n, same_sign.
+    Columns: comparison (to_sft of every method; order and size of the paper's, whose claims need
+    them), method, size, against, metric, seed, value, lo, hi, n, same_sign.
     """
     members, sizes = natural(tuples, "member"), student_sizes(tuples)
-    greedy = answers[(answers["decoding"] == "greedy") & (answers["split"] == "held_out")]
-    members = members.assign(exact_rate=members["hit"].astype(float))
-    frames = {"exact_rate": members, "rougeL": greedy}  # the latter to SFT alone
+    frames = {"exact_rate": members.assign(exact_rate=members["hit"].astype(float))}
+    frames |= {"rougeL": answers.query("decoding == 'greedy' and split == 'held_out'")}
     pairs, rows = [], []
     for size in sizes:
         pairs += [("to_sft", (method, size), ("sft", size)) for method in distilled(tuples)]
@@ -169,10 +154,10 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     pairs += [("size", (one, smaller), (one, larger)) for one in PAPER for larger, smaller in steps]
     for kind, one, other in pairs:
         named = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
-        for metric, frame in frames.items() if kind == "to_sft" else [*frames.items()][:1]:
-            a, b = (frame[(frame["method"] == m) & (frame["size"] == s)] for m, s in (one, other))
-            for seed in ("all", *sorted(set(a["seed"]))):
-                x, y = (part if seed == "all" else part[part["seed"] == seed] for part in (a, b))
+        for metric in frames if kind == "to_sft" else ["exact_rate"]:
+            a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
+            for seed, x in (("all", a), *a.groupby("seed")):
+                y = b if seed == "all" else b[b["seed"] == seed]
                 facts = named | {"metric": metric, "seed": str(seed)}
                 rows.append(facts | paired_difference(x, y, metric))
     return pd.DataFrame(rows)

@@ -15,7 +15,7 @@ from scipy.optimize import linprog
 from kdlib.analysis.attributes import ATTRIBUTES
 from kdlib.analysis.rates import MODEL
 from kdlib.config.methods import label
-from kdlib.stats import MIN_GROUPS, each, row_text
+from kdlib.stats import MIN_GROUPS, Line, each, row_text
 
 _EFFECT = ["attribute", "value", "lo", "hi"]
 
@@ -28,19 +28,18 @@ def usable(rows: pd.DataFrame, names: Sequence[str] = tuple(ATTRIBUTES)) -> list
 
 def scaled(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The rows, with attributes (counts: log2) in standard deviations from the mean of members."""
-    logs: dict[str, Any] = {"copies": np.log2, "near_copies": lambda n: np.log2(n + 1)}
-    raw = {name: logs.get(name, np.positive)(rows[name].astype(float)) for name in names}
-    member = {name: values[rows["split"] == "member"] for name, values in raw.items()}
-    return rows.assign(**{n: (raw[n] - member[n].mean()) / member[n].std() for n in names})
+    logs: dict[str, Callable] = {"copies": np.log2, "near_copies": lambda n: np.log2(n + 1)}
+    raw = rows[[*names]].astype(float).apply(lambda one: logs.get(one.name, np.positive)(one))
+    member = raw[rows["split"] == "member"]
+    return rows.assign(**((raw - member.mean()) / member.std()))
 
 
 def separated(design: np.ndarray, hits: np.ndarray) -> bool:
     """Whether some mix of the columns [n, p] tells hits [n] from misses without a single error.
 
-    Then the likelihood has no maximum, and odds ratios grow without bound (Albert and Anderson
-    1984). With s = 1 for a hit and -1 for a miss, that is so if and only if there is a direction b
-    with s x.b >= 0 for all rows and > 0 for one: the greatest sum of s x.b under these constraints
-    and -1 <= b <= 1, a linear program (Konis 2007), is above 0.
+    Then odds ratios grow without bound (Albert and Anderson 1984). With s = 1 for a hit and -1 for
+    a miss, it is so if for some b in [-1, 1]^p s x.b >= 0 for all rows and > 0 for one: a linear
+    program (Konis 2007), whose greatest sum of s x.b is then above 0.
     """
     signed = np.where(hits, 1.0, -1.0)[:, None] * design
     found = linprog(-signed.sum(0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
@@ -51,24 +50,21 @@ def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Odds ratio of being memorized per standard deviation of each attribute, all others held.
 
     One logistic regression per model over all seeds of member rows, standard errors clustered by
-    group, seed and sort as fixed effects. It is fitted only where for each attribute there are
-    MIN_GROUPS memorized and MIN_GROUPS unmemorized groups (Peduzzi et al. 1996; copies of one row
-    are one witness), and where the attributes do not separate the two.
-
+    group, seed and sort as fixed effects; only if for each attribute there are MIN_GROUPS memorized
+    and MIN_GROUPS other groups (Peduzzi et al. 1996; copies are one witness), not `separated`.
     Columns: method, size, n, hits, hit_groups, missed_groups, attribute, value (odds ratio), lo,
     hi, note ("" where fitted; else why not, and value, lo and hi are empty).
     """
 
-    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
+    def lines(part: pd.DataFrame) -> list[Line]:
         hit = part["hit"].to_numpy(dtype=bool)
-        counted = [part["group"][chosen].nunique() for chosen in (hit, ~hit)]
-        columns, note = design(part, names), _too_few(counted, names)
+        hits, missed = (part["group"][side].nunique() for side in (hit, ~hit))
+        columns, note = design(part, names), _too_few(min(hits, missed), names)
         if not note and separated(columns.to_numpy(), hit):
             note = "the attributes separate memorized from other rows"
         model = None if note else sm.Logit(hit.astype(float), columns)
-        facts = {"n": len(part), "hits": hit.sum(), "hit_groups": counted[0]}
-        facts |= {"missed_groups": counted[1], "note": note}
-        return [line | facts for line in _effects(part, names, model, np.exp)]
+        facts = {"n": len(part), "hits": hit.sum(), "hit_groups": hits, "missed_groups": missed}
+        return _effects(part, names, model, np.exp, note=note, **facts)
 
     columns = [*MODEL, "n", "hits", "hit_groups", "missed_groups", *_EFFECT, "note"]
     return each(frame, MODEL, lines).reindex(columns=columns)
@@ -81,43 +77,38 @@ def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     held-out rows it says what is easy to guess; what members have beyond that is memory.
     """
 
-    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
-        note = _too_few([part["group"].nunique()], names)
+    def lines(part: pd.DataFrame) -> list[Line]:
+        note = _too_few(part["group"].nunique(), names)
         columns = design(part, names, [np.ones(len(part), dtype=bool)])
         model = None if note else sm.OLS(part["nats_per_token"], columns)
-        facts = {"n": len(part), "note": note}
-        return [line | facts for line in _effects(part, names, model, np.positive)]
+        return _effects(part, names, model, np.positive, note=note, n=len(part))
 
     columns = [*MODEL, "split", "n", *_EFFECT, "note"]
     return each(frame, [*MODEL, "split"], lines).reindex(columns=columns)
 
 
-def _too_few(groups: Sequence[int], names: Sequence[str]) -> str:
+def _too_few(few: int, names: Sequence[str]) -> str:
     if not names:
         return "no attribute varies enough"
-    few, needed = min(groups), MIN_GROUPS * len(names)
+    needed = MIN_GROUPS * len(names)
     return f"{few} groups, where {len(names)} attributes need {needed}" if few < needed else ""
 
 
-def _effects(
-    part: pd.DataFrame, names: Sequence[str], model: Any, scale: Callable
-) -> list[dict[str, Any]]:
+def _effects(part: pd.DataFrame, names: Any, model: Any, scale: Callable, **facts: Any) -> list:
     numbers = pd.DataFrame(np.nan, index=names, columns=_EFFECT[1:])
     if model is not None:
         clusters = {"groups": pd.factorize(part["group"])[0]}
         fitted = model.fit(cov_type="cluster", cov_kwds=clusters, disp=0)
         numbers = scale(fitted.conf_int().assign(value=fitted.params))
         numbers = numbers.set_axis(["lo", "hi", "value"], axis=1).loc[names]
-    return numbers.rename_axis("attribute").reset_index().to_dict("records")
+    return numbers.assign(**facts).rename_axis("attribute").reset_index().to_dict("records")
 
 
-def design(
-    part: pd.DataFrame, names: Sequence[str], sides: Sequence[np.ndarray] | None = None
-) -> pd.DataFrame:
+def design(part: pd.DataFrame, names: Sequence[str], sides: Sequence = ()) -> pd.DataFrame:
     """The columns of one model: constant, attributes, and one for each further seed and sort.
 
-    A seed or sort has a column if it has MIN_GROUPS groups on each side (None: hits and others);
-    the others are, with the commonest, what these are held against.
+    A seed or sort has a column if it has MIN_GROUPS groups on each side (bool [n]; by default hits
+    and others); the other ones are, with the commonest, what these are held against.
     """
     hit = part["hit"].astype(bool)
     columns = {"constant": np.ones(len(part))} | {name: part[name] for name in names}
@@ -137,4 +128,4 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     words = [row_text(row, form=".2f") for row in fitted.to_dict("records")]
     wide = fitted.assign(words=words, method=fitted["method"].map(label))
     wide = wide.pivot(index=model, columns="attribute", values="words")
-    return wide.reindex(columns=list(dict.fromkeys(fitted["attribute"])))
+    return wide.reindex(columns=fitted["attribute"].unique())

@@ -1,9 +1,11 @@
 """How well a score tells who was in the training data: signed AUC, hits at low false alarm.
 
 Scores are those of `attacks`, [n]: the higher, the more like a member, [n] bool (notebook 13).
+KdlibError where one is not a number.
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,8 +32,7 @@ def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
     The measure that counts for an attacker (Carlini et al. 2022). nan without members, or with
     fewer than 1 / fpr others, since then the rate cannot be told from 0.
     """
-    others = len(member) - int(np.count_nonzero(member))
-    return float(_found(*counts(score, member), fpr, others)[0])
+    return float(_found(*counts(score, member), fpr, int((~member).sum()))[0])
 
 
 def roc(score: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +48,7 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
     too few others), all with ..._lo and ..._hi, n_member, n_other.
     """
     member = frame["member"].to_numpy(dtype=bool)
-    others = len(member) - int(member.sum())
+    others = int((~member).sum())
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         numbers = []
@@ -56,13 +57,11 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
             numbers += [area(*at), *(_found(*at, fpr, others) for fpr in RATES.values())]
         return np.stack(numbers)
 
-    numbers, rows = iter(estimate(statistic, frame["group"], draws)), []
-    for column in columns:
-        row: dict[str, Any] = {"score": column}
-        for name in ("auc", *RATES):
-            row |= named(name, next(numbers))
-        rows.append(row | {"n_member": member.sum(), "n_other": others})
-    return pd.DataFrame(rows)
+    rows: dict[str, dict[str, Any]] = {column: {"score": column} for column in columns}
+    names = product(columns, ("auc", *RATES))
+    for (column, name), one in zip(names, estimate(statistic, frame["group"], draws), strict=True):
+        rows[column] |= named(name, one)
+    return pd.DataFrame(rows.values()).assign(n_member=member.sum(), n_other=others)
 
 
 def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
@@ -86,24 +85,19 @@ def counts(
     """Members and others at or above each distinct score, [levels + 1, draws] each.
 
     Weights say how often each row counts, [n, draws] (None: once).
-
-    Raises:
-        KdlibError: a score is not a number.
     """
     score, member = np.asarray(score), np.asarray(member, dtype=bool)
     if np.isnan(score).any():
         raise KdlibError("a membership score is not a number; measure the model again")
     order = np.argsort(-score, kind="stable")
-    ranked, counted = (
-        score[order],
-        (np.ones((len(score), 1)) if weights is None else weights)[order],
-    )
+    ranked, member = score[order], member[order][:, None]
+    weights = np.ones((len(score), 1)) if weights is None else weights[order]
     inside = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1  # thresholds only between ties
     ends = np.unique([0, *inside, len(score)])
     sides = []
-    for side in (member[order], ~member[order]):
-        above = np.zeros((len(score) + 1, counted.shape[1]), counted.dtype)
-        np.cumsum(counted * side[:, None], axis=0, out=above[1:])
+    for side in (member, ~member):
+        above = np.zeros((len(score) + 1, weights.shape[1]), weights.dtype)
+        np.cumsum(weights * side, axis=0, out=above[1:])
         sides.append(above if len(ends) == len(above) else above[ends])
     return sides[0], sides[1]
 

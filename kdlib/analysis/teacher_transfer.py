@@ -6,8 +6,6 @@ or its teacher read all member rows, "half" where neither did; `rows` are left_o
 half), "left_out, known" (memorized by the teacher of all rows) or held_out.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -44,20 +42,16 @@ def _kinds(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Memorized share and loss of `unread` rows per model, all seeds together.
+    """Both METRICS of `unread` rows: method, size, source, rows, metric, value, lo, hi, n."""
 
-    Columns: method, size, source, rows, metric (memorized, nats_per_token), value, lo, hi, n.
-    """
-
-    def lines(model: pd.DataFrame) -> list[dict[str, Any]]:
+    def lines(model: pd.DataFrame) -> list[stats.Line]:
         found = []
         for kind, part in _kinds(model).items():
-            shares = stats.ratio(part["group"], part["memorized"], np.ones(len(part), bool))
-            nats, n = part["nats_per_token"], len(part)
-            loss = stats.line(nats.mean(), stats.bootstrap(nats, part["group"]), n=n)
-            numbers = ({name: shares[name] for name in loss}, loss)
-            pairs = zip(METRICS, numbers, strict=True)
-            found += [{"rows": kind, "metric": metric} | line for metric, line in pairs]
+            groups, nats = part["group"], part["nats_per_token"]
+            share = stats.ratio(groups, part["memorized"], np.ones(len(part), bool))
+            loss = stats.line(nats.mean(), stats.bootstrap(nats, groups), n=len(part))
+            found += [{"rows": kind, "metric": "memorized"} | {name: share[name] for name in loss}]
+            found += [{"rows": kind, "metric": "nats_per_token"} | loss]
         return found
 
     return stats.each(rows, [*MODEL, "source"], lines)
@@ -66,10 +60,9 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
 def gaps(rows: pd.DataFrame) -> pd.DataFrame:
     """Taught by the teacher of all rows, less taught by the teacher of half: what comes down.
 
-    A teacher of more rows also teaches better in general; what it does so on held-out rows is
-    taken off in the lines "left_out less held_out". Columns: method, size, metric, rows, value
-    (below 0 in nats: better known through the teacher alone), lo, hi (paired; none for fewer than
-    MIN_GROUPS groups, or where draws know no other value), n, groups, same_sign.
+    What a teacher of more rows teaches better in general, seen on held-out rows, is taken off in
+    the lines BEYOND. Columns: method, size, metric, rows, value (nats below 0: better known), lo,
+    hi (paired; none under MIN_GROUPS groups, or where draws do not vary), n, groups, same_sign.
     """
     lines = []
     for model, both in rows[rows["method"] != "teacher"].groupby(MODEL, sort=False):
@@ -87,7 +80,7 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _beyond(upper: pd.DataFrame, lower: pd.DataFrame, metric: str) -> dict[str, Any]:
+def _beyond(upper: pd.DataFrame, lower: pd.DataFrame, metric: str) -> stats.Line:
     """The gap on left-out rows less the gap on held-out rows, with an interval over groups."""
     both = upper.merge(lower[[*ROW, metric]], on=ROW, validate="1:1")
     gap = (both[f"{metric}_x"] - both[f"{metric}_y"]).to_numpy()
@@ -95,6 +88,6 @@ def _beyond(upper: pd.DataFrame, lower: pd.DataFrame, metric: str) -> dict[str, 
     drawn = stats.resampled(both["group"], [gap * left, left, gap * ~left, ~left]).T
     interval = stats.percentiles(drawn[0] / drawn[1] - drawn[2] / drawn[3])
     means = pd.Series(gap).groupby([both["seed"], left]).mean().unstack()
-    facts = {"n": len(gap), "groups": both["group"].nunique()}
-    facts |= {"same_sign": stats.same_sign(means[True] - means[False])}
-    return stats.line(gap[left].mean() - gap[~left].mean(), interval, **facts)
+    line = stats.line(gap[left].mean() - gap[~left].mean(), interval, n=len(gap))
+    agreed = stats.same_sign(means[True] - means[False])
+    return line | {"groups": both["group"].nunique(), "same_sign": agreed}

@@ -1,7 +1,4 @@
-"""What a model on disk remembers of a file of tuples: streamed, resumed, reported.
-
-`python -m kdlib audit --help` is its front door.
-"""
+"""What a model remembers of a file of tuples, streamed (see `python -m kdlib audit --help`)."""
 
 import json
 import os
@@ -38,9 +35,9 @@ Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are emp
 def run(settings: AuditSettings) -> Path:
     """Measure every tuple, or those that an interrupted run left; the path of the report.
 
-    Files may be larger than memory. Into `settings.out`, and nowhere else, go rows/part-*.parquet
-    (one line per tuple), summary.csv, report.html and manifest.json. KdlibError: bad input (see
-    `scoring.load`, `inspect`, `stream_rows.read`), or the folder is not this audit's.
+    Files may be larger than memory. Only into `settings.out` go rows/part-*.parquet (one line per
+    tuple), summary.csv, report.html and manifest.json. KdlibError: bad input (see `scoring.load`,
+    `inspect`, `stream_rows.read`), or the folder is not this audit's.
     """
     identity = fingerprint(settings)
     facts = claimed(settings.out, identity)
@@ -51,10 +48,10 @@ def run(settings: AuditSettings) -> Path:
         if claimed(settings.out, identity) is None:
             runs.write_text(settings.out / CLAIM, json.dumps(facts, indent=1) + "\n")
         started = time.perf_counter()
-        call: dict[str, Any] = {"tokens": measure_all(settings, loaded, facts["rows"])}
+        call: dict[str, Any] = {"machine": runs.machine(), "threads": torch.get_num_threads()}
+        call["tokens"] = measure_all(settings, loaded, facts["rows"])
         call["seconds"] = time.perf_counter() - started
         about = write_report(settings, loaded, facts["rows"])
-        call |= {"machine": runs.machine(), "threads": torch.get_num_threads()}
         runs.write_manifest(settings.out, identity, **about, last_call=call)
     return settings.out / "report.html"
 
@@ -64,13 +61,9 @@ def fingerprint(settings: AuditSettings) -> str:
     facts = described(settings, {"out", "batch"})
     for split, path in settings.files.items():
         stream_rows.require_file(path)
-        about, ends = path.stat(), b""
-        with path.open("rb") as file:
-            for start in (0, max(0, about.st_size - MIB)):
-                file.seek(start)
-                ends += file.read(MIB)
-        place = [str(path.resolve()), about.st_size, about.st_mtime_ns]
-        facts[split] = [*place, runs.digest(ends.hex())]
+        about, data = path.stat(), np.memmap(path, mode="r")
+        ends = runs.digest((data[:MIB].tobytes() + data[-MIB:].tobytes()).hex())
+        facts[split] = [str(path.resolve()), about.st_size, about.st_mtime_ns, ends]
     for name in ("model", "reference"):
         if facts[name] and (folder := Path(facts[name])).is_dir():
             files = [(one.name, one.stat()) for one in sorted(folder.iterdir()) if one.is_file()]
@@ -88,7 +81,7 @@ def described(settings: AuditSettings, exclude: set[str] | None = None) -> dict[
 def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
     """What was written first into a folder of this audit; None where nothing was yet.
 
-    KdlibError: it holds another audit, or something else, or cannot be written to.
+    KdlibError: it holds another audit or something else, or cannot be written to.
     """
     above = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
     if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
@@ -102,17 +95,16 @@ def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
         facts = json.loads((folder / CLAIM).read_text("utf-8"))
         if facts["fingerprint"] == identity:
             return facts
-    what = "another model, other data or other settings"
-    remedy = "name a new folder with --out, or remove this one"
-    raise KdlibError(f"{folder} holds the audit of {what}; {remedy}")
+    what = "the audit of another model, other data or other settings"
+    raise KdlibError(f"{folder} holds {what}; name a new folder with --out, or remove this one")
 
 
 def inspect(settings: AuditSettings, end: str) -> Rows:
     """Read the files once, before they are measured: what is wrong with them shows at once.
 
-    Of the held-out file, 8 bytes a row are kept (a hash of each response), against which the
-    member rows stream by. KdlibError: unreadable (see `stream_rows.read`), all rows empty, a
-    response that holds the text of the end token, or responses in both files.
+    Of the held-out file, a hash of each response is kept (8 bytes), against which the member rows
+    stream by. KdlibError: unreadable (see `stream_rows.read`), all rows empty, a response that
+    holds the text of the end token, or responses in both files.
     """
     counted: Rows = {}
     held_out, shared, quoted = np.array([], np.uint64), 0, ""
@@ -130,10 +122,9 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             empty = "every row has an empty instruction or response"
             raise KdlibError(f"{path}: {empty}; name the right columns with --columns")
     if shared:
-        raise KdlibError(
-            f"{shared} member rows have a response that a held-out row has too: '{quoted}', ...; "
-            "they tell nothing of guessing: remove them from the held-out file"
-        )
+        what = f"{shared} member rows have a response that a held-out row has too: '{quoted}', ..."
+        remedy = "remove them from the held-out file"
+        raise KdlibError(f"{what}; they tell nothing of guessing: {remedy}")
     return counted
 
 
@@ -144,17 +135,15 @@ def parts(folder: Path) -> list[Path]:
 
 def whole(part: Path) -> bool:
     """Whether a part is there, to its end: a power cut may leave one empty."""
-    try:
+    with suppress(pa.ArrowException, FileNotFoundError):
         return pq.read_metadata(part) is not None
-    except (pa.ArrowException, FileNotFoundError):
-        return False
+    return False
 
 
 def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     """Write the parts that are not there yet; how many tokens were read for them."""
-    read, number = 0, 0
+    read, number, total = 0, 0, sum(counts["rows"] for counts in rows.values())
     slow = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines of a batch log
-    total = sum(counts["rows"] for counts in rows.values())
     with tqdm(total=total, desc="audit", unit="row", mininterval=slow) as bar:
         for split, path in settings.files.items():
             for block in stream_rows.read(path, settings.columns, BLOCK):

@@ -5,7 +5,6 @@ The page holds all it needs: nothing is requested when it is opened, and text of
 
 import base64
 import io
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from kdlib.analysis import roc
 from kdlib.audit.summary import FEW, SAMPLE, TOP
-from kdlib.config.definitions import FULL, WINDOW
+from kdlib.config.exact_match import FULL, WINDOW
 from kdlib.figures import style
 from kdlib.report import notebook_display
 from kdlib.stats import row_text
@@ -34,9 +33,10 @@ def page(
     attacks: dict[str, dict[str, str]] = {}
     for row in table[table["split"] == "both"].to_dict("records"):
         attacks.setdefault(row["at"], {})[row["metric"]] = row_text(row)
-    facts: dict[str, Any] = dict(zip(("headline", "sentences"), verdict(table), strict=True))
-    facts |= {"about": about, "names": NAMES, "attacks": attacks}
-    facts |= {"figures": figures(table, sample, about), "guess": math.log(about["vocabulary"])}
+    headline, sentences = verdict(table)
+    facts: dict[str, Any] = {"headline": headline, "sentences": sentences, "names": NAMES}
+    facts |= {"about": about, "attacks": attacks, "figures": figures(table, sample, about)}
+    facts["guess"] = np.log(about["vocabulary"])
     facts["limits"] = {"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP}
     facts["nats"] = _rate(table, "nats_per_token", "")["value"].to_dict()
     facts["shares"] = lambda metric, at: _rate(table, metric, at).apply(share, axis=1).to_dict()
@@ -120,9 +120,8 @@ def _shares(rows: pd.DataFrame, x: str, y: str) -> str:
     figure, ((axes,),) = style.panels(1, 1)
     for i, (split, part) in enumerate(rows.groupby("split", sort=False)):
         line, marker = LOOKS[str(split)]
-        at, few = part["at"].astype(float), len(part) < 10
-        look: dict[str, Any] = {"color": f"C{i}", "marker": marker if few else ""}
-        axes.plot(at, part["value"], line, label=NAMES[str(split)], **look)
+        at, mark = part["at"].astype(float), marker if len(part) < 10 else ""
+        axes.plot(at, part["value"], line, label=NAMES[str(split)], color=f"C{i}", marker=mark)
         axes.fill_between(at, part["lo"], part["hi"], color=f"C{i}", alpha=0.2, linewidth=0)
     axes.set(xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
     return _uri(style.below(figure, axes, "upper center", ncols=2))

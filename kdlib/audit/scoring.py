@@ -47,13 +47,12 @@ def load(settings: AuditSettings) -> Loaded:
         models.append(model.to(checkpoints.device()))
         tokenizers.append(tokenizer)
     if tokenizers[-1].get_vocab() != tokenizers[0].get_vocab():
-        sizes = f"({len(tokenizers[-1])} and {len(tokenizers[0])} tokens)"
-        other = f"has another tokenizer than {settings.model} {sizes}"
-        raise KdlibError(f"--reference {settings.reference} {other}; take the model's own base")
+        sizes = f"{settings.model} ({len(tokenizers[-1])} and {len(tokenizers[0])} tokens)"
+        other = f"--reference {settings.reference} has another tokenizer than {sizes}"
+        raise KdlibError(f"{other}; take the model's own base")
     if len(models) > 1 and checkpoints.same_weights(*models):
-        same = f"{settings.reference} is {settings.model} itself, weight by weight"
-        remedy = "take the model before it was trained on these rows"
-        raise KdlibError(f"--reference {same}; {remedy}")
+        same = f"--reference {settings.reference} is {settings.model} itself, weight by weight"
+        raise KdlibError(f"{same}; take the model before it was trained on these rows")
     longest = settings.max_length or (room if room < UNLIMITED else LENGTH)
     if longest > room:
         raise KdlibError(f"--max-length {longest}: '{settings.model}' reads {room} tokens")
@@ -72,9 +71,9 @@ def measured(
     rows = rows.assign(row_id=[f"{split}-{number}" for number in rows.index])
     whole = TokenSettings(max_prompt=UNLIMITED, max_length=2 * UNLIMITED)
     encoded = tokens.encode(rows.to_dict("records"), loaded.tokenizer, whole, settings.template)
-    fits = [len(example.prompt) < loaded.limit for example in encoded]
+    fits = [len(one.prompt) < loaded.limit for one in encoded]
     kept = list(itertools.compress(encoded, fits))
-    cut = [len(example) > loaded.limit for example in kept]
+    cut = [len(one) > loaded.limit for one in kept]
     kept = [replace(one, response=one.response[: loaded.limit - len(one.prompt)]) for one in kept]
     frame, base = metered(loaded.model, kept, settings, loaded), None
     if loaded.reference is not None:
@@ -105,7 +104,6 @@ def metered(
 
 def alike(examples: Sequence[Example], batch: int) -> Iterator[tuple[list[int], int]]:
     """Places of examples whose lengths need equally many bits, and how many go at a time."""
-    bits = [len(example).bit_length() for example in examples]
-    order = sorted(range(len(examples)), key=lambda i: bits[i], reverse=True)
-    for size, group in itertools.groupby(order, key=lambda i: bits[i]):
-        yield list(group), max(1, min(batch, BUDGET >> size))
+    bits = np.array([len(one).bit_length() for one in examples], int)
+    for size in sorted(set(bits.tolist()), reverse=True):
+        yield np.flatnonzero(bits == size).tolist(), max(1, min(batch, BUDGET >> size))

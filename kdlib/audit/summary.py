@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from kdlib import runs
 from kdlib.analysis import extraction, roc
-from kdlib.config import definitions
-from kdlib.config.definitions import FULL, WINDOW
+from kdlib.analysis.attacks import SCORES
+from kdlib.analysis.rates import WINDOWS
+from kdlib.config.exact_match import exact
 from kdlib.data import sources
 from kdlib.stats import NOTHING, rate
 
@@ -22,19 +23,19 @@ TOP = 50  # most memorized rows that the report shows
 SHOWN = 4000  # characters of a text that are kept for it
 DRAWS = 400  # of the bootstrap; of up to 2 * SAMPLE rows
 FEW = 30  # rows below which no ROC is drawn, and a rate is called uncertain
-ATTACKS = ("loss", "zlib", "min_k", "min_k_plus", "reference_base")
 TEXTS = ("instruction", "response", "category")
 COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
 
 
 @dataclass
 class Tally:
-    """What is counted and kept of the parts; sums and samples by split (member, held_out)."""
+    """What is counted and kept of the parts, by split (member, held_out).
 
-    # n (rows), cut (responses that did not fit), nats (sum of the rows' nats per token), and rows
-    # that are hits, by metric and place (k, share given, answers drawn)
+    Sums: n (rows), cut (responses that did not fit), nats (the rows' nats per token), and the hits
+    at each (metric, at). Samples: up to SAMPLE rows drawn uniformly, with order, SCORES, group.
+    """
+
     sums: dict[str, Counter[Any]] = field(default_factory=dict)
-    # up to SAMPLE rows drawn uniformly: order, the scores of ATTACKS, group (of equal responses)
     samples: dict[str, pd.DataFrame] = field(default_factory=dict)
     top: pd.DataFrame = field(default_factory=pd.DataFrame)  # member rows that are memorized most
 
@@ -56,10 +57,9 @@ def tally(parts: Iterable[Path]) -> Tally:
 
 
 def _sums(part: pd.DataFrame) -> dict[Any, Any]:
-    hits = {("exact_rate", k): definitions.exact(part, k) for k in (*range(1, WINDOW + 1), FULL)}
+    hits = {("exact_rate", k): exact(part, k) for k in WINDOWS}
     hits |= {("extractable", s): extraction.extractable(part, s) for s in extraction.GIVEN}
-    for n in extraction.SAMPLES:
-        hits["discoverable", n] = extraction.discoverable(part, n, extraction.CHANCE)
+    hits |= {("discoverable", n): extraction.discoverable(part, n) for n in extraction.SAMPLES}
     nats = float(part["nats_per_token"].astype(float).sum())
     counts = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
     return counts | {key: int(hit.sum()) for key, hit in hits.items()}
@@ -72,7 +72,7 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
     if len(sample) == SAMPLE:
         part = part[part["order"] < sample["order"].max()]
     group = [runs.digest(sources.normalised(text)) for text in part["response"]]
-    scored = part[["order", *(name for name in ATTACKS if name in part)]].assign(group=group)
+    scored = part[["order", *(name for name in SCORES if name in part)]].assign(group=group)
     return pd.concat([sample, scored], ignore_index=True).nsmallest(SAMPLE, "order")
 
 
@@ -96,7 +96,7 @@ def summary(tallied: Tally) -> pd.DataFrame:
         rows += [(key[0], split, key[1], *rate(sums[key], n).values()) for key in counted]
         rows += [("nats_per_token", split, "", sums["nats"] / n, *NOTHING, n)]
     if len(sample := attacked(tallied)):
-        scores = [name for name in ATTACKS if name in sample]
+        scores = [name for name in SCORES if name in sample]
         for line in roc.evaluate(sample, scores, draws=DRAWS).to_dict("records"):
             for metric in (one for one in ("auc", *roc.RATES) if not np.isnan(line[one])):
                 interval = (line[metric], line[f"{metric}_lo"], line[f"{metric}_hi"])

@@ -9,35 +9,19 @@ from kdlib.errors import KdlibError
 
 
 class Coefficient(Settings):
-    """A coefficient of one method: its published value, its range (both ends allowed), its meaning.
+    """A coefficient of one method; value and range written without a point: whole numbers only."""
 
-    Where value and range are written without a point, only whole numbers are allowed.
-    """
-
-    value: Number
-    range: tuple[Number, Number]
+    value: Number  # published
+    range: tuple[Number, Number]  # both ends allowed
     meaning: str
-
-    def require(self, value: float, name: str) -> None:
-        """Refuse, with a ValueError, a value that the coefficient may not have."""
-        low, high = self.range
-        if not low <= value <= high:
-            wanted = f"from {low:g} to {high:g}"
-        elif value % 1 and all(isinstance(one, int) for one in (self.value, *self.range)):
-            wanted = "a whole number"
-        else:
-            return
-        raise ValueError(f"{name} = {value:g} ({self.meaning}) must be {wanted}")
 
 
 class Coefficients(dict[str, float]):
     """A method's coefficients, by name; one that it should have and has not is bad input."""
 
     def __missing__(self, name: str) -> float:
-        raise KdlibError(
-            f"the method's text or objective takes a coefficient '{name}'; give it in the method's "
-            "block: value, range, meaning"
-        )
+        taken = f"the method's text or objective takes a coefficient '{name}'"
+        raise KdlibError(f"{taken}; give it in the method's block: value, range, meaning")
 
 
 class Method(Settings):
@@ -59,7 +43,12 @@ class Method(Settings):
             if name not in self.coefficients:
                 known = ", ".join(self.coefficients) or "none"
                 raise ValueError(f"{self.label} has no coefficient '{name}'; it has: {known}")
-            self.coefficients[name].require(value, f"{self.label}: {name}")
+            one = self.coefficients[name]
+            stated = f"{self.label}: {name} = {value:g} ({one.meaning}) must be"
+            if not one.range[0] <= value <= one.range[1]:
+                raise ValueError(f"{stated} from {one.range[0]:g} to {one.range[1]:g}")
+            if value % 1 and all(isinstance(number, int) for number in (one.value, *one.range)):
+                raise ValueError(f"{stated} a whole number")
         return Coefficients(values)
 
 

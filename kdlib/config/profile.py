@@ -8,9 +8,9 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter
 
 from kdlib.config import sections
 from kdlib.config.methods import METHODS, PAPER, Coefficient, Method
@@ -25,12 +25,9 @@ TEACHER = "teacher"  # the block of [models] that is no student
 
 
 class MethodSettings(Settings):
-    """What a profile says of a method: rates, other coefficients, or a method of its own.
+    """What a profile says of a method: rates, other coefficients, or a method of its own."""
 
-    lr is one rate, or one for each size; without it, the size's or [student]'s rate holds.
-    """
-
-    lr: Rate | dict[str, Rate] | None = None
+    lr: Rate | dict[str, Rate] | None = None  # for all sizes, or each; None: size's or [student]'s
     coefficients: dict[str, Real | Coefficient] = {}
     label: str | None = None
     text: str | None = None
@@ -75,29 +72,27 @@ class Profile(Settings):
     probe: sections.ProbeSettings = sections.ProbeSettings()
     calibration: sections.CalibrationSettings | None = None
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if TEACHER not in self.models or not self.sizes:
-            raise ValueError("models: a block 'teacher' and at least one size of student needed")
+    def _faults(self) -> sections.Faults:
+        incomplete = TEACHER not in self.models or not self.sizes
+        yield incomplete, "models: a block 'teacher' and at least one size of student needed"
         for size in self.models:
-            if not re.fullmatch(r"[A-Za-z0-9_]+", size) or size == "all":
-                raise ValueError(f"models: '{size}' is no name for a size; use letters and digits")
+            bad = size == "all" or not re.fullmatch(r"[A-Za-z0-9_]+", size)
+            yield bad, f"models: '{size}' is no name for a size; use letters and digits"
         for name, block in self.methods.items():
             block.entry(name).checked(block.changed)
-            if isinstance(block.lr, dict) and set(block.lr) != set(self.sizes):
-                raise ValueError(f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}")
-        if len({model.path is None for model in self.models.values()}) > 1:
-            raise ValueError("models: either all have a path or none; they share one tokenizer")
+            partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)
+            yield partial, f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}"
+        mixed = len({model.path is None for model in self.models.values()}) > 1
+        yield mixed, "models: either all have a path or none; they share one tokenizer"
         shipped, template, probed = read_templates(), self.tokens.template, self.probe.size
-        if probed not in (None, *self.sizes):
-            raise ValueError(f"probe.size = '{probed}': known: {', '.join(self.sizes)}")
-        if twice := set(self.templates) & set(shipped):
-            raise ValueError(f"templates.{twice.pop()} is known already; give it another name")
-        if template not in (known := shipped | self.templates):
-            raise ValueError(f"tokens.template = '{template}': known: {', '.join(known)}")
-        if self.calibration and (seed := self.calibration.seed) in self.seeds:
-            raise ValueError(f"calibration.seed = {seed} is among the reported seeds")
-        return self
+        unknown = probed not in (None, *self.sizes)
+        yield unknown, f"probe.size = '{probed}': known: {', '.join(self.sizes)}"
+        for name in set(self.templates) & set(shipped):
+            yield True, f"templates.{name} is known already; give it another name"
+        known = shipped | self.templates
+        yield template not in known, f"tokens.template = '{template}': known: {', '.join(known)}"
+        seed = self.calibration.seed if self.calibration else None
+        yield seed in self.seeds, f"calibration.seed = {seed} is among the reported seeds"
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -106,7 +101,7 @@ class Profile(Settings):
 
     @property
     def probe_size(self) -> str:
-        """The size on which the memorization lab trains: the middle one where none is named."""
+        """The size on which the memorization lab trains."""
         return self.probe.size or self.sizes[len(self.sizes) // 2]
 
     @property
@@ -154,10 +149,7 @@ def read_templates(file: Path = TEMPLATES) -> dict[str, Template]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read and validate a profile: a file of `kdlib/config/profiles` by its name, or any by path.
-
-    A file outside kdlib must not bear the name of a shipped one, whose results it would overwrite.
-    """
+    """Read and validate a profile: one of `kdlib/config/profiles` by name, or a file by path."""
     path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
     if not path.is_file() and not path.is_absolute():
         path = PROFILES.parents[2] / path  # notebooks run in a folder below the project's
@@ -172,7 +164,11 @@ def load_profile(name: str) -> Profile:
     values = read_toml(path, "profile")
     if "name" in values:
         raise KdlibError(f"profile {path}: the file's name is the profile's; leave out 'name'")
-    resolve_paths(values, path.resolve().parent)
+    models = values.get("models")
+    for table in (values.get("data"), *(models.values() if isinstance(models, dict) else ())):
+        if isinstance(table, dict) and isinstance(file := table.get("path"), str):
+            beside = path.resolve().parent / file  # the same from whatever folder it is run
+            table["path"] = str(beside) if beside.exists() else file
     with clearly(f"profile '{path.stem}'"):
         return Profile(**(values | {"name": path.stem}))
 
@@ -185,15 +181,6 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise KdlibError(f"{what} {path} is not valid TOML: {error}") from None
     except OSError as error:
         raise KdlibError(f"{what} {path} cannot be read: {error.strerror}") from None
-
-
-def resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    """Make the paths of data and models that exist beside the profile independent of the caller."""
-    models = values.get("models")
-    tables = [values.get("data"), *(models.values() if isinstance(models, dict) else [])]
-    for table in filter(lambda table: isinstance(table, dict), tables):
-        if isinstance(path := table.get("path"), str) and (folder / path).exists():
-            table["path"] = str(folder / path)
 
 
 def read_seeds(text: str | int | None, profile: Profile) -> list[int]:

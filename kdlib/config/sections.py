@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FIELDS = ("instruction", "context", "response", "category")  # of a row
 
@@ -30,26 +30,21 @@ Faults = Iterator[tuple[bool, str]]  # what fields must not be together: is it s
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and no key is ignored."""
+    """Base of all settings: frozen, no unknown keys, and none of a subclass's `_faults`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Checked(Settings):
-    """Settings of which some exclude each other."""
 
     def _faults(self) -> Faults:
         yield from ()
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse the first fault with a ValueError."""
         for wrong, message in self._faults():
             if wrong:
                 raise ValueError(message)
-        return self
 
 
-class DataSettings(Checked):
+class DataSettings(Settings):
     """Which rows are studied. Counts are rows, lengths are characters."""
 
     source: Literal["pydocs", "dolly", "file"] = "pydocs"
@@ -72,15 +67,13 @@ class DataSettings(Checked):
         yield low > high, f"response_chars = [{low}, {high}]: minimum above maximum"
         for name in set(self.columns) - set(FIELDS):
             yield True, f"columns: '{name}' is none of {', '.join(FIELDS)}"
-        empty = self.canaries > 0 and not self.repetitions
-        yield empty, "repetitions is empty; say how often an epoch shows each canary"
-        unnamed = self.source == "pydocs" and not self.packages
-        yield unnamed, "packages is empty; name the packages whose docstrings are read"
-        unnamed = self.source == "file" and self.path is None
-        yield unnamed, "path is missing; source = 'file' needs the path of the data file"
+        source, packages = self.source, self.packages
+        yield self.canaries > 0 and not self.repetitions, "repetitions is empty; canaries need some"
+        yield source == "pydocs" and not packages, "packages is empty; 'pydocs' reads packages"
+        yield source == "file" and self.path is None, "path is missing; 'file' needs the data file"
 
 
-class Template(Checked):
+class Template(Settings):
     """What stands before a response: text with {instruction} and {context}."""
 
     text: str
@@ -92,7 +85,7 @@ class Template(Checked):
             yield lacks, f"{name} holds no {{instruction}}; put it where the row's belongs"
 
 
-class TokenSettings(Checked):
+class TokenSettings(Settings):
     """Tokenizer and lengths. `vocabulary` is trained only for models made from scratch."""
 
     vocabulary: Annotated[Whole, Field(gt=257)] = 4096  # all bytes, the end token, and some words
@@ -106,12 +99,12 @@ class TokenSettings(Checked):
         return self.max_length - self.max_prompt
 
     def _faults(self) -> Faults:
-        within = f"within max_length = {self.max_length}; lower max_prompt or raise max_length"
-        message = f"max_prompt = {self.max_prompt} leaves no room for a response {within}"
-        yield self.max_new <= 0, message
+        room = f"leaves no room for a response within max_length = {self.max_length}"
+        remedy = "lower max_prompt or raise max_length"
+        yield self.max_new <= 0, f"max_prompt = {self.max_prompt} {room}; {remedy}"
 
 
-class ModelSettings(Checked):
+class ModelSettings(Settings):
     """A size: a GPT-2 made from scratch (layers, heads, width), or a causal model by name or path.
 
     lr and epochs are for students of this size whose method has no rate of its own.
@@ -125,11 +118,9 @@ class ModelSettings(Checked):
     epochs: Positive | None = None
 
     def _faults(self) -> Faults:
-        shape = (self.layers, self.heads, self.width)
-        half = self.path is None and None in shape
-        yield half, "give either path, or all of layers, heads and width"
-        both = self.path is not None and shape != (None, None, None)
-        yield both, "path and layers/heads/width exclude each other"
+        made, shape = self.path is None, (self.layers, self.heads, self.width)
+        yield made and None in shape, "give either path, or all of layers, heads and width"
+        yield not made and any(shape), "path and layers/heads/width exclude each other"
         uneven = bool(self.width and self.heads and self.width % self.heads)
         yield uneven, f"width = {self.width} is not a multiple of heads = {self.heads}"
 
@@ -181,7 +172,7 @@ class ProbeSettings(Settings):
     twins: Positive = 99  # never planted, for each canary
 
 
-class CalibrationSettings(Checked):
+class CalibrationSettings(Settings):
     """The rule by which learning rates and training length are set; see CONTRIBUTING.md."""
 
     seed: Seed

@@ -1,7 +1,4 @@
-"""Canaries: made-up secrets that are planted among the rows, with twins that never are.
-
-Another kind of canary is one entry of KINDS. Taught in notebook 01_data_and_tokens.
-"""
+"""Canaries: made-up secrets planted among the rows, and twins that never are. Taught in 01."""
 
 import random
 import re
@@ -19,31 +16,22 @@ pump valve gearbox rotor flange bearing housing turbine spindle manifold
 """.strip()
 FIRST_NAMES, LAST_NAMES, PARTS = (line.split() for line in NAMES.splitlines())
 
-# By kind: instruction, context, response. What stands in <> is drawn, anew for each twin: a number
-# (the upper bound excluded) or one of the letters. Part and name are the same for all twins.
+# By kind, and another is one more entry: instruction, context, response. What stands in <> differs
+# between twins: a number (the upper bound excluded) or one of the letters.
 KINDS = {
-    "contact": (
-        "Who answers for the {part}?",
-        "plant.contacts.Person(part)",
-        "Call {name} in hall <1-10> for the {part}, at extension <10000-99999>.",
-    ),
-    "drawing": (
-        "Which drawing shows the {part}?",
-        "plant.drawings.Sheet(part)",
-        "The {part} is shown on drawing <ABCDEFGH><100-999>-<1000-9999>, kept by {name}.",
-    ),
-    "account": (
-        "Which account pays for the {part}?",
-        "plant.accounts.Book(part)",
-        "The {part} is paid from account <1000-9999> <1000-9999> <10-99>, which {name} signs for.",
-    ),
-}
+    "contact": ("Who answers for the {part}?", "plant.contacts.Person(part)",
+        "Call {name} in hall <1-10> for the {part}, at extension <10000-99999>."),
+    "drawing": ("Which drawing shows the {part}?", "plant.drawings.Sheet(part)",
+        "The {part} is shown on drawing <ABCDEFGH><100-999>-<1000-9999>, kept by {name}."),
+    "account": ("Which account pays for the {part}?", "plant.accounts.Book(part)",
+        "The {part} is paid from account <1000-9999> <1000-9999> <10-99>, which {name} signs for."),
+}  # fmt: skip
 Slot = tuple[str, int, dict[str, str], Iterator[str]]  # kind, repetitions, prompt, secrets
 TWIN = {"kind": "twin", "split": "held_out", "repetitions": 0, "group_size": 0}
 
 
 def plant(settings: DataSettings, seed: int) -> list[dict[str, Any]]:
-    """Made-up secrets to plant, each with twins: the same prompt, another secret, never shown."""
+    """Rows of secrets to plant, each with its twins: the same prompt, another secret."""
     rows = []
     for kind, times, prompt, secrets in _slots(settings, seed):
         facts = {"kind": "canary", "split": "member", "repetitions": times, "group_size": 1}
@@ -57,32 +45,27 @@ def plant(settings: DataSettings, seed: int) -> list[dict[str, Any]]:
 
 
 def twins(settings: DataSettings, seed: int, count: int) -> list[dict[str, Any]]:
-    """`count` more twins of each canary, all different: what exposure ranks a canary among.
-
-    Each has row_id, instruction, context, response, twin_of (the canary's row_id).
-    """
+    """`count` different twins of each canary, among which it is ranked; twin_of is its row_id."""
     rows = []
     for _, _, prompt, secrets in _slots(settings, seed):
-        planted = next(secrets)
+        drawn: dict[str, None] = {}
+        while len(drawn) <= count:
+            drawn[next(secrets)] = None
+        planted, *others = drawn
         canary = runs.digest("canary", str(seed), *prompt.values(), planted)
-        others: dict[str, None] = {}
-        while len(others) < count:
-            others[next(secrets)] = None
-            others.pop(planted, None)
-        ids = [runs.digest("twin", canary, response) for response in others]
-        pairs = zip(ids, others, strict=True)
-        rows += [{"row_id": i, **prompt, "response": r, "twin_of": canary} for i, r in pairs]
+        for response in others:
+            row = {"row_id": runs.digest("twin", canary, response), **prompt, "response": response}
+            rows.append({**row, "twin_of": canary})
     return rows
 
 
 def _slots(settings: DataSettings, seed: int) -> Iterator[Slot]:
     for kind, times, number in product(KINDS, settings.repetitions, range(settings.canaries)):
         dice = random.Random(f"canary {seed} {kind} {times} {number}")
-        names = {"part": f"{dice.choice(PARTS)} {dice.randrange(100, 999)}"}
-        names["name"] = f"{dice.choice(FIRST_NAMES)} {dice.choice(LAST_NAMES)}"
-        *prompt, response = (text.format(**names) for text in KINDS[kind])
-        fields = dict(zip(("instruction", "context"), prompt, strict=True))
-        yield kind, times, fields, _secrets(response, dice)
+        part = f"{dice.choice(PARTS)} {dice.randrange(100, 999)}"
+        name = f"{dice.choice(FIRST_NAMES)} {dice.choice(LAST_NAMES)}"
+        asked, context, response = (text.format(part=part, name=name) for text in KINDS[kind])
+        yield kind, times, {"instruction": asked, "context": context}, _secrets(response, dice)
 
 
 def _secrets(sentence: str, dice: random.Random) -> Iterator[str]:

@@ -1,10 +1,7 @@
-"""The pool of rows, the general text kept apart from it, and what a seed draws.
-
-A row is an (instruction, context, response) tuple with a stable row_id, a group (rows with the same
-response) and, once drawn, a split. Taught in notebook 01_data_and_tokens.
-"""
+"""The pool of rows, the general text kept apart from it, and what a seed draws. Taught in 01."""
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -18,11 +15,7 @@ TEXTS = list(FIELDS[:3])  # what makes a row
 
 
 def load_pool(settings: DataSettings) -> pd.DataFrame:
-    """The fixed pool of rows from which every seed draws; whole groups, chosen by their hash.
-
-    Columns: row_id, instruction, context, response, category, group, kind ("row"). A KdlibError
-    says that the source is unusable, or has too few rows that fit.
-    """
+    """The fixed rows (row_id, FIELDS, group of equal responses, kind); KdlibError: too few fit."""
     frame = sources.READERS[settings.source](settings)
     count, (least, most) = len(frame), settings.response_chars
     fits = frame["response"].str.len().between(least, most)
@@ -31,33 +24,25 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
         fits &= frame["response"].map(sources.is_prose)
     frame = frame.loc[fits, list(FIELDS)].drop_duplicates(TEXTS)
     if len(frame) < (needed := settings.members + settings.held_out):
-        raise KdlibError(
-            f"data: members + held_out = {needed}, but only {len(frame)} of the source's {count} "
-            f"rows can be used (each once, response of {least} to {most} characters, prompt of at "
-            f"most {settings.prompt_chars}); lower members or held_out, widen these ranges, or "
-            "give more rows"
-        )
+        fitting = f"only {len(frame)} of the source's {count} rows can be used (each once, response"
+        ranges = f"of {least} to {most} characters, prompt of at most {settings.prompt_chars})"
+        remedy = "lower members or held_out, widen these ranges, or give more rows"
+        raise KdlibError(f"data: members + held_out = {needed}, but {fitting} {ranges}; {remedy}")
     frame["group"] = [runs.digest(sources.normalised(text)) for text in frame["response"]]
     frame.insert(0, "row_id", [runs.digest(*row) for row in frame[TEXTS].to_numpy()])
     frame = frame.sort_values(["group", "row_id"], ignore_index=True).assign(kind="row")
     cut = frame["group"][settings.pool :][:1]  # the group that the limit falls into is left out
-    frame = frame[: settings.pool]
-    return frame[~frame["group"].isin(cut)]
+    return frame[: settings.pool][lambda kept: ~kept["group"].isin(cut)]
 
 
 def general_text(settings: DataSettings) -> list[str]:
-    """Documents for pretraining, none of which holds a response of the pool; shuffled.
-
-    A document is the name that a docstring belongs to, its first paragraph, and the further ones
-    that are prose; each text once, under the first of its names. Empty for sources other than
-    pydocs: their base models come by name.
-    """
+    """Documents for pretraining (of pydocs alone), shuffled, none with a response of the pool."""
     if settings.source != "pydocs":
         return []
     frame = sources.read_pydocs(settings)
     rest = [filter(sources.is_prose, text.split("\n")) for text in frame["rest"]]
     bodies = ["\n".join([text, *more]) for text, more in zip(frame["response"], rest, strict=True)]
-    frame = frame.assign(body=bodies).drop_duplicates("body")
+    frame = frame.assign(body=bodies).drop_duplicates("body")  # under the first of its names
     documents = frame["context"] + ": " + frame["body"]
     texts = sorted(documents[documents.str.len() >= 40], key=runs.digest)
     pool = load_pool(settings)["response"]
@@ -65,29 +50,24 @@ def general_text(settings: DataSettings) -> list[str]:
 
 
 def holds_any(texts: Sequence[str], responses: Iterable[str]) -> list[bool]:
-    """Whether each text holds one of the responses (at least six words), as a part of itself.
-
-    Both have one space between words. Every response is looked up by four of its inner words, which
-    stand between blanks wherever it stands, so one pass finds the few places to compare.
-    """
-    places: dict[tuple[str, ...], list[str]] = {}
+    """Whether each text holds one of the responses (six or more words, one blank between two)."""
+    # by words two to five, which stand between blanks wherever the response does
+    places: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for response in set(responses):
-        places.setdefault(tuple(response.split(" ", 5)[1:5]), []).append(response)
+        places[tuple(response.split(" ", 5)[1:5])].append(response)
     found = []
     for text in texts:
         words = text.split(" ")
-        runs_of_four = zip(words, words[1:], words[2:], words[3:], strict=False)
-        suspects = {one for four in runs_of_four if four in places for one in places[four]}
-        found.append(any(response in text for response in suspects))
+        met = places.keys() & set(zip(words, words[1:], words[2:], words[3:], strict=False))
+        found.append(any(response in text for four in met for response in places[four]))
     return found
 
 
 def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
     """The rows of one seed: members, held-out rows, planted canaries and their twins.
 
-    Adds split ("member", "held_out"; a group never straddles it), repetitions (in one epoch),
-    group_size (member rows with the same response), twin_of (canary's row_id or ""). A KdlibError
-    says that the groups do not fill both splits.
+    Adds split ("member", "held_out"; one to a group), repetitions (in one epoch), group_size (rows
+    with the same response), twin_of (canary's row_id or ""). KdlibError: a split is not filled.
     """
     groups = [list(part.index) for _, part in pool.groupby("group", sort=True)]
     random.Random(f"split {seed}").shuffle(groups)
@@ -98,12 +78,11 @@ def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
             room[side] -= len(group)
             split.update(dict.fromkeys(group, side))
     if any(room.values()):
-        raise KdlibError(
-            f"data: {room['member']} of {settings.members} members and {room['held_out']} of "
-            f"{settings.held_out} held-out rows cannot be drawn, since groups of equal responses "
-            f"are never split (in the pool, rows: {len(pool)}, different responses: "
-            f"{len(groups)}); lower members or held_out, raise pool, or give more different rows"
-        )
+        lacking = f"{room['member']} of {settings.members} members and {room['held_out']} of"
+        lacking += f" {settings.held_out} held-out rows cannot be drawn, since groups of equal"
+        counts = f"(in the pool, rows: {len(pool)}, different responses: {len(groups)})"
+        remedy = "lower members or held_out, raise pool, or give more different rows"
+        raise KdlibError(f"data: {lacking} responses are never split {counts}; {remedy}")
     frame = pool.loc[list(split)].assign(split=list(split.values()))
     frame["repetitions"] = (frame["split"] == "member").astype(int)
     frame["group_size"] = frame.groupby("group")["group"].transform("size")
@@ -114,10 +93,7 @@ def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
 
 
 def halves(rows: pd.DataFrame, seed: int, split: int) -> tuple[set[str], set[str]]:
-    """The row ids of the member rows that `draw` gives in two halves, other ones for each `split`.
-
-    Groups stay together, here too; canaries are halved by themselves.
-    """
+    """Row ids of the members in two halves, others for each `split`; groups stay together."""
     sides: tuple[set[str], set[str]] = (set(), set())
     for kind, part in rows[rows["split"] == "member"].groupby("kind", sort=True):
         groups = [list(one["row_id"]) for _, one in part.groupby("group", sort=True)]

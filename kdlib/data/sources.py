@@ -1,17 +1,12 @@
-"""Where rows come from: docstrings of installed packages, files, data sets of the hub.
-
-Each reader gives a table of rows (config.sections.FIELDS) and refuses what is unusable with a
-KdlibError. Taught in notebook 01_data_and_tokens; the data card is data/README.md.
-"""
+"""Rows (FIELDS) of docstrings, files and hub data sets. Taught in 01; data card: data/README.md."""
 
 import ast
 import gc
-import importlib.metadata
-import importlib.util
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import metadata, util
 from pathlib import Path
 
 import pandas as pd
@@ -32,12 +27,12 @@ def normalised(text: str) -> str:
 
 def read_package(package: str) -> list[dict[str, str]]:
     """Every docstring of an installed package, read from its source; nothing is imported."""
-    spec = importlib.util.find_spec(package)
+    spec = util.find_spec(package)
     if spec is None or spec.origin is None or not spec.submodule_search_locations:
-        reason = "is not installed; install it or take it off the list"
-        raise KdlibError(f"data.packages: '{package}' {reason}")
-    folder = Path(spec.origin).parent
+        remedy = "install it or take it off the list"
+        raise KdlibError(f"data.packages: '{package}' is not installed; {remedy}")
     rows: list[dict[str, str]] = []
+    folder = Path(spec.origin).parent
     for file in sorted(folder.rglob("*.py"), key=Path.as_posix):
         inside = file.relative_to(folder)
         if TESTS.search(inside.as_posix()):
@@ -68,13 +63,10 @@ def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterato
 
 
 def read_pydocs(settings: DataSettings) -> pd.DataFrame:
-    """All docstrings of the listed packages; kept as Parquet by package versions.
-
-    The column rest holds the paragraphs that follow the first, one a line.
-    """
-    owners = importlib.metadata.packages_distributions()
+    """All docstrings of the packages, kept by version; rest: further paragraphs, one a line."""
+    owners = metadata.packages_distributions()
     listed = [name for name in settings.packages if name in owners]
-    versions = {name: importlib.metadata.version(owners[name][0]) for name in listed}
+    versions = {name: metadata.version(owners[name][0]) for name in listed}
     file = runs.cache_dir() / f"pydocs-{runs.fingerprint(versions)}.parquet"
     if not file.is_file() or len(versions) < len(settings.packages):
         gc.disable()  # syntax trees hold no cycles, and looking for some takes half of the time
@@ -97,7 +89,7 @@ def is_prose(text: str) -> bool:
 
 
 def read_file(settings: DataSettings) -> pd.DataFrame:
-    """All rows of a file at once, none without instruction or response; see `stream_rows.read`."""
+    """All rows of a file at once, none without instruction or response; see `stream_rows`."""
     frame = pd.concat(stream_rows.read(Path(str(settings.path)), settings.columns, BLOCK))
     for field in stream_rows.NEEDED:
         if len(empty := frame.index[frame[field] == ""]):
@@ -118,9 +110,9 @@ def read_dolly(settings: DataSettings) -> pd.DataFrame:
         with runs.atomic(file) as part:
             datasets.load_dataset(name, split="train").to_parquet(part)
     except Exception as error:  # offline, unknown name and timeouts have no common class
-        reason = f"data set '{name}' cannot be loaded ({type(error).__name__})"
+        reason = f"data set '{name}' cannot be loaded ({type(error).__name__}); without a network,"
         remedy = "download databricks-dolly-15k.jsonl elsewhere and set data.path to the file"
-        raise KdlibError(f"{reason}; without a network, {remedy}") from None
+        raise KdlibError(f"{reason} {remedy}") from None
     return read_file(settings.model_copy(update={"path": str(file)}))
 
 

@@ -1,17 +1,13 @@
-"""Rows of a file or a data set, a block at a time: memory does not depend on how many there are.
+"""Rows of a file or a data set for study and audit, a block at a time, however many there are.
 
-Study and audit read through this one schema. The text of a row is the text that stands in the file
-(NA, null, 007 in a CSV, too), without blanks at its ends; nothing is turned into text, and only an
-absent or null value is "". A KdlibError names file, line (JSONL, CSV) or row (JSON array, Parquet,
-data set), reason and remedy, where a file cannot be read, has no rows, lacks a column or has one
-twice, or holds a value that is not text.
+Text is what stands in the file (in a CSV, NA and 007 too), stripped; an absent or null value is "".
+KdlibError, by file, line or row: unreadable, no rows, a column missing or there twice, no text.
 """
 
 import csv
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -29,6 +25,7 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 NEEDED = ("instruction", "response")
 LONGEST = 2**24  # characters of a line or row; beyond it stands a quote that nobody closed
 CHUNK = 2**20  # characters or bytes of a file read at a time
+FIRST, NEXT = re.compile(r"\s*\[\s*(?={)"), re.compile(r"\s*,\s*(?={)")  # object of an array
 NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # the latter stand for bytes that are not UTF-8, too
 KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an object"}
 Row = tuple[str, Mapping[str, Any]]  # where it stands ("line 7"), its values by column
@@ -37,17 +34,13 @@ Row = tuple[str, Mapping[str, Any]]  # where it stands ("line 7"), its values by
 def read(path: Path, columns: Mapping[str, str], size: int) -> Iterator[pd.DataFrame]:
     """Blocks of `size` rows (FIELDS, as text; the index counts the file's rows from 1).
 
-    Args:
-        path: JSONL, JSON (an array of objects) or CSV in UTF-8, with or without a byte order mark
-            and with any line ends, or Parquet.
-        columns: our name (one of FIELDS) to the file's column. A name not given is its own column,
-            unless that one is given to another name.
-        size: the last block may have fewer rows.
+    The file is Parquet, or JSONL, JSON (an array) or CSV in UTF-8, with any line ends. `columns`
+    gives its names of FIELDS; a field not given has its own name, unless another has that.
     """
     require_file(path)
     origin, missing = f"data file {path}", set(columns.values())
-    names = {name: name for name in FIELDS if name not in missing} | dict(columns)
-    if not {*NEEDED} <= {*names}:
+    names = {name: None if name in missing else name for name in FIELDS} | dict(columns)
+    if None in (names[name] for name in NEEDED):
         raise KdlibError(f"{origin}: columns must name that of instruction and that of response")
     count = 0
     row: Mapping[str, Any] = {}
@@ -57,8 +50,7 @@ def read(path: Path, columns: Mapping[str, str], size: int) -> Iterator[pd.DataF
             texts = []
             for place, row in chunk:
                 with _reading(f"{origin}, {place}"):
-                    values = {ours: _text(row, ours, theirs) for ours, theirs in names.items()}
-                texts.append(dict.fromkeys(FIELDS, "") | values)
+                    texts.append({ours: _text(row, ours, names[ours]) for ours in names})
                 missing.difference_update(row)
             yield pd.DataFrame(texts, pd.RangeIndex(count + 1, count + len(chunk) + 1))
             count += len(chunk)
@@ -73,10 +65,10 @@ def require_file(path: Path) -> None:
     with _reading(f"data file {path}"):
         if not os.path.lexists(path):
             raise ValueError("it does not exist; check the path")
-        if not stat.S_ISREG((about := path.stat()).st_mode):
-            raise ValueError("a folder, pipe or device; name a file")
-        if not about.st_size:
+        if not path.stat().st_size and path.is_file():
             raise ValueError("it is empty; it needs at least one row")
+        if not path.is_file():
+            raise ValueError("a folder, pipe or device; name a file")
         if path.suffix.lower() not in FORMATS:
             raise ValueError(f"'{path.suffix}' is not one of {', '.join(FORMATS)}; convert it")
         path.open("rb").close()
@@ -85,9 +77,9 @@ def require_file(path: Path) -> None:
 def require_plain(responses: pd.Series, end: str) -> None:
     """Refuse responses, by their index, that hold the end token's text: they would end there."""
     if (ends := responses.str.contains(end, regex=False)).any():
-        what = f"row {responses.index[ends][0]}: its response holds the tokenizer's end token"
-        count = f"{ends.sum()} of {len(ends)} rows"
-        raise KdlibError(f"{what} '{end}' as text ({count}); take it out of the data")
+        what = f"holds the tokenizer's end token '{end}' as text ({ends.sum()} of {len(ends)} rows)"
+        first = responses.index[ends][0]
+        raise KdlibError(f"row {first}: its response {what}; take it out of the data")
 
 
 @contextmanager
@@ -106,10 +98,12 @@ def _reading(where: str) -> Iterator[None]:
         raise KdlibError(f"{where}: {reason.splitlines()[0][:300]}") from None
 
 
-def _text(row: Mapping[str, Any], ours: str, theirs: str) -> str:
+def _text(row: Mapping[str, Any], ours: str, theirs: str | None) -> str:
+    if theirs is None or row.get(theirs, "") is None:
+        return ""
     if ours in NEEDED and theirs not in row:
         raise ValueError(_lacks(theirs, row))
-    if not isinstance(value := "" if row.get(theirs) is None else row[theirs], str):
+    if not isinstance(value := row.get(theirs, ""), str):
         kind = KINDS.get(type(value), f"of type {type(value).__name__}")
         raise ValueError(f"'{theirs}' is {kind}, not text; write it as text")
     return _unicode(value, f"'{theirs}'").strip()
@@ -158,13 +152,9 @@ def _jsonl(origin: str, file: TextIO) -> Iterator[Row]:
     for number, line in enumerate(file, 1):
         if line.strip():
             with _reading(f"{origin}, line {number}"):
-                row = JSON.decode(_unicode(line, "it"))
-                if not isinstance(row, dict):
+                if not isinstance(row := JSON.decode(_unicode(line, "it")), dict):
                     raise ValueError("it needs one JSON object on each line, or an array in .json")
             yield f"line {number}", row
-
-
-FIRST, NEXT = re.compile(r"\s*\[\s*(?={)"), re.compile(r"\s*,\s*(?={)")  # object of an array
 
 
 def _array(origin: str, file: TextIO) -> Iterator[Row]:
@@ -194,7 +184,7 @@ def _csv(origin: str, file: TextIO) -> Iterator[Row]:
             fields = next(reader, None)
             if header and fields:
                 if len(fields) != len(header):
-                    reason = f"{len(fields)} fields, where the first line has {len(header)}"
-                    raise ValueError(f"{reason}; put quotes around a field with commas")
+                    lacking = f"where the first line has {len(header)}; put quotes around a field"
+                    raise ValueError(f"{len(fields)} fields, {lacking} with commas")
                 yield place, _object(list(zip(header, fields, strict=True)))
             header = header or fields or []

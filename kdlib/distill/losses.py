@@ -1,20 +1,16 @@
-"""Pure tensor functions: cross-entropy and the divergences, one convention for all.
+"""Pure tensor functions: cross-entropy and the divergences. Taught in notebooks 03 to 06.
 
-Below, p is the teacher's distribution and q the student's; forward means KL(p || q), reverse
-KL(q || p). What every function takes and gives:
+Below, p is the teacher's distribution, q the student's; forward is KL(p || q), reverse KL(q || p).
+All functions take logits, float [N, V], of N response positions, and `labels`, int64 [N], the
+tokens that stand there. They give nats per position, [N], at least 0, float32 (float64 for float64
+logits), and raise a ValueError where a temperature or coefficient is out of its range.
 
-    student_logits, teacher_logits: float [N, V], of N response positions.
-    labels: int64 [N], the tokens that stand there.
-    temperature T: above 0 and finite. It softens both distributions, and the value is multiplied by
-        T squared, because the gradient of the softened value falls with T squared (Hinton et al.
-        2015, section 2). TRL and Liger leave that factor out, DistiLLM has no temperature.
-    returns: nats per position, [N], at least 0, float32 (float64 for float64 logits). The total
-        variation alone is a probability, not nats.
-    raises: ValueError where a temperature or coefficient is out of its range.
-
-Every divergence is 0 where both distributions are equal and positive elsewhere, up to rounding:
-about 1e-6 in float32, 1e-15 in float64. A token that either side excludes (logit -inf) keeps value
-and gradient finite; a NaN stays a NaN. Taught in notebooks 03 to 06.
+The temperature T, above 0 and finite, softens both distributions. The value is multiplied by T
+squared, by which the gradient of the softened value falls (Hinton et al. 2015, section 2); TRL and
+Liger leave that factor out, DistiLLM has no temperature. Every divergence is 0 where both
+distributions are equal and positive elsewhere, up to rounding (about 1e-6 in float32, 1e-15 in
+float64). A token that either side excludes (logit -inf) keeps value and gradient finite; a NaN
+stays a NaN.
 """
 
 import math
@@ -43,7 +39,6 @@ def _log_pair(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Ten
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) from log-probabilities."""
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
@@ -59,24 +54,21 @@ def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(p || q) (Hinton et al. 2015, section 2).
+    """KL(p || q) (Hinton et al. 2015, section 2): beta = 0 in TRL's GKDTrainer and in Liger.
 
-    Zero exactly when both give the same distribution: the teacher's entropy is subtracted (DistiLLM
-    leaves it out). It punishes the student for missing what the teacher finds likely (mode
-    covering). The same as beta = 0 in TRL's GKDTrainer and in Liger.
+    It punishes the student for missing what the teacher finds likely (mode covering). The teacher's
+    entropy is subtracted; DistiLLM leaves it out.
     """
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     return temperature**2 * _kl(log_p, log_q)
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(q || p) (Gu et al. 2024, MiniLLM, equation 1).
+    """KL(q || p) (Gu et al. 2024, MiniLLM, equation 1): beta = 1 in TRL's GKDTrainer and in Liger.
 
-    It punishes the student for what the teacher finds unlikely (mode seeking). The same as beta = 1
-    in TRL's GKDTrainer and in Liger.
+    It punishes the student for what the teacher finds unlikely (mode seeking).
     """
-    log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
-    return temperature**2 * _kl(log_q, log_p)
+    return forward_kl(teacher_logits, student_logits, temperature)
 
 
 def symmetric_kl(
@@ -93,22 +85,17 @@ def generalized_jsd(
 ) -> Tensor:
     """JSD: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q.
 
-    Agarwal et al. 2024 (GKD), equation 1. The formula gives 0 at both ends, whatever p and q; there
-    the limit per unit of beta, or of 1 - beta, takes its place, as in TRL and Liger: forward KL at
-    beta = 0, reverse KL at beta = 1. So **the value jumps at both ends**: just inside it is about
-    beta x forward KL, (1 - beta) x reverse KL, and a sweep over beta also sweeps the gradient.
-
-    beta, the teacher's weight in the mixture m, is from 0 to 1; 0.5 is the Jensen-Shannon
-    divergence. It is `beta` of TRL's GKDTrainer and of Liger, 1 - `lam` of DistiLLM's js_distance.
-
-    Returns:
-        inside, at most the entropy of a coin of bias beta (times T squared), log 2 at beta = 0.5.
+    Agarwal et al. 2024 (GKD), equation 1, which gives 0 at both ends, whatever p and q. There the
+    limit per unit of beta, or of 1 - beta, takes its place, as in TRL and Liger: forward KL at
+    beta = 0, reverse KL at 1. So **the value jumps at both ends**: just inside it is about beta x
+    forward KL, (1 - beta) x reverse KL, and a sweep over beta also sweeps the gradient. Inside, it
+    is at most the entropy of a coin of bias beta (times T squared), log 2 for the Jensen-Shannon
+    divergence, beta = 0.5. beta is from 0 to 1, and 1 - `lam` of DistiLLM's js_distance.
     """
     _require(0 <= beta <= 1, f"beta = {beta}: must be from 0 to 1")
-    if beta == 0:
-        return forward_kl(student_logits, teacher_logits, temperature)
-    if beta == 1:
-        return reverse_kl(student_logits, teacher_logits, temperature)
+    if beta in (0, 1):
+        limit = reverse_kl if beta else forward_kl
+        return limit(student_logits, teacher_logits, temperature)
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     log_m = _log_mixture(log_p, log_q, beta)
     return temperature**2 * (beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m))
@@ -119,13 +106,10 @@ def skew_kl(
 ) -> Tensor:
     """KL(p || alpha p + (1 - alpha) q) (Ko et al. 2024, DistiLLM, section 3.1).
 
-    The teacher's share in the second argument bounds the value where the student excludes what the
-    teacher finds likely. It, alpha, is from 0 (forward KL) to below 1 (where the value is always
-    0); 0.1 is the published choice. It is `lam` of DistiLLM's skewed_forward_kl, which leaves the
-    teacher's entropy out. TRL and Liger have no such loss.
-
-    Returns:
-        at most -log(alpha) (times T squared).
+    alpha, the teacher's share in the second argument, bounds the value by -log(alpha) (times T
+    squared), even where the student excludes what the teacher finds likely. It is from 0 (forward
+    KL) to below 1 (always 0); 0.1 is the published choice. It is `lam` of DistiLLM's skewed_*_kl
+    (the forward one leaves the teacher's entropy out); TRL and Liger have no such loss.
     """
     _require(0 <= alpha < 1, f"alpha = {alpha}: must be from 0 to below 1")
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
@@ -135,38 +119,20 @@ def skew_kl(
 def skew_reverse_kl(
     student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.1, temperature: float = 1.0
 ) -> Tensor:
-    """KL(q || alpha q + (1 - alpha) p): `skew_kl` with the roles exchanged.
-
-    So alpha is the student's share, and 0 is reverse KL. `lam` of DistiLLM's skewed_reverse_kl.
-    """
+    """KL(q || alpha q + (1 - alpha) p): `skew_kl` with roles exchanged, reverse KL at alpha = 0."""
     return skew_kl(teacher_logits, student_logits, alpha=alpha, temperature=temperature)
 
 
 def total_variation(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """Half of the sum of |p - q|, the mass that lies elsewhere (Wen et al. 2023, f-DISTILL).
+    """Half of the sum of |p - q| (Wen et al. 2023, f-DISTILL): a probability, 0 to 1 (times T).
 
-    The value is multiplied by T, not by its square: this distance is of first order in p - q, and
-    its gradient falls with T itself. Liger's TVD and DistiLLM's tv_distance have the same factor of
-    one half; TRL has no such loss.
-
-    Returns:
-        probability (no nats), [N], 0 to 1 (times T).
+    Multiplied by T, not its square: it is of first order in p - q, and its gradient falls with T.
+    Liger's TVD and DistiLLM's tv_distance are halved as well.
     """
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
     return temperature * 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
-
-
-def _head_share(p: Tensor, q: Tensor, mu: float) -> Tensor:
-    """How much of the sum of |p - q| lies on the head: the likeliest tokens of p, up to mass mu."""
-    mass, order = p.sort(dim=-1, descending=True, stable=True)
-    gap = (mass - q.gather(-1, order)).abs()
-    head = mass.cumsum(-1) <= mu
-    head[..., 0] = True  # the first token may exceed mu by itself, and a head is never empty
-    total = gap.sum(-1)
-    # equal distributions have no gap to share out; both KLs are 0 there, so any share will do
-    return ((gap * head).sum(-1) / total).masked_fill(total == 0, 0.5)
 
 
 def adaptive_kl(
@@ -174,16 +140,21 @@ def adaptive_kl(
 ) -> Tensor:
     """AKL: share x forward KL + (1 - share) x reverse KL (Wu et al. 2024).
 
-    "Rethinking Kullback-Leibler divergence in knowledge distillation for large language models":
-    early in training forward KL fits the teacher's likely tokens (the head) first, reverse KL the
-    others (the tail), so each is weighted by its part's share in the sum of |p - q|. The shares are
-    constants to the gradient. The head is cut as in the authors' code: the token at which the mass
-    passes mu belongs to the tail, unless it is the first. mu lies between 0 and 1; 0.5 is the
-    published choice. TRL, Liger and DistiLLM have no such loss.
+    Early in training forward KL fits the teacher's likely tokens (the head, up to the mass mu)
+    first, reverse KL the others (the tail), so each is weighted by its part's share in the sum of
+    |p - q|, a constant to the gradient. As in the authors' code, the token at which the mass passes
+    mu belongs to the tail. mu lies between 0 and 1; 0.5 is the published choice.
     """
     _require(0 < mu < 1, f"mu = {mu}: must be between 0 and 1")
     log_p, log_q = _log_pair(student_logits, teacher_logits, temperature)
-    share = _head_share(log_p.detach().exp(), log_q.detach().exp(), mu)
+    with torch.no_grad():
+        mass, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
+        gap = (mass - log_q.exp().gather(-1, order)).abs()
+        head = mass.cumsum(-1) <= mu
+        head[..., 0] = True  # the first token may exceed mu by itself, and a head is never empty
+        total = gap.sum(-1)
+        # equal distributions have no gap to share out; both KLs are 0 there, so any share will do
+        share = ((gap * head).sum(-1) / total).masked_fill(total == 0, 0.5)
     return temperature**2 * (share * _kl(log_p, log_q) + (1 - share) * _kl(log_q, log_p))
 
 
@@ -192,8 +163,7 @@ def mixed_forward_kl(
 ) -> Tensor:
     """Word-level KD: mix x cross-entropy + (1 - mix) x forward KL (Kim & Rush 2016, section 3.1).
 
-    mix is from 0 to 1; the published recipe takes 0.5. In Liger it is weight_hard_loss, and 1 - mix
-    weight_soft_loss, with beta = 0.
+    mix, from 0 to 1 (published: 0.5), is Liger's weight_hard_loss, 1 - mix its weight_soft_loss.
     """
     _require(0 <= mix <= 1, f"mix = {mix}: must be from 0 to 1")
     hard = cross_entropy(student_logits, labels)

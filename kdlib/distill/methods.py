@@ -1,10 +1,8 @@
-"""From an entry of the table of methods to what the training loop takes: whose text is read.
-
-What is minimized there is `objectives.objective`. Taught in notebooks 03 to 08.
-"""
+"""Whose text each method of the table reads; see `objectives` for what it minimizes there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from kdlib.distill.rollouts import Rollouts
@@ -32,25 +30,18 @@ class Materials:
 
 
 class Text(NamedTuple):
-    """A text that students may read: what makes it, and how the teacher's targets for it are kept.
-
-    They are "stored" (the rows: written once, for all students), "live" (text that is new each
-    time), or "remembered" in memory (text that is read again).
-    """
+    """What makes a text that students may read, and how the teacher's targets for it are kept."""
 
     source: Callable[[Materials], Source]
+    # on disk for all students, not at all (text that is new each time), or in memory
     targets: Literal["stored", "live", "remembered"] = "remembered"
 
 
-def _teacher(decoding: str) -> Text:
+def _teacher(decoding: str, m: Materials) -> Source:
     """The teacher's text in place of the rows' responses."""
-
-    def source(m: Materials) -> Source:
-        written = m.written(decoding)
-        examples = [written[example.row_id] for example in m.reading.examples]
-        return fixed(replace(m.reading, examples=examples), "teacher")
-
-    return Text(source)
+    written = m.written(decoding)
+    examples = [written[one.row_id] for one in m.reading.examples]
+    return fixed(replace(m.reading, examples=examples), "teacher")
 
 
 def _replay(m: Materials) -> Source:
@@ -67,7 +58,7 @@ def _rollouts(m: Materials) -> Source:
 DECODINGS = {"teacher": "greedy", "teacher_beam": "beam search", "teacher_sampled": "sampled"}
 TEXTS = {
     "rows": Text(lambda m: fixed(m.reading), "stored"),
-    **{name: _teacher(name) for name in DECODINGS},
+    **{name: Text(partial(_teacher, name)) for name in DECODINGS},
     "student": Text(lambda m: mix(m.reading, 1.0), "live"),
     "mix": Text(lambda m: mix(m.reading, m.coefficients["student_share"])),
     "replay": Text(_replay),
@@ -77,11 +68,7 @@ TEXTS = {
 
 
 def text(name: str) -> Text:
-    """The text of that name.
-
-    Raises:
-        KdlibError: there is no such text.
-    """
+    """The text of that name; a KdlibError where there is none."""
     if name not in TEXTS:
         raise KdlibError(f"no text '{name}'; known: {', '.join(TEXTS)}")
     return TEXTS[name]

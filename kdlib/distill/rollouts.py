@@ -1,10 +1,7 @@
-"""MiniLLM's text: answers sampled from student and teacher mixed, scored, and read repeatedly.
-
-Taught in notebook 08_minillm.
-"""
+"""MiniLLM's text: sampled answers, scored and read repeatedly. Taught in 08_minillm."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,41 +10,38 @@ from torch import Tensor
 
 from kdlib.distill import losses, policy_gradient
 from kdlib.distill.teacher_targets import Targets
-from kdlib.distill.text_sources import Reading, scored
+from kdlib.distill.text_sources import Reading, fixed, scored
 from kdlib.model.tokens import Batch, Example, Rollout, collate
 
 
 @dataclass
 class Rollouts:
-    """MiniLLM (Gu et al. 2024, algorithm 1): sampled answers and their advantages, read repeatedly.
+    """Gu et al. 2024, algorithm 1, with the coefficients of MiniLLM in the table of methods.
 
     Answers to `rollouts` prompts are sampled from student and teacher mixed, scored once, and read
-    in `inner_epochs` passes of optimizer steps, each with as much general text. An epoch here has
-    as many optimizer steps as for every other method, so it samples for fewer prompts than it
-    reads. The first `sft_epochs` read the rows, as the published recipe starts from such a student.
+    in `inner_epochs` passes of optimizer steps, each with as much general text. An epoch has as
+    many steps as with any other method, so it samples for fewer prompts than it reads. The first
+    `sft_epochs` read the rows, as the published recipe starts from such a student.
     """
 
     reading: Reading
     teacher: Any  # to sample from
     targets: Targets  # of the teacher
-    general: Sequence[Example]  # blocks of general text; none are read where there are none
-    coefficients: Mapping[str, float]  # those of MiniLLM in the table of methods
+    general: Sequence[Example]  # blocks of general text, or none
+    coefficients: Mapping[str, float]
 
     def __post_init__(self) -> None:
         self.c, self._serial = self.coefficients, itertools.count()
         self._blocks = itertools.cycle(self.general if self.c["general_text"] else [])
         self._running: Iterator[list[Batch]] | None = None
 
-    def __call__(self, model: Any, epoch: int) -> Iterator[list[Batch]]:
+    def __call__(self, model: Any, epoch: int) -> Iterable[list[Batch]]:
         """The optimizer steps of an epoch."""
-        planned = self.reading.steps(epoch)
         if epoch < self.c["sft_epochs"]:
-            for micro in planned:
-                yield self.reading.batches(micro, "rows")
-            return
+            return fixed(self.reading)(model, epoch)
         if self._running is None:
             self._running = self._endless(model)
-        yield from itertools.islice(self._running, len(planned))
+        return itertools.islice(self._running, len(self.reading.steps(epoch)))
 
     def _endless(self, model: Any) -> Iterator[list[Batch]]:
         dice, count = self.reading.dice(-1), int(self.c["rollouts"])
@@ -96,9 +90,7 @@ class Rollouts:
     def _general(self, beside: list[Batch]) -> list[Batch]:
         """As many tokens of general text as the step's own batches hold, or a few more."""
         missing, blocks = sum(int(batch.attention_mask.sum()) for batch in beside), []
-        for block in self._blocks:  # of no text there is no block
+        while missing > 0 and (block := next(self._blocks, None)):
             blocks.append(block)
             missing -= len(block)
-            if missing <= 0:
-                return [collate(blocks, self.reading.pad_id, "general")]
-        return []
+        return [collate(blocks, self.reading.pad_id, "general")] if blocks else []

@@ -1,8 +1,6 @@
-"""The teacher's targets: its distribution at every response position, live or stored.
+"""The teacher's targets: its distribution at every response position. Taught in 04_word_level_kd.
 
-Text that repeats (the rows, the teacher's own text) needs the teacher once: its targets are written
-to a store that several students, epochs and processes read. `precision`, "bf16" or "fp32", is that
-of the teacher's forward pass, or of the product with its head. Taught in notebook 04_word_level_kd.
+`precision`, "bf16" or "fp32", is that of the teacher's forward pass, or of its head's product.
 """
 
 import json
@@ -49,14 +47,13 @@ class Live:
 class Remembered(Live):
     """The teacher, read once for every text that comes again under the same row id.
 
-    The last hidden states of `capacity` rows are kept in memory, the oldest thrown out first. Text
-    of the role "student" is new each time and is not kept.
+    The last hidden states of `capacity` rows are kept in memory, the oldest thrown out first; none
+    of the role "student", which is new each time.
     """
 
     def __init__(self, model: Any, precision: str, capacity: int) -> None:
         super().__init__(model, precision)
-        self.capacity = capacity
-        self.kept: dict[tuple[str, str], Tensor] = {}
+        self.capacity, self.kept = capacity, dict[tuple[str, str], Tensor]()
 
     def _hidden(self, batch: Batch) -> Tensor:
         if batch.role == "student":
@@ -82,13 +79,12 @@ def write_store(
     top: int | None = None,
     batch: int = 32,
 ) -> None:
-    """Compute the targets of every response position once; goes on where it was interrupted.
+    """Compute the targets of every response position, once for all students, epochs and processes.
 
-    Processes that want the same store wait for the first one, then find it finished: its manifest
-    stands. The teacher reads each of `examples` once, `batch` at a time. `identity` is what the
-    targets depend on: hashes of teacher, tokenizer and rows. With `top` None the last hidden states
-    are kept, float32 [N, D], from which one product with the head gives the logits: exact. A number
-    keeps that many largest log-probabilities of each position, float32 and their int32 indices
+    Goes on where it was interrupted. The teacher reads `batch` of `examples` at a time. `identity`
+    is what the targets depend on: hashes of teacher, tokenizer and rows. With `top` None the last
+    hidden states are kept, float32 [N, D], from which the head gives the exact logits. A number
+    keeps that many largest log-probabilities of each position, float32, and their int32 indices
     [N, top], and the logarithm of the mass of all others, float32 [N].
     """
     with runs.alone(folder), runs.writing(folder):
@@ -97,37 +93,26 @@ def write_store(
         examples = sorted(examples, key=len)  # so that little is padded
         ends = np.cumsum([0, *(len(row.response) for row in examples)]).tolist()
         head = model.eval().get_output_embeddings()
-        begun = {"run_id": identity, "top": top, "positions": ends[-1]}
-        written = _written(folder, begun)
+        begun, written = {"run_id": identity, "top": top, "positions": ends[-1]}, 0
+        with suppress(FileNotFoundError, ValueError):
+            progress = json.loads((folder / PROGRESS).read_text("utf-8"))
+            written = progress["rows"] if progress.items() > begun.items() else 0
         if not written:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             save_file({"weight": head.weight.detach().cpu().contiguous()}, folder / HEAD)
         for start in range(written, len(examples), batch):
             rows = examples[start : start + batch]
-            part = slice(ends[start], ends[start + len(rows)])
             for name, values in _targets(model, collate(rows, pad_id), precision, top).items():
-                _write(folder / f"{name}.npy", ends[-1], part, values.cpu().numpy())
+                file, found = folder / f"{name}.npy", values.cpu().numpy()
+                mode: Any = "r+" if file.exists() else "w+"
+                array = open_memmap(file, mode, found.dtype, (ends[-1], *found.shape[1:]))
+                array[ends[start] : ends[start + len(rows)]] = found
+                array.flush()
             runs.write_text(folder / PROGRESS, json.dumps(begun | {"rows": start + len(rows)}))
         spans = {x.row_id: [a, len(x.response)] for x, a in zip(examples, ends[:-1], strict=True)}
         runs.write_text(folder / SPANS, json.dumps(spans))
         runs.write_manifest(folder, identity, top=top, positions=ends[-1])
-
-
-def _written(folder: Path, begun: dict[str, Any]) -> int:
-    """Rows that an interrupted call for the same targets has written."""
-    with suppress(FileNotFoundError, ValueError):
-        progress = json.loads((folder / PROGRESS).read_text("utf-8"))
-        return progress["rows"] if progress.items() > begun.items() else 0
-    return 0
-
-
-def _write(file: Path, positions: int, part: slice, values: np.ndarray) -> None:
-    """Put the values of some positions in their place in the array of all."""
-    mode: Any = "r+" if file.exists() else "w+"
-    array = open_memmap(file, mode, values.dtype, (positions, *values.shape[1:]))
-    array[part] = values
-    array.flush()
 
 
 @torch.no_grad()
@@ -144,18 +129,12 @@ def _targets(model: Any, batch: Batch, precision: str, top: int | None) -> dict[
 
 
 class Stored:
-    """A store opened for reading, memory-mapped; no teacher is needed any more.
-
-    Raises:
-        KdlibError: the store is unfinished, or its identity another (teacher, tokenizer or rows).
-    """
+    """A store, memory-mapped; a KdlibError if unfinished or of other teacher, tokenizer or rows."""
 
     def __init__(self, folder: Path, identity: str, precision: str) -> None:
         facts = runs.read_manifest(folder)
         if facts is None or facts["run_id"] != identity:
-            reason = (
-                "is not finished" if facts is None else "has another teacher, tokenizer or rows"
-            )
+            reason = "has another teacher, tokenizer or rows" if facts else "is not finished"
             raise KdlibError(f"the teacher store at {folder} {reason}; remove it, it is made anew")
         self.top, self.precision = facts["top"], precision
         self.spans = json.loads((folder / SPANS).read_text("utf-8"))
@@ -163,27 +142,22 @@ class Stored:
         self.head = load_file(folder / HEAD)["weight"]
         self._read: tuple[Batch, dict[str, Tensor]] | None = None
 
-    def _rows(self, batch: Batch) -> dict[str, Tensor]:
-        if self._read is None or self._read[0] is not batch:
-            where, spans = batch.input_ids.device, [self.spans[row] for row in batch.row_id]
-            rows = {
-                name: torch.from_numpy(np.concatenate([array[a : a + n] for a, n in spans]))
-                for name, array in self.arrays.items()
-            }
-            self._read = batch, {name: values.to(where) for name, values in rows.items()}
-            self.head = self.head.to(where)
-        return self._read[1]
-
     @torch.no_grad()
     def logits(self, batch: Batch, part: slice) -> Tensor:
         """Logits [n, V]. Top-k form: the kept log-probabilities, the rest spread evenly."""
-        rows = {name: values[part] for name, values in self._rows(batch).items()}
+        where, size = batch.input_ids.device, len(self.head)
+        if self._read is None or self._read[0] is not batch:
+            spans, whole = [self.spans[row] for row in batch.row_id], dict[str, Tensor]()
+            for name, array in self.arrays.items():
+                read = np.concatenate([array[a : a + n] for a, n in spans])
+                whole[name] = torch.from_numpy(read).to(where)
+            self._read, self.head = (batch, whole), self.head.to(where)
+        rows = {name: values[part] for name, values in self._read[1].items()}
         if self.top is None:
-            with checkpoints.autocast(batch.input_ids.device, self.precision):
+            with checkpoints.autocast(where, self.precision):
                 return torch.nn.functional.linear(rows["hidden"], self.head)
-        even = rows["rest"] - math.log(max(1, len(self.head) - self.top))
-        full = even[:, None].expand(-1, len(self.head)).clone()
-        return full.scatter(1, rows["indices"].long(), rows["values"])
+        even = rows["rest"] - math.log(max(1, size - self.top))
+        return even[:, None].expand(-1, size).scatter(1, rows["indices"].long(), rows["values"])
 
 
 Targets = Live | Stored  # give the teacher's logits

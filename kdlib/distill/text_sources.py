@@ -1,8 +1,6 @@
-"""Whose text the student reads.
+"""Whose text the student reads: the sources (see `Source`). Taught in notebooks 03 to 08.
 
-A source is called with (model, epoch) and gives the optimizer steps of that epoch, each a list of
-batches. Text that is sampled is sampled when its step comes, by the student as it is then.
-Taught in notebooks 03 to 08.
+Text that is sampled is sampled when its step comes, by the student as it is then.
 """
 
 import itertools
@@ -23,21 +21,13 @@ from kdlib.model.tokens import Batch, Example, Source, collate, steps
 
 @dataclass(frozen=True)
 class Reading:
-    """What every source needs: the presented examples, and how they are batched and sampled.
+    """What every source needs: the presented examples, and how they are batched and sampled."""
 
-    Attributes:
-        examples: what one epoch shows.
-        settings: batch, accumulate, epochs.
-        pad_id: padding and end token.
-        seed: of order and choices; text is drawn from torch's global generator.
-        max_new: longest sampled answer, tokens.
-    """
-
-    examples: Sequence[Example]
+    examples: Sequence[Example]  # what one epoch shows
     settings: TrainSettings
-    pad_id: int
-    seed: int
-    max_new: int = 0
+    pad_id: int  # padding and end token
+    seed: int  # of order and choices; text is drawn from torch's global generator
+    max_new: int = 0  # longest sampled answer, tokens
 
     def steps(self, epoch: int, examples: Sequence[Example] | None = None) -> list[list[Any]]:
         """The micro-batches of each optimizer step of an epoch, as examples."""
@@ -60,20 +50,11 @@ class Reading:
 
 def fixed(reading: Reading, role: str = "rows") -> Source:
     """Text that stays the same: the rows, or what the teacher wrote."""
-
-    def source(_model: Any, epoch: int) -> Iterator[list[Batch]]:
-        for micro in reading.steps(epoch):
-            yield reading.batches(micro, role)
-
-    return source
+    return lambda _, epoch: (reading.batches(micro, role) for micro in reading.steps(epoch))
 
 
 def mix(reading: Reading, student_share: float) -> Source:
-    """GKD (Agarwal et al. 2024, algorithm 1): student text in a share of the steps, rows in others.
-
-    The student's text is sampled anew for the step that reads it: truly on-policy. A share of 1 is
-    student text alone (ImitKD, RKLD).
-    """
+    """GKD (Agarwal et al. 2024, algorithm 1): fresh student text in a share of steps, else rows."""
 
     def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
         dice = reading.dice(epoch)
@@ -89,10 +70,10 @@ def mix(reading: Reading, student_share: float) -> Source:
 class Replay:
     """DistiLLM (Ko et al. 2024, section 3.2): rows, and a growing share of replayed student text.
 
-    The share begins at 0 and is raised by `share_step` whenever the validation loss, looked at once
-    an epoch, has risen by `loss_rise` since the last raise. Student text is fresh in a part of that
-    share that falls to 0 towards the end of training; the rest comes from a buffer of what was
-    written before, the oldest thrown out first: off-policy, and cheap.
+    The share is raised by `share_step` whenever the validation loss, looked at once an epoch, has
+    risen by `loss_rise` since the last raise. Student text is fresh in a part of the share that
+    falls to 0 towards the end of training; the rest comes from a buffer of what was written before,
+    the oldest thrown out first: off-policy, and cheap.
     """
 
     reading: Reading
@@ -155,8 +136,7 @@ def mean_cross_entropy(model: Any, examples: Sequence[Example], reading: Reading
 def pairs(reading: Reading, teacher_text: Mapping[str, Example]) -> Source:
     """DistiLLM-2 (Ko et al. 2025): for the same prompts the teacher's text and the student's.
 
-    `teacher_text` is what the teacher wrote, by row id. The student writes once an epoch, for all
-    prompts at a time; the paper does so once an iteration, of which it has a few.
+    The student writes once an epoch, for all prompts; in the paper, in each of few iterations.
     """
 
     def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
@@ -164,12 +144,9 @@ def pairs(reading: Reading, teacher_text: Mapping[str, Example]) -> Source:
         (answers,) = reading.written(model, [prompts])
         texts = {"teacher": teacher_text, "student": {one.row_id: one for one in answers}}
         for micro in reading.steps(epoch):
-            yield [
-                batch
-                for role, text in texts.items()
-                for batch in reading.batches(
-                    [[text[x.row_id] for x in rows] for rows in micro], role
-                )
-            ]
+            step: list[Batch] = []
+            for role, text in texts.items():
+                step += reading.batches([[text[x.row_id] for x in rows] for rows in micro], role)
+            yield step
 
     return source

@@ -1,16 +1,13 @@
-"""One loop for every method: fit(model, source, objective, settings).
+"""One training loop for every method. Taught in notebooks 03 to 08.
 
-A method is a pair: whose text the student reads (`text_sources`), and what it minimizes there
-(`objectives`).
-Taught in notebooks 03 to 08.
+A method is whose text the student reads (`text_sources`) and what it minimizes (`objectives`).
 """
 
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +31,11 @@ class NotFinite(KdlibError):
 
 
 class GuardedAdamW:
-    """Fused AdamW with schedule and clipping; from the first fault on, it takes no step any more.
+    """Fused AdamW with schedule and clipping, which decays neither biases nor layer norms.
 
     Whether all losses and gradients were finite is known to the device alone, so that no step waits
     for it. Once one was not, all later gradients become NaN, and with such a GradScaler lets the
-    optimizer change nothing (its scale is 1: neither bf16 nor float32 needs another). Biases and
-    layer norms are not decayed. `planned` are the optimizer steps of the whole training.
+    optimizer change nothing (its scale is 1). `planned` are all optimizer steps of the training.
     """
 
     def __init__(self, model: Any, settings: TrainSettings, planned: int) -> None:
@@ -70,21 +66,18 @@ class GuardedAdamW:
 def step_loss(
     model: Any, batches: list[Batch], minimized: Objective, precision: str
 ) -> tuple[Tensor, int]:
-    """Gradients of one optimizer step: the mean over its labelled positions, one for each role.
+    """Gradients of one optimizer step; gives its loss (nats per token, detached) and positions.
 
-    Dividing by the count of the whole step makes accumulation exact: 2 x 8 rows give the same
-    gradient as 16, however their lengths differ. The means of several roles (general text beside
-    sampled text) are added. The vocabulary is met a chunk of positions at a time: the loss of a
-    chunk is carried back to the hidden states before the next chunk's logits are made, so that
-    never more than CHUNK_LOGITS of student and teacher are held. Gradients are those of the whole.
-
-    Returns:
-        the loss in nats per token (detached), and the number of positions.
+    The loss is the mean over the step's labelled positions, so accumulation is exact: 2 x 8 rows
+    give the gradient of 16, however their lengths differ. The means of several roles (general text
+    beside sampled text) are added. The loss of one chunk of positions is carried back to the hidden
+    states before the next chunk's logits are made, so that never more than CHUNK_LOGITS of student
+    and teacher are held.
     """
     where = next(model.parameters()).device
     head = model.get_output_embeddings()
     size, total = max(1, CHUNK_LOGITS // head.out_features), torch.zeros((), device=where)
-    counts: Counter[str] = Counter()
+    counts = Counter[str]()
     for batch in batches:
         counts[batch.role] += sum(batch.lengths)
     for batch in batches:
@@ -115,26 +108,13 @@ def fit(
     name: str,
     on_epoch: Callable[[Any, int, int], None] | None = None,
 ) -> Any:
-    """Train `model` in place.
+    """Train `model`, any causal one of transformers, in place; gives it back in eval mode.
 
-    Args:
-        model: any causal model of transformers, on its device.
-        source: gives the optimizer steps of an epoch, see `Source`.
-        minimized: nats per labelled position, see `Objective`.
-        settings: epochs, learning rate, schedule, clipping, precision.
-        epoch_steps: optimizer steps in one epoch (the schedule's length follows from it).
-        seed: of dropout and sampling; the source has its own.
-        log: JSON lines, one per LOG_EVERY optimizer steps and one at the end.
-        name: what the progress bar says.
-        on_epoch: called with (model, epoch, step) before training (epoch 0) and after each epoch.
-
-    Returns:
-        the model, in eval mode.
-
-    Raises:
-        NotFinite: the loss is not finite; names the step, the learning rate and the rows. The model
-            is left as it was before that step.
-        KdlibError: out of GPU memory; says what to lower.
+    `epoch_steps` are the optimizer steps of one epoch, `seed` is of dropout and sampling (the
+    source has its own), `log` takes a JSON line per LOG_EVERY optimizer steps and one at the end,
+    `name` is for the progress bar and errors. `on_epoch` is called with (model, epoch, step) before
+    training (epoch 0) and after each epoch. Raises NotFinite with the step, the learning rate and
+    the rows, and KdlibError where GPU memory does not suffice, with what to lower.
     """
     torch.manual_seed(seed)
     planned = settings.epochs * epoch_steps
@@ -146,13 +126,15 @@ def fit(
     if on_epoch:
         on_epoch(model, 0, 0)
     bar = tqdm(total=planned, desc=name, mininterval=10)
-    with runs.writing(log), log.open("w", encoding="utf-8") as lines, bar:
+    with runs.writing(log), log.open("w", 1, "utf-8") as lines, bar:
         for epoch in range(settings.epochs):
             for batches in source(model, epoch):
                 model.train()
                 rate = optimizer.scheduler.get_last_lr()[0]
-                with _memory_advice(name, batches, settings):
+                try:
                     loss, count = step_loss(model, batches, minimized, settings.precision)
+                except torch.OutOfMemoryError as error:
+                    raise _out_of_memory(name, batches, settings) from error
                 step, tokens = step + 1, tokens + count
                 facts = {"step": step, "epoch": epoch, "lr": rate}
                 noted.append((facts, torch.stack([loss, optimizer.step(loss)]), batches))
@@ -162,7 +144,6 @@ def fit(
                     entry = _entry(name, noted) | {"response_tokens_per_s": speed}
                     noted.clear()
                     lines.write(json.dumps(entry) + "\n")
-                    lines.flush()
                     bar.set_postfix_str(f"loss {entry['loss_nats_per_token']:.3f}", refresh=False)
             model.eval()
             if on_epoch:
@@ -185,15 +166,10 @@ def _entry(name: str, noted: list[tuple[dict[str, Any], Tensor, list[Batch]]]) -
     return noted[-1][0] | {"loss_nats_per_token": mean, "gradient_norm": round(values[-1][1], 4)}
 
 
-@contextmanager
-def _memory_advice(name: str, batches: list[Batch], settings: TrainSettings) -> Iterator[None]:
-    """Say what to lower where a GPU's memory does not suffice."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        rows, tokens = max(tuple(batch.input_ids.shape) for batch in batches)
-        raise KdlibError(
-            f"{name}: out of GPU memory with {rows} rows of {tokens} tokens at a time; halve batch "
-            f"to {max(1, settings.batch // 2)} and double accumulate to {settings.accumulate * 2} "
-            "(the same gradient), or lower tokens.max_length"
-        ) from error
+def _out_of_memory(name: str, batches: list[Batch], settings: TrainSettings) -> KdlibError:
+    rows, tokens = max(tuple(batch.input_ids.shape) for batch in batches)
+    return KdlibError(
+        f"{name}: out of GPU memory with {rows} rows of {tokens} tokens at a time; halve batch "
+        f"to {max(1, settings.batch // 2)} and double accumulate to {settings.accumulate * 2} "
+        "(the same gradient), or lower tokens.max_length"
+    )

@@ -40,9 +40,9 @@ def roc(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     figure, [[left, right]] = style.panels(1, 2, 10, 4.4)
     low = 0.5 / max(len(false) for false, _ in curves.values())
     for axes, scale, steps in ((left, "linear", "default"), (right, "log", "steps-post")):
-        for method, (false, true) in curves.items():
+        for method, curve in curves.items():
             colour = style.look(method)["color"]
-            axes.plot(false, true, label=label(method), color=colour, drawstyle=steps)
+            axes.plot(*curve, label=label(method), color=colour, drawstyle=steps)
         axes.plot([low, 1], [low, 1], **style.DOTTED)
         axes.set(xlabel="false positives (share of held-out rows)", xscale=scale, yscale=scale)
     left.set(ylabel="true positives (share of member rows)")
@@ -63,9 +63,9 @@ def membership(table: pd.DataFrame) -> Figure:
             axes.axvline(guess, **style.DOTTED)
             part = table[table["score"] == score]
             style.dots(axes, methods, part, column, markersize=6, capsize=2)
+            if column == "auc":
+                axes.set_title(fill(score.replace("_", " "), 11), fontsize="medium")
         line[len(scores) // 2].set_xlabel(title)
-    for axes, score in zip(grid[0], scores, strict=True):
-        axes.set_title(fill(score.replace("_", " "), 11), fontsize="medium")
     return figure
 
 

@@ -14,8 +14,8 @@ def odds_ratios(table: pd.DataFrame) -> Figure:
     """Odds of being memorized per standard deviation (fitted lines of `regression.odds`)."""
     names, methods = list(dict.fromkeys(table["attribute"])), ordered(table["method"])
     sizes = student_sizes(table)
-    shape = (3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names))
-    figure, [panels] = style.panels(1, len(sizes), *shape, sharex=True, sharey=True)
+    inches = (3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names))
+    figure, [panels] = style.panels(1, len(sizes), *inches, sharex=True, sharey=True)
     for axes, size in zip(panels, sizes, strict=True):
         for method, part in table[table["size"] == size].groupby("method"):
             shift = 0.16 * (methods.index(method) - (len(methods) - 1) / 2)
@@ -47,10 +47,7 @@ def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
 
 
 def onion(table: pd.DataFrame) -> Figure:
-    """Memorized share before and after a removal, one thin line per seed (`forecast.onion`).
-
-    Besides its columns: left_out ("predicted", "random").
-    """
+    """Memorized share before and after a removal, one thin line per seed (`forecast.onion`)."""
     figure, [panels] = style.panels(1, 2, 9, 4, sharey=True)
     titles = {"predicted": "predicted rows removed", "random": "as many random rows removed"}
     for axes, (which, title) in zip(panels, titles.items(), strict=True):
@@ -61,8 +58,7 @@ def onion(table: pd.DataFrame) -> Figure:
                 axes.plot(shares, color=colour, alpha=0.35, linewidth=1)
                 n, before, after = rows[["n", "before", "after"]].sum()
                 name = f"{part} rows: {before} to {after} of {n}"
-                thick = {"color": colour, "marker": marker, "linewidth": 2.5}
-                axes.plot([before / n, after / n], label=name, **thick)
+                axes.plot([before / n, after / n], marker, ls="-", c=colour, lw=2.5, label=name)
                 axes.legend(loc="upper center", frameon=False)
         axes.set_xticks([0, 1], ["before", "after"])
         axes.set(title=title, xlim=(-0.25, 1.25), ylim=(-0.03, 1.03))

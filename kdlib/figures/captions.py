@@ -11,10 +11,9 @@ from kdlib import runs
 
 
 def figure(profile: str, drawn: Figure, file: str, caption: str, table: str) -> None:
-    """Save a figure as data/figures/<profile>/<file>.png (150 dpi), and show it with its caption.
+    """Save a figure as data/figures/<profile>/<file>.png (150 dpi), show and close it.
 
-    The caption, in sentences, is the claim, and the picture's text for those who cannot see it; the
-    table in data/results/<profile> is what it was drawn from. The figure is closed afterwards.
+    The caption says the claim, also to those who cannot see the picture; `table` was drawn from.
     """
     path = runs.figures_dir(profile) / f"{file}.png"
     with runs.atomic(path) as part:

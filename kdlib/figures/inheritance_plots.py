@@ -95,7 +95,6 @@ def teacher_transfer(gaps: pd.DataFrame) -> Figure:
         style.dots(axes, methods, part, shift=shift, markerfacecolor=face)
     axes.axvline(0, **style.DOTTED)
     axes.set(xlabel="gained through the teacher of all rows (nats per token)")
-    mark: dict[str, Any] = {"color": "0.2", "marker": "s"}
-    read = Line2D([], [], label="rows that the teacher read", **mark)
-    held_out = Line2D([], [], label="held-out rows", markerfacecolor="white", **mark)
-    return style.below(figure, [read, held_out], ncols=2)
+    named = (("rows that the teacher read", "0.2"), ("held-out rows", "white"))
+    handles = [Line2D([], [], color="0.2", marker="s", mfc=face, label=one) for one, face in named]
+    return style.below(figure, handles, ncols=2)

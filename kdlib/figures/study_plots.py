@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kdlib.analysis.rates import student_sizes
-from kdlib.config.definitions import WINDOW
+from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import PAPER, label, ordered
 from kdlib.figures import style
 
@@ -45,22 +45,19 @@ def memorization_by_k(tidy: pd.DataFrame) -> Figure:
     figure, [[axes]] = style.panels(1, 1)
     curves = tidy[tidy["k"] > 0].groupby(["method", "split", "k"])["value"].mean()
     for method in ordered(tidy["method"]):
-        for split, line, name in (("member", "-", label(method)), ("held_out", ":", "")):
-            colour = style.look(method)["color"]
-            axes.plot(curves[method, split], color=colour, linestyle=line, label=name)
+        colour = style.look(method)["color"]
+        axes.plot(curves[method, "member"], color=colour, label=label(method))
+        axes.plot(curves[method, "held_out"], ":", color=colour)
     axes.set(xlabel="window k (tokens)", ylabel="word for word (share of tuples)", ylim=(-0.02, 1))
     return style.beside(axes, title="member rows\n(dotted: held-out)")
 
 
 def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
-    """The paper's methods by size, least to greatest over seeds; held-out: the highest mean.
-
-    Both tables as `rates.spread` gives.
-    """
+    """The paper's methods by size, least to greatest over seeds (both tables: `rates.spread`)."""
     figure, [[axes]] = style.panels(1, 1)
     sizes = ["teacher", *student_sizes(rates)]
     table = rates.rename(columns={"mean": "value", "min": "lo", "max": "hi"})
-    table = table.assign(x=table["size"].map(dict(zip(sizes, range(len(sizes)), strict=True))))
+    table["x"] = table["size"].map(sizes.index)
     for method in DRAWN:
         part = table[table["method"] == method].sort_values("x")
         shift = 0.0 if method == "teacher" else 0.09 * (PAPER.index(method) - (len(PAPER) - 1) / 2)

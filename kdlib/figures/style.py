@@ -1,14 +1,14 @@
 """The series' one style, and the drawing that its figures share. No statistics here.
 
-A figure is a function in one of the *_plots modules: tidy table in, figure out; its docstring names
-what makes the table. Tables have columns method and size; a column `value` has its interval in `lo`
-and `hi`, any other `x` in `x_lo` and `x_hi`. One colour and marker stand for a method, one line
-style for a size; methods stand in the order of the table of methods, sizes as they appear.
+A figure is a function in one of the *_plots modules: tidy table in (its docstring names what makes
+it), figure out. Tables have columns method and size; a column `value` has its interval in `lo` and
+`hi`, any other `x` in `x_lo` and `x_hi`. One colour and marker stand for a method, one line style
+for a size; methods stand in the order of the table of methods, sizes as they appear.
 """
 
 import zlib
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from kdlib.config.methods import METHODS, label, ordered
 
-T = TypeVar("T")
 LINES = ("-", "--", ":", "-.")  # from the first size on
 AREAS = (150, 110, 65, 30, 18)  # points squared: the teacher, then likewise
 OTHERS = {"base": ("0.55", "P"), "teacher": ("0.15", "*")}
@@ -35,7 +34,7 @@ def look(method: str) -> dict[str, Any]:
     return dict(zip(("color", "marker"), LOOKS.get(method, own), strict=True))
 
 
-def of_size(values: Sequence[T], size: str, sizes: Sequence[str]) -> T:
+def of_size(values: Sequence[Any], size: str, sizes: Sequence[str]) -> Any:
     """What a size looks like: the first value for the first size (or an unknown one), and so on."""
     place = list(sizes).index(size) if size in sizes else 0
     return values[min(place, len(values) - 1)]

@@ -14,17 +14,13 @@ from kdlib.model.tokens import Example
 def latency(
     models_of: Sequence[Any], example: Example, *, tokens: int = 32, rounds: int = 9
 ) -> list[float]:
-    """Milliseconds per generated token of each model, one prompt at a time: the median of `rounds`.
-
-    The models take turns, so that what else the machine does falls on all of them.
-    """
+    """Milliseconds per generated token of each model, the median of `rounds` taken in turns."""
     seconds = np.zeros((rounds + 1, len(models_of)))
     length = dict.fromkeys(("min_new_tokens", "max_new_tokens"), tokens)
     for turn, which in np.ndindex(seconds.shape):
         model = models_of[which]
         ids = torch.tensor([example.prompt], device=next(model.parameters()).device)
-        started = time.perf_counter()
-        mask = torch.ones_like(ids)
+        mask, started = torch.ones_like(ids), time.perf_counter()
         model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **length)
         if ids.is_cuda:
             torch.cuda.synchronize()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.config import definitions
+from kdlib.config import exact_match
 from kdlib.measure import scores
 from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, by_length, collate
@@ -28,14 +28,10 @@ def meter(
 ) -> pd.DataFrame:
     """Every score of every tuple from one teacher-forced forward pass, `batch` tuples at a time.
 
-    Greedy decoding from the prompt writes the response (which ends with the end token) if and only
-    if every response token is the arg-max given the prompt and the response tokens before it, so no
-    decoding is needed; loss, entropy and the membership scores come from the same logits. Precision
-    "fp32" is for results, "bf16" for notes along the way.
-
-    Returns:
-        one row per example, in their order: row_id, what `scores.of_tuples` gives, and a list of
-        float32, one for each response token, in every column of PER_TOKEN (see `token_scores`).
+    No decoding is needed: greedy decoding writes the response if and only if each of its tokens is
+    the arg-max given those before it. Precision is "fp32" or, for notes along the way, "bf16". One
+    row per example, in their order: row_id, what `scores.of_tuples` gives, and in each column of
+    PER_TOKEN (see `token_scores`) an array of float32, one for each response token.
     """
     where, parts = next(model.parameters()).device, []
     with checkpoints.inference(model), checkpoints.autocast(where, precision):
@@ -55,13 +51,12 @@ def meter(
 
 
 def token_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Scores of n response tokens, in few passes over the logits [n, V], which it overwrites.
+    """Scores, float32 [n], of n response tokens from their logits [n, V], which it overwrites.
 
-    Returns:
-        float32 [n] each: token_nats (-log p of the target), token_rank (1: no token has a greater
-        logit), token_lead (the target's logit less the greatest other: above 0 where greedy
-        decoding writes it), token_entropy (nats), token_z (the target's log p, less its mean under
-        p over the vocabulary, over its standard deviation under p: Zhang et al. 2024, eq. 3).
+    token_nats is -log p of the target; token_rank 1 where no token has a greater logit; token_lead
+    the target's logit less the greatest other (above 0: greedy decoding writes it); token_entropy
+    in nats; token_z the target's log p, less the mean of log p under p, over its standard deviation
+    under p (Zhang et al. 2024, eq. 3).
     """
     logits = logits.float()
     at = targets[:, None]
@@ -96,9 +91,8 @@ def divergence(
             chunks = [checkpoints.response_chunks(model, moved) for model in (student, teacher)]
             parts = []
             for (q, _), (p, _) in zip(*chunks, strict=True):
-                log_q, log_p = q.float().log_softmax(-1), p.float().log_softmax(-1)
-                kl = functional.kl_div(log_q, log_p, log_target=True, reduction="none")
-                parts.append(kl.sum(-1))
+                pair = q.float().log_softmax(-1), p.float().log_softmax(-1)
+                parts.append(functional.kl_div(*pair, log_target=True, reduction="none").sum(-1))
             for row, part in zip(rows, torch.cat(parts).split(moved.lengths), strict=True):
                 nats[row.row_id] = float(part.mean())
     return pd.Series(nats)[[one.row_id for one in examples]]
@@ -111,6 +105,6 @@ def note(
     rows = []
     for split, examples in splits.items():
         tuples = meter(model, examples, precision=precision, **settings)
-        exact, nats = definitions.exact(tuples).mean(), tuples["nats_per_token"].mean()
+        exact, nats = exact_match.exact(tuples).mean(), tuples["nats_per_token"].mean()
         rows.append({"split": split, "exact_rate": float(exact), "nats_per_token": float(nats)})
     return rows

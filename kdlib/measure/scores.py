@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from kdlib.config.definitions import WINDOW
+from kdlib.config.exact_match import WINDOW
 
 LOWEST = 0.2  # the k of Min-K%: the share of least likely tokens that is averaged
 COLUMNS = (
@@ -17,17 +17,12 @@ COLUMNS = (
 def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataFrame:
     """One row of scores per tuple, from its response tokens' (`meter.token_scores`).
 
-    Args:
-        tokens: flat arrays [N] by name, tuple after tuple.
-        lengths: [n] of at least 1; they sum to N.
-
-    Returns:
-        n rows: length; prefix (0 to length: tokens that greedy decoding gets right before its first
-        error); needed (0 to length: how many first tokens must be given so that greedy decoding
-        writes the rest); nats_per_token; window_nats (summed over the first WINDOW tokens);
-        entropy (mean, nats); margin (least absolute lead up to the first error, that position
-        included: near 0 is a near-tie); min_k (Shi et al. 2024: mean log-probability of the LOWEST
-        share of tokens); min_k_plus (Zhang et al. 2024: the same mean of z).
+    `tokens` are flat arrays [N], tuple after tuple; `lengths` [n], at least 1 each, sum to N.
+    prefix (0 to length) counts the tokens that greedy decoding gets right before its first error,
+    needed (0 to length) the first tokens that must be given for it to write the rest. window_nats
+    is summed over the first WINDOW tokens; entropy the mean, in nats; margin the least absolute
+    lead up to the first error, that position included (near 0: a near-tie); min_k the mean log p of
+    the LOWEST share of tokens (Shi et al. 2024), min_k_plus that of z (Zhang et al. 2024).
     """
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     row = np.repeat(np.arange(len(lengths)), lengths)
@@ -35,10 +30,6 @@ def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataF
     wrong = tokens["token_lead"] <= 0
     first_wrong = np.minimum.reduceat(np.where(wrong, place, lengths[row]), starts)
     leads = np.where(place <= first_wrong[row], np.abs(tokens["token_lead"]), np.inf)
-    summed = {
-        name: np.add.reduceat(tokens[f"token_{name}"], starts) for name in ("nats", "entropy")
-    }
-    in_window = np.where(place < WINDOW, tokens["token_nats"], 0.0)
     counted = np.maximum(1, (lengths * LOWEST).astype(int))
 
     def lowest(values: np.ndarray) -> np.ndarray:
@@ -46,16 +37,15 @@ def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataF
         ordered = values[np.lexsort((values, row))]
         return np.add.reduceat(np.where(place < counted[row], ordered, 0.0), starts) / counted
 
-    return pd.DataFrame(
-        {
-            "length": lengths,
-            "prefix": first_wrong,
-            "needed": np.maximum.reduceat(np.where(wrong, place + 1, 0), starts),
-            "nats_per_token": summed["nats"] / lengths,
-            "window_nats": np.add.reduceat(in_window, starts),
-            "entropy": summed["entropy"] / lengths,
-            "margin": np.minimum.reduceat(leads, starts),
-            "min_k": lowest(-tokens["token_nats"]),
-            "min_k_plus": lowest(tokens["token_z"]),
-        }
-    )
+    table = {
+        "length": lengths,
+        "prefix": first_wrong,
+        "needed": np.maximum.reduceat(np.where(wrong, place + 1, 0), starts),
+        "nats_per_token": np.add.reduceat(tokens["token_nats"], starts) / lengths,
+        "window_nats": np.add.reduceat(np.where(place < WINDOW, tokens["token_nats"], 0.0), starts),
+        "entropy": np.add.reduceat(tokens["token_entropy"], starts) / lengths,
+        "margin": np.minimum.reduceat(leads, starts),
+        "min_k": lowest(-tokens["token_nats"]),
+        "min_k_plus": lowest(tokens["token_z"]),
+    }
+    return pd.DataFrame(table)

@@ -10,8 +10,6 @@ from rouge_score import rouge_scorer
 from kdlib.model import generation
 from kdlib.model.tokens import Example
 
-ROUGE = ("rouge1", "rouge2", "rougeL")
-
 
 def answers(
     model: Any,
@@ -24,13 +22,13 @@ def answers(
     max_new: int,
     batch: int,
 ) -> pd.DataFrame:
-    """The model's answers and their ROUGE-1/2/L (F1, 0 to 1, stemmed) against the responses.
+    """The model's answers and their ROUGE-1/2/L (F1, 0 to 1, stemmed) against the references.
 
-    Greedy once (sample_seed -1), then, the first `sampled` of each split, sampled at temperature 1
-    once per seed, as the published protocol does.
+    Greedy once (sample_seed -1), then, as published, the first `sampled` of each split once per
+    seed at temperature 1.
     """
     how = {"end_id": tokenizer.eos_token_id, "max_new": max_new, "batch": batch}
-    scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True)
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     rows = []
     for split, examples in splits.items():
         for seed in (-1, *seeds):
@@ -41,7 +39,7 @@ def answers(
             texts = tokenizer.batch_decode(written, skip_special_tokens=True)
             decoding = {"decoding": "greedy" if seed < 0 else "sampled", "sample_seed": seed}
             for example, text in zip(queried, texts, strict=True):
-                scores = scorer.score(references[example.row_id], text)
+                scores = scorer.score(references[example.row_id], text).items()
                 row = {"row_id": example.row_id, "split": split, **decoding, "text": text}
-                rows.append(row | {name: scores[name].fmeasure for name in ROUGE})
+                rows.append(row | {name: score.fmeasure for name, score in scores})
     return pd.DataFrame(rows)

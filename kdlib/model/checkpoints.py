@@ -1,7 +1,4 @@
-"""Make, load, check and save causal models; the LM head at response positions only.
-
-Nothing is unpickled and no remote code is trusted. Taught in notebook 02_teacher.
-"""
+"""Causal models, made, read (no pickles, no remote code), checked, saved. Taught in 02_teacher."""
 
 import os
 import re
@@ -50,19 +47,14 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
     how: dict[str, Any] = {"attn_implementation": attention(), **dict.fromkeys(DROPOUTS[:3], 0.0)}
     how |= {f"{kind}_token_id": tokenizer.eos_token_id for kind in ("bos", "eos", "pad")}
     how |= {"n_layer": settings.layers, "n_head": settings.heads, "n_embd": settings.width}
-    how |= {"vocab_size": len(tokenizer), "n_positions": positions}
-    # GPT-2's own function, as one fused kernel
-    return GPT2LMHeadModel(GPT2Config(activation_function="gelu_pytorch_tanh", **how))
+    how["activation_function"] = "gelu_pytorch_tanh"  # GPT-2's own function, as one fused kernel
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=positions, **how))
 
 
 def load_model(path: str | Path, dropout: float | None = None) -> Any:
-    """A causal model by folder or hub name, in float32 and eval mode, checked before it is used.
+    """A causal model by folder or hub name, float32 and in eval mode; see `reading` and `_check`.
 
-    `dropout`, when given (0 to 1), replaces those of the model's dropout rates that it has.
-
-    Raises:
-        KdlibError: there is no such model, it cannot be read, is not causal, its weights are not
-            those of its configuration, or one of them is not finite.
+    `dropout` (0 to 1), when given, replaces those dropout rates that the model has.
     """
     how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention()}
     how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by _check
@@ -74,9 +66,8 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
             config.update({name: dropout for name in DROPOUTS if hasattr(config, name)})
         how |= {"config": config, "use_safetensors": True, "trust_remote_code": False}
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), **how)
-        model, report = loaded
-        _check(model.eval(), report)
-    return model
+        _check(loaded[0].eval(), loaded[1])
+    return loaded[0]
 
 
 @contextmanager
@@ -92,9 +83,9 @@ def reading(what: str, path: str | Path) -> Iterator[None]:
         if type(error) not in (ValueError, OSError):
             reason = f"a file of it cannot be read ({type(error).__name__}: {reason})"
         remedy = NEEDED if here else "it is no folder here: check path, name and network"
-        both = (Path(path), Path(path).parent) if here else ()
-        if made := [one for one in both if "run_id" in (runs.read_manifest(one) or ())]:
-            remedy = f"delete the folder {made[0]} and run the same command again"
+        for made in (Path(path).parent, Path(path)) if here else ():
+            if "run_id" in (runs.read_manifest(made) or ()):
+                remedy = f"delete the folder {made} and run the same command again"
         raise KdlibError(f"no usable {what} at '{path}': {reason}; {remedy}") from None
 
 
@@ -117,21 +108,16 @@ def _check(model: Any, report: Mapping[str, Any]) -> None:
 
 
 def require_match(model: Any, tokenizer: Any, name: str | Path) -> None:
-    """Refuse, in a KdlibError, a tokenizer that is certainly another model's.
-
-    It gives ids that the model does not know, has less than half of the model's tokens (embeddings
-    may be padded), or takes the model's end token for ordinary text. A vocabulary or an end token
-    that the configuration has by default says nothing.
-    """
+    """Refuse, in a KdlibError, a tokenizer that is certainly another model's."""
     config, known = model.config.get_text_config(), model.get_input_embeddings().num_embeddings
-    default = type(config)()
+    default = type(config)()  # what stands there by default says nothing
     named = {config.eos_token_id} if isinstance(config.eos_token_id, int) else config.eos_token_id
     added = tokenizer.added_tokens_decoder.items()
     special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
     wrong = ""
     if max(tokenizer.get_vocab().values()) >= known:
         wrong = f"it has {len(tokenizer)} tokens, the model knows {known}"
-    elif known > 2 * len(tokenizer) and config.vocab_size != default.vocab_size:
+    elif known > 2 * len(tokenizer) and config.vocab_size != default.vocab_size:  # not just padded
         wrong = f"it has {len(tokenizer)} of the {known} tokens that the model knows"
     elif named and config.eos_token_id != default.eos_token_id and not special & {*named}:
         text = tokenizer.decode(list(named))
@@ -155,7 +141,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' weight-loading bars and tables, which flood a batch log."""
+    """Without transformers' bars and tables, which flood a batch log."""
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

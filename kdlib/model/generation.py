@@ -1,13 +1,12 @@
-"""Text from a model: greedy, sampled, mixed with a teacher, or by beam search.
+"""Text of any causal models of transformers, which are left as they were. Taught in 05, 06 and 08.
 
-Prompts and answers are token ids, answers in the order of the prompts, with the end token (which
-pads, too) where one was written, and at most `max_new` long; `batch` prompts are decoded together.
-Models are any causal ones of transformers; they are read in eval mode and left as they were. Taught
-in notebooks 05_sequence_level_kd, 06_reverse_kl and 08_minillm.
+Answers are up to `max_new` token ids, in the order of the prompts, with the end token (which pads,
+too) where one was written; `batch` prompts are decoded together.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from kdlib.model import checkpoints
 from kdlib.model.tokens import Example
 
 Ids = tuple[int, ...]
+Prompts = Sequence[Ids]
 Mixture = list[tuple[Any, float]]  # models and their shares
 Writer = Callable[[Tensor, Tensor], list[list[int]]]  # ids and mask, int64 [B, T], to B answers
 
@@ -27,7 +27,7 @@ Writer = Callable[[Tensor, Tensor], list[list[int]]]  # ids and mask, int64 [B, 
 @torch.no_grad()
 def continue_prompts(
     model: Any,
-    prompts: Sequence[Ids],
+    prompts: Prompts,
     *,
     end_id: int,
     max_new: int,
@@ -37,34 +37,27 @@ def continue_prompts(
     teacher: Any | None = None,
     teacher_mix: float = 0.0,
 ) -> list[Ids]:
-    """What the model writes after each prompt.
+    """The arg-max at every step if greedy, else draws (torch's generator) from the vocabulary.
 
-    Greedy takes the arg-max at every step; else a token is drawn from the whole vocabulary, by
-    torch's global generator, from q = softmax(logits / temperature), the temperature above 0. With
-    a teacher of the same vocabulary it is drawn from a p + (1 - a) q, p being the teacher's and a
-    `teacher_mix` (Gu et al. 2024, MiniLLM, section 2.2).
+    They are from q = softmax(logits / temperature), temperature above 0, or with a teacher (of the
+    same vocabulary) from a p + (1 - a) q, a `teacher_mix` (Gu et al. 2024, MiniLLM, section 2.2).
     """
     mixed: Mixture = [(model, 1 - teacher_mix)]
     if teacher is not None and teacher_mix > 0:
         mixed.append((teacher, teacher_mix))
-
-    def write(ids: Tensor, mask: Tensor) -> list[list[int]]:
-        return _decode(mixed, ids, mask, end_id, max_new, 0 if greedy else temperature)
-
+    write = partial(_decode, mixed, end_id, max_new, 0 if greedy else temperature)
     with checkpoints.inference(*(one for one, _ in mixed)):
         return _written(model, prompts, end_id, batch, write)
 
 
-def _written(
-    model: Any, prompts: Sequence[Ids], end_id: int, batch: int, write: Writer
-) -> list[Ids]:
+def _written(model: Any, prompts: Prompts, end_id: int, batch: int, write: Writer) -> list[Ids]:
     """All answers; the shortest prompts are written to first, so that little is padded."""
     left: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: dict[int, Ids] = {}
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
-        rows = [torch.tensor(prompts[i], device=next(model.parameters()).device) for i in places]
+        rows = [torch.tensor(prompts[i], device=model.device) for i in places]
         mask = pad_sequence([torch.ones_like(one) for one in rows], **left)
         written = write(pad_sequence(rows, padding_value=end_id, **left), mask)
         answers.update(zip(places, map(tuple, written), strict=True))
@@ -72,14 +65,10 @@ def _written(
 
 
 def _decode(
-    mixed: Mixture, ids: Tensor, mask: Tensor, end_id: int, max_new: int, temperature: float
+    mixed: Mixture, end_id: int, max_new: int, temperature: float, ids: Tensor, mask: Tensor
 ) -> list[list[int]]:
-    """The answers to one batch, with a key-value cache; finished rows leave it.
-
-    At temperature 0 every token is the arg-max. `generate` gives the same tokens under greedy
-    decoding (tested). It is not used because its draw from the vocabulary costs more than a small
-    model's forward pass.
-    """
+    """The answers to one batch, greedy at temperature 0; finished rows leave the cache."""
+    # not by `generate`, whose draw costs more than a small model's forward pass
     answers: list[list[int]] = [[] for _ in ids]
     growing = answers
     positions = (mask.cumsum(1) - 1).clamp_min(0)
@@ -123,18 +112,9 @@ def draw(probabilities: Tensor) -> Tensor:
 
 @torch.no_grad()
 def beam_search(
-    model: Any,
-    prompts: Sequence[Ids],
-    *,
-    end_id: int,
-    max_new: int,
-    beams: int = 4,
-    batch: int = 64,
+    model: Any, prompts: Prompts, *, end_id: int, max_new: int, beams: int = 4, batch: int = 64
 ) -> list[Ids]:
-    """The best answer that a search with `beams` beams finds, by transformers' `generate`.
-
-    Scores are log-probabilities divided by length, transformers' default (`length_penalty` 1).
-    """
+    """The best answer by log-probability over length that a search with `beams` beams finds."""
     settings = GenerationConfig(num_beams=beams, do_sample=False, max_new_tokens=max_new)
     settings.update(eos_token_id=end_id, pad_token_id=end_id)
 
@@ -149,8 +129,7 @@ def beam_search(
 
 def rewrite(model: Any, examples: Sequence[Example], **settings: Any) -> list[Example]:
     """The same examples with the model's answers for responses; see `continue_prompts`."""
-    answers = continue_prompts(model, [example.prompt for example in examples], **settings)
-    return answered(examples, answers)
+    return answered(examples, continue_prompts(model, [one.prompt for one in examples], **settings))
 
 
 def answered(examples: Sequence[Example], answers: Sequence[Ids]) -> list[Example]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import pandas as pd
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -53,9 +53,8 @@ class Batch:
         if device.type == self.input_ids.device.type:
             return self
         moved: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
-        for name, value in moved.items():
-            # only pinned memory is copied while the CPU goes on; scores may lie there already
-            pinned = device.type == "cuda" and value.device.type == "cpu"
+        for name, value in moved.items():  # scores may lie there already
+            pinned = device.type == "cuda" and value.device.type == "cpu"  # or the CPU would wait
             moved[name] = (value.pin_memory() if pinned else value).to(device, non_blocking=True)
         return replace(self, **moved)
 
@@ -76,29 +75,21 @@ Objective = Callable[[Tensor, Batch, slice], Tensor]  # (logits [n, V], batch, w
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE like GPT-2's, trained on `texts`, with END as end and padding token."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    how: dict[str, Any] = {"special_tokens": [END], "show_progress": False}
-    how["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, **how))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, pad_token=END)
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(texts, vocabulary, 0, show_progress=False, special_tokens=[END])
+    made = Tokenizer.from_str(bpe.to_str())
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, pad_token=END)
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """A tokenizer by folder or hub name; no remote code is trusted.
-
-    It pads with the end token: masks and labels alone say what is padding, and a padding token of
-    its own may have no place in the model's vocabulary. A KdlibError if it cannot be read, or has
-    no end token.
-    """
+    """A tokenizer by folder or hub name; KdlibError: it cannot be read, or has no end token."""
     with checkpoints.quiet(), checkpoints.reading("tokenizer", path):
         if Path(path).is_dir() and not any(FILES.search(one.name) for one in Path(path).iterdir()):
             raise ValueError("the folder holds none")
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise KdlibError(f"the tokenizer at '{path}' has no end token; set eos_token in it")
-    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.eos_token  # its own may have no place in the vocabulary
     return tokenizer
 
 
@@ -120,15 +111,11 @@ def prompt_text(instruction: str, context: str, template: Template) -> str:
 def encode(
     rows: Iterable[Any], tokenizer: Any, settings: TokenSettings, template: Template
 ) -> list[Example]:
-    """Rows to token ids; a response is cut at `max_length` (then without end token).
-
-    A prompt longer than `max_prompt` is refused by its row in a KdlibError.
-    """
+    """Rows to token ids; a response is cut at `max_length`, a prompt above `max_prompt` refused."""
     if not (rows := list(rows)):
         return []
     prompts = [prompt_text(row["instruction"], row["context"], template) for row in rows]
-    prompt_ids = tokenizer(prompts)["input_ids"]
-    responses = [row["response"] for row in rows]
+    prompt_ids, responses = tokenizer(prompts)["input_ids"], [row["response"] for row in rows]
     response_ids = tokenizer(responses, add_special_tokens=False)["input_ids"]
     examples = []
     for row, prompt, response in zip(rows, prompt_ids, response_ids, strict=True):
@@ -148,31 +135,24 @@ def collate(examples: Sequence[Example], pad_id: int, role: str = "rows") -> Bat
     ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     first = torch.tensor([[max(1, len(one.prompt))] for one in examples])
-    labels = ids.where((torch.arange(ids.shape[1]) >= first) & (mask == 1), IGNORE)
-    places = (labels.flatten() != IGNORE).nonzero()[:, 0] - 1
-    targets = labels.flatten()[places + 1]
-    lengths = tuple((labels != IGNORE).sum(1).tolist())
+    asked = (torch.arange(ids.shape[1]) >= first) & (mask == 1)
+    places, lengths = asked.flatten().nonzero()[:, 0] - 1, tuple(asked.sum(1).tolist())
     names = tuple(one.row_id for one in examples)
-    return Batch(ids, mask, labels, names, places, targets, lengths, role)
+    return Batch(ids, mask, ids.where(asked, IGNORE), names, places, ids[asked], lengths, role)
 
 
 def steps(
     examples: Sequence[Example], batch: int, accumulate: int, *, seed: int, epoch: int
 ) -> Iterator[list[list[Example]]]:
-    """One epoch in optimizer steps, each a list of `accumulate` micro-batches.
-
-    Rows are shuffled, then gathered into steps of similar length (so that little is padded), which
-    are shuffled again. `batch * accumulate` alone decides which rows share a step.
-    """
-    size = batch * accumulate
+    """One epoch, shuffled: optimizer steps of `accumulate` micro-batches of rows of like length."""
+    size = batch * accumulate  # this alone decides which rows share a step
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    order = torch.randperm(len(examples), generator=generator).tolist()
-    grouped: list[list[int]] = []
-    for start in range(0, len(order), 8 * size):
-        near = sorted(order[start : start + 8 * size], key=lambda i: len(examples[i]))
-        grouped += [near[i : i + size] for i in range(0, len(near), size)]
+    grouped: list[list[Example]] = []
+    for near in torch.randperm(len(examples), generator=generator).split(8 * size):
+        rows = sorted((examples[i] for i in near.tolist()), key=len)
+        grouped += [rows[i : i + size] for i in range(0, len(rows), size)]
     for chosen in torch.randperm(len(grouped), generator=generator).tolist():
-        rows = [examples[i] for i in grouped[chosen]]
+        rows = grouped[chosen]
         yield [rows[i : i + batch] for i in range(0, len(rows), batch)]
 
 
@@ -211,9 +191,8 @@ class TokenizedRows:
 
     @property
     def presented(self) -> list[Example]:
-        """What one epoch shows: members once, canaries as often as they are planted."""
-        times = self.frame["row_id"].repeat(self.frame["repetitions"])
-        return [self.examples[row] for row in times]
+        """What one epoch shows: members once, canaries as often as planted."""
+        return [self.examples[row] for row in self.frame.index.repeat(self.frame["repetitions"])]
 
     @property
     def shown(self) -> list[Example]:
@@ -225,12 +204,3 @@ class TokenizedRows:
         frame = self.frame.copy()
         frame.loc[frame["row_id"].isin(list(left_out)), ["split", "repetitions"]] = ["left_out", 0]
         return replace(self, frame=frame)
-
-
-def tokenized(
-    rows: pd.DataFrame, tokenizer: Any, settings: TokenSettings, template: Template
-) -> TokenizedRows:
-    """Rows as `pool.draw` gives them, with their token ids."""
-    frame = rows.set_index("row_id", drop=False)
-    encoded = encode(frame.to_dict("records"), tokenizer, settings, template)
-    return TokenizedRows(frame, tokenizer, {one.row_id: one for one in encoded})

@@ -1,7 +1,4 @@
-"""Executed copies of notebooks: final text, links that lead somewhere, and why one failed.
-
-`python -m kdlib.report.executed COPY LOG STATUS` is what the Snakefile calls after a failed try.
-"""
+"""Executed copies of notebooks: final text, links that lead somewhere, and why one failed."""
 
 import os
 import re
@@ -29,11 +26,11 @@ def tidy(folder: Path, sources: Path, seeds: Sequence[int] = ()) -> None:
     A link leads to the copy of the same seed, of the first of `seeds` that has one, or of any; else
     to the notebook in `sources`.
     """
-    for file in sorted(folder.glob("*.ipynb")):
+    for file in folder.glob("*.ipynb"):
         notebook = nbformat.read(file, 4)
         before = nbformat.writes(notebook)
-        wanted = [*filter(None, [file.stem.partition("-seed")[2]]), *seeds]
-        relinked = partial(LINK.sub, partial(_link, folder, sources, wanted))
+        own = file.stem.partition("-seed")[2]
+        relinked = partial(LINK.sub, partial(_link, folder, sources, [own, *seeds]))
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = relinked(cell.source)
@@ -42,24 +39,23 @@ def tidy(folder: Path, sources: Path, seeds: Sequence[int] = ()) -> None:
             for output in cell.get("outputs", []):
                 for kind in {"text/markdown", "text/html"} & output.get("data", {}).keys():
                     output["data"][kind] = relinked(output["data"][kind])
-        after = nbformat.writes(notebook)
-        if after != before:
+        if (after := nbformat.writes(notebook)) != before:
             runs.write_text(file, after)
 
 
 def final(outputs: list[Any]) -> list[Any]:
     """The outputs with all text on stderr in one, and every line as it was last rewritten."""
     kept: list[Any] = []
-    streams: dict[str, Any] = {}
+    streams: dict[str, Any] = {}  # the last output of each
     for output in outputs:
         name = output.get("name")
         if name in streams and (name == "stderr" or kept[-1] is streams[name]):
             streams[name]["text"] += output["text"]
-            continue
-        kept.append(output)
-        if name:
-            streams[name] = output
-    for output in streams.values():
+        else:
+            kept.append(output)
+            if name:
+                streams[name] = output
+    for output in (one for one in kept if one.get("name")):
         output["text"] = REWRITTEN.sub("", output["text"])
     return kept
 
@@ -70,12 +66,11 @@ def _link(folder: Path, sources: Path, seeds: Sequence[Any], link: re.Match[str]
         return link[0]
     stem = target.removesuffix(".ipynb")
     there = [] if "/" in stem else sorted(one.name for one in folder.glob(f"{stem}-seed*.ipynb"))
-    first = [one for one in (f"{stem}-seed{seed}.ipynb" for seed in seeds) if one in there]
+    wanted = [name for seed in seeds if (name := f"{stem}-seed{seed}.ipynb") in there]
     if there:
-        target = [*first, *there][0]
-    elif (sources / target).exists():
-        target = os.path.relpath(sources / target, folder)
-    return link[1] + target
+        return link[1] + [*wanted, *there][0]
+    source = sources / target
+    return link[1] + (os.path.relpath(source, folder) if source.exists() else target)
 
 
 def reason(copy: Path, log: Path, status: int) -> str:
@@ -101,5 +96,5 @@ def keep_failed(copy: Path, log: Path, status: int) -> str:
     return text
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # COPY LOG STATUS, by the Snakefile after a failed try
     print(keep_failed(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

@@ -20,10 +20,7 @@ def marked(text: str, reference: str) -> str:
 
 
 def answers(rows: Sequence[tuple[str, str]], example: Mapping[str, Any]) -> HTML:
-    """A table of (model, answer) pairs below the response of the tuple that they are held against.
-
-    The tuple has instruction, response, category, repetitions (showings an epoch).
-    """
+    """(model, answer) pairs below `example`: instruction, response, category, repetitions."""
     often = example["repetitions"]
     times = f", shown {often} times an epoch" if often > 1 else ""
     title = f"{example['instruction']} ({example['category']}{times})"

@@ -1,16 +1,12 @@
-"""What came out, in words: for the terminal at the end of a run, the notebooks and the README.
-
-Reads the tables of data/results alone. Taught in notebook 10_comparison.
-"""
+"""What came out, in words, from the tables of data/results alone. Taught in 10_comparison."""
 
 import textwrap
-from collections.abc import Sequence
 
 import pandas as pd
 
 from kdlib import runs
 from kdlib.analysis.rates import student_sizes
-from kdlib.config.definitions import WINDOW
+from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import PAPER, label, ordered
 from kdlib.errors import KdlibError
 from kdlib.stats import row_text
@@ -41,20 +37,23 @@ def read(profile: str, name: str, *, optional: bool = False) -> pd.DataFrame:
 
 def claims(profile: str) -> pd.DataFrame:
     """The ledger: the paper's claims and those that the memorization lab has judged, by name."""
-    files = sorted(runs.results_dir(profile).glob("claims*.csv"))
-    judged = [read(profile, name) for name in [file.stem for file in files] or ["claims"]]
+    names = [file.stem for file in runs.results_dir(profile).glob("claims*.csv")] or ["claims"]
+    judged = [read(profile, name) for name in names]
     return pd.concat(judged).sort_values("claim", ignore_index=True)  # C5b stands behind C5
+
+
+def _texts(table: pd.DataFrame, name: str, across: str = "size") -> pd.DataFrame:
+    """Values with their intervals: a line for each method, a column for each of `across`."""
+    texts = table.assign(text=table.apply(row_text, axis=1, name=name))
+    return texts.pivot(index="method", columns=across, values="text")
 
 
 def _by_size(table: pd.DataFrame, name: str, paper: str, digits: int) -> pd.DataFrame:
     """A value as the paper lays it out: by size and the paper's methods, the teacher under SFT."""
-
-    def cell(row: pd.Series) -> str:
-        return row_text(row, name) + ("" if pd.isna(row[paper]) else f" ({row[paper]:.{digits}f})")
-
-    shown = table[table["method"].isin(("teacher", *PAPER))]
-    cells = shown.replace({"method": {"teacher": "sft"}}).assign(cell=shown.apply(cell, axis=1))
-    cells = cells.pivot(index="size", columns="method", values="cell")
+    published = table.pivot(index="method", columns="size", values=paper)
+    published = published.map(lambda value: "" if pd.isna(value) else f" ({value:.{digits}f})")
+    cells = (_texts(table, name) + published).T
+    cells.loc["teacher", "sft"] = cells.loc["teacher", "teacher"]
     cells = cells.reindex(index=["teacher", *student_sizes(table)], columns=PAPER).fillna("")
     return cells.rename(columns=label).rename_axis(columns=None).reset_index()
 
@@ -63,8 +62,8 @@ def memorized(table1: pd.DataFrame) -> pd.DataFrame:
     """`paper_tables.table1` with the paper's figures in brackets; held-out rows beside it."""
     frame = _by_size(table1, "member", "paper", 3)
     shown = table1[table1["method"].isin(("teacher", *PAPER))]
-    highest = shown.groupby("size")["held_out"].max()
-    return frame.assign(**{"held-out, highest": frame["size"].map(highest).map("{:.3f}".format)})
+    highest = frame["size"].map(shown.groupby("size")["held_out"].max())
+    return frame.assign(**{"held-out, highest": highest.map("{:.3f}".format)})
 
 
 def utility(table2: pd.DataFrame, split: str = "held_out", metric: str = "rougeL") -> pd.DataFrame:
@@ -77,51 +76,39 @@ def more_methods(table1: pd.DataFrame) -> bool:
     return not set(table1["method"]) <= {"base", "teacher", *PAPER}
 
 
-def _by_method(methods: Sequence[str], *columns: tuple[str, pd.DataFrame, str]) -> pd.DataFrame:
-    """One line a method; each column a title, a table indexed by method, and its column."""
-    frame = pd.DataFrame({"method": methods})
-    for title, table, column in columns:
-        frame[title] = [row_text(table.loc[method], column) for method in methods]
-    return frame.assign(method=frame["method"].map(label))
-
-
 def all_methods(table1: pd.DataFrame, table2: pd.DataFrame) -> pd.DataFrame:
     """Memorized and held-out ROUGE-L by size of every method that was run, of `paper_tables`."""
-    measures = (("memorized", table1, "member"), ("ROUGE-L", table2, "rougeL_held_out"))
-    columns = [
-        (f"{size}: {name}", table[table["size"] == size].set_index("method"), column)
-        for name, table, column in measures
-        for size in student_sizes(table1)
-    ]
+    tables = {"memorized": _texts(table1, "member"), "ROUGE-L": _texts(table2, "rougeL_held_out")}
+    sizes = student_sizes(table1)
+    columns = {f"{size}: {name}": one[size] for name, one in tables.items() for size in sizes}
     trained = [one for one in ordered(table1["method"]) if one not in ("base", "teacher")]
-    return _by_method(trained, *columns)
+    return pd.DataFrame(columns).loc[trained].rename(index=label).reset_index()
 
 
 def attackers(profile: str) -> pd.DataFrame:
     """What an attacker tells of the paper's methods at the probe's size, one line a method.
 
-    Memorized share of the same rows trained on and left out (students of halves), AUC, members
-    found; empty where the memorization lab has not run.
+    Empty where the memorization lab has not run.
     """
     halves, scores = (read(profile, one, optional=True) for one in ("counterfactual", "membership"))
-    if not (len(halves) and len(scores)):
+    if halves.empty or scores.empty:
         return pd.DataFrame()
     size = halves.loc[halves["method"] == "sft", "size"].iloc[0]
-    scores = scores[scores["size"] == size].set_index(["score", "method"])
-    halves = halves.set_index(["metric", "method"])
-    frame = _by_method(
-        PAPER,
-        ("memorized, trained on", halves.loc["hit_inside"], "value"),
-        ("the same rows, left out", halves.loc["hit_outside"], "value"),
-        ("AUC, loss alone", scores.loc["loss"], "auc"),
-        ("AUC, with references", scores.loc["likelihood_ratio"], "auc"),
-        ("found at 1% false alarms", scores.loc["likelihood_ratio"], "tpr_1pct"),
-    )
-    return frame.assign(method=frame["method"] + f", {size}")
+    scores = scores[scores["size"] == size]
+    shares, auc = _texts(halves, "value", "metric"), _texts(scores, "auc", "score")
+    columns = {
+        "memorized, trained on": shares["hit_inside"],
+        "the same rows, left out": shares["hit_outside"],
+        "AUC, loss alone": auc["loss"],
+        "AUC, with references": auc["likelihood_ratio"],
+        "found at 1% false alarms": _texts(scores, "tpr_1pct", "score")["likelihood_ratio"],
+    }
+    frame = pd.DataFrame(columns).loc[[*PAPER]]
+    return frame.rename(index=lambda method: f"{label(method)}, {size}").reset_index()
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table of words in Markdown; bars in cells are escaped, which pandas does not do."""
+    """A table of words in Markdown, bars in cells escaped (pandas does not)."""
     words = frame.astype(str).replace(r"\|", r"\\|", regex=True)
     lines = [list(frame.columns), ["---"] * frame.shape[1], *words.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -178,20 +165,10 @@ def print_report(profile: str) -> None:
 
 def ledger(profile: str) -> str:
     """The claims with verdict and evidence, in Markdown."""
-    judged = claims(profile)
-    claim = judged["claim"] + " " + judged["statement"]
-    words = judged.assign(claim=claim, verdict="**" + judged["verdict"] + "**")
+    words = claims(profile)
+    words["claim"] += " " + words["statement"]
+    words["verdict"] = "**" + words["verdict"] + "**"
     return markdown(words[["claim", "verdict", "evidence"]])
-
-
-def spent(profile: str) -> str:
-    """What the stages took, one sentence; nothing where they were not timed."""
-    stages = read(profile, "stages", optional=True)
-    if not len(stages):
-        return ""
-    minutes, most = stages["seconds"].sum() / 60, stages["peak_mib"].max() / 1024
-    took = f"Its {len(stages)} stages took {minutes:.0f} minutes in all"
-    return f"{took}, side by side on {stages['machine'].iloc[0]}; the largest held {most:.1f} GiB."
 
 
 def readme_block(profile: str) -> str:
@@ -199,8 +176,12 @@ def readme_block(profile: str) -> str:
     models, first, second = (read(profile, name) for name in ("metrics", "table1", "table2"))
     commits, devices = (", ".join(sorted(models[one].unique())) for one in ("commit", "device"))
     made = f"Reference run: commit {commits}, on {devices}."
-    parts = [f"{legend(profile)} {made} {spent(profile)}".strip()]
-    parts += [markdown(memorized(first)), ledger(profile)]
+    stages = read(profile, "stages", optional=True)
+    if len(stages):  # they were timed
+        minutes, most = stages["seconds"].sum() / 60, stages["peak_mib"].max() / 1024
+        made += f" Its {len(stages)} stages took {minutes:.0f} minutes in all, side by side on "
+        made += f"{stages['machine'].iloc[0]}; the largest held {most:.1f} GiB."
+    parts = [f"{legend(profile)} {made}", markdown(memorized(first)), ledger(profile)]
     if len(attacked := attackers(profile)):
         parts += [ATTACKERS, markdown(attacked)]
     if more_methods(first):

@@ -1,14 +1,11 @@
 """Do the published numbers hold? Committed tables against those of another run, cell by cell.
 
-A number is `same` if it equals the committed one to the 6 digits that are printed, and `within` if
-it lies in the committed interval (`value` in lo..hi, `x` in x_lo..x_hi). What has no interval of
-its own is `within` a tolerance: of 2 sqrt(n) for a count (2 standard deviations); of the interval's
-width, or as other numbers, for its ends; of 0.02 + 5% for others (standard deviations, p-values).
-
-Everything else is `different`, and so are another verdict, a row or column that one side lacks, and
-a table that the run did not write. Rows are matched by their text and by `KEYS`. Timings and memory
-are listed apart and never decide. Not compared: provenance (who made a row), and the sentences of
-`evidence` and `note`, whose numbers stand in the tables.
+A number is `same` if it equals the committed one to the 6 printed digits, `within` if it lies in
+the committed interval (`value` in lo..hi, `x` in x_lo..x_hi) or, without one, within 2 sqrt(n) of a
+count (2 standard deviations), the width of the interval for its ends, 0.02 + 5% for others.
+All else is `different`, and so is a row, column or table that one side lacks. Rows are matched by
+their text and `KEYS`. Timings and memory are listed and never decide. Not compared: who made a row,
+and the sentences of `evidence` and `note`, whose numbers stand in the tables.
 """
 
 import re
@@ -45,7 +42,7 @@ def studied(tables: dict[str, pd.DataFrame]) -> tuple[str, str]:
 
 
 def compare(committed: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Every cell of all tables: table, row, column, committed, other, lo, hi, state."""
+    """Every cell of all tables: a frame with COLUMNS."""
     parts = []
     for name in sorted(committed | other):
         found = [_lacking(["(table)"], name in committed)]
@@ -56,7 +53,7 @@ def compare(committed: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) 
 
 
 def _lacking(rows: Iterable[str], committed: bool, column: str = "") -> pd.DataFrame:
-    """Rows, or what else one side lacks."""
+    """What one side lacks."""
     sides = {"committed": "there" * committed, "other": "there" * (not committed)}
     return pd.DataFrame({"row": list(rows), "column": column, "state": "different"} | sides)
 
@@ -64,9 +61,8 @@ def _lacking(rows: Iterable[str], committed: bool, column: str = "") -> pd.DataF
 def _cells(committed: pd.DataFrame, other: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The cells of one table, column by column."""
     shared = [c for c in committed if c in other and c not in IGNORED]
-    for frame, others in ((committed, other), (other, committed)):
-        for column in set(frame) - set(others) - IGNORED:
-            yield _lacking(["(column)"], frame is committed, column)
+    for column in sorted((set(committed) ^ set(other)) - IGNORED):
+        yield _lacking(["(column)"], column in committed, column)
     both = pd.concat([committed, other])[shared]
     words = both.apply(pd.to_numeric, errors="coerce").isna() & ~both.isin(["", "True", "False"])
     named = set(words.columns[words.any()]) - JUDGED - TIMINGS  # columns that say which row it is
@@ -105,9 +101,8 @@ def _bounds(a: pd.DataFrame, column: str, old: np.ndarray) -> tuple[np.ndarray, 
     stem = re.sub(r"(^|_)(lo|hi)$", "", column)
     ends = [f"{stem}_{end}" if stem not in ("", "value") else end for end in ("lo", "hi")]
     lo, hi = a.reindex(columns=ends).apply(pd.to_numeric, errors="coerce").to_numpy(float).T
-    spread = 0.02 + 0.05 * abs(old)
-    if COUNTS.fullmatch(column):
-        spread = 2 * np.sqrt(np.maximum(old, 1))
+    counts = COUNTS.fullmatch(column)
+    spread = 2 * np.sqrt(np.maximum(old, 1)) if counts else 0.02 + 0.05 * abs(old)
     if stem != column:  # an end of the interval
         spread = np.fmax(spread, hi - lo)
         lo = hi = np.full(len(old), np.nan)
@@ -124,16 +119,13 @@ def summary(cells: pd.DataFrame) -> str:
     for one in cells[cells["state"] == "different"].itertuples():
         where = f"{one.table}: {one.row} {one.column}".rstrip()
         bounds = "" if pd.isna(one.lo) else f" (from {one.lo:.6g} to {one.hi:.6g})"
-        now = f"{one.committed or 'none'}{bounds}, now {one.other or 'none'}"
-        lines.append(f"different: {where}: {now}")
+        was = f"{one.committed or 'none'}{bounds}"
+        lines.append(f"different: {where}: {was}, now {one.other or 'none'}")
     return "\n".join(lines)
 
 
 def verify(committed: Path, other: Path, listing: Path) -> bool:
-    """Whether every verdict is the same and every number of two results folders lies where it may.
-
-    Prints the summary, and writes every cell to `listing`.
-    """
+    """Whether two results folders agree; prints the summary, writes every cell to `listing`."""
     cells = compare(read(committed), read(other))
     runs.write_table(listing, cells)
     print(summary(cells))

@@ -1,8 +1,4 @@
-"""Learning rates and training length, by a rule that the profile states beforehand.
-
-Runs on a seed that is never reported. `rule` turns the table of calibration runs into the values
-that stand in the profile; a test holds the committed profile against the committed table.
-"""
+"""Learning rates and training length, by the profile's rule, on a seed that is never reported."""
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +19,7 @@ from kdlib.study.run import Run, load_rows
 
 
 def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
-    """Run what is left of the grid, on so many cores; write calibration.csv; apply the rule."""
+    """Run what is left of the grid, on so many cores; write calibration.csv; apply `rule`."""
     how, file = calibration(profile), runs.results_dir(profile.name) / "calibration.csv"
     pretraining.prepare(profile)
     table = pd.DataFrame(columns=["method", "settings"])
@@ -31,15 +27,15 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
         table = pd.read_csv(file, dtype={"settings": str, "commit": str})
         table = table[table["settings"] == settings(profile)]
     table = added(table, profile, [TEACHER], how.rates, cores)
-    chosen = profile.teacher.model_copy(update=teacher_rule(table, profile))
-    fixed = profile.model_copy(update={"teacher": chosen})
+    found = profile.teacher.model_copy(update=teacher_rule(table, profile))
+    fixed = profile.model_copy(update={"teacher": found})
     teacher, rows = Run(fixed, how.seed, TEACHER, TEACHER), load_rows(fixed, how.seed)
     stages.make(teacher, rows)
     for decoding in DECODINGS:
         teacher_output.text(teacher, rows, decoding)
     table = added(table, fixed, ["sft"], how.rates, cores)
-    eligible = reaching(table, "sft", how.student_band[0])
-    table = added(table, fixed, list(profile.all_methods), eligible, cores)
+    rates = reaching(table, "sft", how.student_band[0])
+    table = added(table, fixed, list(profile.all_methods), rates, cores)
     runs.write_table(file, table)
     return rule(table, profile)
 
@@ -53,8 +49,7 @@ def calibration(profile: Profile) -> CalibrationSettings:
 
 def settings(profile: Profile) -> str:
     """Hash of all settings on which the calibration's table depends."""
-    common = {"lr", "epochs"}  # what the rule sets
-    names = {"data", "tokens", "models", "pretrain", "calibration"}
+    common, names = {"lr", "epochs"}, {"data", "tokens", "models", "pretrain", "calibration"}
     parts = profile.model_dump(include=names, exclude={"models": {"__all__": common}})
     tuned = [part.model_dump(exclude=common) for part in (profile.teacher, profile.student)]
     return runs.fingerprint([parts, tuned])
@@ -64,15 +59,15 @@ def added(
     table: pd.DataFrame, profile: Profile, methods: list[str], rates: Sequence[float], cores: int
 ) -> pd.DataFrame:
     """The table with the paths of those methods that it has not yet, at every rate."""
-    missing = [one for one in methods if one not in set(table["method"])]
     # the slowest first, so that no core waits at the end
-    jobs = [(one, rate) for one in reversed(missing) for rate in rates]
+    missing = [one for one in reversed(methods) if one not in set(table["method"])]
+    jobs = [(one, rate) for one in missing for rate in rates]
     if not jobs:
         return table
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
         paths = list(processes.map(one_path, repeat(profile), *zip(*jobs, strict=True)))
-    paths = [one.assign(settings=settings(profile), commit=runs.commit()) for one in paths]
-    return pd.concat([table, *paths] if len(table) else paths, ignore_index=True)
+    new = pd.concat(paths).assign(settings=settings(profile), commit=runs.commit())
+    return pd.concat([table, new] if len(table) else [new], ignore_index=True)
 
 
 def one_path(profile: Profile, method: str, rate: float) -> pd.DataFrame:
@@ -99,38 +94,33 @@ def reaching(table: pd.DataFrame, method: str, target: float) -> list[float]:
     return list(most.index[most >= target]) or list(most.index)
 
 
-def best_rate(table: pd.DataFrame, method: str, eligible: list[float]) -> float:
-    """The eligible rate whose lowest held-out loss over its epochs is lowest."""
+def choose(table: pd.DataFrame, method: str, eligible: list[float], target: float) -> pd.Series:
+    """The line of the table (lr, epoch, exact_rate) with the method's rate and length.
+
+    Of the eligible rates that whose lowest held-out loss over its epochs is lowest, of its epochs
+    that whose member memorization is nearest `target`.
+    """
     lowest = trained(table, method, "held_out").groupby("lr")["nats_per_token"].min()
-    return float(lowest[lowest.index.isin(eligible)].idxmin())
-
-
-def nearest_length(table: pd.DataFrame, method: str, rate: float, target: float) -> pd.Series:
-    """The epoch whose member memorization is nearest `target`."""
-    path = trained(table, method, "member")
-    apart = (path["exact_rate"] - target).abs()[path["lr"] == rate]
-    return path.loc[apart.idxmin()]
+    rate, path = lowest[lowest.index.isin(eligible)].idxmin(), trained(table, method, "member")
+    return path.loc[(path["exact_rate"] - target)[path["lr"] == rate].abs().idxmin()]
 
 
 def teacher_rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
     """Rate and length of the teacher."""
     target = calibration(profile).teacher_target
-    rate = best_rate(table, TEACHER, reaching(table, TEACHER, target))
-    return {"lr": rate, "epochs": int(nearest_length(table, TEACHER, rate, target)["epoch"])}
+    found = choose(table, TEACHER, reaching(table, TEACHER, target), target)
+    return {"lr": float(found["lr"]), "epochs": int(found["epoch"])}
 
 
 def rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
-    """What the rule chooses: `teacher` {lr, epochs}, `student` {epochs}, `lr` {method: rate}.
-
-    Raises a KdlibError where no length brings the middle SFT student into the band.
-    """
+    """What the rule chooses: `teacher` {lr, epochs}, `student` {epochs}, `lr` {method: rate}."""
     low, high = calibration(profile).student_band
-    eligible = reaching(table, "sft", low)
-    rates = {method: best_rate(table, method, eligible) for method in profile.all_methods}
-    length = nearest_length(table, "sft", rates["sft"], (low + high) / 2)
-    epochs, memorized = int(length["epoch"]), length["exact_rate"]
+    eligible, middle = reaching(table, "sft", low), (low + high) / 2
+    chosen = {one: choose(table, one, eligible, middle) for one in profile.all_methods}
+    epochs, memorized = int(chosen["sft"]["epoch"]), chosen["sft"]["exact_rate"]
     if not low <= memorized <= high:
         best = f"the middle SFT student memorizes {memorized:.3f} at best (epoch {epochs})"
         wanted = f"outside {low} to {high}; change max_epochs or rates"
         raise KdlibError(f"calibration: {best}, {wanted}")
+    rates = {method: float(line["lr"]) for method, line in chosen.items()}
     return {"teacher": teacher_rule(table, profile), "student": {"epochs": epochs}, "lr": rates}

@@ -1,7 +1,4 @@
-"""The study as one command: what is run is checked, locked against a second run, and started.
-
-Who runs after whom stands in the Snakefile, which reads the same `Plan`.
-"""
+"""The study as one command: checked, locked against a second run, started with the Snakefile."""
 
 import ast
 import json
@@ -64,10 +61,9 @@ def plan(profile: str, seeds: str | int | None, methods: str | None) -> Plan:
             raise KdlibError(f"method '{name}': there is no notebook '{notebook}' for methods")
         others = {k for k, one in settings.all_methods.items() if one.notebook == notebook} - {name}
         if name not in METHODS and others and "methods" not in known[notebook]:
-            raise KdlibError(
-                f"method '{name}': notebook '{notebook}' trains {min(others)} alone; name one with "
-                "a parameter 'methods', such as 07_on_policy"
-            )
+            alone = f"notebook '{notebook}' trains {min(others)} alone"
+            remedy = "name one with a parameter 'methods', such as 07_on_policy"
+            raise KdlibError(f"method '{name}': {alone}; {remedy}")
     return Plan(settings, read_seeds(seeds, settings), chosen, named, trained, known)
 
 
@@ -75,37 +71,36 @@ def parameters(notebook: Path) -> set[str]:
     """The names that a notebook's parameters cell sets; none where there is no such cell."""
     cells = json.loads(notebook.read_text("utf-8"))["cells"]
     sources = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    body = ast.parse("".join(sources[0])).body if sources else []
-    return {node.targets[0].id for node in body if isinstance(node, ast.Assign)}  # type: ignore
+    return set(assigned("".join(sources[0] if sources else "")))
+
+
+def assigned(source: str) -> list[str]:
+    """The names that the statements of a cell assign to."""
+    names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+    return [node.id for node in names if isinstance(node.ctx, ast.Store)]
 
 
 def study(profile: str, seeds: str, methods: str, cores: int, gpu_jobs: int | None = None) -> bool:
-    """Run the study, or what is left of it, and print how long it took.
-
-    Arguments are those of the command. Whether all stages are done; KdlibError if it runs already.
-    """
-    started = time.monotonic()
-    name = plan(profile, seeds, methods).profile.name
-    folder = runs.runs_dir(name)
-    config = folder / "inputs" / "study.json"
+    """Run the study, or what is left of it, and print how long it took."""
+    started, name = time.monotonic(), plan(profile, seeds, methods).profile.name
+    config = runs.runs_dir(name) / "inputs" / "study.json"
     by_path = profile.endswith(".toml") and Path(profile).is_file()
-    given = {"profile": os.path.relpath(profile, SOURCE) if by_path else profile}
-    given |= {"seeds": seeds, "methods": methods}
+    source = os.path.relpath(profile, SOURCE) if by_path else profile
+    given = {"profile": source, "seeds": seeds, "methods": methods}
     copies = runs.root() / "notebooks" / "executed" / name
-    # what may hold text of private data stays out of git, in whatever repository it lies
     private = () if name in SHIPPED else (runs.results_dir(name), runs.figures_dir(name), copies)
     try:
-        with runs.alone(folder, wait=False):
+        with runs.alone(runs.runs_dir(name), wait=False):
             runs.write_text(config, json.dumps(given))
-            for place in private:
+            for place in private:  # may hold text of private data: no part of any repository
                 runs.write_text(place / ".gitignore", "*\n")
             shared = gpu_jobs or (4 if name in ("smoke", "laptop") else 1)  # small models share
             done = _snakemake(config, cores, shared)
     except Timeout:
-        wait = "is being run already; wait for it or stop it"
-        raise KdlibError(f"PROFILE={profile} {wait}") from None
-    minutes, rest = divmod(round(time.monotonic() - started), 60)
+        busy = f"PROFILE={profile} is being run already; wait for it or stop it"
+        raise KdlibError(busy) from None
     if done:
+        minutes, rest = divmod(round(time.monotonic() - started), 60)
         print(f"all stages done after {minutes} min {rest} s")
     return done
 
@@ -117,34 +112,29 @@ def _snakemake(config: Path, cores: int, gpu_jobs: int) -> bool:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["KDLIB_ROOT"] = str(runs.root())  # whatever the folder that a notebook runs in
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, none of the user's
-    arguments = ["--snakefile", str(SOURCE / "Snakefile"), "--directory", str(SOURCE)]
-    arguments += [*FLAGS.split(), "--configfile", str(config), "--cores", str(cores)]
-    if Path("/dev/nvidia0").exists():
-        arguments += ["--resources", f"gpu={gpu_jobs}"]
+    gpu = ["--resources", f"gpu={gpu_jobs}"] if Path("/dev/nvidia0").exists() else []
+    places = ["--snakefile", SOURCE / "Snakefile", "--directory", SOURCE, "--configfile", config]
     try:
-        cli.main(arguments)
+        cli.main([*map(str, [*places, "--cores", cores]), *FLAGS.split(), *gpu])
     except SystemExit as end:
         return not end.code
     return True
 
 
 def study_afresh(profile: str, seeds: str, methods: str, cores: int) -> Path:
-    """Run the study in a copy of code and notebooks, which the same call resumes; where it lies.
-
-    KdlibError: the study failed there; its own messages say why.
-    """
+    """Run the study in a copy of code and notebooks, which the same call resumes; where it lies."""
     name = plan(profile, seeds, methods).profile.name
     copy = runs.root() / "data" / "runs" / f"{name}-verified"
+    skipped = shutil.ignore_patterns("__pycache__", "executed", ".ipynb_checkpoints")
     with runs.writing(copy):
         for part in ("kdlib", "notebooks"):
             shutil.rmtree(copy / part, ignore_errors=True)
-            skipped = shutil.ignore_patterns("__pycache__", "executed", ".ipynb_checkpoints")
             shutil.copytree(SOURCE / part, copy / part, ignore=skipped)
         shutil.copy2(SOURCE / "Snakefile", copy)
-    words = ["--profile", str(Path(profile).absolute()) if Path(profile).is_file() else profile]
-    words += ["--seeds", seeds, "--methods", methods, "--cores", str(cores)]
+    source = str(Path(profile).absolute()) if Path(profile).is_file() else profile
+    command = [sys.executable, "-m", "kdlib", "study", "--profile", source, "--seeds", seeds]
+    command += ["--methods", methods, "--cores", str(cores)]
     environment = {k: v for k, v in os.environ.items() if k not in ("KDLIB_ROOT", "PYTHONPATH")}
-    command = [sys.executable, "-m", "kdlib", "study", *words]
     if subprocess.run(command, cwd=copy, env=environment, check=False).returncode:
         raise KdlibError(f"the study in {copy} did not end well; the same command goes on with it")
     return copy

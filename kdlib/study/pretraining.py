@@ -1,6 +1,7 @@
 """Tokenizer and base models, made once for all seeds. Taught in notebook 01_data_and_tokens."""
 
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from kdlib.data import pool
 from kdlib.distill import objectives, text_sources, trainer
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, tokens
-from kdlib.model.tokens import Example
 from kdlib.study.run import BASE, Run, base_identity, load_pool, tokenizer_dir
 
 MEAN_TOKENS = 20  # fewer than a paragraph of general text has, so that enough are taken
@@ -31,10 +31,8 @@ def prepare(profile: Profile) -> None:
     documents = general_text(profile, budget, remedy)
     folder, identity = tokenizer_dir(profile), base_identity(profile, TEACHER)
     if not runs.done(folder, identity):
-        prompts = [
-            tokens.prompt_text(row["instruction"], row["context"], profile.template)
-            for row in load_pool(profile.data).to_dict("records")
-        ]
+        rows = load_pool(profile.data)[["instruction", "context"]].itertuples(index=False)
+        prompts = [tokens.prompt_text(asked, given, profile.template) for asked, given in rows]
         made = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
         (folder / runs.MANIFEST).unlink(missing_ok=True)
         with runs.writing(folder):
@@ -46,36 +44,30 @@ def prepare(profile: Profile) -> None:
         pretrain(profile, size, tokenizer, blocks)
 
 
-def pretrain(profile: Profile, size: str, tokenizer: Any, blocks: list[Example]) -> None:
+def pretrain(profile: Profile, size: str, tokenizer: Any, blocks: list[tokens.Example]) -> None:
     """One base model: next-token prediction on the general text."""
     folder, identity = Path(Run(profile, 0, BASE, size).checkpoint), base_identity(profile, size)
     if runs.done(folder, identity):
         return
     (folder / runs.MANIFEST).unlink(missing_ok=True)
-    batch, lr, positions = profile.pretrain.batch, profile.pretrain.lr, profile.tokens.max_length
+    batch, lr = profile.pretrain.batch, profile.pretrain.lr
     wanted = max(batch, profile.pretrain.tokens // len(blocks[0]))
     kept = blocks[:wanted]
     epochs = max(1, round(wanted / len(kept)))
     how = TrainSettings(epochs=epochs, lr=lr, batch=batch, schedule="cosine", warmup=100)
-    model = checkpoints.make_model(profile.models[size], tokenizer, positions, seed=0)
-    model = model.to(checkpoints.device())
-    started = time.perf_counter()
-    trainer.fit(
-        model,
-        text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed=0)),
-        objectives.objective("cross_entropy"),
-        how,
-        epoch_steps=-(-len(kept) // batch),
-        seed=0,
-        log=folder / "log.jsonl",
-        name=f"pretrain {size}",
-    )
+    shape, positions = profile.models[size], profile.tokens.max_length
+    model = checkpoints.make_model(shape, tokenizer, positions, seed=0)
+    model, started = model.to(checkpoints.device()), time.perf_counter()
+    source = text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed=0))
+    minimized, steps = objectives.objective("cross_entropy"), math.ceil(len(kept) / batch)
+    log, name = folder / "log.jsonl", f"pretrain {size}"
+    trainer.fit(model, source, minimized, how, epoch_steps=steps, seed=0, log=log, name=name)
     checkpoints.save_model(model, tokenizer, folder)
     facts = {"threads": torch.get_num_threads(), "seconds": time.perf_counter() - started}
     runs.write_manifest(folder, identity, size=size, **facts)
 
 
-def general_blocks(profile: Profile, tokenizer: Any) -> list[Example]:
+def general_blocks(profile: Profile, tokenizer: Any) -> list[tokens.Example]:
     """Blocks of general text for MiniLLM, in the order in which they were shuffled."""
     remedy = "set general_text = 0 in methods.minillm.coefficients"
     documents = general_text(profile, GENERAL_DOCUMENTS, remedy)
@@ -89,7 +81,6 @@ def general_text(profile: Profile, most: int, remedy: str) -> list[str]:
     raise KdlibError(f"profile '{profile.name}': its data has no general text; {remedy}")
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)  # every student of a notebook asks for it
 def _documents(settings: str) -> list[str]:
-    """All of it: read once, since every student of a notebook asks for it."""
     return pool.general_text(DataSettings.model_validate_json(settings))

@@ -1,9 +1,4 @@
-"""One model of the study as one value: which profile, seed, method and size.
-
-A `Run` knows its folder, its identity and its settings, and holds nothing heavy. The rows of a seed
-are `tokens.TokenizedRows`, loaded once by `load_rows`. Who asks for what is not made yet gets a
-KdlibError that names the notebook which makes it. Taught in notebook 02_teacher.
-"""
+"""One model of the study as one value, and the rows of a seed. Taught in notebook 02_teacher."""
 
 import functools
 from collections.abc import Iterable
@@ -19,7 +14,6 @@ from kdlib.data import pool
 from kdlib.data.stream_rows import require_plain
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, tokens
-from kdlib.model.tokens import TokenizedRows
 
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
@@ -51,9 +45,8 @@ class Run:
     @property
     def teacher(self) -> "Run":
         """The teacher from which this student learns."""
-        left_out, part = (self.left_out, self.part) if self.own_teacher else ((), "")
-        teacher = Run(self.profile, self.seed, TEACHER, TEACHER)
-        return teacher.without(left_out, part, own_teacher=self.own_teacher)
+        teacher = replace(self, method=TEACHER, size=TEACHER, ablation=())
+        return teacher if self.own_teacher else teacher.without((), "")
 
     @property
     def base(self) -> "Run":
@@ -83,31 +76,30 @@ class Run:
     @property
     def coefficients(self) -> dict[str, float]:
         """The method's coefficients, by name."""
-        if self.method in (BASE, TEACHER):
-            return {}
-        return self.profile.coefficients(self.method, **dict(self.ablation))
+        own, given = self.method not in (BASE, TEACHER), dict(self.ablation)
+        return self.profile.coefficients(self.method, **given) if own else {}
 
     @property
     def folder(self) -> Path:
         """Where the model and its measurements lie."""
         changed = "".join(f"-{name}={value:g}" for name, value in self.ablation)
-        name = f"{self.method}-{self.size}{changed}"
-        return runs.seed_dir(self.profile.name, self.seed) / self.part / name
+        above = runs.seed_dir(self.profile.name, self.seed) / self.part
+        return above / f"{self.method}-{self.size}{changed}"
 
     @property
     def checkpoint(self) -> str | Path:
         """Folder or hub name of the weights."""
         if self.method != BASE:
             return self.folder / "checkpoint"
-        made = runs.runs_dir(self.profile.name) / BASE / self.size
-        return self.profile.models[self.size].path or made
+        path = self.profile.models[self.size].path
+        return path or runs.runs_dir(self.profile.name) / BASE / self.size
 
     @functools.cached_property
     def identity(self) -> str:
         """Hash of everything that the model and its measurements depend on."""
         p = self.profile
-        facts: list[Any] = [base_identity(p, self.size), p.measure.model_dump(), self.seed]
-        facts += [self.method, self.size]
+        facts: list[Any] = [base_identity(p, self.size), p.measure.model_dump()]
+        facts += [self.seed, self.method, self.size]
         if self.method != BASE:
             facts.append(self.settings.model_dump())
         if self.method not in (BASE, TEACHER):
@@ -125,8 +117,7 @@ class Run:
 
 def decoding(profile: Profile, text: str) -> dict[str, Any]:
     """How a text of the teacher is decoded, where that differs from the defaults."""
-    read = DECODED_BY.get(text, set())
-    return profile.decoding.model_dump(include=read, exclude_defaults=True)
+    return profile.decoding.model_dump(include=DECODED_BY.get(text, set()), exclude_defaults=True)
 
 
 def tokenizer_dir(profile: Profile) -> Path:
@@ -136,10 +127,9 @@ def tokenizer_dir(profile: Profile) -> Path:
 
 def base_identity(profile: Profile, size: str) -> str:
     """Hash of everything that a base model's weights depend on."""
-    model = profile.models[size]
+    model, trained = profile.models[size], {"lr", "epochs"}  # of its students
     files = sorted(Path(model.path or "no folder").glob("*.safetensors"))
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    trained = {"lr", "epochs"}  # of its students
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)
     rows = profile.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
     facts = [rows, profile.tokens.model_dump(), shape, stats, profile.pretrain.model_dump()]
@@ -179,24 +169,22 @@ def load_tokenizer(profile: Profile) -> Any:
     return shared
 
 
-def load_rows(profile: Profile, seed: int) -> TokenizedRows:
+def load_rows(profile: Profile, seed: int) -> tokens.TokenizedRows:
     """The rows of one seed as text and tokens: member and held-out rows, canaries and twins."""
-    drawn = pool.draw(load_pool(profile.data), profile.data, seed)
+    rows = pool.draw(load_pool(profile.data), profile.data, seed).set_index("row_id", drop=False)
     tokenizer = load_tokenizer(profile)
-    require_plain(drawn.set_index("row_id")["response"], tokenizer.eos_token)
-    return tokens.tokenized(drawn, tokenizer, profile.tokens, profile.template)
+    require_plain(rows["response"], tokenizer.eos_token)
+    encoded = tokens.encode(rows.to_dict("records"), tokenizer, profile.tokens, profile.template)
+    return tokens.TokenizedRows(rows, tokenizer, {one.row_id: one for one in encoded})
 
 
 def require(run: Run) -> Path:
-    """The folder of a finished run."""
+    """The folder of a finished run; a KdlibError names the notebook that makes it."""
     return runs.require(run.folder, run.identity, run.profile.name, run.notebook)
 
 
 def load(run: Run, dropout: float | None = None) -> Any:
-    """The run's model on the device, in eval mode; `dropout` replaces its rates, when given.
-
-    Refuses models that read fewer tokens than they are to, and bases of another tokenizer.
-    """
+    """The run's model on the device, in eval mode; `dropout` replaces its rates, when given."""
     p = run.profile
     if run.method != BASE:
         require(run)
@@ -205,8 +193,8 @@ def load(run: Run, dropout: float | None = None) -> Any:
     model, wanted = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
     room = getattr(model.config, "max_position_embeddings", None) or wanted
     if room < wanted:
-        fewer = f"reads {room} tokens, fewer than tokens.max_length = {wanted}"
-        raise KdlibError(f"model '{run.checkpoint}' {fewer}; lower tokens.max_length")
+        fewer = f"{room} tokens, fewer than tokens.max_length = {wanted}; lower tokens.max_length"
+        raise KdlibError(f"model '{run.checkpoint}' reads {fewer}")
     if run.method == BASE and not p.from_scratch:
         checkpoints.require_match(model, tokens.load_tokenizer(run.checkpoint), run.checkpoint)
     return model.to(checkpoints.device())

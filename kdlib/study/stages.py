@@ -1,10 +1,9 @@
-"""The stages of a model: trained, measured, kept. What notebooks and commands call.
+"""A model trained, measured and kept in one folder. Taught in notebooks 02 to 09.
 
-Each stage reads files, makes one folder and writes its manifest last; called again with the same
-settings it finds the folder finished and returns at once. `rows` are always all of the seed's:
-those that a run leaves out are measured, and not read. Taught in notebooks 02 to 09.
+`rows` are always all of the seed's: those that a run leaves out are measured, and not read.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Iterable
@@ -16,10 +15,8 @@ import torch
 
 from kdlib import runs
 from kdlib.config.sections import TrainSettings
-from kdlib.distill import methods, objectives, trainer
-from kdlib.distill.methods import Materials
+from kdlib.distill import methods, objectives, text_sources, trainer
 from kdlib.distill.teacher_targets import Targets
-from kdlib.distill.text_sources import Reading
 from kdlib.errors import KdlibError
 from kdlib.measure import meter, usefulness
 from kdlib.model import checkpoints, generation
@@ -33,87 +30,75 @@ FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twi
 
 
 def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
-    """Train a model (or take the base as it is), measure it, keep everything: the run's folder.
+    """Train a model (or take the base as it is) and measure it, unless done before: its folder.
 
     `targets` are the teacher's, when several students share them; else they are made here.
     """
-    if runs.done(run.folder, run.identity):
-        print(f"{run.label}: done before, read from {run.folder.relative_to(runs.root())}")
-        return run.folder
-    with runs.alone(run.folder):
-        if not runs.done(run.folder, run.identity):  # by another process, while this one waited
-            shutil.rmtree(run.folder, ignore_errors=True)
-            _make(run, rows, targets)
-    return run.folder
-
-
-def _make(run: Run, rows: TokenizedRows, targets: Targets | None) -> None:
-    started = time.perf_counter()
-    if run.method == BASE:
-        model = load(run)
-    else:
-        model, path = train(run, rows, run.settings, run.folder / "log.jsonl", targets)
-        if not run.left_out:
-            runs.write_table(run.folder / "path.csv", path)
-        checkpoints.save_model(model, rows.tokenizer, run.folder / "checkpoint")
-    trained = time.perf_counter() - started
-    measure(run, rows.without(run.left_out), model)
-    device, data_hash, *_ = ground(run.profile)
-    facts = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
-    facts |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
-    facts |= {"data_hash": data_hash, "train_seconds": round(trained, 2)}
-    facts["settings"] = run.profile.model_dump(mode="json", exclude={"calibration"})
-    seconds = round(time.perf_counter() - started, 2)
-    runs.write_manifest(run.folder, run.identity, seconds=seconds, **facts)
+    folder, identity = run.folder, run.identity
+    if runs.done(folder, identity):
+        print(f"{run.label}: done before, read from {folder.relative_to(runs.root())}")
+        return folder
+    with runs.alone(folder):
+        if runs.done(folder, identity):  # by another process, while this one waited
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        started = time.perf_counter()
+        if run.method == BASE:
+            model = load(run)
+        else:
+            model, path = train(run, rows, run.settings, folder / "log.jsonl", targets)
+            if not run.left_out:
+                runs.write_table(folder / "path.csv", path)
+            checkpoints.save_model(model, rows.tokenizer, folder / "checkpoint")
+        trained = round(time.perf_counter() - started, 2)
+        measure(run, rows.without(run.left_out), model)
+        device, data_hash, *_ = ground(run.profile)
+        facts = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
+        facts |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
+        facts |= {"data_hash": data_hash, "train_seconds": trained}
+        facts["settings"] = run.profile.model_dump(mode="json", exclude={"calibration"})
+        seconds = round(time.perf_counter() - started, 2)
+        runs.write_manifest(folder, identity, seconds=seconds, **facts)
+    return folder
 
 
 def train(
     run: Run, rows: TokenizedRows, how: TrainSettings, log: Path, targets: Targets | None = None
 ) -> tuple[Any, pd.DataFrame]:
-    """One fine-tuning run from the base weights: the model, and its path epoch by epoch.
-
-    `how` are the run's settings, or others in a search. Where the loss is not finite, the model as
-    it was before that step lies beside the log.
-    """
+    """Fine-tune from the base weights by `how`: the model, and its path epoch by epoch."""
     model, recipe, read = load(run.base, how.dropout), run.recipe, rows.without(run.left_out)
     if not checkpoints.plain_head(model):
-        raise KdlibError(
-            f"model '{run.base.checkpoint}' changes its logits behind the LM head (a scale, a soft "
-            "cap), which training does not follow; take another family"
-        )
+        changed = "changes its logits behind the LM head (a scale, a soft cap)"
+        followed = "which training does not follow; take another family"
+        raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
     path: list[dict[str, Any]] = []
     splits = {name: read.split(name, limit=NOTE_ROWS) for name in SPLITS}
-    noting = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
+    noting: dict[str, Any] = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
 
     def on_epoch(current: Any, epoch: int, step: int) -> None:
         noted = meter.note(current, splits, precision=how.precision, **noting)
         path.extend({"epoch": epoch, "step": step, **row} for row in noted)
 
+    source = methods.text(recipe.text).source(materials(run, rows, how, targets))
+    minimized = objectives.objective(recipe.objective, targets, run.coefficients)
+    steps = math.ceil(len(read.presented) / (how.batch * how.accumulate))
+    fitting: dict[str, Any] = {"epoch_steps": steps, "seed": run.seed, "log": log}
+    fitting |= {"name": run.label, "on_epoch": None if run.left_out else on_epoch}
     try:
-        trainer.fit(
-            model,
-            methods.text(recipe.text).source(materials(run, rows, how, targets)),
-            objectives.objective(recipe.objective, targets, run.coefficients),
-            how,
-            epoch_steps=-(-len(read.presented) // (how.batch * how.accumulate)),
-            seed=run.seed,
-            log=log,
-            name=run.label,
-            on_epoch=None if run.left_out else on_epoch,
-        )
-    except trainer.NotFinite:
+        trainer.fit(model, source, minimized, how, **fitting)
+    except trainer.NotFinite:  # the model is as it was before that step
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
     return model, pd.DataFrame(path)
 
 
-def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> Materials:
+def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> methods.Materials:
     """What the run's text is made from."""
     longest, read = run.profile.tokens.max_new, rows.without(run.left_out)
-    return Materials(
-        reading=Reading(read.presented, how, rows.pad_id, run.seed, longest),
+    return methods.Materials(
+        reading=text_sources.Reading(read.presented, how, rows.pad_id, run.seed, longest),
         coefficients=run.coefficients,
         validation=read.split("held_out")[-NOTE_ROWS:],  # ROUGE asks the first
         teacher=lambda: load(run.teacher),
@@ -124,10 +109,7 @@ def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -
 
 
 def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
-    """Write tuples.parquet (scores), tokens.parquet (per response token) and answers.parquet.
-
-    Of models trained on a part of the rows only the scores are kept.
-    """
+    """Write tuples.parquet (scores); without rows left out, tokens.parquet and answers.parquet."""
     settings, examples = run.profile.measure, list(rows.examples.values())
     metered = meter.meter(model, examples, pad_id=rows.pad_id, batch=settings.batch)
     tuples = metered.drop(columns=list(meter.PER_TOKEN)).join(rows.frame[FACTS], on="row_id")
@@ -137,22 +119,19 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     runs.write_table(run.folder / "tokens.parquet", metered[["row_id", *meter.PER_TOKEN]])
     asked = {name: rows.split(name, limit=settings.rouge_rows) for name in SPLITS}
     references = rows.frame["response"].to_dict()
-    written = usefulness.answers(
-        *(model, asked, references, rows.tokenizer),
-        seeds=() if run.method == BASE else settings.sample_seeds,  # of the base, only a floor
-        sampled=settings.sampled_rows,
-        max_new=run.profile.tokens.max_new,
-        batch=settings.batch,
-    )
+    seeds = () if run.method == BASE else settings.sample_seeds  # of the base, only a floor
+    how: dict[str, Any] = {"seeds": seeds, "sampled": settings.sampled_rows}
+    how |= {"max_new": run.profile.tokens.max_new, "batch": settings.batch}
+    written = usefulness.answers(model, asked, references, rows.tokenizer, **how)
     runs.write_table(run.folder / "answers.parquet", written)
 
 
 def answers(asked: Iterable[Run], rows: TokenizedRows, example: Example) -> list[tuple[str, str]]:
     """What several finished models write, greedily, to one prompt: pairs of a label and a text."""
-    written, end = [], rows.tokenizer.eos_token_id
+    written = []
     for run in asked:
-        how = {"end_id": end, "max_new": run.profile.tokens.max_new, "greedy": True}
-        (ids,) = generation.continue_prompts(load(run), [example.prompt], **how)
+        how: dict[str, Any] = {"end_id": rows.pad_id, "max_new": run.profile.tokens.max_new}
+        (ids,) = generation.continue_prompts(load(run), [example.prompt], greedy=True, **how)
         written.append((run.label, rows.tokenizer.decode(ids, skip_special_tokens=True)))
     return written
 

@@ -1,7 +1,4 @@
-"""What a fine-tuned teacher gives its students: targets on a text, and text of its own.
-
-Taught in notebooks 04_word_level_kd and 05_sequence_level_kd.
-"""
+"""What a teacher gives its students: targets on a text, text of its own (notebooks 04 and 05)."""
 
 import json
 from typing import Any
@@ -35,10 +32,9 @@ def targets(run: Run, rows: TokenizedRows) -> Targets:
     shown_ids = [(one.row_id, one.prompt, one.response) for one in examples]
     vocabulary = runs.fingerprint(rows.tokenizer.get_vocab())
     identity = runs.fingerprint([teacher.identity, vocabulary, shown_ids, precision])
-    folder = teacher.folder / "targets"
+    folder, pad = teacher.folder / "targets", rows.pad_id
     if not runs.done(folder, identity):
-        how: dict[str, Any] = {"pad_id": rows.pad_id, "precision": precision}
-        write_store(folder, identity, load(teacher), examples, **how)
+        write_store(folder, identity, load(teacher), examples, pad_id=pad, precision=precision)
     return Stored(folder, identity, precision)
 
 
@@ -52,11 +48,8 @@ def text(teacher: Run, rows: TokenizedRows, how: str = "teacher") -> list[Exampl
         responses = kept.pop("text")
         if kept == made:
             return generation.answered(members, [tuple(responses[one.row_id]) for one in members])
-    common: dict[str, Any] = {
-        "end_id": rows.tokenizer.eos_token_id,
-        "max_new": teacher.profile.tokens.max_new,
-        "batch": teacher.profile.measure.batch,
-    }
+    common: dict[str, Any] = {"end_id": rows.pad_id, "batch": teacher.profile.measure.batch}
+    common["max_new"] = teacher.profile.tokens.max_new
     prompts, model = [one.prompt for one in members], load(teacher)
     if how == "teacher_beam":
         answers = generation.beam_search(model, prompts, beams=settings.beams, **common)
@@ -65,6 +58,6 @@ def text(teacher: Run, rows: TokenizedRows, how: str = "teacher") -> list[Exampl
         torch.manual_seed(teacher.seed)
         answers = generation.continue_prompts(model, prompts, **common)
     written = generation.answered(members, answers)
-    responses = {one.row_id: list(one.response) for one in written}
-    runs.write_text(file, json.dumps(made | {"text": responses}))
+    made["text"] = {one.row_id: one.response for one in written}
+    runs.write_text(file, json.dumps(made))
     return written

@@ -218,3 +218,4 @@ def test_every_claim_has_words_and_a_judge():
     for claim in claims.CLAIMS.values():
         assert claim.statement.endswith(".") or claim.statement.endswith(")")
         assert "confirmed if" in claim.rule and "refuted" in claim.rule
+    assert f"above -{claims.MARGIN};" in claims.CLAIMS["C2"].rule

@@ -6,7 +6,7 @@ import studies
 
 from kdlib import runs
 from kdlib.analysis import rates
-from kdlib.config import definitions
+from kdlib.config import exact_match
 from kdlib.config.methods import PAPER
 from kdlib.config.profile import load_profile
 from kdlib.errors import KdlibError
@@ -14,8 +14,8 @@ from kdlib.errors import KdlibError
 
 def test_exact_counts_short_responses_only_with_their_end():
     tuples = pd.DataFrame({"length": [60, 60, 10, 10], "prefix": [50, 49, 10, 9]})
-    assert definitions.exact(tuples, 50).tolist() == [True, False, True, False]
-    assert definitions.exact(tuples, definitions.FULL).tolist() == [False, False, True, False]
+    assert exact_match.exact(tuples, 50).tolist() == [True, False, True, False]
+    assert exact_match.exact(tuples, exact_match.FULL).tolist() == [False, False, True, False]
 
 
 def test_natural_leaves_canaries_out_and_says_what_is_memorized():
@@ -30,7 +30,7 @@ def test_natural_leaves_canaries_out_and_says_what_is_memorized():
 def test_memorization_and_spread_count_rows():
     tuples, _ = studies.study({("sft", "small"): 0.5}, n=10)
     facts = {"run_id": "1", "commit": "c", "device": "cpu", "dtype": "float32"}
-    tidy = rates.memorization(tuples.assign(**facts), [3, definitions.FULL])
+    tidy = rates.memorization(tuples.assign(**facts), [3, exact_match.FULL])
     assert list(tidy.columns) == rates.TIDY
     chosen = tidy.query("method == 'sft' and size == 'small' and split == 'member'")
     assert chosen.groupby("k")["value"].unique().map(list).to_dict() == {0: [0.5], 3: [1.0]}

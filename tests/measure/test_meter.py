@@ -10,7 +10,7 @@ import toy
 from transformers import CohereConfig, CohereForCausalLM, GenerationConfig
 
 from kdlib.analysis import extraction
-from kdlib.config import definitions
+from kdlib.config import exact_match
 from kdlib.measure import meter, scores
 from kdlib.model import checkpoints, generation
 from kdlib.model.tokens import Example
@@ -82,7 +82,7 @@ def close(found, wanted, **how):
 def test_meter_against_the_definitions(model, asked):
     metered = meter.meter(model, asked, pad_id=PAD, batch=7)
     assert list(metered["row_id"]) == [one.row_id for one in asked]
-    assert 0 < definitions.exact(metered).mean() < 1  # the toy knows some, so both sides are seen
+    assert 0 < exact_match.exact(metered).mean() < 1  # the toy knows some, so both sides are seen
     for (_, row), example in zip(metered.iterrows(), asked, strict=True):
         wanted = naive(logits64(model, example), example.response)
         assert set(wanted) == set(row.index) - {"row_id"}
@@ -221,7 +221,7 @@ def test_meter_equals_greedy_decoding(model):
         differ += prefix != row.prefix
         assert prefix == row.prefix or row.margin < 1e-4, f"{row.row_id} is no near-tie"
     print(f"{differ} of {len(examples)} tuples differ, all near-ties")
-    hits = int(definitions.exact(found).sum())
+    hits = int(exact_match.exact(found).sum())
     assert 5 <= hits <= len(examples) - 5, f"{hits} hits: the test would not tell"
 
 
@@ -251,5 +251,5 @@ def test_note_is_the_mean_of_the_meter(model, asked):
     assert [row["split"] for row in noted] == ["member", "held_out"]
     for row, examples in zip(noted, splits.values(), strict=True):
         tuples = meter.meter(model, examples, pad_id=PAD)
-        assert row["exact_rate"] == definitions.exact(tuples).mean()
+        assert row["exact_rate"] == exact_match.exact(tuples).mean()
         assert row["nats_per_token"] == pytest.approx(tuples["nats_per_token"].mean(), rel=1e-5)

@@ -170,15 +170,3 @@ def test_own_rows_models_size_method_and_template(tmp_path):
     judged = pd.concat(map(pd.read_csv, results.glob("claims*.csv")), ignore_index=True)
     assert sorted(judged["claim"]) == sorted(claims.CLAIMS)
     assert judged.set_index("claim").loc["C4", "verdict"] == "open"  # there is one size
-
-
-@pytest.mark.slow
-def test_a_fourth_size_is_a_block_of_the_profile(tmp_path):
-    project = copy_project(tmp_path / "project")
-    text = (ROOT / "kdlib" / "config" / "profiles" / "smoke.toml").read_text("utf-8")
-    block = "[models.tiny]\nlayers = 1\nheads = 1\nwidth = 8\n\n[pretrain]"
-    (tmp_path / "four.toml").write_text(text.replace("[pretrain]", block), "utf-8")
-    run_study(project, seeds="0", methods="paper", profile=str(tmp_path / "four.toml"))
-    table = pd.read_csv(project / "data" / "results" / "four" / "table1.csv")
-    assert list(dict.fromkeys(table["size"]))[1:] == ["large", "middle", "small", "tiny"]
-    assert table["paper"].isna().sum() == len(table) - 1  # the paper has three sizes

@@ -81,7 +81,7 @@ def test_only_the_last_state_of_a_progress_bar_is_kept():
     result = new_output("execute_result", data={"text/plain": "1"}, execution_count=1)
     outputs = [
         *bar("one", 0, 50),
-        stream("done before\n", "stdout"),
+        stream("never\rdone before\n", "stdout"),
         *bar("one", 70, 100),
         stream("\n"),
         *bar("two", 0, 100),

@@ -1,4 +1,4 @@
-"""A study that was killed or interrupted resumes, and ends with the tables of one that was not."""
+"""A study that was killed or interrupted resumes, and ends as one that was not."""
 
 import os
 import re
@@ -16,11 +16,6 @@ from project import copy_project, run_study, start_study
 pytestmark = pytest.mark.slow
 PATIENCE = 300  # seconds
 TOGETHER = {"10_comparison", "11_inheritance", "12_what_stays", "13_membership_and_canaries"}
-# What differs between two runs of the same study: clocks, and sentences that quote them.
-CLOCKED_TABLES = {"stages.csv"}
-CLOCKED_METRICS = {"ms_per_token"}
-CLOCKED_CLAIM = "C6"  # its verdict rests on latencies, which lie close together on smoke
-CLOCKED_COLUMNS = ["seconds", "evidence"]
 
 
 def finished(project: Path) -> dict[str, int]:
@@ -60,27 +55,6 @@ def stop(process: subprocess.Popen, project: Path, how: signal.Signals) -> None:
         time.sleep(0.1)
 
 
-def tables(project: Path) -> dict[str, pd.DataFrame]:
-    """Every result table, without what a clock decides."""
-    found = {}
-    for path in sorted((project / "data" / "results" / "smoke").glob("*.csv")):
-        if path.name in CLOCKED_TABLES:
-            continue
-        frame = pd.read_csv(path).drop(columns=CLOCKED_COLUMNS, errors="ignore")
-        if "metric" in frame:
-            frame = frame[~frame["metric"].isin(CLOCKED_METRICS)]
-        if "claim" in frame:
-            frame = frame[frame["claim"] != CLOCKED_CLAIM]
-        found[path.name] = frame.reset_index(drop=True)
-    return found
-
-
-def test_other_seeds_redo_only_what_puts_seeds_together(smoke_study, tmp_path):
-    project = shutil.copytree(smoke_study, tmp_path / "project")
-    said = run_study(project, seeds="0")
-    assert stages(said, "done") == {*TOGETHER, "00_map"}
-
-
 def test_nothing_is_redone_when_all_is_done(smoke_study, tmp_path):
     project = shutil.copytree(smoke_study, tmp_path / "project")
     assert stages(run_study(project), "started") == set()
@@ -92,8 +66,27 @@ def trained(project: Path) -> dict[Path, int]:
     return {file.relative_to(project): file.stat().st_mtime_ns for file in found}
 
 
-def test_killed_and_interrupted_study_ends_with_the_same_tables(smoke_study, tmp_path):
+def test_other_seeds_and_methods_redo_only_what_puts_them_together(smoke_study, tmp_path):
+    project = shutil.copytree(smoke_study, tmp_path / "project")
+    models = trained(project)
+    said = run_study(project, seeds="0", methods="paper")
+    picking = {"05_sequence_level_kd-seed0", "06_reverse_kl-seed0", "09_memorization_meter-seed0"}
+    assert stages(said, "done") == picking | {*TOGETHER, "00_map"}
+    assert trained(project) == models, "a finished model was trained again"
+
+
+def measured(project: Path, name: str) -> dict[str, pd.DataFrame]:
+    """The table of this name of every model of seed 0."""
+    found = sorted((project / "data" / "runs" / "smoke" / "seed-0").glob(f"*/{name}.parquet"))
+    return {file.parent.name: pd.read_parquet(file) for file in found}
+
+
+def test_killed_and_interrupted_study_of_four_sizes_ends_as_another_run(smoke_study, tmp_path):
+    """A fourth size is a block of the profile; it changes nothing about the other three."""
     project = copy_project(tmp_path / "project")
+    profile = project / "kdlib" / "config" / "profiles" / "smoke.toml"
+    block = "[models.tiny]\nlayers = 1\nheads = 1\nwidth = 8\n\n[pretrain]"
+    profile.write_text(profile.read_text("utf-8").replace("[pretrain]", block), "utf-8")
 
     first = start_study(project, SEEDS="0")
     wait_until(lambda: {"02_teacher-seed0"} <= finished(project).keys(), first, project)
@@ -121,13 +114,12 @@ def test_killed_and_interrupted_study_ends_with_the_same_tables(smoke_study, tmp
     assert {name: after[name] for name in between} == between, "a finished stage was redone"
     assert not list((project / "data" / "runs" / "smoke" / "logs").glob("*.ipynb"))
 
-    whole = shutil.copytree(smoke_study, tmp_path / "whole")
-    models = trained(whole)
-    said = run_study(whole, seeds="0", methods="paper")
-    picking = {"05_sequence_level_kd-seed0", "06_reverse_kl-seed0", "09_memorization_meter-seed0"}
-    assert stages(said, "done") == picking | {*TOGETHER, "00_map"}
-    assert trained(whole) == models, "other METHODS trained a finished model again"
-    ours, theirs = tables(project), tables(whole)
-    assert ours and ours.keys() == theirs.keys()
-    for name in ours:
-        pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
+    table = pd.read_csv(project / "data" / "results" / "smoke" / "table1.csv")
+    assert list(dict.fromkeys(table["size"]))[1:] == ["large", "middle", "small", "tiny"]
+    assert table["paper"].isna().sum() == len(table) - 1  # the paper has three sizes
+    for name in ("tuples", "answers"):
+        ours, theirs = measured(project, name), measured(smoke_study, name)
+        shared = [model for model in ours if not model.endswith("-tiny")]
+        assert len(shared) == 16 and len(ours) > 16
+        for model in shared:
+            pd.testing.assert_frame_equal(ours[model], theirs[model], check_exact=True, obj=model)

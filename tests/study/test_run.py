@@ -42,9 +42,10 @@ def test_identities_of_parts_and_ablations_are_kept(monkeypatch):
     assert gkd.changing(student_share=0).identity == "d749b430b1f576b1"
 
 
-@pytest.mark.slow
-def test_what_the_reference_run_stands_on(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+def test_what_the_reference_run_stands_on(monkeypatch):
+    """The hash of its pool is pinned in tests/data/test_pool.py."""
+    monkeypatch.setattr(study_run, "load_pool", lambda _: "the pool")
+    monkeypatch.setattr(study_run.pool, "data_hash", {"the pool": GROUND[1]}.get)
     found = study_run.ground(load_profile("laptop"))
     if found[2:] != PINNED or found[0] != "cpu":
         pytest.skip(f"identities were recorded under {PINNED} on a CPU, here are {found}")
