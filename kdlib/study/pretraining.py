@@ -54,7 +54,8 @@ def pretrain(profile: Profile, size: str, tokenizer: Any, blocks: list[tokens.Ex
     wanted = max(batch, profile.pretrain.tokens // len(blocks[0]))
     kept = blocks[:wanted]
     epochs = max(1, round(wanted / len(kept)))
-    how = TrainSettings(epochs=epochs, lr=lr, batch=batch, schedule="cosine", warmup=100)
+    named: dict[str, Any] = {"schedule": "cosine", "precision": profile.teacher.precision}
+    how = TrainSettings(epochs=epochs, lr=lr, batch=batch, warmup=100, **named)
     shape, positions = profile.models[size], profile.tokens.max_length
     model = checkpoints.make_model(shape, tokenizer, positions, seed=0)
     model, started = model.to(checkpoints.device()), time.perf_counter()
