@@ -40,8 +40,9 @@ for name in TRAINING:
     if name not in (TEACHER, *PAPERS):  # it may compare its models with those of the paper's methods
         BEFORE[name] += PAPERS
 BEFORE[METER] = TRAINING
-# The longest and what it waits for first, so that no core waits at the end for one of them.
-PRIORITY = {TEACHER: 2, "12_what_stays": 2} | {name: 1 for name in TRAINING if PLAN.samples(name)}
+# What others wait for comes first (12 waits for all that train), and the longest of it.
+PRIORITY = {name: 2 if PLAN.samples(name) else 1 for name in TRAINING}
+PRIORITY |= {TEACHER: 3, "12_what_stays": 3}
 
 RUNS = os.path.relpath(runs.runs_dir(SETTINGS.name))
 EXECUTED = os.path.relpath(runs.root() / "notebooks" / "executed" / SETTINGS.name)
