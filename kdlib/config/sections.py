@@ -150,7 +150,7 @@ class TrainSettings(Settings):
     warmup: Count = 20  # optimizer steps
     weight_decay: Fraction = 0.01
     clip: Annotated[Real, Field(gt=0)] = 1.0  # global gradient norm
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 where the hardware multiplies it
     dropout: Fraction = 0.0
 
 

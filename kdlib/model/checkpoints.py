@@ -30,9 +30,20 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def resolved(precision: str, where: torch.device) -> str:
+    """`bf16` or `fp32`; `auto`: bf16 where the hardware multiplies it (elsewhere it is slow)."""
+    if precision != "auto":
+        return precision
+    if where.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
+
+
 def autocast(where: torch.device, precision: str) -> torch.autocast:
     """bf16 arithmetic in the forward pass for `bf16`, none for `fp32`; weights stay float32."""
-    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    enabled = resolved(precision, where) == "bf16"
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def attention() -> str:

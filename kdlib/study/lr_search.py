@@ -48,10 +48,11 @@ def calibration(profile: Profile) -> CalibrationSettings:
 
 
 def settings(profile: Profile) -> str:
-    """Hash of all settings on which the calibration's table depends."""
+    """Hash of all settings on which the calibration's table depends, beyond rounding."""
     common, names = {"lr", "epochs"}, {"data", "tokens", "models", "pretrain", "calibration"}
     parts = profile.model_dump(include=names, exclude={"models": {"__all__": common}})
-    tuned = [part.model_dump(exclude=common) for part in (profile.teacher, profile.student)]
+    apart = common | {"precision"}
+    tuned = [part.model_dump(exclude=apart) for part in (profile.teacher, profile.student)]
     return runs.fingerprint([parts, tuned])
 
 

@@ -41,7 +41,9 @@ def prepare(profile: Profile) -> None:
     made = [size for size, model in profile.models.items() if model.path is None]
     if not made:
         return
-    remedy = "models that are made here need it: give models by path, or take data.source = 'pydocs'"
+    remedy = (
+        "models that are made here need it: give models by path, or take data.source = 'pydocs'"
+    )
     budget = max(1000, profile.pretrain.tokens // MEAN_TOKENS)
     documents = general_text(profile, budget, remedy)
     if profile.from_scratch:
@@ -109,7 +111,9 @@ def heal(
     facts["nats_cut"] = loss(model)
     minimized = objectives.objective("cross_entropy")
     if mix < 1:
-        minimized = objectives.objective("mixed_forward_kl", Live(whole, "bf16"), {"mix": mix})
+        minimized = objectives.objective(
+            "mixed_forward_kl", Live(whole, profile.teacher.precision), {"mix": mix}
+        )
     fit(profile, model, read, minimized, tokenizer, log, name)
     return model, facts | {"nats_healed": loss(model)}
 
@@ -128,8 +132,9 @@ def fit(
     wanted = max(batch, profile.pretrain.tokens // len(blocks[0]))
     kept = blocks[:wanted]
     epochs, steps = max(1, round(wanted / len(kept))), math.ceil(len(kept) / batch)
-    warmup = min(WARMUP, epochs * steps // 10) if not profile.from_scratch else WARMUP
-    how = TrainSettings(epochs=epochs, lr=lr, batch=batch, schedule="cosine", warmup=warmup)
+    warmup = WARMUP if profile.from_scratch else min(WARMUP, epochs * steps // 10)
+    named: dict[str, Any] = {"schedule": "cosine", "precision": profile.teacher.precision}
+    how = TrainSettings(epochs=epochs, lr=lr, batch=batch, warmup=warmup, **named)
     source = text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed=0))
     trainer.fit(model, source, minimized, how, epoch_steps=steps, seed=0, log=log, name=name)
 

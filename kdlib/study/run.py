@@ -70,8 +70,10 @@ class Run:
 
     @property
     def settings(self) -> TrainSettings:
-        """How it is trained."""
-        return self.profile.train_settings(self.method, self.size)
+        """How it is trained, here."""
+        how = self.profile.train_settings(self.method, self.size)
+        precision = checkpoints.resolved(how.precision, checkpoints.device())
+        return how.model_copy(update={"precision": precision})
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -141,6 +143,9 @@ def base_identity(profile: Profile, size: str) -> str:
     facts = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
+    precision = checkpoints.resolved(profile.teacher.precision, checkpoints.device())
+    if profile.from_scratch and precision != "bf16":  # what was made before keeps its identity
+        facts.append(precision)
     return runs.fingerprint([ground(profile), *facts])
 
 

@@ -55,6 +55,8 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
         device, data_hash, *_ = ground(run.profile)
         facts = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
         facts |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
+        if run.method != BASE:
+            facts["precision"] = run.settings.precision
         facts |= {"data_hash": data_hash, "train_seconds": trained}
         facts["settings"] = run.profile.model_dump(mode="json", exclude={"calibration"})
         seconds = round(time.perf_counter() - started, 2)

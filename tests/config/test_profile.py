@@ -170,7 +170,11 @@ def test_coefficients_of_a_profile_change_the_published_ones(smoke):
         ("[models.teacher]", "[models.master]", "models: a block 'teacher' and at least one size"),
         (SIZES, "", "models: a block 'teacher' and at least one size"),
         ("layers = 2\nheads = 2\nwidth = 48", 'path = "x"', "models: all or none are made from sc"),
-        ("width = 48", "", "models.large: .*give path, or layers, heads and width, or layers alone"),
+        (
+            "width = 48",
+            "",
+            "models.large: .*give path, or layers, heads and width, or layers alone",
+        ),
         ("width = 48", 'width = 48\npath = "x"', "path and layers/heads/width exclude each other"),
         ("seeds = [0, 1]", "seeds = [0, 1", "TOML"),
         ("seeds = [0, 1]", "seeds = []", "seeds = .*at least 1 item"),

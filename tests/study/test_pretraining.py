@@ -89,7 +89,8 @@ def test_data_without_general_text(folder):
         pretraining.general_blocks(profile, None)
     shapes = dict.fromkeys(profile.models, load_profile("smoke").models["small"])
     with pytest.raises(
-        KdlibError, match="profile 'own': its data has no general text; models that are made here need it"
+        KdlibError,
+        match="profile 'own': its data has no general text; models that are made here need it",
     ):
         pretraining.prepare(profile.model_copy(update={"models": shapes}))
 

@@ -1,6 +1,7 @@
 """Which model a run is: its folder, and an identity that changes with all that it depends on."""
 
 import pytest
+import torch
 from own_data import ALL, exchanged, profile_of, run_of
 
 from kdlib import runs
@@ -19,12 +20,12 @@ PINNED = ["torch 2.13.0+cpu", "transformers 5.23.0", "tokenizers 0.23.3"]
 @pytest.mark.parametrize(
     ("method", "size", "identity"),
     [
-        ("base", "small", "a7e90de5d0c19af2"),
-        ("teacher", "teacher", "b039b1b2ae749201"),
-        ("sft", "middle", "f400826322786cf2"),
-        ("seq_kd", "middle", "2f31227d5be330f6"),
-        ("seq_kd_beam", "large", "0321632385036e88"),
-        ("minillm", "small", "ca12de7832060be1"),
+        ("base", "small", "3e489132e9f275fd"),
+        ("teacher", "teacher", "5c827f5d5d2959ac"),
+        ("sft", "middle", "5132b8c1847eaa36"),
+        ("seq_kd", "middle", "c52b876c18379ba5"),
+        ("seq_kd_beam", "large", "fb8a446d35bbc72d"),
+        ("minillm", "small", "9ab45550312d5426"),
     ],
 )
 def test_identities_of_the_reference_run_are_kept(monkeypatch, method, size, identity):
@@ -33,13 +34,37 @@ def test_identities_of_the_reference_run_are_kept(monkeypatch, method, size, ide
     assert Run(load_profile("laptop"), 0, method, size).identity == identity
 
 
-def test_identities_of_parts_and_ablations_are_kept(monkeypatch):
+@pytest.fixture
+def bf16(monkeypatch):
+    """The laptop profile as it was when its precision was bf16."""
     monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
-    run = Run(load_profile("laptop"), 0, "word_kd", "middle")
-    part = run.without(["b", "a"], "x", own_teacher=True)
+    profile = load_profile("laptop")
+    parts = {name: getattr(profile, name) for name in ("teacher", "student")}
+    rounded = {k: one.model_copy(update={"precision": "bf16"}) for k, one in parts.items()}
+    return profile.model_copy(update=rounded)
+
+
+def test_identities_of_parts_and_ablations_are_kept(bf16):
+    assert Run(bf16, 0, "base", "small").identity == "a7e90de5d0c19af2"
+    assert Run(bf16, 0, "seq_kd_beam", "large").identity == "0321632385036e88"
+    part = Run(bf16, 0, "word_kd", "middle").without(["b", "a"], "x", own_teacher=True)
     assert part.identity == "8c3829496117099d"
-    gkd = Run(load_profile("laptop"), 0, "gkd", "middle")
+    gkd = Run(bf16, 0, "gkd", "middle")
     assert gkd.changing(student_share=0).identity == "d749b430b1f576b1"
+
+
+@pytest.mark.parametrize(
+    ("able", "precision"), [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": False}, "fp32")]
+)
+def test_the_precision_that_is_used_is_part_of_the_identity(bf16, monkeypatch, able, precision):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    monkeypatch.setattr(study_run.checkpoints, "device", lambda: torch.device("cpu"))
+    auto = {"precision": "auto"}
+    parts = {name: getattr(bf16, name).model_copy(update=auto) for name in ("teacher", "student")}
+    here = Run(bf16.model_copy(update=parts), 0, "sft", "small")
+    assert here.settings.precision == precision
+    same = here.identity == Run(bf16, 0, "sft", "small").identity
+    assert same == (precision == "bf16")
 
 
 def test_what_the_reference_run_stands_on(monkeypatch):
