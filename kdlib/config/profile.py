@@ -83,7 +83,7 @@ class Profile(Settings):
             partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)
             yield partial, f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}"
         scratch = {size for size, model in self.models.items() if model.width}
-        mixed = scratch and scratch != set(self.models)
+        mixed = bool(scratch) and scratch != set(self.models)
         yield mixed, "models: all or none are made from scratch; they share one tokenizer"
         yield self.cut(TEACHER), "models.teacher: give path, or layers, heads and width"
         shipped, template, probed = read_templates(), self.tokens.template, self.probe.size

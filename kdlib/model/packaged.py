@@ -125,5 +125,5 @@ def _convert(weights: Path, folder: Path) -> None:
     for place, leftover in ((model.config, "quantization_config"), (model, "hf_quantizer")):
         if hasattr(place, leftover):
             delattr(place, leftover)
-    model.is_quantized = False
+    model.is_quantized = False  # type: ignore[assignment]
     checkpoints.save_model(model, tokenizer, folder)

@@ -63,7 +63,7 @@ def prune(model: Any, kept: Sequence[int]) -> Any:
     for place, layer in enumerate(chosen):  # where its keys and values lie in the cache
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = place
+                module.layer_idx = place  # type: ignore[assignment]
     setattr(holder, name, chosen)
     config = model.config.get_text_config()
     config.num_hidden_layers = len(chosen)

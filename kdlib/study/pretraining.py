@@ -41,9 +41,7 @@ def prepare(profile: Profile) -> None:
     made = [size for size, model in profile.models.items() if model.path is None]
     if not made:
         return
-    remedy = (
-        "models that are made here need it: give models by path, or take data.source = 'pydocs'"
-    )
+    remedy = "models made here need it: give models by path, or take data.source = 'pydocs'"
     budget = max(1000, profile.pretrain.tokens // MEAN_TOKENS)
     documents = general_text(profile, budget, remedy)
     if profile.from_scratch:

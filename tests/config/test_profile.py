@@ -173,7 +173,7 @@ def test_coefficients_of_a_profile_change_the_published_ones(smoke):
         (
             "width = 48",
             "",
-            "models.large: .*give path, or layers, heads and width, or layers alone",
+            "models.large: .*give path, or layers, heads and width, or layers",
         ),
         ("width = 48", 'width = 48\npath = "x"', "path and layers/heads/width exclude each other"),
         ("seeds = [0, 1]", "seeds = [0, 1", "TOML"),

