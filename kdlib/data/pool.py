@@ -15,7 +15,10 @@ TEXTS = list(FIELDS[:3])  # what makes a row
 
 
 def load_pool(settings: DataSettings) -> pd.DataFrame:
-    """The fixed rows (row_id, FIELDS, group of equal responses, kind); KdlibError: too few fit."""
+    """The fixed rows, whole groups chosen by their hash; KdlibError: too few fit.
+
+    Columns: row_id, FIELDS, group (of equal responses), kind ("row").
+    """
     frame = sources.READERS[settings.source](settings)
     count, (least, most) = len(frame), settings.response_chars
     fits = frame["response"].str.len().between(least, most)
@@ -36,7 +39,10 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
 
 
 def general_text(settings: DataSettings) -> list[str]:
-    """Documents for pretraining (of pydocs alone), shuffled, none with a response of the pool."""
+    """Documents for pretraining (of pydocs alone), shuffled, none with a response of the pool.
+
+    Each is a name, its docstring's first paragraph, and the further ones that are prose.
+    """
     if settings.source != "pydocs":
         return []
     frame = sources.read_pydocs(settings)

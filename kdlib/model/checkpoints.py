@@ -119,7 +119,11 @@ def _check(model: Any, report: Mapping[str, Any]) -> None:
 
 
 def require_match(model: Any, tokenizer: Any, name: str | Path) -> None:
-    """Refuse, in a KdlibError, a tokenizer that is certainly another model's."""
+    """Refuse, in a KdlibError, a tokenizer that is certainly another model's.
+
+    It gives ids that the model does not know, has less than half of the model's tokens, or takes
+    the model's end token for ordinary text.
+    """
     config, known = model.config.get_text_config(), model.get_input_embeddings().num_embeddings
     default = type(config)()  # what stands there by default says nothing
     named = {config.eos_token_id} if isinstance(config.eos_token_id, int) else config.eos_token_id

@@ -15,7 +15,10 @@ from kdlib.study.run import Run, load, require
 
 
 def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
-    """Parameters, file_bytes and ms_per_token of the teacher and each size of student (SFT's)."""
+    """Parameters, file_bytes and ms_per_token of the teacher and each size of student (SFT's).
+
+    Timed one right after the other; columns method and size, too; also written to costs.csv.
+    """
     priced = [(TEACHER, TEACHER), *(("sft", size) for size in profile.sizes)]
     made = [Run(profile, seed, *names) for names in priced]
     models, frame = list(map(load, made)), pd.DataFrame(priced, columns=["method", "size"])
