@@ -82,8 +82,10 @@ class Profile(Settings):
             block.entry(name).checked(block.changed)
             partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)
             yield partial, f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}"
-        mixed = len({model.path is None for model in self.models.values()}) > 1
-        yield mixed, "models: either all have a path or none; they share one tokenizer"
+        scratch = {size for size, model in self.models.items() if model.width}
+        mixed = bool(scratch) and scratch != set(self.models)
+        yield mixed, "models: all or none are made from scratch; they share one tokenizer"
+        yield self.cut(TEACHER), "models.teacher: give path, or layers, heads and width"
         shipped, template, probed = read_templates(), self.tokens.template, self.probe.size
         unknown = probed not in (None, *self.sizes)
         yield unknown, f"probe.size = '{probed}': known: {', '.join(self.sizes)}"
@@ -111,8 +113,12 @@ class Profile(Settings):
 
     @property
     def from_scratch(self) -> bool:
-        """Whether base models are made and pretrained here (else they come by path)."""
+        """Whether base models are made and pretrained here (else the teacher's comes by path)."""
         return self.models[TEACHER].path is None
+
+    def cut(self, size: str) -> bool:
+        """Whether the models of a size are the teacher's with fewer layers."""
+        return self.models[size].path is None and self.models[size].width is None
 
     @property
     def all_methods(self) -> dict[str, Method]:

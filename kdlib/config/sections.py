@@ -105,9 +105,11 @@ class TokenSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """A size: a GPT-2 made from scratch (layers, heads, width), or a causal model by name or path.
+    """A size: a causal model by its path, one made from scratch, or one cut from the teacher's.
 
-    lr and epochs are for students of this size whose method has no rate of its own.
+    path is a folder, a hub name, or "package:NAME" of `model.packaged`. layers, heads and width
+    make a GPT-2 from scratch; layers alone keep so many of the teacher's. lr and epochs are for
+    students of this size whose method has no rate of its own.
     """
 
     path: str | None = None
@@ -118,19 +120,23 @@ class ModelSettings(Settings):
     epochs: Positive | None = None
 
     def _faults(self) -> Faults:
-        made, shape = self.path is None, (self.layers, self.heads, self.width)
-        yield made and None in shape, "give either path, or all of layers, heads and width"
-        yield not made and any(shape), "path and layers/heads/width exclude each other"
+        shape = (self.layers, self.heads, self.width)
+        made = None not in shape or (self.layers and not self.heads and not self.width)
+        ways = "give path, or layers, heads and width, or layers alone (so many of the teacher's)"
+        yield self.path is None and not made, ways
+        yield self.path is not None and any(shape), "path and layers/heads/width exclude each other"
         uneven = bool(self.width and self.heads and self.width % self.heads)
         yield uneven, f"width = {self.width} is not a multiple of heads = {self.heads}"
 
 
 class PretrainSettings(Settings):
-    """Pretraining of the base models made from scratch, on the general text."""
+    """Training of base models on the general text: from scratch, or of those cut, to heal them."""
 
     tokens: Positive = 1_000_000  # read in all, in blocks of up to 128
     batch: Positive = 32  # blocks
     lr: Rate = 1e-3
+    mix: Fraction = 1.0  # of cross-entropy in what heals; the rest is forward KL to the whole model
+    apart: Positive = 24  # blocks that are not read, on which what is cut is measured
 
 
 class TrainSettings(Settings):

@@ -13,7 +13,7 @@ from kdlib.config.sections import DataSettings, TrainSettings
 from kdlib.data import pool
 from kdlib.data.stream_rows import require_plain
 from kdlib.errors import KdlibError
-from kdlib.model import checkpoints, tokens
+from kdlib.model import checkpoints, packaged, tokens
 
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
@@ -94,7 +94,8 @@ class Run:
         if self.method != BASE:
             return self.folder / "checkpoint"
         path = self.profile.models[self.size].path
-        return path or runs.runs_dir(self.profile.name) / BASE / self.size
+        made = runs.runs_dir(self.profile.name) / BASE / self.size
+        return packaged.resolve(path) if path else made
 
     @functools.cached_property
     def identity(self) -> str:
@@ -130,11 +131,16 @@ def tokenizer_dir(profile: Profile) -> Path:
 def base_identity(profile: Profile, size: str) -> str:
     """Hash of everything that a base model's weights depend on."""
     model, trained = profile.models[size], {"lr", "epochs"}  # of its students
-    files = sorted(Path(model.path or "no folder").glob("*.safetensors"))
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    path = profile.models[TEACHER if profile.cut(size) else size].path
+    files = sorted(Path(path or "no folder").glob("*.safetensors"))
+    stats: list[Any] = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
+    if profile.cut(size) and not files:
+        stats = [path]
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)
     rows = profile.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
-    facts = [rows, profile.tokens.model_dump(), shape, stats, profile.pretrain.model_dump()]
+    healing = set() if profile.cut(size) else {"mix", "apart"}
+    pretrain = profile.pretrain.model_dump(exclude=healing)
+    facts = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
     precision = checkpoints.resolved(profile.teacher.precision, checkpoints.device())
@@ -167,7 +173,8 @@ def load_tokenizer(profile: Profile) -> Any:
     if profile.from_scratch:
         needed = tokenizer_dir(profile), base_identity(profile, TEACHER), profile.name, FIRST
         return tokens.load_tokenizer(runs.require(*needed))
-    first, *others = (str(model.path) for model in profile.models.values())
+    paths = (model.path for model in profile.models.values() if model.path)
+    first, *others = dict.fromkeys(str(packaged.resolve(path)) for path in paths)
     shared = tokens.load_tokenizer(first)
     for path in others:
         tokens.same_tokenizer(shared, tokens.load_tokenizer(path), (first, path))
@@ -193,13 +200,13 @@ def load(run: Run, dropout: float | None = None) -> Any:
     p = run.profile
     if run.method != BASE:
         require(run)
-    elif p.from_scratch:
+    elif p.from_scratch or p.cut(run.size):
         runs.require(Path(run.checkpoint), base_identity(p, run.size), p.name, FIRST)
     model, wanted = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
     room = getattr(model.config, "max_position_embeddings", None) or wanted
     if room < wanted:
         fewer = f"{room} tokens, fewer than tokens.max_length = {wanted}; lower tokens.max_length"
         raise KdlibError(f"model '{run.checkpoint}' reads {fewer}")
-    if run.method == BASE and not p.from_scratch:
+    if run.method == BASE and p.models[run.size].path:
         checkpoints.require_match(model, tokens.load_tokenizer(run.checkpoint), run.checkpoint)
     return model.to(checkpoints.device())

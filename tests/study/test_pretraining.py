@@ -1,10 +1,14 @@
 """Tokenizer and base models are made once, shared by all seeds, and made again after a change."""
 
+from pathlib import Path
+
 import own_data
+import pandas as pd
 import pytest
 
 from kdlib import runs
 from kdlib.config.profile import load_profile
+from kdlib.config.sections import ModelSettings
 from kdlib.distill import trainer
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints
@@ -85,6 +89,54 @@ def test_data_without_general_text(folder):
         pretraining.general_blocks(profile, None)
     shapes = dict.fromkeys(profile.models, load_profile("smoke").models["small"])
     with pytest.raises(
-        KdlibError, match="profile 'own': its data has no general text; models from scratch need it"
+        KdlibError,
+        match="profile 'own': its data has no general text; models made here need it",
     ):
         pretraining.prepare(profile.model_copy(update={"models": shapes}))
+
+
+@pytest.fixture(scope="module")
+def cut(prepared, tmp_path_factory):
+    """A profile whose students are cut from a teacher by path; it reads the prepared folder."""
+    folder, tokenizer = tmp_path_factory.mktemp("whole") / "teacher", load_tokenizer(prepared)
+    shape = ModelSettings(layers=4, heads=2, width=16)
+    whole = checkpoints.make_model(shape, tokenizer, prepared.tokens.max_length, seed=1)
+    checkpoints.save_model(whole, tokenizer, folder)
+    models = {"teacher": ModelSettings(path=str(folder))}
+    models |= {name: ModelSettings(layers=layers) for name, layers in (("three", 3), ("one", 1))}
+    healing = prepared.pretrain.model_copy(update={"mix": 0.5, "apart": 4})
+    return prepared.model_copy(update={"models": models, "pretrain": healing, "name": "cut"})
+
+
+def test_students_are_cut_from_the_teacher_and_healed(cut, forbid):
+    pretraining.prepare(cut)
+    costs = pd.read_csv(runs.runs_dir("cut") / BASE / "layers" / "layers.csv")
+    assert costs["layer"].tolist() == [0, 1, 2, 3] and costs["nats_without"].is_unique
+    cheapest = costs["nats_without"].idxmin()
+    made = {size: Run(cut, 0, BASE, size) for size in cut.sizes}
+    facts = {size: runs.read_manifest(run.checkpoint) for size, run in made.items()}
+    assert facts["three"]["layers"] == [one for one in range(4) if one != cheapest]
+    assert facts["three"]["nats_cut"] == pytest.approx(costs["nats_without"].min(), abs=1e-4)
+    assert len(facts["one"]["layers"]) == 1
+    for size, layers in (("three", 3), ("one", 1)):
+        assert load(made[size]).config.num_hidden_layers == layers
+        assert facts[size]["nats_healed"] < facts[size]["nats_cut"] - 0.01
+    whole = load(Run(cut, 0, BASE, "teacher"))
+    assert whole.config.num_hidden_layers == 4  # it was not changed
+    forbid(trainer, "fit")
+    forbid(pretraining.pruning, "without")
+    pretraining.prepare(cut)
+
+
+def test_another_teacher_makes_other_students(cut):
+    before = {size: Run(cut, 0, BASE, size).identity for size in cut.models}
+    Path(cut.models["teacher"].path, "model.safetensors").touch()
+    assert all(Run(cut, 0, BASE, size).identity != before[size] for size in cut.models)
+
+
+def test_more_layers_than_the_teacher_has(cut):
+    models = cut.models | {"five": ModelSettings(layers=4)}
+    deeper = cut.model_copy(update={"models": models})
+    with pytest.raises(KdlibError, match="models.five: layers = 4, .* model has 4; give fewer"):
+        pretraining.prepare(deeper)
+    assert not Path(Run(deeper, 0, BASE, "five").checkpoint, "config.json").exists()
