@@ -7,7 +7,7 @@ from kdlib.analysis import rates
 from kdlib.config.methods import PAPER
 
 SIZES = ("large", "middle", "small")
-MODELS = [("teacher", "teacher"), *((m, s) for m in ("sft", "word_kd", "seq_kd") for s in SIZES)]
+MODELS = [("teacher", "teacher"), *((m, s) for m in ("sft", "word_kd", "seq_kd_beam") for s in SIZES)]
 
 
 def study(memorized, rouge=None, held_out=0.0, methods=PAPER, n=200, sizes=SIZES):
@@ -30,7 +30,7 @@ def study(memorized, rouge=None, held_out=0.0, methods=PAPER, n=200, sizes=SIZES
 
 
 def ladder(top, *, order=(0.9, 0.5, 0.6, 0.2), sizes=SIZES):
-    """Memorization that falls with size and from SFT over KD to RKLD."""
+    """Memorization that falls with size and from SFT over KD to MiniLLM."""
     memorized = {("teacher", "teacher"): top}
     for method, share in zip(PAPER, order, strict=True):
         for i, size in enumerate(sizes):

@@ -118,7 +118,7 @@ def _share(metric: str, limit: float, more: bool, shares: pd.DataFrame) -> Judge
 
 
 def _text_passes_on_more(contrasts: pd.DataFrame) -> Judged:
-    chosen = contrasts.query("method == 'seq_kd' and size == 'all'").set_index("metric")
+    chosen = contrasts.query("method == 'seq_kd_beam' and size == 'all'").set_index("metric")
     row, ratio = chosen.loc["difference"], chosen.loc["ratio"]
     agreed = bool(row["same_sign"])
     evidence = f"{row_text(row, form='+.3f')} over {row['n']:.0f} rows, {'' if agreed else 'not '}"

@@ -17,6 +17,7 @@ from kdlib.stats import Line, bootstrap, each, line, paired_difference, rate
 
 Frames = dict[str, pd.DataFrame]
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
+MEASURES = ("rouge1", "rouge2", "rougeL", "similarity")  # the last, where there is an encoder
 WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
 TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "lo", "hi", "seed", *IDENTITY[4:]]
@@ -52,7 +53,7 @@ def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAP
         group = tuples.set_index("row_id")["group"]
         tables = {"tuples": tuples, "answers": answers.join(group, on="row_id")}
         if method != "base":
-            tables["paths"] = pd.read_csv(folder / "path.csv")
+            tables["paths"] = noted(folder)
         if (file := folder.parent / "costs.csv").is_file():  # notebook 09's; not all wait for it
             costs = pd.read_csv(file)
             if (own := (costs.reindex(columns=MODEL) == [method, size]).all(axis=1)).any():
@@ -64,9 +65,24 @@ def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAP
     return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
 
 
+def noted(folder: Path) -> pd.DataFrame:
+    """What was noted of a run through training, by row: with group and hit, see `study.noting`."""
+    group = pd.read_parquet(folder / "tuples.parquet", columns=["row_id", "group"])
+    frame = pd.read_parquet(folder / "path.parquet").join(group.set_index("row_id"), on="row_id")
+    return frame.assign(hit=exact(frame))
+
+
+def averaged(notes: pd.DataFrame, keys: Sequence[str] = ()) -> pd.DataFrame:
+    """The means of what was noted: keys, epoch, step, split, exact_rate, and nats and accuracy."""
+    named = {"exact_rate": ("hit", "mean"), "nats_per_token": ("nats_per_token", "mean")}
+    named |= {"accuracy": ("accuracy", "mean")}
+    rows, by = notes[notes["kind"] == "row"], [*keys, "epoch", "step", "split"]
+    return rows.groupby(by, sort=False).agg(**named).reset_index()
+
+
 def paths(folders: Iterable[Path]) -> pd.DataFrame:
-    """The paths through training of these runs: method, size, epoch, step, split, and notes."""
-    parts = [pd.read_csv(folder / "path.csv").assign(**model_of(folder)) for folder in folders]
+    """The paths through training of these runs: method, size, and what `averaged` gives."""
+    parts = [averaged(noted(folder)).assign(**model_of(folder)) for folder in folders]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -116,10 +132,43 @@ def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
 
 
 def utility(answers: pd.DataFrame) -> pd.DataFrame:
-    """Tidy ROUGE-1/2/L, greedy and sampled (mean over sample seeds), per model and split."""
-    metrics, grouped = ("rouge1", "rouge2", "rougeL"), answers.groupby("decoding")
+    """Tidy MEASURES, greedy and sampled (mean over sample seeds), per model and split."""
+    metrics, grouped = [one for one in MEASURES if one in answers], answers.groupby("decoding")
     parts = [means(part, one, f"{one}_{how}") for how, part in grouped for one in metrics]
     return pd.concat(parts, ignore_index=True)
+
+
+def trivial(profile: Profile, seeds: Sequence[int]) -> pd.DataFrame:
+    """The trivial answers of these seeds, as `collect` has a model's: for `utility` and `pooled`.
+
+    method is the answerer, size "all". KdlibError says which notebook makes them.
+    """
+    parts = []
+    for seed in seeds:
+        folder = runs.seed_dir(profile.name, seed) / "trivial"
+        if (manifest := runs.read_manifest(folder)) is None:
+            recipe = "run notebook 09_memorization_meter with it first"
+            raise KdlibError(f"trivial answers of seed {seed} are not there; {recipe}")
+        facts = {"size": "all", "seed": seed} | {name: manifest[name] for name in IDENTITY[3:]}
+        frame = pd.read_parquet(folder / "answers.parquet").rename(columns={"answerer": "method"})
+        parts.append(frame.assign(**facts))
+    return pd.concat(parts, ignore_index=True)
+
+
+def beats_trivial(answers: pd.DataFrame, trivial: pd.DataFrame) -> pd.DataFrame:
+    """Whether the teacher's greedy answers to held-out rows beat each trivial answerer's.
+
+    Columns: against, metric (MEASURES that both have), value, lo, hi, n, same_sign (the paired
+    difference, all seeds together), beats: the whole interval lies above 0 and every seed agrees.
+    Unless all do, the teacher is of no proven use. KdlibError: they answer other rows.
+    """
+    asked, rows = "decoding == 'greedy' and split == 'held_out'", []
+    teacher, against = answers.query(f"method == 'teacher' and {asked}"), trivial.query(asked)
+    metrics = [one for one in MEASURES if one in teacher and one in against]
+    for (name, said), metric in product(against.groupby("method", sort=False), metrics):
+        gap = {"against": name, "metric": metric} | paired_difference(teacher, said, metric)
+        rows.append(gap | {"beats": bool(gap["lo"] > 0 and gap["same_sign"])})
+    return pd.DataFrame(rows)
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -148,7 +197,7 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     pairs, rows = [], []
     for size in sizes:
         pairs += [("to_sft", (method, size), ("sft", size)) for method in distilled(tuples)]
-        order = combinations(("rkld", "word_kd", "seq_kd"), 2)  # claim C3: least first
+        order = combinations(("minillm", "word_kd", "seq_kd_beam"), 2)  # claim C3: least first
         pairs += [("order", (lower, size), (upper, size)) for lower, upper in order]
     steps = list(pairwise(sizes))
     pairs += [("size", (one, smaller), (one, larger)) for one in PAPER for larger, smaller in steps]

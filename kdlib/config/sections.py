@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FIELDS = ("instruction", "context", "response", "category")  # of a row
+CANARY_KINDS = ("telephone", "drawing", "account")  # short enough for the shipped profiles
 
 
 def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
@@ -56,7 +57,11 @@ class DataSettings(Settings):
     held_out: Positive
     response_chars: tuple[Positive, Positive] = (1, 100_000)
     prompt_chars: Positive = 100_000
-    canaries: Count = 0
+    canaries: Count = 0  # of each kind and number of repetitions
+    # names in data.canaries; the default is in no dump: what was made before keeps its identity
+    canary_kinds: Annotated[tuple[str, ...], Distinct] = Field(
+        CANARY_KINDS, exclude_if=lambda kinds: kinds == CANARY_KINDS
+    )
     repetitions: Annotated[tuple[Positive, ...], Distinct] = (1, 2, 4, 8, 16)
     twins: Count = 0
 
@@ -68,7 +73,9 @@ class DataSettings(Settings):
         for name in set(self.columns) - set(FIELDS):
             yield True, f"columns: '{name}' is none of {', '.join(FIELDS)}"
         source, packages = self.source, self.packages
-        yield self.canaries > 0 and not self.repetitions, "repetitions is empty; canaries need some"
+        for name in ("canary_kinds", "repetitions"):
+            empty = self.canaries > 0 and not getattr(self, name)
+            yield empty, f"{name} is empty; canaries need some"
         yield source == "pydocs" and not packages, "packages is empty; 'pydocs' reads packages"
         yield source == "file" and self.path is None, "path is missing; 'file' needs the data file"
 
@@ -168,6 +175,9 @@ class MeasureSettings(Settings):
     rouge_rows: Positive = 100  # of each split, answered greedily
     sampled_rows: Positive = 100  # of these, answered once per sample seed too
     sample_seeds: Annotated[tuple[Seed, ...], Distinct] = (10, 20, 30, 40, 50)
+    # of sentences: a folder, a hub name, or "package:NAME" of model.packaged; with it answers are
+    # compared in meaning, too. None is in no dump: what was made before keeps its identity
+    encoder: str | None = Field(None, exclude_if=lambda encoder: encoder is None)
 
 
 class ProbeSettings(Settings):
@@ -179,19 +189,21 @@ class ProbeSettings(Settings):
 
 
 class CalibrationSettings(Settings):
-    """The rule by which learning rates and training length are set; see CONTRIBUTING.md."""
+    """The rule by which learning rates and training lengths are set; see `study.lr_search`."""
 
     seed: Seed
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1), Distinct]
+    rates: Annotated[tuple[Rate, ...], Field(min_length=2), Distinct]
+    rate_epochs: Positive = 3  # over which a rate is chosen
     max_epochs: dict[Literal["teacher", "student"], Positive]
-    student_band: tuple[Fraction, Fraction] = (0.3, 0.6)
-    teacher_target: Fraction = 0.654
+    target: dict[Literal["teacher", "student"], Fraction] = {"teacher": 0.654, "student": 0.5}
+    band: tuple[Fraction, Fraction] = (0.3, 0.7)
 
     def _faults(self) -> Faults:
-        low, high = self.student_band
-        yield low >= high, f"student_band = [{low:g}, {high:g}]: the first must be the lower"
-        for name in {"teacher", "student"} - set(self.max_epochs):
-            yield True, f"max_epochs lacks {name}"
+        low, high = self.band
+        yield low >= high, f"band = [{low:g}, {high:g}]: the first must be the lower"
+        for name in ("target", "max_epochs"):
+            for lacking in {"teacher", "student"} - set(getattr(self, name)):
+                yield True, f"{name} lacks {lacking}"
 
 
 class AuditSettings(Settings):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.config import exact_match
 from kdlib.measure import scores
 from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, by_length, collate
@@ -96,15 +95,3 @@ def divergence(
             for row, part in zip(rows, torch.cat(parts).split(moved.lengths), strict=True):
                 nats[row.row_id] = float(part.mean())
     return pd.Series(nats)[[one.row_id for one in examples]]
-
-
-def note(
-    model: Any, splits: dict[str, list[Example]], *, precision: str, **settings: Any
-) -> list[dict[str, Any]]:
-    """Memorization and loss of each split, cheaply, for the path through training."""
-    rows = []
-    for split, examples in splits.items():
-        tuples = meter(model, examples, precision=precision, **settings)
-        exact, nats = exact_match.exact(tuples).mean(), tuples["nats_per_token"].mean()
-        rows.append({"split": split, "exact_rate": float(exact), "nats_per_token": float(nats)})
-    return rows

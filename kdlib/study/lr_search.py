@@ -1,15 +1,22 @@
-"""Learning rates and training length, by the profile's rule, on a seed that is never reported."""
+"""Learning rates and training lengths, by the profile's rule, on a seed that is never reported.
+
+A model's rate is the one at which its held-out loss, over all that is noted of `rate_epochs`, gets
+lowest. Where that is the least or the greatest rate tried, half or twice of it is tried too, until
+the best lies inside. The length of the teacher, and of all students of a size, is the number of
+epochs after which SFT memorizes nearest `target`; it must memorize within `band` there.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
 from kdlib import runs
+from kdlib.config.exact_match import exact
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.config.sections import CalibrationSettings
 from kdlib.distill.methods import DECODINGS
@@ -17,27 +24,36 @@ from kdlib.errors import KdlibError
 from kdlib.study import pretraining, stages, teacher_output
 from kdlib.study.run import Run, load_rows
 
+EXTENSIONS = 3  # how often either end of the grid is halved or doubled before that is refused
+TRIAL = ["method", "size", "lr"]
+
+
+class Trial(NamedTuple):
+    """One training of the search."""
+
+    method: str
+    size: str
+    rate: float
+    epochs: int
+
 
 def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
-    """Run what is left of the grid, on so many cores; write calibration.csv; apply `rule`."""
+    """Run what is left of the search, on so many cores; write calibration.csv; apply `rule`."""
     how, file = calibration(profile), runs.results_dir(profile.name) / "calibration.csv"
     pretraining.prepare(profile)
-    table = pd.DataFrame(columns=["method", "settings"])
+    table = pd.DataFrame(columns=[*TRIAL, "epoch", "split", "settings"])
     if file.is_file():
         table = pd.read_csv(file, dtype={"settings": str, "commit": str})
         table = table[table["settings"] == settings(profile)]
-    table = added(table, profile, [TEACHER], how.rates, cores)
-    found = profile.teacher.model_copy(update=teacher_rule(table, profile))
+    table = searched(table, profile, [(TEACHER, TEACHER)], cores)
+    found = profile.teacher.model_copy(update=chosen(table, profile, TEACHER, TEACHER))
     fixed = profile.model_copy(update={"teacher": found})
     teacher, rows = Run(fixed, how.seed, TEACHER, TEACHER), load_rows(fixed, how.seed)
     stages.make(teacher, rows)
-    for decoding in DECODINGS:
+    for decoding in DECODINGS:  # before two processes need them at once
         teacher_output.text(teacher, rows, decoding)
-    table = added(table, fixed, ["sft"], how.rates, cores)
-    rates = reaching(table, "sft", how.student_band[0])
-    table = added(table, fixed, list(profile.all_methods), rates, cores)
-    runs.write_table(file, table)
-    return rule(table, profile)
+    students = [(method, size) for method in profile.all_methods for size in profile.sizes]
+    return rule(searched(table, fixed, students, cores), profile)
 
 
 def calibration(profile: Profile) -> CalibrationSettings:
@@ -56,72 +72,101 @@ def settings(profile: Profile) -> str:
     return runs.fingerprint([parts, tuned])
 
 
-def added(
-    table: pd.DataFrame, profile: Profile, methods: list[str], rates: Sequence[float], cores: int
+def searched(
+    table: pd.DataFrame, profile: Profile, models: Sequence[tuple[str, str]], cores: int
 ) -> pd.DataFrame:
-    """The table with the paths of those methods that it has not yet, at every rate."""
-    # the slowest first, so that no core waits at the end
-    missing = [one for one in reversed(methods) if one not in set(table["method"])]
-    jobs = [(one, rate) for one in missing for rate in rates]
-    if not jobs:
-        return table
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
-        paths = list(processes.map(one_path, repeat(profile), *zip(*jobs, strict=True)))
-    new = pd.concat(paths).assign(settings=settings(profile), commit=runs.commit())
-    return pd.concat([table, new] if len(table) else [new], ignore_index=True)
+    """The table with all that the rule needs of these models; written whenever it grows."""
+    facts = {"settings": settings(profile), "commit": runs.commit()}
+    while trials := [one for model in models for one in wanted(table, profile, *model)]:
+        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
+            # the slowest first, so that no core waits at the end
+            trials.sort(key=lambda one: (one.method != "minillm", -one.epochs))
+            for trial, path in zip(
+                trials, processes.map(one_path, repeat(profile), trials), strict=True
+            ):
+                same = (table[TRIAL] == list(trial[:3])).all(axis=1)
+                table = pd.concat([table[~same], path.assign(**facts)], ignore_index=True)
+                runs.write_table(runs.results_dir(profile.name) / "calibration.csv", table)
+    return table
 
 
-def one_path(profile: Profile, method: str, rate: float) -> pd.DataFrame:
-    """Train at one rate for the greatest length: epoch, step, split, exact_rate, nats_per_token."""
+def wanted(table: pd.DataFrame, profile: Profile, method: str, size: str) -> list[Trial]:
+    """What is to be trained next of a model, that the rule can be applied to it."""
+    how, tried = calibration(profile), trained(table, profile, method, size)
+    before = 0 if method == TEACHER else profile.coefficients(method).get("sft_epochs", 0)
+    short = int(how.rate_epochs + before)
+    if missing := [rate for rate in how.rates if rate not in set(tried["lr"])]:
+        return [Trial(method, size, rate, short) for rate in missing]
+    best, rates = best_rate(tried), sorted(set(tried["lr"]))
+    if best in (rates[0], rates[-1]):
+        rate = best / 2 if best == rates[0] else best * 2
+        if not min(how.rates) / 2**EXTENSIONS <= rate <= max(how.rates) * 2**EXTENSIONS:
+            end = (
+                f"{method}, {size}: held-out loss is lowest at {best:g}, an end of all rates tried"
+            )
+            raise KdlibError(f"calibration: {end}; give other rates, or more rate_epochs")
+        return [Trial(method, size, rate, short)]
+    longest = how.max_epochs["teacher" if method == TEACHER else "student"]
+    long = tried.loc[tried["lr"] == best, "epoch"].max() >= longest
+    needed = method in (TEACHER, "sft") and not long
+    return [Trial(method, size, best, longest)] if needed else []
+
+
+def one_path(profile: Profile, trial: Trial) -> pd.DataFrame:
+    """Train once: TRIAL, epoch, step, split, exact_rate, nats_per_token."""
     torch.set_num_threads(1)
-    teacher, how = method == TEACHER, calibration(profile)
-    longest = how.max_epochs["teacher" if teacher else "student"]
-    common = profile.teacher if teacher else profile.student
-    chosen = common.model_copy(update={"lr": rate, "epochs": longest})
-    log = runs.runs_dir(profile.name) / "calibration" / f"{method}-{rate:g}.jsonl"
-    run = Run(profile, how.seed, method, TEACHER if teacher else profile.probe_size)
-    path = stages.train(run, load_rows(profile, how.seed), chosen, log)[1]
-    return path.assign(method=method, size=run.size, lr=rate)
+    common = profile.teacher if trial.method == TEACHER else profile.student
+    how = common.model_copy(update={"lr": trial.rate, "epochs": trial.epochs})
+    name = f"{trial.method}-{trial.size}-{trial.rate:g}.jsonl"
+    log = runs.runs_dir(profile.name) / "calibration" / name
+    seed = calibration(profile).seed
+    run = Run(profile, seed, trial.method, trial.size)
+    path = stages.train(run, load_rows(profile, seed), how, log)[1]
+    rows = path[path["kind"] == "row"].assign(exact_rate=lambda noted: exact(noted))
+    means = rows.groupby(["epoch", "step", "split"], sort=False)[["exact_rate", "nats_per_token"]]
+    return means.mean().reset_index().assign(**dict(zip(TRIAL, trial, strict=False)))
 
 
-def trained(table: pd.DataFrame, method: str, split: str) -> pd.DataFrame:
-    """The paths of a method on a split, from the first epoch on."""
-    return table[(table["method"] == method) & (table["split"] == split) & (table["epoch"] > 0)]
+def trained(table: pd.DataFrame, profile: Profile, method: str, size: str) -> pd.DataFrame:
+    """What was noted of a model while it was trained by its own objective."""
+    before = 0 if method == TEACHER else profile.coefficients(method).get("sft_epochs", 0)
+    mine = (table["method"] == method) & (table["size"] == size) & (table["epoch"] > before)
+    return table[mine]
 
 
-def reaching(table: pd.DataFrame, method: str, target: float) -> list[float]:
-    """The rates at which the member memorization of `method` reaches `target`; else all rates."""
-    most = trained(table, method, "member").groupby("lr")["exact_rate"].max()
-    return list(most.index[most >= target]) or list(most.index)
+def best_rate(tried: pd.DataFrame) -> float:
+    """The rate with the lowest held-out loss at any time that all rates have reached."""
+    common = tried.groupby("lr")["epoch"].max().min()
+    noted = tried[(tried["split"] == "held_out") & (tried["epoch"] <= common)]
+    return float(noted.groupby("lr")["nats_per_token"].min().idxmin())
 
 
-def choose(table: pd.DataFrame, method: str, eligible: list[float], target: float) -> pd.Series:
-    """The line of the table (lr, epoch, exact_rate) with the method's rate and length.
-
-    Of the eligible rates that whose lowest held-out loss over its epochs is lowest, of its epochs
-    that whose member memorization is nearest `target`.
-    """
-    lowest = trained(table, method, "held_out").groupby("lr")["nats_per_token"].min()
-    rate, path = lowest[lowest.index.isin(eligible)].idxmin(), trained(table, method, "member")
-    return path.loc[(path["exact_rate"] - target)[path["lr"] == rate].abs().idxmin()]
-
-
-def teacher_rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
-    """Rate and length of the teacher."""
-    target = calibration(profile).teacher_target
-    found = choose(table, TEACHER, reaching(table, TEACHER, target), target)
-    return {"lr": float(found["lr"]), "epochs": int(found["epoch"])}
+def chosen(table: pd.DataFrame, profile: Profile, method: str, size: str) -> dict[str, Any]:
+    """The rate `lr` of a model and, of the teacher and SFT, its length in `epochs`."""
+    how, tried = calibration(profile), trained(table, profile, method, size)
+    found: dict[str, Any] = {"lr": best_rate(tried)}
+    if method not in (TEACHER, "sft"):
+        return found
+    whole = (tried["epoch"] % 1 == 0) & (tried["split"] == "member") & (tried["lr"] == found["lr"])
+    ends, target = tried[whole], how.target["teacher" if method == TEACHER else "student"]
+    end = ends.loc[(ends["exact_rate"] - target).abs().idxmin()]
+    (low, high), memorized = how.band, end["exact_rate"]
+    if not low <= memorized <= high:
+        best = f"{method}, {size} memorizes {memorized:.3f} at best (epoch {end['epoch']:.0f})"
+        remedy = f"outside {low:g} to {high:g}; change max_epochs, rates or members"
+        raise KdlibError(f"calibration: {best}, {remedy}")
+    return found | {"epochs": int(end["epoch"])}
 
 
 def rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
-    """What the rule chooses: `teacher` {lr, epochs}, `student` {epochs}, `lr` {method: rate}."""
-    low, high = calibration(profile).student_band
-    eligible, middle = reaching(table, "sft", low), (low + high) / 2
-    chosen = {one: choose(table, one, eligible, middle) for one in profile.all_methods}
-    epochs, memorized = int(chosen["sft"]["epoch"]), chosen["sft"]["exact_rate"]
-    if not low <= memorized <= high:
-        best = f"the middle SFT student memorizes {memorized:.3f} at best (epoch {epochs})"
-        wanted = f"outside {low} to {high}; change max_epochs or rates"
-        raise KdlibError(f"calibration: {best}, {wanted}")
-    rates = {method: float(line["lr"]) for method, line in chosen.items()}
-    return {"teacher": teacher_rule(table, profile), "student": {"epochs": epochs}, "lr": rates}
+    """What is chosen, as the profile has it: `teacher`, `models` by size, `methods` by name."""
+    sft = {size: chosen(table, profile, "sft", size) for size in profile.sizes}
+    rates = {
+        method: {size: chosen(table, profile, method, size)["lr"] for size in profile.sizes}
+        for method in profile.all_methods
+    }
+    return {
+        "teacher": chosen(table, profile, TEACHER, TEACHER),
+        "models": {size: {"epochs": one["epochs"]} for size, one in sft.items()},
+        "methods": {method: {"lr": by_size} for method, by_size in rates.items()},
+    }

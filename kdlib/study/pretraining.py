@@ -41,6 +41,7 @@ def prepare(profile: Profile) -> None:
     made = [size for size, model in profile.models.items() if model.path is None]
     if not made:
         return
+    _require_fewer(profile, [size for size in made if profile.cut(size)])
     remedy = "models made here need it: give models by path, or take data.source = 'pydocs'"
     budget = max(1000, profile.pretrain.tokens // MEAN_TOKENS)
     documents = general_text(profile, budget, remedy)
@@ -50,6 +51,15 @@ def prepare(profile: Profile) -> None:
     blocks = tokens.text_blocks(documents, tokenizer, min(BLOCK, profile.tokens.max_length))
     for size in made:
         pretrain(profile, size, tokenizer, blocks)
+
+
+def _require_fewer(profile: Profile, cut: list[str]) -> None:
+    """Refuse students of as many layers as the teacher's model has, before anything is made."""
+    count = pruning.depth(Run(profile, 0, BASE, TEACHER).checkpoint) if cut else 0
+    for size in cut:
+        if (wanted := profile.models[size].layers or 0) >= count:
+            fewer = f"the teacher's model has {count}; give fewer, or its path"
+            raise KdlibError(f"models.{size}: layers = {wanted}, and {fewer}")
 
 
 def train_tokenizer(profile: Profile, documents: list[str]) -> None:
@@ -101,11 +111,15 @@ def heal(
     """
     pad_id, batch, mix = tokenizer.pad_token_id, profile.pretrain.batch, profile.pretrain.mix
     apart, read = blocks[: profile.pretrain.apart], blocks[profile.pretrain.apart :]
-    whole = load(Run(profile, 0, BASE, TEACHER))
-    loss = partial(pruning.mean_loss, blocks=apart, pad_id=pad_id, batch=batch)
+    if not read:
+        few = f"the general text has {len(blocks)} blocks; lower it, or take more data.packages"
+        raise KdlibError(f"pretrain.apart = {profile.pretrain.apart}: {few}")
+    start = Run(profile, 0, BASE, TEACHER)
+    whole, loss = load(start), partial(pruning.mean_loss, blocks=apart, pad_id=pad_id, batch=batch)
     kept = kept_layers(profile, size, whole, loss)
     facts: dict[str, Any] = {"layers": kept, "nats_whole": loss(whole)}
     model = pruning.prune(copy.deepcopy(whole), kept)
+    pruning.require_readable(model, start.checkpoint)
     facts["nats_cut"] = loss(model)
     minimized = objectives.objective("cross_entropy")
     if mix < 1:
@@ -140,22 +154,22 @@ def fit(
 def kept_layers(profile: Profile, size: str, whole: Any, loss: Callable[[Any], float]) -> list[int]:
     """The layers of the teacher's base model whose removal, one at a time, costs most.
 
-    The costs are measured once for all sizes, and kept as layers.csv: layer, nats_without.
+    The costs are measured once for all sizes, and kept as layers.csv: layer (from 0), nats_without,
+    and nats_more, which are those without it less those of the whole model (nats per token).
     """
-    holder, name = pruning.layers(whole)
-    count, wanted = len(getattr(holder, name)), profile.models[size].layers or 0
-    if wanted >= count:
-        fewer = f"the teacher's model has {count}; give fewer, or its path"
-        raise KdlibError(f"models.{size}: layers = {wanted}, and {fewer}")
     folder = runs.runs_dir(profile.name) / BASE / "layers"
-    facts = profile.pretrain.apart, profile.data.model_dump()
-    identity = runs.fingerprint([base_identity(profile, TEACHER), *facts])
+    identity = runs.fingerprint([base_identity(profile, TEACHER), profile.pretrain.apart])
     if not runs.done(folder, identity):
-        frame = pd.DataFrame({"layer": range(count), "nats_without": pruning.without(whole, loss)})
+        (folder / runs.MANIFEST).unlink(missing_ok=True)
+        started, before = time.perf_counter(), loss(whole)
+        frame = pd.DataFrame({"nats_without": pruning.without(whole, loss)})
+        frame.insert(0, "layer", frame.index)
+        frame["nats_more"] = frame["nats_without"] - before
         runs.write_table(folder / "layers.csv", frame)
-        runs.write_manifest(folder, identity)
-    costs = pd.read_csv(folder / "layers.csv").sort_values("nats_without")
-    return sorted(costs["layer"].tail(wanted))
+        facts = {"nats_whole": before, "seconds": time.perf_counter() - started}
+        runs.write_manifest(folder, identity, **facts)
+    costs = pd.read_csv(folder / "layers.csv").sort_values("nats_without", kind="stable")
+    return sorted(costs["layer"].tail(profile.models[size].layers or 0))
 
 
 def general_blocks(profile: Profile, tokenizer: Any) -> list[tokens.Example]:

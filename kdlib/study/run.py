@@ -9,7 +9,7 @@ from typing import Any
 from kdlib import runs
 from kdlib.config.methods import METHODS, Method, label
 from kdlib.config.profile import TEACHER, Profile
-from kdlib.config.sections import DataSettings, TrainSettings
+from kdlib.config.sections import DataSettings, TokenSettings, TrainSettings
 from kdlib.data import pool
 from kdlib.data.stream_rows import require_plain
 from kdlib.errors import KdlibError
@@ -18,6 +18,7 @@ from kdlib.model import checkpoints, packaged, tokens
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
 MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
+UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
 
 
@@ -134,7 +135,9 @@ def base_identity(profile: Profile, size: str) -> str:
     path = profile.models[TEACHER if profile.cut(size) else size].path
     files = sorted(Path(path or "no folder").glob("*.safetensors"))
     stats: list[Any] = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
-    if profile.cut(size) and not files:
+    if packed := packaged.sha256(path):
+        stats = [packed]
+    elif profile.cut(size) and not files:
         stats = [path]
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)
     rows = profile.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
@@ -144,7 +147,7 @@ def base_identity(profile: Profile, size: str) -> str:
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
     precision = checkpoints.resolved(profile.teacher.precision, checkpoints.device())
-    if profile.from_scratch and precision != "bf16":  # what was made before keeps its identity
+    if model.path is None and precision != "bf16":  # what was made before keeps its identity
         facts.append(precision)
     return runs.fingerprint([ground(profile), *facts])
 
@@ -182,12 +185,48 @@ def load_tokenizer(profile: Profile) -> Any:
 
 
 def load_rows(profile: Profile, seed: int) -> tokens.TokenizedRows:
-    """The rows of one seed as text and tokens: member and held-out rows, canaries and twins."""
-    rows = pool.draw(load_pool(profile.data), profile.data, seed).set_index("row_id", drop=False)
-    tokenizer = load_tokenizer(profile)
+    """The rows of one seed as text and tokens: member and held-out rows, canaries and twins.
+
+    All fit the profile's limits. KdlibError: too few rows do (see `fitting`), or a canary does not.
+    """
+    tokenizer, how, (fit, _) = load_tokenizer(profile), profile.tokens, fitting(profile)
+    rows = pool.draw(fit, profile.data, seed).set_index("row_id", drop=False)
     require_plain(rows["response"], tokenizer.eos_token)
-    encoded = tokens.encode(rows.to_dict("records"), tokenizer, profile.tokens, profile.template)
+    encoded = tokens.encode(rows.to_dict("records"), tokenizer, UNCUT, profile.template)
+    if long := [one for one in encoded if not _fits(one, how)]:
+        kind, first = rows.loc[long[0].row_id, "category"], long[0]
+        counts = f"has a prompt of {len(first.prompt)} tokens, {len(first)} with its response"
+        limits = f"tokens.max_prompt = {how.max_prompt}, tokens.max_length = {how.max_length}"
+        remedy = "raise these, or leave the kind out of data.canary_kinds"
+        raise KdlibError(f"{kind}: one {counts}, but {limits}; {remedy}")
     return tokens.TokenizedRows(rows, tokenizer, {one.row_id: one for one in encoded})
+
+
+def fitting(profile: Profile) -> tuple[Any, int]:
+    """The rows of the pool that fit the profile's limits, and the number of others, dropped.
+
+    A row fits whose prompt has at most `max_prompt` tokens, and `max_length` with response and end
+    token. Tokenized once in a process. KdlibError: too few do.
+    """
+    return _fitting(profile.model_dump_json(), base_identity(profile, TEACHER), str(runs.root()))
+
+
+@functools.lru_cache(maxsize=2)
+def _fitting(settings: str, _identity: str, _root: str) -> tuple[Any, int]:
+    profile = Profile.model_validate_json(settings)
+    rows, how, tokenizer = load_pool(profile.data), profile.tokens, load_tokenizer(profile)
+    encoded = tokens.encode(rows.to_dict("records"), tokenizer, UNCUT, profile.template)
+    fit = rows[[_fits(one, how) for one in encoded]]
+    if len(fit) < (needed := profile.data.members + profile.data.held_out):
+        left = f"only {len(fit)} of the pool's {len(rows)} rows fit"
+        limits = f"tokens.max_prompt = {how.max_prompt} and tokens.max_length = {how.max_length}"
+        remedy = "raise these, raise pool, or lower members or held_out"
+        raise KdlibError(f"data: members + held_out = {needed}, but {left} {limits}; {remedy}")
+    return fit, len(rows) - len(fit)
+
+
+def _fits(example: tokens.Example, limits: TokenSettings) -> bool:
+    return len(example.prompt) <= limits.max_prompt and len(example) <= limits.max_length
 
 
 def require(run: Run) -> Path:

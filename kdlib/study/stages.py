@@ -21,11 +21,11 @@ from kdlib.errors import KdlibError
 from kdlib.measure import meter, usefulness
 from kdlib.model import checkpoints, generation
 from kdlib.model.tokens import Example, TokenizedRows
-from kdlib.study import pretraining, teacher_output
+from kdlib.study import noting, pretraining, teacher_output
 from kdlib.study.run import BASE, Run, ground, load
 
 SPLITS = ("member", "held_out")
-NOTE_ROWS = 120  # tuples of each split noted once an epoch
+VALIDATION_ROWS = 120  # held-out tuples that a text may be governed by
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
 
 
@@ -48,7 +48,7 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
         else:
             model, path = train(run, rows, run.settings, folder / "log.jsonl", targets)
             if not run.left_out:
-                runs.write_table(folder / "path.csv", path)
+                runs.write_table(folder / "path.parquet", path)
             checkpoints.save_model(model, rows.tokenizer, folder / "checkpoint")
         trained = round(time.perf_counter() - started, 2)
         measure(run, rows.without(run.left_out), model)
@@ -67,7 +67,10 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
 def train(
     run: Run, rows: TokenizedRows, how: TrainSettings, log: Path, targets: Targets | None = None
 ) -> tuple[Any, pd.DataFrame]:
-    """Fine-tune from the base weights by `how`: the model, and its path epoch by epoch."""
+    """Fine-tune from the base weights by `how`: the model, and its path (`noting.Notes.tuples`).
+
+    Of a run that leaves rows out nothing is noted.
+    """
     model, recipe, read = load(run.base, how.dropout), run.recipe, rows.without(run.left_out)
     if not checkpoints.plain_head(model):
         changed = "changes its logits behind the LM head (a scale, a soft cap)"
@@ -75,25 +78,20 @@ def train(
         raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
-    path: list[dict[str, Any]] = []
-    splits = {name: read.split(name, limit=NOTE_ROWS) for name in SPLITS}
-    noting: dict[str, Any] = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
-
-    def on_epoch(current: Any, epoch: int, step: int) -> None:
-        noted = meter.note(current, splits, precision=how.precision, **noting)
-        path.extend({"epoch": epoch, "step": step, **row} for row in noted)
-
+    steps = math.ceil(len(read.presented) / (how.batch * how.accumulate))
+    notes = noting.Notes(read, how, steps, run.profile.measure.batch)
     source = methods.text(recipe.text).source(materials(run, rows, how, targets))
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
-    steps = math.ceil(len(read.presented) / (how.batch * how.accumulate))
     fitting: dict[str, Any] = {"epoch_steps": steps, "seed": run.seed, "log": log}
-    fitting |= {"name": run.label, "on_epoch": None if run.left_out else on_epoch}
+    fitting["name"] = run.label
+    if not run.left_out:
+        fitting |= {"notes": notes.steps, "on_note": notes}
     try:
         trainer.fit(model, source, minimized, how, **fitting)
     except trainer.NotFinite:  # the model is as it was before that step
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
-    return model, pd.DataFrame(path)
+    return model, pd.DataFrame() if run.left_out else notes.tuples
 
 
 def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> methods.Materials:
@@ -102,7 +100,7 @@ def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -
     return methods.Materials(
         reading=text_sources.Reading(read.presented, how, rows.pad_id, run.seed, longest),
         coefficients=run.coefficients,
-        validation=read.split("held_out")[-NOTE_ROWS:],  # ROUGE asks the first
+        validation=read.split("held_out")[-VALIDATION_ROWS:],  # ROUGE asks the first
         teacher=lambda: load(run.teacher),
         teacher_text=lambda decoding: teacher_output.text(run.teacher, rows, decoding),
         general=lambda: pretraining.general_blocks(run.profile, rows.tokenizer),
@@ -124,6 +122,7 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     seeds = () if run.method == BASE else settings.sample_seeds  # of the base, only a floor
     how: dict[str, Any] = {"seeds": seeds, "sampled": settings.sampled_rows}
     how |= {"max_new": run.profile.tokens.max_new, "batch": settings.batch}
+    how["encoder"] = settings.encoder
     written = usefulness.answers(model, asked, references, rows.tokenizer, **how)
     runs.write_table(run.folder / "answers.parquet", written)
 
@@ -146,5 +145,5 @@ def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
         kept = pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")
         apart = (again["nats_per_token"] - kept.loc[again.index, "nats_per_token"]).abs()
         assert apart.max() < 1e-3, f"{run.label}: the checkpoint is not the one that was measured"
-        epochs = set(pd.read_csv(run.folder / "path.csv")["epoch"])
-        assert epochs == set(range(run.settings.epochs + 1)), f"{run.label}: epochs are missing"
+        epochs = set(pd.read_parquet(run.folder / "path.parquet", columns=["epoch"])["epoch"])
+        assert epochs >= set(range(run.settings.epochs + 1)), f"{run.label}: epochs are missing"

@@ -100,7 +100,7 @@ def test_scored_holds_every_score_where_it_can_be_had():
 
 def test_reversals_finds_the_pair_that_is_ordered_differently():
     found = attacks.scored(
-        study({"base": 0.0, "sft": 3.0, "word_kd": 1.0, "rkld": 0.2}).query("size == 'middle'"),
+        study({"base": 0.0, "sft": 3.0, "word_kd": 1.0, "minillm": 0.2}).query("size == 'middle'"),
         pd.Series(20, [f"r{i}" for i in range(60)]),
         pd.DataFrame(
             2.0,
@@ -111,13 +111,13 @@ def test_reversals_finds_the_pair_that_is_ordered_differently():
         "middle",
     )
     members = found[found["member"] & (found["method"] != "base")]
-    shares = {"sft": 0.5, "word_kd": 0.9, "rkld": 0.0}
+    shares = {"sft": 0.5, "word_kd": 0.9, "minillm": 0.0}
     place = members.groupby(["method", "seed"]).cumcount() / 30
     hits = members.assign(hit=(place < members["method"].map(shares)).astype(float))
     pairs = attacks.reversals(found, hits)
     assert pairs[["one", "other"]].to_numpy().tolist() == [["word_kd", "sft"]]
     line = pairs.iloc[0]
     assert line["more"] == pytest.approx(0.4) and line["less"] < 0 and line["sure"]
-    agreed = hits.assign(hit=(place < hits["method"].map({"sft": 0.9, "word_kd": 0.5, "rkld": 0})))
+    agreed = hits.assign(hit=(place < hits["method"].map({"sft": 0.9, "word_kd": 0.5, "minillm": 0})))
     none = attacks.reversals(found, agreed.astype({"hit": float}))
     assert len(none) == 0 and "sure" in none

@@ -78,7 +78,7 @@ def test_secrets_of_finished_models(tmp_path):
     for method, lead in (("sft", [-1.0, 2.0, 2.0, 1.0]), ("rkld", [-1.0, -2.0, 2.0, 1.0])):
         folder = folders[method, "tiny"] = tmp_path / method
         tuples = pd.DataFrame({"row_id": ["x", "b", "a"], "kind": ["row", "canary", "canary"]})
-        tuples = tuples.assign(length=4, prefix=0, category="canary contact", repetitions=2)
+        tuples = tuples.assign(length=4, prefix=0, category="canary telephone", repetitions=2)
         runs.write_table(folder / "tuples.parquet", tuples)
         leads = [[1.0], [-1.0] * 4, lead]
         tokens = pd.DataFrame({"row_id": ["x", "b", "a"], "token_lead": leads})

@@ -32,7 +32,7 @@ def test_claims_refuted():
     worse = dict.fromkeys(DISTILLED, 0.4)
     found = verdicts(upside_down | {("sft", "small"): 0.9}, worse, studies.costs(1.5))
     assert found["C1"] == found["C2"] == found["C3"] == found["C4"] == found["C6"] == "refuted"
-    assert verdicts(ladder(0.9) | {("rkld", "small"): 0.0})["C5"] == "refuted"
+    assert verdicts(ladder(0.9) | {("minillm", "small"): 0.0})["C5"] == "refuted"
 
 
 def test_claims_open():
@@ -40,7 +40,7 @@ def test_claims_open():
     found = verdicts(flat, held_out=0.3)
     assert [found[name] for name in ("C1", "C3", "C4", "C5")] == ["open"] * 4
     tuples, answers = study(flat)
-    theirs = answers["method"] == "rkld"
+    theirs = answers["method"] == "minillm"
     noise = np.random.default_rng(0).normal(-claims.MARGIN, 0.3, int(theirs.sum()))
     answers.loc[theirs, "rougeL"] += noise
     found = ledger(tuples, answers, studies.costs(0.5)).set_index("claim")
@@ -79,7 +79,7 @@ def test_claims_are_about_the_papers_methods_alone():
 
 def test_one_seed_that_disagrees_leaves_a_claim_open():
     tuples, answers = study(ladder(0.9))
-    turned = (tuples["seed"] == 2) & (tuples["method"] == "rkld") & (tuples["size"] == "small")
+    turned = (tuples["seed"] == 2) & (tuples["method"] == "minillm") & (tuples["size"] == "small")
     tuples.loc[turned & (tuples["split"] == "member"), "prefix"] = 10
     found = ledger(tuples, answers, studies.costs(0.5)).set_index("claim")["verdict"]
     assert found["C1"] == found["C3"] == "open"
@@ -137,7 +137,7 @@ def test_verdicts_follow_the_rules(shared, passed, gap, same, verdicts):
             line("shared", 0.1, 0.0, 0.2, **pooled | {"size": "large"}),
         ]
     )
-    facts = {"method": "seq_kd", "size": "all"}
+    facts = {"method": "seq_kd_beam", "size": "all"}
     beside = pd.DataFrame(
         [
             line("difference", np.mean(gap), *gap, **facts, same_sign=same),
@@ -190,7 +190,7 @@ def attack_line(method, lo, hi, score="loss"):
 def test_claim_e1(interval, verdict):
     lines = [attack_line(method, 0.6, 0.7) for method in DISTILLED]
     lines += [attack_line("sft", 0.9, 0.99), attack_line("gkd", 0.9, 0.99)]  # not of the claim
-    lines += [attack_line("rkld", 0.1, 0.2, "zlib"), attack_line("word_kd", *interval)]
+    lines += [attack_line("minillm", 0.1, 0.2, "zlib"), attack_line("word_kd", *interval)]
     row = claims.judge("E1", attacks=pd.DataFrame(lines))
     assert row["verdict"] == verdict and row["evidence"].startswith("4 distilled students: AUC ")
 
@@ -205,9 +205,9 @@ def test_claim_e1(interval, verdict):
     ],
 )
 def test_claim_e2(sure, shares, verdict):
-    pair = {"one": "sft", "other": "rkld", "more": 0.3, "less": -0.1}
+    pair = {"one": "sft", "other": "minillm", "more": 0.3, "less": -0.1}
     pairs = pd.DataFrame([pair | {"sure": one} for one in sure], columns=[*pair, "sure"])
-    hits = pd.DataFrame({"method": ["sft", "rkld"], "hit": shares})
+    hits = pd.DataFrame({"method": ["sft", "minillm"], "hit": shares})
     row = claims.judge("E2", reversals=pairs, hits=hits)
     assert row["verdict"] == verdict
     assert ("SFT memorizes 0.300 more than" in row["evidence"]) == (verdict == "confirmed")

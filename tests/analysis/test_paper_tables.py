@@ -17,7 +17,7 @@ def test_the_papers_figures_stand_by_size_from_the_largest_on():
     assert first.loc["sft", "paper"].tolist() == [0.523, 0.433, 0.330]
     assert first["paper"].count() == 13 and "base" not in first.index
     assert first.loc[("sft", "large"), ["member", "held_out"]].tolist() == [0.8, 0.1]
-    assert second.loc[("rkld", "small"), "paper_rougeL_held_out"] == 0.21
+    assert second.loc[("minillm", "small"), "paper_rougeL_held_out"] == 0.21
     assert second.loc["word_kd", "paper_rouge1_member"].isna().all()
     assert second.loc[("base", "teacher"), "rougeL_held_out"] > 0.4
 

@@ -84,7 +84,8 @@ def folder(tmp_path, monkeypatch):
     tuples = {"row_id": ["a", "b"], "group": ["a", "b"], "kind": "row", "split": "member"}
     tuples = pd.DataFrame(tuples | {"length": 3, "prefix": [3, 1], "nats_per_token": [1.0, 2.0]})
     runs.write_table(folder / "tuples.parquet", tuples)
-    runs.write_table(folder / "path.csv", pd.DataFrame({"epoch": [0, 1], "exact_rate": [0, 0.5]}))
+    noted = tuples.drop(columns="group").assign(accuracy=0.5, step=1, epoch=0.25)
+    runs.write_table(folder / "path.parquet", noted)
     runs.write_manifest(folder, "1", method="sft", size="tiny")
     return folder
 
@@ -94,7 +95,9 @@ def test_summary_and_paths_know_the_model_by_its_manifest(folder):
     assert line[["memorized", "n", "nats_per_token"]].tolist() == [0.5, 2, 1.5]
     assert rates.summary([folder], k=1)["memorized"].tolist() == [1]
     path = rates.paths([folder])
-    assert set(path["method"]) == {"sft"} and path["size"].tolist() == ["tiny", "tiny"]
+    (line,) = path.to_dict("records")
+    assert (line["method"], line["size"], line["epoch"]) == ("sft", "tiny", 0.25)
+    assert (line["exact_rate"], line["nats_per_token"], line["accuracy"]) == (0.5, 1.5, 0.5)
 
 
 def test_missing_run_is_named(tmp_path, monkeypatch):

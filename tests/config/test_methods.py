@@ -29,8 +29,8 @@ def test_every_entry_resolves(name):
 
 
 def test_the_papers_methods_and_their_order():
-    assert PAPER == ("sft", "word_kd", "seq_kd", "rkld")
-    assert DISTILLED == ("word_kd", "seq_kd", "rkld")
+    assert PAPER == ("sft", "word_kd", "seq_kd_beam", "minillm")
+    assert DISTILLED == ("word_kd", "seq_kd_beam", "minillm")
     assert ordered(["mine", "gkd", "sft", "teacher", "gkd", "base"]) == [
         "base", "teacher", "sft", "gkd", "mine"]  # fmt: skip
     assert [label(name) for name in ("sft", "base", "teacher", "mine")] == [

@@ -7,8 +7,8 @@ import pytest
 from kdlib.figures import attack_plots
 
 pytestmark = pytest.mark.usefixtures("drawn")
-METHODS = ["mine", "rkld", "sft", "teacher"]  # "mine" is a method that only a profile has
-ORDERED = ["teacher", "SFT", "RKLD", "mine"]
+METHODS = ["mine", "minillm", "sft", "teacher"]  # "mine" is a method that only a profile has
+ORDERED = ["teacher", "SFT", "MiniLLM", "mine"]
 
 
 def lines(columns, **facts):
@@ -31,7 +31,7 @@ def test_extraction():
             ["value"], **dict(zip(("attack", "split", "at"), zip(*grid, strict=True), strict=True))
         )
     )
-    assert labels(figure.legends[0].get_texts()) == ["mine", "RKLD", "SFT", "teacher"]
+    assert labels(figure.legends[0].get_texts()) == ["mine", "MiniLLM", "SFT", "teacher"]
     styles = [one.lines[0].get_linestyle() for one in figure.axes[0].containers]
     assert styles.count(":") == styles.count("-") == len(METHODS)
 
@@ -64,7 +64,7 @@ def test_membership_vs_memorization_and_exposure():
     [axes] = attack_plots.membership_vs_memorization(
         lines(["auc", "memorized"], score=["loss"]), 0.54, 0.83
     ).axes
-    assert labels(axes.get_legend().get_texts()) == ["mine", "RKLD", "SFT", "teacher"]
+    assert labels(axes.get_legend().get_texts()) == ["mine", "MiniLLM", "SFT", "teacher"]
     table = lines(["exposure", "secret"], repetitions=[1, 4, 16]).assign(chance=1.4, most=6.6)
     figure = attack_plots.exposure(table)
     assert labels(figure.legends[0].get_texts()) == ORDERED

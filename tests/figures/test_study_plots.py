@@ -42,7 +42,7 @@ def test_all_methods(models, sizes):
     rouge = models.assign(rougeL_held_out=0.2, rougeL_held_out_lo=0.1, rougeL_held_out_hi=0.3)
     figure = study_plots.all_methods(models.assign(member=0.5, member_lo=0.4, member_hi=0.6), rouge)
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == list(sizes)
-    named = ["SFT", "word-level KD", "sequence-level KD", "RKLD", "GKD", "mine"]
+    named = ["SFT", "word-level KD", "sequence-level KD", "MiniLLM", "GKD", "mine"]
     assert texts(figure.axes[0].get_yticklabels()) == named
 
 
@@ -63,7 +63,7 @@ def test_utility_vs_memorization(models, sizes):
     points = models.merge(pd.DataFrame({"seed": [0, 1]}), "cross")
     [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, rougeL=0.2)).axes
     names = texts(axes.get_legend().get_texts())
-    assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "RKLD"]
+    assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
 
 
 def test_windows_and_repetitions(models, sizes):
@@ -77,7 +77,7 @@ def test_windows_and_repetitions(models, sizes):
     often = often.assign(value=0.5, lo=0.4, hi=0.6)
     [axes] = study_plots.memorization_by_repetitions(often, sizes[-1]).axes
     names = texts(axes.get_legend().get_texts())
-    assert names == ["teacher", "SFT", "word-level KD", "sequence-level KD", "RKLD"]
+    assert names == ["teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
     assert texts(axes.get_xticklabels()) == ["1", "4"]
 
 

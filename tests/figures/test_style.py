@@ -45,10 +45,10 @@ def test_intervals_reach_from_end_to_end(across):
 
 
 def test_one_line_for_each_method_from_above():
-    table = pd.DataFrame({"method": ["rkld", "sft", "base"], "value": [1, 2, 3]})
+    table = pd.DataFrame({"method": ["minillm", "sft", "base"], "value": [1, 2, 3]})
     _, [[axes]] = style.panels(1, 1)
-    style.dots(axes, ["sft", "rkld"], table.assign(lo=0, hi=4))
+    style.dots(axes, ["sft", "minillm"], table.assign(lo=0, hi=4))
     places = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines]
     assert {(1, 1), (2, 0)} <= set(places) and 3 not in [x for x, _ in places]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["SFT", "RKLD"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["SFT", "MiniLLM"]
     assert axes.yaxis_inverted()

@@ -243,13 +243,3 @@ def test_divergence_is_the_mean_of_kl_over_a_tuples_tokens(model, asked):
         assert nats[example.row_id] == pytest.approx(float(kl), rel=1e-4)
     same = meter.divergence(model, model, asked, pad_id=PAD)
     assert same.abs().max() < 1e-6
-
-
-def test_note_is_the_mean_of_the_meter(model, asked):
-    splits = {"member": asked, "held_out": asked[-5:]}
-    noted = meter.note(model, splits, precision="fp32", pad_id=PAD, batch=9)
-    assert [row["split"] for row in noted] == ["member", "held_out"]
-    for row, examples in zip(noted, splits.values(), strict=True):
-        tuples = meter.meter(model, examples, pad_id=PAD)
-        assert row["exact_rate"] == exact_match.exact(tuples).mean()
-        assert row["nats_per_token"] == pytest.approx(tuples["nats_per_token"].mean(), rel=1e-5)

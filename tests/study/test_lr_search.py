@@ -1,4 +1,4 @@
-"""The committed profile holds what its rule chooses from the committed calibration runs."""
+"""The rule of the calibration, and committed profiles hold what it chooses from committed runs."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from kdlib import runs
-from kdlib.config.methods import METHODS
-from kdlib.config.profile import load_profile
+from kdlib.config.profile import SHIPPED, load_profile
 from kdlib.errors import KdlibError
 from kdlib.study import lr_search
 
@@ -16,63 +15,112 @@ RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
 CALIBRATION = """
 [calibration]
 seed = 100
-rates = [1e-3, 1e-2]
-max_epochs = { teacher = 2, student = 1 }
-student_band = [0.0, 1.0]
+rates = [1e-3, 2e-3, 4e-3]
+rate_epochs = 2
+max_epochs = { teacher = 4, student = 3 }
+band = [0.3, 0.7]
 """
 
 
-def searched(rates=(0.0, 0.2, 0.5, 0.9)):
-    """A made-up table: the smaller rate has the lower held-out loss."""
+@pytest.fixture
+def profile(tmp_path):
+    folder = own_data.make(tmp_path, [("[measure]", f"{CALIBRATION}[measure]")])
+    return own_data.profile_of(folder)
+
+
+def noted(method, size, rate, epochs, loss, memorized=(0.0, 0.2, 0.5, 0.9, 1.0)):
+    """A made-up path: held-out loss is lowest, `loss`, after one epoch."""
     rows = []
-    for method in ("teacher", *METHODS):
-        for lr in (1e-3, 2e-3):
-            for epoch, rate in enumerate(rates):
-                for split in ("member", "held_out"):
-                    facts = {"method": method, "lr": lr, "epoch": epoch, "split": split}
-                    loss = 3.0 + lr * 100 - 0.1 * min(epoch, 2)
-                    rows.append(facts | {"exact_rate": rate, "nats_per_token": loss})
+    for epoch in range(epochs + 1):
+        for split in ("member", "held_out"):
+            facts = {"method": method, "size": size, "lr": rate, "epoch": epoch, "split": split}
+            nats = loss + abs(epoch - 1)
+            rows.append(facts | {"exact_rate": memorized[epoch], "nats_per_token": nats})
     return pd.DataFrame(rows)
 
 
-def test_rule():
-    found = lr_search.rule(searched(), load_profile("laptop"))
-    assert found["teacher"] == {"lr": 1e-3, "epochs": 2}  # .5 is nearer .654 than .9
-    assert found["student"] == {"epochs": 2}
-    assert found["lr"] == dict.fromkeys(METHODS, 1e-3)
+def paths(method, size, losses, **further):
+    """Paths of two epochs, one for each rate."""
+    return pd.concat([noted(method, size, *one, **further) for one in losses])
 
 
-def test_a_rate_that_does_not_reach_the_band_is_not_eligible():
-    table = searched()
-    slow = (table["lr"] == 1e-3) & table["method"].isin(["sft", "teacher"])
-    table.loc[slow, "exact_rate"] /= 10
-    found = lr_search.rule(table, load_profile("laptop"))
-    assert found["lr"] == dict.fromkeys(METHODS, 2e-3) and found["teacher"]["lr"] == 2e-3
+GRID = [(1e-3, 2, 3.2), (2e-3, 2, 3.0), (4e-3, 2, 3.1)]
 
 
-def test_rule_refuses_what_misses_the_band():
-    with pytest.raises(KdlibError, match="outside 0.3 to 0.6"):
-        lr_search.rule(searched((0.0, 0.1, 0.9)), load_profile("laptop"))
+def test_first_every_rate_is_tried_for_the_short_length(profile):
+    empty = pd.DataFrame(columns=["method", "size", "lr", "epoch", "split"])
+    trials = lr_search.wanted(empty, profile, "sft", "small")
+    assert [(one.rate, one.epochs) for one in trials] == [(1e-3, 2), (2e-3, 2), (4e-3, 2)]
+    trials = lr_search.wanted(empty, profile, "minillm", "small")  # its own part comes behind SFT
+    assert {one.epochs for one in trials} == {3}
 
 
-def test_committed_profile_follows_its_rule():
-    profile = load_profile("laptop")
-    table = pd.read_csv(RESULTS / "laptop" / "calibration.csv", dtype={"settings": str})
-    assert set(table["method"]) == {"teacher", *METHODS} and set(table["size"]) == {
-        "teacher",
-        profile.probe_size,
-    }
+def test_then_sft_goes_to_its_end_at_the_best_rate_and_others_are_done(profile):
+    (trial,) = lr_search.wanted(paths("sft", "small", GRID), profile, "sft", "small")
+    assert trial == ("sft", "small", 2e-3, 3)
+    (trial,) = lr_search.wanted(paths("teacher", "teacher", GRID), profile, "teacher", "teacher")
+    assert trial == ("teacher", "teacher", 2e-3, 4)
+    assert lr_search.wanted(paths("rkld", "small", GRID), profile, "rkld", "small") == []
+
+
+def test_a_best_rate_at_an_end_is_looked_behind(profile):
+    falling = [(1e-3, 2, 3.0), (2e-3, 2, 3.1), (4e-3, 2, 3.2)]
+    (trial,) = lr_search.wanted(paths("rkld", "small", falling), profile, "rkld", "small")
+    assert trial.rate == 5e-4
+    rising = [(1e-3, 2, 3.2), (2e-3, 2, 3.1), (4e-3, 2, 3.0), (8e-3, 2, 2.9)]
+    (trial,) = lr_search.wanted(paths("rkld", "small", rising), profile, "rkld", "small")
+    assert trial.rate == 1.6e-2
+    endless = [*falling, (5e-4, 2, 2.9), (2.5e-4, 2, 2.8), (1.25e-4, 2, 2.7)]
+    with pytest.raises(KdlibError, match=r"rkld, small: .*lowest at 0.000125, an end of all"):
+        lr_search.wanted(paths("rkld", "small", endless), profile, "rkld", "small")
+
+
+def test_a_rate_is_not_better_for_having_been_trained_longer():
+    short = noted("sft", "small", 1e-3, 2, 3.0)
+    long = noted("sft", "small", 2e-3, 4, 3.1)
+    long.loc[(long["epoch"] == 4) & (long["split"] == "held_out"), "nats_per_token"] = 1.0
+    assert lr_search.best_rate(pd.concat([short, long])) == 1e-3
+
+
+def test_minillm_is_judged_behind_its_fine_tuning(profile):
+    table = noted("minillm", "small", 1e-3, 3, 3.0)
+    assert lr_search.trained(table, profile, "minillm", "small")["epoch"].min() == 2
+
+
+def whole(profile, memorized):
+    """A table with all that the rule needs."""
+    parts = [paths("teacher", "teacher", GRID), noted("teacher", "teacher", 2e-3, 4, 3.0)]
+    for size in profile.sizes:
+        parts += [paths(method, size, GRID) for method in profile.all_methods if method != "sft"]
+        parts += [noted("sft", size, 2e-3, 3, 3.0, memorized)]
+    return pd.concat(parts)
+
+
+def test_length_is_where_sft_memorizes_nearest_the_target(profile):
+    found = lr_search.rule(whole(profile, (0.0, 0.1, 0.35, 0.9)), profile)
+    assert found["teacher"] == {"lr": 2e-3, "epochs": 2}  # .5 is nearer .654 than .9
+    assert found["models"] == {size: {"epochs": 2} for size in profile.sizes}
+    assert found["methods"]["rkld"] == {"lr": dict.fromkeys(profile.sizes, 2e-3)}
+    with pytest.raises(KdlibError, match=r"sft, large memorizes 0.200 .*outside 0.3 to 0.7"):
+        lr_search.rule(whole(profile, (0.0, 0.1, 0.2, 0.9)), profile)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_committed_profile_follows_its_rule(name):
+    profile, file = load_profile(name), RESULTS / name / "calibration.csv"
+    if not file.is_file():
+        pytest.skip(f"no calibration of {name} is committed")
+    table = pd.read_csv(file, dtype={"settings": str})
     assert set(table["settings"]) == {lr_search.settings(profile)}, "run make calibrate"
     chosen = lr_search.rule(table, profile)
     assert {"lr": profile.teacher.lr, "epochs": profile.teacher.epochs} == chosen["teacher"]
-    for size in profile.sizes:
-        for method, rate in chosen["lr"].items():
-            settings = profile.train_settings(method, size)
-            assert (settings.lr, settings.epochs) == (rate, chosen["student"]["epochs"])
+    for method, size in ((m, s) for m in profile.all_methods for s in profile.sizes):
+        how = profile.train_settings(method, size)
+        assert how.lr == chosen["methods"][method]["lr"][size]
+        assert how.epochs == chosen["models"][size]["epochs"]
 
 
-def test_settings_are_those_that_a_search_depends_on():
-    profile = load_profile("laptop")
+def test_settings_are_those_that_a_search_depends_on(profile):
     before = lr_search.settings(profile)
     for part, changed in (("teacher", {"lr": 1e-3}), ("student", {"epochs": 3})):
         section = getattr(profile, part).model_copy(update=changed)
@@ -89,16 +137,19 @@ def test_no_rule_no_search():
 
 @pytest.mark.slow
 def test_a_search_from_end_to_end(tmp_path, monkeypatch):
-    folder = own_data.make(tmp_path, [("[measure]", f"{CALIBRATION}[measure]")])
+    rule = CALIBRATION.replace("[0.3, 0.7]", "[0.0, 1.0]").replace(
+        "rate_epochs = 2", "rate_epochs = 1"
+    )
+    folder = own_data.make(tmp_path, [("[measure]", f"{rule}[measure]")])
     monkeypatch.setenv("KDLIB_ROOT", str(folder))
+    monkeypatch.setattr(lr_search, "EXTENSIONS", 9)
     profile = own_data.profile_of(folder)
     chosen = lr_search.calibrate(profile, 2)
-    assert chosen["lr"].keys() == {*own_data.ALL} and chosen["student"] == {"epochs": 1}
-    file = runs.results_dir("own") / "calibration.csv"
-    table = pd.read_csv(file)
+    assert chosen["methods"].keys() == {*own_data.ALL}
+    table = pd.read_csv(runs.results_dir("own") / "calibration.csv")
     assert set(table["method"]) == {"teacher", *own_data.ALL}
+    assert set(table["size"]) == {"teacher", *profile.sizes}
     assert set(table["settings"]) == {lr_search.settings(profile)}
-    longest = table.groupby("method")["epoch"].max()
-    assert longest.pop("teacher") == 2 and (longest == 1).all()
+    assert not table.duplicated(["method", "size", "lr", "epoch", "split"]).any()
     monkeypatch.setattr(lr_search, "one_path", None)  # nothing is trained twice
     assert lr_search.calibrate(profile, 1) == chosen

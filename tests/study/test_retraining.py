@@ -149,7 +149,7 @@ def test_again_leaves_the_rows_out_and_keeps_the_teacher(lab, rows):
     assert set(tuples[tuples["split"] == "left_out"]["row_id"]) == left
     part = runs.seed_dir("own", 0) / "without-four"
     assert not (part / "teacher-teacher").exists()
-    assert not (part / "word_kd-small" / "path.csv").exists()
+    assert not (part / "word_kd-small" / "path.parquet").exists()
 
 
 def test_price_of_the_teacher_and_of_each_size(lab, rows):

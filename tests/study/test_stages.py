@@ -59,17 +59,18 @@ def test_a_run_leaves_its_tables(folder, method):
     per_token = pd.read_parquet(run.folder / "tokens.parquet").set_index("row_id")
     lengths = per_token.iloc[:, 0].map(len)
     assert lengths.to_dict() == tuples.set_index("row_id")["length"].to_dict()
-    assert (run.folder / "path.csv").is_file() == (method != "base")
+    assert (run.folder / "path.parquet").is_file() == (method != "base")
     assert not [file.name for file in run.folder.rglob(".*")]
 
 
 def test_methods_share_the_start_the_rows_and_the_steps(folder):
-    paths = {name: pd.read_csv(run_of(folder, name).folder / "path.csv") for name in ALL}
+    files = {name: run_of(folder, name).folder / "path.parquet" for name in ALL}
+    paths = {name: pd.read_parquet(file) for name, file in files.items()}
     for path in paths.values():
-        assert path["step"].unique().tolist() == [0, 3, 6]
+        assert path["step"].unique().tolist() == [0, 1, 2, 3, 4, 5, 6]
         start = path[path["epoch"] == 0].reset_index(drop=True)
         pd.testing.assert_frame_equal(start, paths["sft"][paths["sft"]["epoch"] == 0])
-    last = [path["nats_per_token"].tolist()[-2:] for path in paths.values()]
+    last = [path.loc[path["step"] == 6, "nats_per_token"].tolist() for path in paths.values()]
     # where the teacher's greedy text and its best beam are the same, so are their students
     teacher = run_of(folder, "teacher")
     texts = [teacher_output.text(teacher, load_rows(teacher.profile, 0), how) for how in
@@ -89,8 +90,8 @@ def test_check_holds_a_checkpoint_against_its_tables(copy):
     run = run_of(copy, "sft")
     rows = load_rows(run.profile, 0)
     stages.check([run], rows)
-    path = pd.read_csv(run.folder / "path.csv")
-    runs.write_table(run.folder / "path.csv", path[path["epoch"] != 1])
+    path = pd.read_parquet(run.folder / "path.parquet")
+    runs.write_table(run.folder / "path.parquet", path[path["epoch"] != 1])
     with pytest.raises(AssertionError, match="SFT, small: epochs are missing"):
         stages.check([run], rows)
     shutil.rmtree(run.checkpoint)
@@ -136,11 +137,11 @@ def test_unfinished_run_is_redone_bit_by_bit(copy, one_thread):
     run = unfinished(run_of(copy, "rkld"))
     shutil.rmtree(run.folder)
     make(run)
-    names = ("path.csv", "checkpoint/config.json", "checkpoint/model.safetensors")
+    names = ("path.parquet", "checkpoint/config.json", "checkpoint/model.safetensors")
     before = {name: (run.folder / name).read_bytes() for name in names}
     tuples = pd.read_parquet(run.folder / "tuples.parquet")
     unfinished(run)
-    (run.folder / "path.csv").write_text("half")
+    (run.folder / "path.parquet").write_text("half")
     make(run)
     assert {name: (run.folder / name).read_bytes() for name in names} == before
     again = pd.read_parquet(run.folder / "tuples.parquet")

@@ -1,0 +1,38 @@
+"""What is noted of a model along its path, and when."""
+
+import pandas as pd
+import pytest
+import toy
+
+from kdlib.measure import meter
+from kdlib.model.tokens import TokenizedRows
+from kdlib.study import noting
+
+
+def test_each_quarter_epoch_to_the_second_then_each_epoch():
+    assert sorted(noting.steps(4, 8)) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 24, 32]
+    assert sorted(noting.steps(1, 8)) == [0, 2, 4, 6, 8]
+    assert sorted(noting.steps(3, 1)) == [0, 1, 2, 3]  # fewer steps than quarters
+
+
+def test_notes_are_the_meters_numbers_of_all_but_twins():
+    frame = (
+        pd.DataFrame(toy.rows()).assign(kind="row", split="member").set_index("row_id", drop=False)
+    )
+    frame.loc["r1", ["kind", "split"]] = ["canary", "member"]
+    frame.loc["r2", ["kind", "split"]] = ["twin", "held_out"]
+    frame.loc["r3", "split"] = "held_out"
+    examples = {one.row_id: one for one in toy.examples()}
+    notes = noting.Notes(TokenizedRows(frame, toy.tokenizer(), examples), toy.how(), 4, 9)
+    model = toy.new_model().eval()
+    notes(model, 0)
+    notes(model, 3)
+    table = notes.tuples
+    assert len(table) == 2 * 47 and table["epoch"].unique().tolist() == [0, 0.75]
+    assert "r2" not in set(table["row_id"])
+    assert table.set_index("row_id").loc["r3", "split"].unique().tolist() == ["held_out"]
+    assert table.set_index("row_id").loc["r1", "kind"].unique().tolist() == ["canary"]
+    metered = meter.meter(model, toy.examples(), pad_id=toy.tokenizer().pad_token_id)
+    metered = metered.set_index("row_id").loc[table["row_id"]]
+    assert table["prefix"].tolist() == metered["prefix"].tolist()
+    assert table["nats_per_token"].tolist() == pytest.approx(metered["nats_per_token"].tolist())
