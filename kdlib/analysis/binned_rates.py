@@ -56,7 +56,7 @@ def shares(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def of_canaries(tuples: pd.DataFrame) -> pd.DataFrame:
     """`shares` of canaries by kind of secret and by repetitions (showings an epoch)."""
     planted = tuples[(tuples["kind"] == "canary") & (tuples["method"] != "base")]
-    secret = planted["category"].str.split().str[-1]
+    secret = planted["category"].str.removeprefix("canary ")
     return shares(planted.assign(hit=exact(planted), secret=secret), ["secret", "repetitions"])
 
 

@@ -37,6 +37,23 @@ def held_out_loss(notes: pd.DataFrame) -> pd.DataFrame:
     return notes[chosen].assign(value=lambda rows: -rows["nats_per_token"])
 
 
+def answers(frame: pd.DataFrame, measure: str = "rougeL") -> pd.DataFrame:
+    """Usefulness by the answers that were noted: a measure of the frame `path_answers`."""
+    return frame.assign(value=frame[measure])
+
+
+def curves(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
+    """Means over rows and seeds after each epoch: method, size, epoch, memorized, useful."""
+    by, both = [*MODEL, "epoch"], {"memorized": members(notes), "useful": useful}
+    means = {name: one.groupby(by, sort=False)["value"].mean() for name, one in both.items()}
+    return pd.DataFrame(means).dropna().reset_index()
+
+
+def chosen(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those that choose the stops."""
+    return rows[selection(rows["group"])]
+
+
 def stops(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
     """After which epoch each distilled student and SFT are stopped, chosen on half of the groups.
 
@@ -44,11 +61,7 @@ def stops(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
     each is stopped after the epoch, of those at that level, in which it memorizes least. Columns:
     size, method, level, epoch, sft_epoch.
     """
-    both = {"memorized": members(notes), "useful": useful}
-    by = [*MODEL, "epoch"]
-    means = {k: one[selection(one["group"])].groupby(by)["value"].mean() for k, one in both.items()}
-    curve = pd.DataFrame(means).dropna().query("epoch > 0").reset_index()
-    rows = []
+    curve, rows = curves(chosen(notes), chosen(useful)).query("epoch > 0"), []
     for size in student_sizes(curve):
         of = dict(list(curve[curve["size"] == size].groupby("method")))
         for method in distilled(curve[curve["size"] == size]):

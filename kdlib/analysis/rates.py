@@ -54,6 +54,8 @@ def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAP
         tables = {"tuples": tuples, "answers": answers.join(group, on="row_id")}
         if method != "base":
             tables["paths"] = noted(folder)
+        if (file := folder / "path_answers.parquet").is_file():
+            tables["path_answers"] = pd.read_parquet(file).join(group, on="row_id")
         if (file := folder.parent / "costs.csv").is_file():  # notebook 09's; not all wait for it
             costs = pd.read_csv(file)
             if (own := (costs.reindex(columns=MODEL) == [method, size]).all(axis=1)).any():

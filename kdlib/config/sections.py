@@ -60,7 +60,7 @@ class DataSettings(Settings):
     canaries: Count = 0  # of each kind and number of repetitions
     # names in data.canaries; the default is in no dump: what was made before keeps its identity
     canary_kinds: Annotated[tuple[str, ...], Distinct] = Field(
-        CANARY_KINDS, exclude_if=lambda kinds: kinds == CANARY_KINDS
+        default=CANARY_KINDS, exclude_if=lambda kinds: kinds == CANARY_KINDS
     )
     repetitions: Annotated[tuple[Positive, ...], Distinct] = (1, 2, 4, 8, 16)
     twins: Count = 0
@@ -175,6 +175,8 @@ class MeasureSettings(Settings):
     rouge_rows: Positive = 100  # of each split, answered greedily
     sampled_rows: Positive = 100  # of these, answered once per sample seed too
     sample_seeds: Annotated[tuple[Seed, ...], Distinct] = (10, 20, 30, 40, 50)
+    # held-out rows answered greedily after every epoch of training, too; 0 is in no dump, as below
+    path_rows: Count = Field(0, exclude_if=lambda rows: rows == 0)
     # of sentences: a folder, a hub name, or "package:NAME" of model.packaged; with it answers are
     # compared in meaning, too. None is in no dump: what was made before keeps its identity
     encoder: str | None = Field(None, exclude_if=lambda encoder: encoder is None)

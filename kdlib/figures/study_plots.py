@@ -1,6 +1,7 @@
 """Figures of the study itself: training, memorization and usefulness. For notebooks 01 to 10."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -96,24 +97,32 @@ def utility_vs_memorization(points: pd.DataFrame) -> Figure:
     return style.beside(axes, title="larger mark,\nlarger model")
 
 
-def training_paths(paths: pd.DataFrame, sizes: Sequence[str] = ()) -> Figure:
-    """The paper's methods through training: held-out loss against memorization, a panel per size.
+def training_paths(
+    curves: pd.DataFrame, stops: pd.DataFrame, sizes: Sequence[str] = (), useful: str = "useful"
+) -> Figure:
+    """The paper's methods through training: usefulness against memorization, a panel per size.
 
-    `paths`: method, size, epoch, exact_rate (members), nats_per_token (held-out), means over seeds.
+    `curves` and `stops`: see `equal_usefulness`; where SFT and a method are compared is ringed, the
+    ends are large marks, the model before fine-tuning is a cross.
     """
-    sizes = sizes or student_sizes(paths)
-    figure, [panels] = style.panels(1, len(sizes), max(6, 1 + 3 * len(sizes)), 4, sharey=True)
+    sizes = sizes or student_sizes(curves)
+    figure, [panels] = style.panels(1, len(sizes), max(6, 1 + 3 * len(sizes)), 4.2, sharey=True)
     for axes, size in zip(panels, sizes, strict=True):
         for method in PAPER:
-            part = paths[(paths["method"] == method) & (paths["size"] == size)]
-            path = part.sort_values("epoch").set_index("exact_rate")["nats_per_token"]
+            part = curves[(curves["method"] == method) & (curves["size"] == size)]
+            path = part.sort_values("epoch").set_index("memorized")["useful"]
             mark, name, wide = style.look(method), label(method), 1.5
             if method == "sft":
                 name, wide = f"{name} (each point: stopped early)", 3
+                axes.plot(path.iloc[:1], "x", color="0.2", label="before fine-tuning", zorder=3)
             axes.plot(path, ".-", color=mark["color"], linewidth=wide, label=name)
             axes.plot(path.iloc[-1:], markersize=8, **mark)
+            for stop in stops[(stops["method"] == method) & (stops["size"] == size)].itertuples():
+                ring = part[part["epoch"] == stop.epoch]
+                face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
+                axes.scatter(ring["memorized"], ring["useful"], 150, linewidths=2, **face)
         axes.set_title(size, fontsize="medium")
-    panels[0].set(ylabel="held-out loss (nats per token)")
+    panels[0].set(ylabel=useful)
     panels[len(sizes) // 2].set(xlabel=style.MEMORIZED)
     return style.below(figure, panels[0], ncols=2)
 

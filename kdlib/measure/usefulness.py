@@ -33,7 +33,8 @@ def answers(
     rows = []
     for split, examples in splits.items():
         for seed in (-1, *seeds):
-            torch.manual_seed(max(seed, 0))
+            if seed >= 0:  # greedy answers leave the generator as it is, in the midst of training
+                torch.manual_seed(seed)
             queried = examples if seed < 0 else examples[:sampled]
             prompts = [example.prompt for example in queried]
             written = generation.continue_prompts(model, prompts, greedy=seed < 0, **how)

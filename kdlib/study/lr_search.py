@@ -21,7 +21,7 @@ from kdlib.config.profile import TEACHER, Profile
 from kdlib.config.sections import CalibrationSettings
 from kdlib.distill.methods import DECODINGS
 from kdlib.errors import KdlibError
-from kdlib.study import pretraining, stages, teacher_output
+from kdlib.study import noting, pretraining, stages, teacher_output
 from kdlib.study.run import Run, load_rows
 
 EXTENSIONS = 3  # how often either end of the grid is halved or doubled before that is refused
@@ -101,10 +101,8 @@ def wanted(table: pd.DataFrame, profile: Profile, method: str, size: str) -> lis
     if best in (rates[0], rates[-1]):
         rate = best / 2 if best == rates[0] else best * 2
         if not min(how.rates) / 2**EXTENSIONS <= rate <= max(how.rates) * 2**EXTENSIONS:
-            end = (
-                f"{method}, {size}: held-out loss is lowest at {best:g}, an end of all rates tried"
-            )
-            raise KdlibError(f"calibration: {end}; give other rates, or more rate_epochs")
+            where = f"{method}, {size}: held-out loss is lowest at {best:g}, an end of all rates"
+            raise KdlibError(f"calibration: {where}; give other rates, or more rate_epochs")
         return [Trial(method, size, rate, short)]
     longest = how.max_epochs["teacher" if method == TEACHER else "student"]
     long = tried.loc[tried["lr"] == best, "epoch"].max() >= longest
@@ -120,11 +118,15 @@ def one_path(profile: Profile, trial: Trial) -> pd.DataFrame:
     name = f"{trial.method}-{trial.size}-{trial.rate:g}.jsonl"
     log = runs.runs_dir(profile.name) / "calibration" / name
     seed = calibration(profile).seed
-    run = Run(profile, seed, trial.method, trial.size)
-    path = stages.train(run, load_rows(profile, seed), how, log)[1]
-    rows = path[path["kind"] == "row"].assign(exact_rate=lambda noted: exact(noted))
-    means = rows.groupby(["epoch", "step", "split"], sort=False)[["exact_rate", "nats_per_token"]]
-    return means.mean().reset_index().assign(**dict(zip(TRIAL, trial, strict=False)))
+    run, rows = Run(profile, seed, trial.method, trial.size), load_rows(profile, seed)
+    without_answers = profile.measure.model_copy(update={"path_rows": 0})
+    notes = noting.Notes(rows, how, without_answers, profile.tokens.max_new)
+    stages.train(run, rows, how, log, notes)
+    natural = notes.tuples[notes.tuples["kind"] == "row"]
+    noted = natural.assign(exact_rate=exact(natural))
+    by, numbers = ["epoch", "step", "split"], ["exact_rate", "nats_per_token"]
+    means = noted.groupby(by, sort=False)[numbers].mean().reset_index()
+    return means.assign(**dict(zip(TRIAL, trial, strict=False)))
 
 
 def trained(table: pd.DataFrame, profile: Profile, method: str, size: str) -> pd.DataFrame:

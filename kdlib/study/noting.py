@@ -1,44 +1,67 @@
 """What is noted of a model on its path through training. Taught in notebook 02_teacher."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from kdlib.config.sections import TrainSettings
-from kdlib.measure import meter
+from kdlib import runs
+from kdlib.config.sections import MeasureSettings, TrainSettings
+from kdlib.measure import meter, usefulness
 from kdlib.model.tokens import TokenizedRows
 
 NOTED = ["row_id", "prefix", "length", "nats_per_token", "accuracy"]  # of `scores.of_tuples`
 
 
-def steps(epochs: int, epoch_steps: int) -> frozenset[int]:
+def epoch_steps(rows: TokenizedRows, how: TrainSettings) -> int:
+    """The optimizer steps of one epoch."""
+    return math.ceil(len(rows.presented) / (how.batch * how.accumulate))
+
+
+def noted_steps(epochs: int, per_epoch: int) -> frozenset[int]:
     """The steps after which a run is noted: each quarter epoch to the second, then each epoch."""
     quarters = [quarter / 4 for quarter in range(4 * min(epochs, 2) + 1)]
-    return frozenset(round(epoch * epoch_steps) for epoch in (*quarters, *range(epochs + 1)))
+    return frozenset(round(epoch * per_epoch) for epoch in (*quarters, *range(epochs + 1)))
 
 
 class Notes:
-    """Measures a model on every member row, canary and held-out row whenever it is called.
+    """Measures a model on the rows of its seed whenever it is called.
 
-    `tuples` has a line for each time and row: epoch (a fraction inside one), step, split, kind, and
-    NOTED.
+    `tuples` has a line for each time and each member row, canary and held-out row: epoch (a
+    fraction inside one), step, split, kind, and NOTED. `answers` has the greedy answers of the
+    first `measure.path_rows` held-out rows after whole epochs (see `usefulness.answers`).
     """
 
-    def __init__(self, rows: TokenizedRows, how: TrainSettings, epoch_steps: int, batch: int):
-        self.rows, self.precision, self.batch = rows, how.precision, batch
-        self.epoch_steps, self.steps = epoch_steps, steps(how.epochs, epoch_steps)
-        self.facts = rows.frame.loc[rows.frame["kind"] != "twin", ["split", "kind"]]
-        self.parts: list[pd.DataFrame] = []
+    def __init__(
+        self, rows: TokenizedRows, how: TrainSettings, measure: MeasureSettings, max_new: int
+    ) -> None:
+        self.rows, self.how, self.measure, self.max_new = rows, how, measure, max_new
+        self.epoch_steps = epoch_steps(rows, how)
+        self.steps = noted_steps(how.epochs, self.epoch_steps)
+        self.tuples, self.answers = pd.DataFrame(), pd.DataFrame()
 
     def __call__(self, model: Any, step: int) -> None:
         """Note the model as it is after so many optimizer steps."""
-        examples = [self.rows.examples[row_id] for row_id in self.facts.index]
-        how: dict[str, Any] = {"pad_id": self.rows.pad_id, "batch": self.batch}
-        tuples = meter.meter(model, examples, precision=self.precision, **how)[NOTED]
         at = {"epoch": step / self.epoch_steps, "step": step}
-        self.parts.append(tuples.join(self.facts, on="row_id").assign(**at))
+        facts = self.rows.frame.loc[self.rows.frame["kind"] != "twin", ["split", "kind"]]
+        examples = [self.rows.examples[row_id] for row_id in facts.index]
+        how: dict[str, Any] = {"pad_id": self.rows.pad_id, "batch": self.measure.batch}
+        found = meter.meter(model, examples, precision=self.how.precision, **how)[NOTED]
+        noted = found.join(facts, on="row_id").assign(**at)
+        self.tuples = pd.concat([self.tuples, noted], ignore_index=True)
+        if self.measure.path_rows and step % self.epoch_steps == 0:
+            self.answers = pd.concat([self.answers, self._answers(model).assign(**at)])
 
-    @property
-    def tuples(self) -> pd.DataFrame:
-        """All that was noted."""
-        return pd.concat(self.parts, ignore_index=True)
+    def _answers(self, model: Any) -> pd.DataFrame:
+        asked = {"held_out": self.rows.split("held_out", limit=self.measure.path_rows)}
+        given = self.rows.frame["response"].to_dict(), self.rows.tokenizer
+        how: dict[str, Any] = {"max_new": self.max_new, "batch": self.measure.batch}
+        how |= {"seeds": (), "sampled": 0, "encoder": self.measure.encoder}
+        return usefulness.answers(model, asked, *given, **how)
+
+    def write(self, folder: Path) -> None:
+        """Write path.parquet and, where there are answers, path_answers.parquet."""
+        runs.write_table(folder / "path.parquet", self.tuples)
+        if len(self.answers):
+            runs.write_table(folder / "path_answers.parquet", self.answers)

@@ -115,7 +115,8 @@ def heal(
         few = f"the general text has {len(blocks)} blocks; lower it, or take more data.packages"
         raise KdlibError(f"pretrain.apart = {profile.pretrain.apart}: {few}")
     start = Run(profile, 0, BASE, TEACHER)
-    whole, loss = load(start), partial(pruning.mean_loss, blocks=apart, pad_id=pad_id, batch=batch)
+    whole = load(start, dropout=0.0)  # one short pass over text overfits nothing
+    loss = partial(pruning.mean_loss, blocks=apart, pad_id=pad_id, batch=batch)
     kept = kept_layers(profile, size, whole, loss)
     facts: dict[str, Any] = {"layers": kept, "nats_whole": loss(whole)}
     model = pruning.prune(copy.deepcopy(whole), kept)

@@ -3,6 +3,7 @@
 Costs, trivial answers, models of halves, twins, reruns.
 """
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -45,14 +46,15 @@ def trivial(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
     with runs.alone(folder):
         if runs.done(folder, identity):
             return pd.read_parquet(folder / "answers.parquet")
+        shutil.rmtree(folder, ignore_errors=True)
         limit, natural = profile.measure.rouge_rows, rows.frame[rows.frame["kind"] == "row"]
         by_split = {name: natural[natural["split"] == name] for name in stages.SPLITS}
         asked = {name: part[:limit] for name, part in by_split.items()}
         said = trivial_answers.scored(by_split["member"], asked, profile.measure.encoder)
         said = said.join(rows.frame["group"], on="row_id")
         runs.write_table(folder / "answers.parquet", said)
-        device = ground(profile)[0]
-        runs.write_manifest(folder, identity, seed=seed, device=device, dtype="float32")
+        facts = {"seed": seed, "device": ground(profile)[0], "dtype": "float32"}
+        runs.write_manifest(folder, identity, **facts)
     return said
 
 
@@ -60,9 +62,9 @@ def halves(profile: Profile, seed: int, rows: TokenizedRows) -> list[Path]:
     """The folders of models trained on halves of the member rows; each row is out of one half.
 
     The first pair goes to the teacher and the paper's methods, taught by their half's teacher;
-    further pairs to SFT alone (references of an attacker). Last, word_kd and seq_kd_beam students of the
-    first half are taught by the teacher of all rows: what they know of the other half was handed
-    down, not read.
+    further pairs to SFT alone (references of an attacker). Last, word_kd and seq_kd_beam students
+    of the first half are taught by the teacher of all rows: what they know of the other half was
+    handed down, not read.
     """
     student = {method: Run(profile, seed, method, profile.probe_size) for method in PAPER}
     first = [Run(profile, seed, TEACHER, TEACHER), *student.values()]

@@ -136,7 +136,7 @@ def base_identity(profile: Profile, size: str) -> str:
     files = sorted(Path(path or "no folder").glob("*.safetensors"))
     stats: list[Any] = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
     if packed := packaged.sha256(path):
-        stats = [packed]
+        stats = [packed]  # known before it is fetched
     elif profile.cut(size) and not files:
         stats = [path]
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)

@@ -3,7 +3,6 @@
 `rows` are always all of the seed's: those that a run leaves out are measured, and not read.
 """
 
-import math
 import shutil
 import time
 from collections.abc import Iterable
@@ -46,9 +45,10 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
         if run.method == BASE:
             model = load(run)
         else:
-            model, path = train(run, rows, run.settings, folder / "log.jsonl", targets)
-            if not run.left_out:
-                runs.write_table(folder / "path.parquet", path)
+            notes = None if run.left_out else notes_of(run, rows, run.settings)
+            model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets)
+            if notes:
+                notes.write(folder)
             checkpoints.save_model(model, rows.tokenizer, folder / "checkpoint")
         trained = round(time.perf_counter() - started, 2)
         measure(run, rows.without(run.left_out), model)
@@ -64,13 +64,20 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
     return folder
 
 
-def train(
-    run: Run, rows: TokenizedRows, how: TrainSettings, log: Path, targets: Targets | None = None
-) -> tuple[Any, pd.DataFrame]:
-    """Fine-tune from the base weights by `how`: the model, and its path (`noting.Notes.tuples`).
+def notes_of(run: Run, rows: TokenizedRows, how: TrainSettings) -> noting.Notes:
+    """What takes the notes of a run that is trained by `how`."""
+    return noting.Notes(rows, how, run.profile.measure, run.profile.tokens.max_new)
 
-    Of a run that leaves rows out nothing is noted.
-    """
+
+def train(
+    run: Run,
+    rows: TokenizedRows,
+    how: TrainSettings,
+    log: Path,
+    notes: noting.Notes | None = None,
+    targets: Targets | None = None,
+) -> Any:
+    """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way."""
     model, recipe, read = load(run.base, how.dropout), run.recipe, rows.without(run.left_out)
     if not checkpoints.plain_head(model):
         changed = "changes its logits behind the LM head (a scale, a soft cap)"
@@ -78,20 +85,19 @@ def train(
         raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
-    steps = math.ceil(len(read.presented) / (how.batch * how.accumulate))
-    notes = noting.Notes(read, how, steps, run.profile.measure.batch)
     source = methods.text(recipe.text).source(materials(run, rows, how, targets))
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
+    steps = noting.epoch_steps(read, how)
     fitting: dict[str, Any] = {"epoch_steps": steps, "seed": run.seed, "log": log}
     fitting["name"] = run.label
-    if not run.left_out:
+    if notes:
         fitting |= {"notes": notes.steps, "on_note": notes}
     try:
         trainer.fit(model, source, minimized, how, **fitting)
     except trainer.NotFinite:  # the model is as it was before that step
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
-    return model, pd.DataFrame() if run.left_out else notes.tuples
+    return model
 
 
 def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> methods.Materials:

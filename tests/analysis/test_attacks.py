@@ -118,6 +118,8 @@ def test_reversals_finds_the_pair_that_is_ordered_differently():
     assert pairs[["one", "other"]].to_numpy().tolist() == [["word_kd", "sft"]]
     line = pairs.iloc[0]
     assert line["more"] == pytest.approx(0.4) and line["less"] < 0 and line["sure"]
-    agreed = hits.assign(hit=(place < hits["method"].map({"sft": 0.9, "word_kd": 0.5, "minillm": 0})))
+    agreed = hits.assign(
+        hit=(place < hits["method"].map({"sft": 0.9, "word_kd": 0.5, "minillm": 0}))
+    )
     none = attacks.reversals(found, agreed.astype({"hit": float}))
     assert len(none) == 0 and "sure" in none

@@ -14,7 +14,7 @@ def tuples(**changes):
         "size": "middle",
         "seed": 0,
         "kind": ["row", "row", "row", "canary"],
-        "category": ["x", "x", "x", "canary telephone"],
+        "category": ["x", "x", "x", "canary Japanese telephone"],
         "group": ["g", "g", "h", "i"],
         "length": [5, 5, 60, 9],
         "prefix": [5, 4, 50, 9],
@@ -59,7 +59,8 @@ def test_buckets_and_shares():
 def test_canaries_and_rows():
     table = binned_rates.of_canaries(tuples())
     assert list(table["attribute"]) == ["secret", "repetitions"]
-    assert list(table["bucket"]) == ["telephone", "8"] and list(table["value"]) == [1.0, 1.0]
+    assert list(table["bucket"]) == ["Japanese telephone", "8"]
+    assert list(table["value"]) == [1.0, 1.0]
     assert not len(binned_rates.of_canaries(tuples(kind="row")))
     attributes = {"row_id": ["a", "b", "c"], "seed": 0, "group": ["g", "g", "h"]}
     attributes |= {"response": ["x", "x", "y"], "copies": [2, 2, 1], "rarity": 1.0}

@@ -85,7 +85,9 @@ def test_a_slower_learner_is_not_taken_for_one_that_forgets():
 
 
 def test_paths_that_do_not_meet_are_not_compared():
-    notes = noted({"sft": SFT, "minillm": [0, 0, 0, 0, 0, 0.01]}, speed={"sft": 0.6, "minillm": 0.01})
+    notes = noted(
+        {"sft": SFT, "minillm": [0, 0, 0, 0, 0, 0.01]}, speed={"sft": 0.6, "minillm": 0.01}
+    )
     assert np.isnan(equal.same_fit(notes).loc[0, "value"])
 
 

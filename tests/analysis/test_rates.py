@@ -1,5 +1,8 @@
 """Rates, differences and tables of runs, on made-up tuples."""
 
+from itertools import product
+
+import numpy as np
 import pandas as pd
 import pytest
 import studies
@@ -106,3 +109,68 @@ def test_missing_run_is_named(tmp_path, monkeypatch):
         rates.collect(load_profile("smoke"), [0])
     with pytest.raises(KdlibError, match='SEEDS="0" METHODS="gkd"'):
         rates.collect(load_profile("smoke"), [0], (*PAPER, "gkd"))
+
+
+MISLEADING = {"member": ("greedy", 0.0, 1.0), "held_out": ("sampled", 1.0, 0.0)}
+
+
+def said(scores, seeds=3, n=40, metric="rougeL"):
+    """Held-out greedy answers of these means and deviations, and others, opposite to them."""
+    frames, ids = [], [f"row{i}" for i in range(n)]
+    for (name, (mean, deviation)), seed in product(scores.items(), range(seeds)):
+        dice = np.random.default_rng([seed, len(name)])
+        facts = {"row_id": ids, "group": ids, "method": name, "size": "any", "seed": seed}
+        score = mean + deviation * dice.standard_normal(n)
+        facts |= {"split": "held_out", "decoding": "greedy", metric: score}
+        frames.append(pd.DataFrame(facts))
+        for split, (decoding, *opposite) in MISLEADING.items():
+            changed = {"split": split, "decoding": decoding}
+            frames.append(frames[-1].assign(**changed, **{metric: opposite[name != "teacher"]}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_the_teacher_beats_what_it_beats_with_its_interval_and_in_every_seed():
+    answers = said({"teacher": (0.5, 0.0), "sft": (0.9, 0.0)})
+    trivial = said({"low": (0.3, 0.1), "near": (0.499, 0.2), "above": (0.6, 0.05)})
+    table = rates.beats_trivial(answers, trivial).set_index("against")
+    assert table["beats"].to_dict() == {"low": True, "near": False, "above": False}
+    low, near = table.loc["low"], table.loc["near"]
+    held_out = trivial.query("method == 'low' and split == 'held_out' and decoding == 'greedy'")
+    assert low["value"] == pytest.approx(0.5 - held_out["rougeL"].mean()) and low["n"] == 120
+    assert 0 < low["lo"] < low["value"] < low["hi"] and near["lo"] < 0 < near["hi"]
+    assert set(table["metric"]) == {"rougeL"}
+    one_seed = trivial["seed"].eq(2) & trivial["method"].eq("low")
+    split = trivial.assign(rougeL=trivial["rougeL"].mask(one_seed, 0.51))
+    table = rates.beats_trivial(answers, split).set_index("against").loc["low"]
+    assert table["lo"] > 0 and not table["same_sign"] and not table["beats"]
+
+
+def test_every_measure_that_both_have_is_judged():
+    answers = said({"teacher": (0.5, 0.0)}).assign(similarity=-0.1, rouge1=1.0)
+    trivial = said({"low": (0.3, 0.1), "high": (0.6, 0.1)}).assign(similarity=0.2, edits=0)
+    table = rates.beats_trivial(answers, trivial).set_index(["metric", "against"])["beats"]
+    wanted = {("rougeL", "low"): True, ("rougeL", "high"): False}
+    assert table.to_dict() == wanted | {("similarity", name): False for name in ("low", "high")}
+
+
+def test_trivial_answers_of_other_rows_are_refused():
+    with pytest.raises(KdlibError, match="do not hold the same rows"):
+        rates.beats_trivial(said({"teacher": (0.5, 0)}), said({"low": (0.3, 0.1)}, n=39))
+
+
+def test_trivial_answers_are_read_like_a_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    profile = load_profile("smoke")
+    for seed, score in ((0, 0.25), (4, 0.75)):
+        folder = runs.seed_dir("smoke", seed) / "trivial"
+        facts = {"split": "held_out", "decoding": "greedy", "group": "g", "rougeL": score}
+        facts |= {"answerer": ["echo", "echo", "constant"], "row_id": ["a", "b", "a"]}
+        runs.write_table(folder / "answers.parquet", pd.DataFrame(facts | {"similarity": -score}))
+        runs.write_manifest(folder, f"id{seed}", device="cpu", dtype="float32")
+    tidy = rates.utility(rates.trivial(profile, [0, 4]))
+    assert set(tidy["metric"]) == {"rougeL_greedy", "similarity_greedy"}
+    echo = tidy.query("method == 'echo' and metric == 'rougeL_greedy'").set_index("seed")
+    assert echo["value"].to_dict() == {0: 0.25, 4: 0.75} and set(echo["n"]) == {2}
+    assert echo["run_id"].to_dict() == {0: "id0", 4: "id4"} and not rates.student_sizes(tidy)
+    with pytest.raises(KdlibError, match="of seed 1 are not there; run notebook 09"):
+        rates.trivial(profile, [0, 1])

@@ -106,10 +106,9 @@ def test_both_languages_have_a_short_and_a_long_secret():
         own = [count[kind] for kind, text in canaries.KINDS.items() if text[0] == locale]
         assert sorted(own) == [1, 1, 1, 4]
     for row in canaries.plant(SETTINGS, 0):
-        japanese = [
-            bool(re.search("[ァ-ヶ一-龥]", row[key])) for key in ("instruction", "response")
-        ]
-        assert japanese == [row["category"].startswith("canary Japanese")] * 2
+        found = [re.search("[ァ-ヶ一-龥]", row[key]) for key in ("instruction", "response")]
+        japanese = row["category"].startswith("canary Japanese")
+        assert all(found) if japanese else not any(found)
 
 
 def test_further_twins_begin_with_those_that_are_planted():

@@ -89,10 +89,11 @@ def test_minillm_is_judged_behind_its_fine_tuning(profile):
 
 def whole(profile, memorized):
     """A table with all that the rule needs."""
-    parts = [paths("teacher", "teacher", GRID), noted("teacher", "teacher", 2e-3, 4, 3.0)]
+    ends = [GRID[0], GRID[2]]
+    parts = [paths("teacher", "teacher", ends), noted("teacher", "teacher", 2e-3, 4, 3.0)]
     for size in profile.sizes:
         parts += [paths(method, size, GRID) for method in profile.all_methods if method != "sft"]
-        parts += [noted("sft", size, 2e-3, 3, 3.0, memorized)]
+        parts += [paths("sft", size, ends), noted("sft", size, 2e-3, 3, 3.0, memorized)]
     return pd.concat(parts)
 
 

@@ -2,17 +2,19 @@
 
 import pandas as pd
 import pytest
+import torch
 import toy
 
+from kdlib.config.sections import MeasureSettings
 from kdlib.measure import meter
 from kdlib.model.tokens import TokenizedRows
 from kdlib.study import noting
 
 
 def test_each_quarter_epoch_to_the_second_then_each_epoch():
-    assert sorted(noting.steps(4, 8)) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 24, 32]
-    assert sorted(noting.steps(1, 8)) == [0, 2, 4, 6, 8]
-    assert sorted(noting.steps(3, 1)) == [0, 1, 2, 3]  # fewer steps than quarters
+    assert sorted(noting.noted_steps(4, 8)) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 24, 32]
+    assert sorted(noting.noted_steps(1, 8)) == [0, 2, 4, 6, 8]
+    assert sorted(noting.noted_steps(3, 1)) == [0, 1, 2, 3]  # fewer steps than quarters
 
 
 def test_notes_are_the_meters_numbers_of_all_but_twins():
@@ -23,7 +25,9 @@ def test_notes_are_the_meters_numbers_of_all_but_twins():
     frame.loc["r2", ["kind", "split"]] = ["twin", "held_out"]
     frame.loc["r3", "split"] = "held_out"
     examples = {one.row_id: one for one in toy.examples()}
-    notes = noting.Notes(TokenizedRows(frame, toy.tokenizer(), examples), toy.how(), 4, 9)
+    rows = TokenizedRows(frame.assign(repetitions=1), toy.tokenizer(), examples)
+    measure = MeasureSettings(batch=9, path_rows=1)
+    notes = noting.Notes(rows, toy.how(batch=12), measure, max_new=5)
     model = toy.new_model().eval()
     notes(model, 0)
     notes(model, 3)
@@ -36,3 +40,16 @@ def test_notes_are_the_meters_numbers_of_all_but_twins():
     metered = metered.set_index("row_id").loc[table["row_id"]]
     assert table["prefix"].tolist() == metered["prefix"].tolist()
     assert table["nats_per_token"].tolist() == pytest.approx(metered["nats_per_token"].tolist())
+    assert notes.answers[["row_id", "split", "epoch"]].to_numpy().tolist() == [
+        ["r3", "held_out", 0]
+    ]
+
+
+def test_notes_do_not_touch_the_chance_of_training():
+    examples = {one.row_id: one for one in toy.examples()}
+    frame = pd.DataFrame(toy.rows()).assign(kind="row", split="held_out", repetitions=1)
+    rows = TokenizedRows(frame.set_index("row_id", drop=False), toy.tokenizer(), examples)
+    notes = noting.Notes(rows, toy.how(), MeasureSettings(path_rows=2), max_new=5)
+    before = torch.get_rng_state()
+    notes(toy.new_model().eval(), 0)
+    assert len(notes.answers) == 2 and torch.equal(before, torch.get_rng_state())

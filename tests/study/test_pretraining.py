@@ -11,7 +11,7 @@ from kdlib.config.profile import load_profile
 from kdlib.config.sections import ModelSettings
 from kdlib.distill import trainer
 from kdlib.errors import KdlibError
-from kdlib.model import checkpoints
+from kdlib.model import checkpoints, packaged
 from kdlib.study import pretraining
 from kdlib.study.run import BASE, Run, load, load_rows, load_tokenizer, tokenizer_dir
 
@@ -113,9 +113,13 @@ def test_students_are_cut_from_the_teacher_and_healed(cut, forbid):
     costs = pd.read_csv(runs.runs_dir("cut") / BASE / "layers" / "layers.csv")
     assert costs["layer"].tolist() == [0, 1, 2, 3] and costs["nats_without"].is_unique
     cheapest = costs["nats_without"].idxmin()
+    layers = runs.read_manifest(runs.runs_dir("cut") / BASE / "layers")
+    more = costs["nats_without"] - layers["nats_whole"]
+    assert costs["nats_more"].tolist() == pytest.approx(more.tolist(), abs=1e-4)
     made = {size: Run(cut, 0, BASE, size) for size in cut.sizes}
     facts = {size: runs.read_manifest(run.checkpoint) for size, run in made.items()}
     assert facts["three"]["layers"] == [one for one in range(4) if one != cheapest]
+    assert facts["three"]["nats_whole"] == pytest.approx(layers["nats_whole"], abs=1e-6)
     assert facts["three"]["nats_cut"] == pytest.approx(costs["nats_without"].min(), abs=1e-4)
     assert len(facts["one"]["layers"]) == 1
     for size, layers in (("three", 3), ("one", 1)):
@@ -134,9 +138,98 @@ def test_another_teacher_makes_other_students(cut):
     assert all(Run(cut, 0, BASE, size).identity != before[size] for size in cut.models)
 
 
-def test_more_layers_than_the_teacher_has(cut):
-    models = cut.models | {"five": ModelSettings(layers=4)}
-    deeper = cut.model_copy(update={"models": models})
+def test_what_was_interrupted_is_made_again_and_the_costs_are_kept(cut, monkeypatch, forbid):
+    profile = cut.model_copy(update={"name": "interrupted"})
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    def prepared_until(place, name):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, name, stopped)
+            pretraining.prepare(profile)
+
+    made, costs = (runs.runs_dir("interrupted") / BASE / one for one in ("three", "layers"))
+    prepared_until(pretraining.pruning, "mean_loss")
+    assert not costs.exists() and not made.exists()
+    prepared_until(trainer, "fit")
+    assert runs.read_manifest(costs) and runs.read_manifest(made) is None
+    prepared_until(checkpoints, "save_model")
+    with pytest.raises(KdlibError, match="base/three is not there.*notebook 01_data_and_tokens"):
+        load(Run(profile, 0, BASE, "three"))
+    forbid(pretraining.pruning, "without")
+    pretraining.prepare(profile)
+    assert load(Run(profile, 0, BASE, "three")).config.num_hidden_layers == 3
+
+
+def test_the_whole_model_teaches_where_the_mix_says_so(cut, monkeypatch):
+    objective, asked = pretraining.objectives.objective, []
+    monkeypatch.setattr(
+        pretraining.objectives, "objective", lambda *a: asked.append(a[0]) or objective(*a)
+    )
+    identities = set()
+    for mix, read in ((1.0, "cross_entropy"), (0.5, "mixed_forward_kl")):
+        healing = cut.pretrain.model_copy(update={"mix": mix})
+        profile = cut.model_copy(update={"pretrain": healing, "name": f"mix{mix}"})
+        asked.clear()
+        pretraining.prepare(profile)
+        assert asked[-1] == read
+        identities.add(Run(profile, 0, BASE, "three").identity)
+    assert len(identities) == 2
+
+
+def test_a_packaged_teacher_is_known_by_its_file(cut, monkeypatch, forbid):
+    forbid(packaged, "fetch")  # an identity is known before anything is
+    teacher = ModelSettings(path="package:tiny")
+    profile = cut.model_copy(update={"models": cut.models | {"teacher": teacher}})
+    found = []
+    for digest in ("a", "b"):
+        one = packaged.Packaged("kd-tiny", "1.0", "tiny.gguf", digest)
+        monkeypatch.setitem(packaged.MODELS, "tiny", one)
+        found.append([Run(profile, 0, BASE, size).identity for size in profile.models])
+    assert all(one != other for one, other in zip(*found, strict=True))
+
+
+def test_the_precision_of_healing_is_part_of_what_is_healed(cut):
+    made = {}
+    for precision in ("bf16", "fp32"):
+        teacher = cut.teacher.model_copy(update={"precision": precision})
+        profile = cut.model_copy(update={"teacher": teacher})
+        made[precision] = [Run(profile, 0, BASE, size).identity for size in ("three", "teacher")]
+    (low, same), (full, as_before) = made.values()
+    assert low != full and same == as_before
+
+
+def test_more_layers_than_the_teacher_has(cut, forbid):
+    models = cut.models | {"three": ModelSettings(layers=2), "five": ModelSettings(layers=4)}
+    deeper = cut.model_copy(update={"models": models, "name": "deeper"})
+    forbid(trainer, "fit")
+    forbid(pretraining.pruning, "without")
     with pytest.raises(KdlibError, match="models.five: layers = 4, .* model has 4; give fewer"):
         pretraining.prepare(deeper)
-    assert not Path(Run(deeper, 0, BASE, "five").checkpoint, "config.json").exists()
+    assert not runs.runs_dir("deeper").exists()
+
+
+def test_too_little_text_to_heal_with(cut):
+    few = cut.pretrain.model_copy(update={"apart": 100_000})
+    with pytest.raises(KdlibError, match="apart = 100000: the general text has .* blocks; lower"):
+        pretraining.prepare(cut.model_copy(update={"pretrain": few, "name": "few"}))
+
+
+def test_a_teacher_whose_layers_cannot_be_left_out(cut, tmp_path, forbid):
+    model, tokenizer = load(Run(cut, 0, BASE, "teacher")), load_tokenizer(cut)
+    model.config.scale_attn_by_inverse_layer_idx = True
+    checkpoints.save_model(model, tokenizer, tmp_path)
+    models = cut.models | {"teacher": ModelSettings(path=str(tmp_path))}
+    forbid(trainer, "fit")
+    with pytest.raises(KdlibError, match=f"model '{tmp_path}' cannot be pruned: .* by path"):
+        pretraining.prepare(cut.model_copy(update={"models": models, "name": "placed"}))
+
+
+def test_sizes_that_do_not_share_a_tokenizer(cut, tmp_path):
+    own_data.save_base(tmp_path, 8)
+    models = cut.models | {"other": ModelSettings(path=str(tmp_path))}
+    mixed = cut.model_copy(update={"models": models, "name": "mixed"})
+    with pytest.raises(KdlibError, match=f"and student '{tmp_path}' have different tokenizers"):
+        pretraining.prepare(mixed)
+    assert not runs.runs_dir("mixed").exists()

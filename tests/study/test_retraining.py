@@ -1,4 +1,4 @@
-"""Models of parts of the rows, twins and costs: what the lab makes beside the study."""
+"""Models of parts of the rows, trivial answers, twins, costs: what is made beside the study."""
 
 import numpy as np
 import own_data
@@ -8,10 +8,11 @@ import torch
 from own_data import run_of
 
 from kdlib import runs
-from kdlib.analysis import canary_exposure, counterfactual
+from kdlib.analysis import canary_exposure, counterfactual, rates
 from kdlib.config.methods import PAPER
 from kdlib.data import pool
 from kdlib.errors import KdlibError
+from kdlib.measure import similarity, trivial_answers
 from kdlib.model import checkpoints
 from kdlib.study import retraining, stages, teacher_output
 from kdlib.study.run import load, load_rows
@@ -91,6 +92,49 @@ def test_a_students_teacher_is_of_its_half_or_of_all(lab, rows):
     assert teacher_output.text(own.teacher, rows) != [of_all[row] for row in written]
     weights, others = (load(one).state_dict() for one in (own, whole))
     assert any((weights[name] != others[name]).any() for name in weights)
+
+
+ENCODER = ("rouge_rows = 3", 'rouge_rows = 3\nencoder = "some"')
+
+
+def test_trivial_answers_are_to_the_rows_that_models_answer(lab, rows, monkeypatch, forbid):
+    run = run_of(lab, "sft")
+    found = retraining.trivial(run.profile, 0, rows)
+    models = pd.read_parquet(run.folder / "answers.parquet").query("decoding == 'greedy'")
+    keys = ["row_id", "split", "decoding"]
+    for _, said in found.groupby("answerer"):
+        assert said[keys].to_numpy().tolist() == models[keys].to_numpy().tolist()
+    of_all = set(rows.frame.query("split == 'member' and kind == 'row'")["response"])
+    assert set(found.query("answerer == 'nearest'")["text"]) <= of_all
+    assert found["group"].tolist() == rows.frame.loc[found["row_id"], "group"].tolist()
+    read = rates.trivial(run.profile, [0])
+    assert read[[*keys, "text", "group"]].equals(found[[*keys, "text", "group"]])
+    assert rates.utility(read)["metric"].nunique() == 3
+    monkeypatch.setattr(similarity, "cosine", lambda _, texts, wanted: [0.25] * len(texts))
+    richer = retraining.trivial(run_of(lab, "sft", ENCODER).profile, 0, rows)
+    assert set(richer["similarity"]) == {0.25}
+    again = retraining.trivial(run.profile, 0, rows)
+    assert again.equals(found)  # "similarity" is gone
+    forbid(trivial_answers, "scored")
+    assert retraining.trivial(run.profile, 0, rows).equals(found)
+
+
+def test_with_an_encoder_models_answers_are_compared_in_meaning(lab, rows, monkeypatch, tmp_path):
+    plain, run = run_of(lab, "sft"), run_of(lab, "sft", ENCODER)
+    assert plain.identity != run.identity and plain.folder == run.folder
+    model, asked = load(plain), []
+
+    def cosine(encoder, texts, wanted):
+        asked.append((encoder, *wanted))
+        return [0.25] * len(texts)
+
+    monkeypatch.setattr(similarity, "cosine", cosine)
+    before = pd.read_parquet(plain.folder / "answers.parquet")
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    stages.measure(run, rows, model)
+    found = pd.read_parquet(run.folder / "answers.parquet")
+    assert found.equals(before.assign(similarity=0.25))
+    assert asked == [("some", *rows.frame.loc[found["row_id"], "response"])]
 
 
 def test_twins_are_many_different_and_ranked_with_their_canary(lab, rows, forbid):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from own_data import ALL, exchanged, profile_of, run_of
+from own_data import ALL, exchanged, make, profile_of, run_of
 
 from kdlib import runs
 from kdlib.config.profile import PROFILES, load_profile
@@ -198,6 +198,81 @@ def test_the_pool_is_read_once_for_as_long_as_its_file_stays(copy, monkeypatch):
     text = (copy / "rows.csv").read_text("utf-8")
     (copy / "rows.csv").write_text(exchanged(text, [("rotor", "stator")]), "utf-8")
     assert not study_run.load_pool(settings).equals(first) and len(read) == 2
+
+
+@pytest.fixture
+def rows_alone(tmp_path, monkeypatch):
+    """The rows and base models, of which no study was made."""
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    return make(tmp_path)
+
+
+def test_rows_that_do_not_fit_are_dropped_before_a_seed_draws(rows_alone):
+    whole = [load_rows(profile_of(rows_alone), seed).frame for seed in range(3)]
+    with (rows_alone / "rows.csv").open("a") as lines:
+        lines.write("say more," + "word " * 60 + ",red rotor\n")
+        lines.write("say much,," + "rotor word " * 60 + "\n")
+    longer = profile_of(rows_alone, ("pool = 24", "pool = 26"))
+    fit, dropped = study_run.fitting(longer)
+    assert (len(fit), dropped) == (24, 2)
+    for seed, before in enumerate(whole):
+        rows = load_rows(longer, seed)
+        assert rows.frame.equals(before) and set(rows.examples) == set(before.index)
+        ends = {one.response[-1] for one in rows.examples.values()}
+        assert ends == {rows.tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize(
+    ("key", "count"), [("max_prompt", lambda one: len(one.prompt)), ("max_length", len)]
+)
+def test_a_row_of_just_the_limits_fits(rows_alone, key, count):
+    everything = profile_of(rows_alone, ("members = 12", "members = 16"))
+    counts = [count(one) for one in load_rows(everything, 0).examples.values()]
+    assert len(counts) == 24
+    for most in (max(counts), max(counts) - 1):
+        few = {"data": everything.data.model_copy(update={"members": 1, "held_out": 1})}
+        few["tokens"] = everything.tokens.model_copy(update={"max_prompt": 30, key: most})
+        fit, dropped = study_run.fitting(everything.model_copy(update=few))
+        assert dropped == sum(one > most for one in counts) == 24 - len(fit)
+
+
+def test_the_pool_is_tokenized_once(rows_alone, monkeypatch):
+    profile, read = profile_of(rows_alone), []
+    whole = tokens.encode
+    monkeypatch.setattr(tokens, "encode", lambda *how: read.append(len(how[0])) or whole(*how))
+    assert study_run.fitting(profile)[0] is study_run.fitting(profile)[0]
+    load_rows(profile, 0), load_rows(profile, 1)
+    assert read == [24, 20, 20]
+
+
+def test_too_few_rows_that_fit_say_how_many_and_the_limits(rows_alone):
+    short = ("max_length = 96", "max_length = 40"), ("max_prompt = 64", "max_prompt = 20")
+    said = (
+        r"members \+ held_out = 20, but only 12 of the pool's 24 rows fit "
+        r"tokens.max_prompt = 20 and tokens.max_length = 40; raise these"
+    )
+    with pytest.raises(KdlibError, match=said):
+        load_rows(profile_of(rows_alone, *short), 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "length", "kinds", "said"),
+    [
+        (64, 260, '"drawing"', r"canary drawing: one has a prompt of \d+ tokens"),
+        (150, 160, '"telephone", "record"', "canary record: .*max_length = 160; raise these"),
+        (150, 160, '"Japanese record"', "leave the kind out of data.canary_kinds"),
+    ],
+)
+def test_canaries_that_do_not_fit_are_refused_by_kind(rows_alone, prompt, length, kinds, said):
+    """Dropped, they would be missing from every count."""
+    planted = f"held_out = 8\ncanaries = 1\nrepetitions = [2]\ncanary_kinds = [{kinds}]"
+    changed = [("held_out = 8", planted), ("max_length = 96", f"max_length = {length}")]
+    changed.append(("max_prompt = 64", f"max_prompt = {prompt}"))
+    with pytest.raises(KdlibError, match=said):
+        load_rows(profile_of(rows_alone, *changed), 0)
+    short = (changed[0][0], planted.replace(kinds, '"telephone"'))
+    wide = [short, ("max_prompt = 64", "max_prompt = 150"), ("max_length = 96", "max_length = 160")]
+    assert load_rows(profile_of(rows_alone, *wide), 0).split("member", "canary")
 
 
 def test_shipped_profiles_have_no_decoding_of_their_own():

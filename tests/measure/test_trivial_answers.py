@@ -1,0 +1,112 @@
+"""Answers that need no model, on rows like those of pydocs."""
+
+import pandas as pd
+import pytest
+from rouge_score import rouge_scorer
+
+from kdlib.measure import trivial_answers, usefulness
+
+VERBS = ["Return", "Return", "Compute", "Check", "Return"]
+THINGS = ["pump speed", "valve", "rotor blade", "red tank", "old motor", "pipe", "blue lamp"]
+
+
+def made(count, first=0):
+    """Rows whose response names what is asked about, nearly always in the same way."""
+    rows = []
+    for i in range(first, first + count):
+        thing, number = THINGS[i % len(THINGS)], 10 + i // len(THINGS)
+        name = f"plant.parts.{thing.title().replace(' ', '')}.get_{thing.replace(' ', '_')}{number}"
+        response = f"{VERBS[i % 5]} the {thing} {number} of the plant."
+        facts = {"row_id": f"r{i}", "instruction": f"What does `get{number}` do?"}
+        rows.append(facts | {"context": f"{name}(self)", "response": response})
+    return pd.DataFrame(rows)
+
+
+MEMBERS, ASKED = made(40), made(12, first=40)
+
+
+def mean_rouge(references, texts):
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    pairs = list(zip(references, texts, strict=True))
+    return sum(scorer.score(*pair)["rougeL"].fmeasure for pair in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("context", "one", "two"),
+    [
+        ("pkg.mod.Graph.make_maxClique(G, k=(1, 2))", "make max clique", "graph make max clique"),
+        ("numpy._core.HTTPServer2", "http server 2", "core http server 2"),
+        ("main", "main", "main"),
+        ("", "Name a pump.", "Name a pump."),
+        ("The pump runs. It is old.", "Name a pump.", "Name a pump."),
+        ("pkg.__", "Name a pump.", "pkg"),
+    ],
+)
+def test_echo_says_the_words_of_a_name_or_the_instruction(context, one, two):
+    assert trivial_answers.echo("Name a pump.", context, 1) == one
+    assert trivial_answers.echo("Name a pump.", context) == two
+
+
+def test_constant_is_the_response_most_like_all():
+    responses = [*MEMBERS["response"], "Draw a picture", "of"]
+    found = trivial_answers.constant(responses)
+    likeness = {text: mean_rouge(responses, [text] * len(responses)) for text in set(responses)}
+    assert likeness[found] == pytest.approx(max(likeness.values()))
+    assert likeness[found] > min(likeness.values()) + 0.1
+
+
+def test_nearest_says_what_the_member_of_the_most_similar_prompt_says():
+    assert trivial_answers.nearest(MEMBERS, MEMBERS) == MEMBERS["response"].tolist()
+    moved = MEMBERS.assign(instruction=MEMBERS["instruction"].str.replace("What", "What now"))
+    assert trivial_answers.nearest(MEMBERS, moved[5:8]) == MEMBERS["response"][5:8].tolist()
+
+
+def test_template_is_grown_on_the_members_while_that_pays(monkeypatch):
+    form, parts = trivial_answers.template(MEMBERS)
+    assert parts == 1  # the response holds no word of the class twice
+    before, after = form.split(trivial_answers.SLOT)
+    assert before.split() == ["return", "the"] and after.split() == ["of", "the", "plant"]
+    names = trivial_answers.names(MEMBERS, 1)
+    best = mean_rouge(MEMBERS["response"], [form.format(name) for name in names])
+    for shorter in ("{}", "the {} of the plant", "return the {} of the"):
+        fewer = mean_rouge(MEMBERS["response"], [shorter.format(name) for name in names])
+        assert fewer < best - trivial_answers.GAIN
+    monkeypatch.setattr(trivial_answers, "GAIN", 0.5)
+    assert trivial_answers.template(MEMBERS)[0] == "{}"
+
+
+def test_template_takes_the_parts_of_the_name_that_are_said():
+    said = [" ".join(trivial_answers.names(MEMBERS[i : i + 1])) for i in range(len(MEMBERS))]
+    assert trivial_answers.template(MEMBERS.assign(response=said)) == ("{}", 2)
+
+
+def test_answerers_know_the_members_alone():
+    said = trivial_answers.answers(MEMBERS, ASKED)
+    other = trivial_answers.answers(MEMBERS, ASKED.assign(response="something else"))
+    pd.testing.assert_frame_equal(said, other)
+    names = ["constant", "nearest", "echo", "template"]
+    assert list(said["answerer"].unique()) == names
+    for _, part in said.groupby("answerer"):
+        assert part["row_id"].tolist() == ASKED["row_id"].tolist()
+    of = {name: part["text"].tolist() for name, part in said.groupby("answerer")}
+    assert len(set(of["constant"])) == 1
+    assert {*of["constant"], *of["nearest"]} <= {*MEMBERS["response"]}
+    assert all(name in text for name, text in zip(
+        trivial_answers.names(ASKED, 1), of["template"], strict=True
+    ))  # fmt: skip
+
+
+def test_they_are_scored_like_a_models_answers(monkeypatch):
+    asked = {"member": MEMBERS[:5], "held_out": ASKED}
+    found = trivial_answers.scored(MEMBERS, asked)
+    counted = found.groupby(["answerer", "split"]).size().unique()
+    assert sorted(counted) == [5, 12] and set(found["decoding"]) == {"greedy"}
+    means = found.groupby(["answerer", "split"])["rougeL"].mean()
+    assert means["nearest", "member"] == 1 > means["nearest", "held_out"]
+    texts = found.query("answerer == 'echo' and split == 'held_out'")["text"]
+    assert means["echo", "held_out"] == pytest.approx(mean_rouge(ASKED["response"], texts))
+    assert means["template", "held_out"] > means.drop("nearest").drop("template").max()
+    assert "similarity" not in found
+    same = [float(i) for i in range(len(found))]
+    monkeypatch.setattr(usefulness.similarity, "cosine", lambda encoder, *_: same)
+    assert trivial_answers.scored(MEMBERS, asked, "some")["similarity"].tolist() == same
