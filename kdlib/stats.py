@@ -1,16 +1,15 @@
 """Statistics of the project: every interval, test and correction; nobody else draws samples.
 
-Intervals (lo, hi) are of 95%. Rows with the same response (`groups`, [n]) stand or fall together:
-groups are drawn, not rows (Efron 1979). With the rows' `seeds`, seeds are drawn, then groups, and a
-row counts as often as its seed times as often as its group (pigeonhole bootstrap, Owen 2007), since
-seeds may share rows. Few seeds drawn from themselves vary too little: an interval reaches at least
-as far as the t interval over seeds, each left out in turn (jackknife, Tukey 1958), which is that of
-their means where they have as many rows. With one seed only groups are drawn, and nothing is said
-of another training run. Functions of frames use the column `seed`, others take `seeds`.
+Intervals (lo, hi) are of 95%. Rows of one response (`groups`, [n]) stand or fall together: groups
+are drawn, not rows (Efron 1979). With the rows' `seeds`, seeds are drawn, then groups, and a row
+counts as often as its seed times as often as its group (pigeonhole bootstrap, Owen 2007), for seeds
+may share rows. Few seeds drawn from themselves vary too little: an interval also holds the t
+interval over seeds, each left out in turn (jackknife, Tukey 1958); with as many rows in each, it is
+that of their means. With one seed only groups are drawn, and nothing is said of another training
+run. Functions of frames use their column `seed`. Taught in notebooks 09 and 10.
 
-Replicates of a number, [1 + seeds + DRAWS], are its values of all rows, without each seed (none
-with one seed), and drawn, the same draws for as many seeds and groups. `interval` and `p_value`
-agree: p is under .05 exactly where the interval lies on one side. Taught in notebooks 09 and 10.
+Replicates, [1 + seeds + DRAWS], are a number of all rows, without each seed (none with one seed),
+and drawn (the same draws for as many seeds and groups).
 """
 
 import functools
@@ -22,7 +21,6 @@ import pandas as pd
 from scipy.special import ndtr, stdtr, stdtrit
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep
 
 from kdlib.errors import KdlibError
 
@@ -33,6 +31,7 @@ BLOCK = 100  # draws at a time: their weights stay in the cache, which is most o
 NOTHING = (float("nan"), float("nan"))
 FEW = "not enough rows"
 
+Frame = pd.DataFrame
 Line = dict[str, Any]  # of a table: numbers by column
 Interval = tuple[float, float]
 Statistic = Callable[..., np.ndarray]  # of weights, float32 [n, draws]: numbers, [numbers, draws]
@@ -56,17 +55,12 @@ def rate(hits: int, n: int) -> Line:
     return line(hits / n if n else float("nan"), wilson(hits, n), n=int(n))
 
 
-def newcombe(hits: int, n: int, other_hits: int, other_n: int) -> Interval:
-    """Interval of the difference of two independent rates (Newcombe 1998, method 10)."""
-    return confint_proportions_2indep(hits, n, other_hits, other_n, method="newcomb")
-
-
 def named(name: str, numbers: Mapping[str, Any]) -> Line:
     """A value with its interval under another name: NAME, NAME_lo, NAME_hi."""
     return {name: numbers["value"], f"{name}_lo": numbers["lo"], f"{name}_hi": numbers["hi"]}
 
 
-def each(frame: pd.DataFrame, keys: Sequence[str], lines: Callable[..., Any]) -> pd.DataFrame:
+def each(frame: Frame, keys: Sequence[str], lines: Callable[..., Any]) -> Frame:
     """A table of what `lines` makes of each group's rows (a line or a list), after its keys."""
     rows: list[Line] = []
     for key, part in frame.groupby(list(keys), sort=False):
@@ -90,23 +84,19 @@ def resampled(groups: pd.Series, columns: Sequence[Any], seeds: Any = None) -> n
     return np.concatenate(found)
 
 
-def estimate(
-    statistic: Statistic, groups: pd.Series, seeds: Any = None, draws: int = DRAWS
-) -> list[Line]:
+def estimate(of: Statistic, groups: Any, seeds: Any = None, draws: int = DRAWS) -> list[Line]:
     """`summary` of each of the numbers that are no sums, such as areas under curves."""
     (group, many), (seed, trained) = _codes(groups), _codes(seeds, len(groups))
-    without = (seed[:, None] != np.arange(trained)) if trained > 1 else np.ones((len(group), 0))
-    found = [statistic(np.hstack([np.ones((len(group), 1)), without]).astype(np.float32))]
+    without = np.arange(-1, trained if trained > 1 else 0)  # -1 is no seed: of all rows
+    found = [of((seed[:, None] != without).astype(np.float32))]
     for of_groups, of_seeds in zip(_drawn(many, 0, draws), _drawn(trained, 1, draws), strict=True):
-        found.append(statistic((of_groups.T[group] * of_seeds.T[seed]).astype(np.float32)))
+        found.append(of((of_groups.T[group] * of_seeds.T[seed]).astype(np.float32)))
     return [summary(replicates, draws) for replicates in np.concatenate(found, axis=1)]
 
 
 def _codes(names: Any, n: int = 0) -> tuple[np.ndarray, int]:
     """The number of each row's name, and how many names there are; None: one for all n rows."""
-    if names is None:
-        return np.zeros(n, int), 1
-    codes, different = pd.factorize(np.asarray(names))
+    codes, different = pd.factorize(np.zeros(n) if names is None else np.asarray(names))
     return codes, len(different)
 
 
@@ -114,8 +104,7 @@ def _codes(names: Any, n: int = 0) -> tuple[np.ndarray, int]:
 def _drawn(of: int, stream: int = 0, draws: int = DRAWS) -> list[np.ndarray]:
     """How often each of `of` is drawn, as many with replacement, in blocks of uint8 [BLOCK, of]."""
     dice, blocks = np.random.default_rng(stream), []
-    for start in range(0, draws, BLOCK):
-        count = min(BLOCK, draws - start)
+    for count in np.diff([*range(0, draws, BLOCK), draws]):
         picks = dice.integers(0, of, (count, of)) + of * np.arange(count)[:, None]
         block = np.bincount(picks.ravel(), minlength=count * of).reshape(count, of)
         blocks.append(block.astype(np.uint8))
@@ -131,10 +120,7 @@ def percentiles(drawn: np.ndarray) -> Interval:
 
 
 def interval(replicates: np.ndarray, draws: int = DRAWS) -> Interval:
-    """The middle of the draws, or the t interval over seeds where that reaches further.
-
-    NOTHING where too many draws have no value (nan), or one seed alone gives a value.
-    """
+    """The middle of the draws, and the t interval over seeds; NOTHING if too few have a value."""
     (lo, hi), (error, freedom) = percentiles(replicates[-draws:]), _error(replicates[1:-draws])
     reach = stdtrit(freedom, 1 - ALPHA / 2) * error
     lo, hi = np.minimum(lo, replicates[0] - reach), np.maximum(hi, replicates[0] + reach)
@@ -142,7 +128,7 @@ def interval(replicates: np.ndarray, draws: int = DRAWS) -> Interval:
 
 
 def p_value(replicates: np.ndarray, at: float = 0, draws: int = DRAWS) -> float:
-    """Two-sided p-value of a number being `at`: 2 / (DRAWS + 1) to 1.
+    """Two-sided p-value of a number being `at`: under .05 exactly where `interval` leaves it out.
 
     Twice the smaller share of draws on one side, counting one more (Davison and Hinkley 1997, 4.2),
     or that of the t test over seeds where it is greater.
@@ -155,19 +141,14 @@ def p_value(replicates: np.ndarray, at: float = 0, draws: int = DRAWS) -> float:
 
 
 def p_equivalent(replicates: np.ndarray, margin: float) -> float:
-    """p-value of two one-sided tests (Schuirmann 1987), doubled: under .05 with all of the interval
-    less than the margin away from 0.
-    """
+    """Two one-sided tests (Schuirmann 1987), doubled: under .05 where -margin < lo, hi < margin."""
     inside = abs(replicates[0]) < margin
     return max(p_value(replicates, end) for end in (-margin, margin)) if inside else 1.0
 
 
 def _error(without: np.ndarray) -> tuple[float, int]:
-    """Standard error by the jackknife over seeds, and its degrees of freedom.
-
-    0 with one seed; infinite where leaving one out leaves no value (nan).
-    """
-    if not len(without):
+    """Jackknife error over seeds (inf: no value without one of them), and degrees of freedom."""
+    if not len(without):  # one seed: the draws decide alone
         return 0.0, 1
     error = np.sqrt((1 - 1 / len(without)) * ((without - without.mean()) ** 2).sum())
     return float(np.nan_to_num(error, nan=np.inf)), len(without) - 1
@@ -175,8 +156,7 @@ def _error(without: np.ndarray) -> tuple[float, int]:
 
 def summary(replicates: np.ndarray, draws: int = DRAWS) -> Line:
     """value, lo, hi, p (of being 0)."""
-    p = p_value(replicates, draws=draws)
-    return line(float(replicates[0]), interval(replicates, draws), p=p)
+    return line(float(replicates[0]), interval(replicates, draws), p=p_value(replicates, 0, draws))
 
 
 def quotient(
@@ -192,9 +172,8 @@ def quotient(
         lo, hi = interval(above / below)
     if not share:
         return lo, hi
-    hit, missed = (groups[side].nunique() for side in (top > 0, top < bottom))
+    count, hit, missed = (groups[of].nunique() for of in (bottom > 0, top > 0, top < bottom))
     if min(hit, missed) < MIN_GROUPS and ((top == 0) | (top == bottom)).all():
-        count = groups.nunique()
         rare = wilson(hit if hit <= missed else count - missed, count)
         lo, hi = np.fmin(lo, rare[0]), np.fmax(hi, rare[1])
     return float(np.clip(lo, 0, 1)), float(np.clip(hi, 0, 1))
@@ -206,70 +185,65 @@ def bootstrap(values: Any, groups: pd.Series, seeds: Any = None, share: bool = F
     return quotient(groups, values, np.ones(len(values)), seeds, share) if len(values) else NOTHING
 
 
-def ratio(groups: pd.Series, top: np.ndarray, bottom: np.ndarray, seeds: Any = None) -> Line:
+def ratio(groups: pd.Series, top: Any, bottom: Any, seeds: Any = None) -> Line:
     """A share of rows: value, lo, hi, hits, n (rows), groups (different responses), hit_groups.
 
     Rows are counted [n] where top is, only where bottom is; both may be counts. The interval is
     there where MIN_GROUPS groups are counted.
     """
-    hits, n, chosen = top.sum(), bottom.sum(), bottom > 0  # so that no draw is without
+    top, bottom = np.asarray(top), np.asarray(bottom)
+    hits, n, chosen = top.sum(), bottom.sum(), bottom > 0  # so that few draws are without
     groups, top, bottom = groups[chosen], top[chosen], bottom[chosen]
-    seeds, count = None if seeds is None else np.asarray(seeds)[chosen], groups.nunique()
-    enough = count >= MIN_GROUPS
-    ends = quotient(groups, top, bottom, seeds, share=True) if enough else NOTHING
+    count, ends = groups.nunique(), NOTHING
+    if count >= MIN_GROUPS:
+        seeds = None if seeds is None else np.asarray(seeds)[chosen]
+        ends = quotient(groups, top, bottom, seeds, share=True)
     facts = {"hits": hits, "n": n, "groups": count, "hit_groups": groups[top > 0].nunique()}
     return line(hits / n if n else np.nan, ends, **facts)
 
 
-def mean(frame: pd.DataFrame, column: str, share: bool = False) -> Line:
-    """Mean of a column over rows, which have group and may have seed; see `bootstrap`.
+def pooled(frame: Frame, column: str) -> Frame:
+    """`ratio` of a column (0 to 1) and sd over seeds, of all seeds, by method, size and split."""
 
-    value, lo, hi, n (rows), seeds, groups (different responses), hit_groups (those not at 0).
-    """
-    values, groups, seeds = frame[column].to_numpy(float), frame["group"], frame.get("seed")
-    facts = {"n": len(values), "seeds": 1 if seeds is None else seeds.nunique()}
-    facts |= {"groups": groups.nunique(), "hit_groups": groups[values != 0].nunique()}
-    value = values.mean() if len(values) else np.nan
-    return line(value, bootstrap(values, groups, seeds, share), **facts)
-
-
-def pooled(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """`mean` of a column (0 to 1), and sd over seeds, of all seeds by method, size and split."""
-
-    def numbers(part: pd.DataFrame) -> Line:
+    def numbers(part: Frame) -> Line:
         by_seed = part.groupby("seed")[column].mean()
-        return mean(part, column, share=True) | {"sd": by_seed.std()}
+        share = ratio(part["group"], part[column], np.ones(len(part)), part["seed"])
+        return share | {"seeds": len(by_seed), "sd": by_seed.std()}
 
     return each(frame, ["method", "size", "split"], numbers)
 
 
-def paired_difference(
-    a: pd.DataFrame, b: pd.DataFrame, column: str, margin: float | None = None
-) -> Line:
-    """Mean of a less mean of b over the same rows (row_id, group) and seeds.
+def difference(groups: pd.Series, values: Any, side: np.ndarray, seeds: Any = None) -> Line:
+    """Mean of values [n] where side is (bool, [n]) less that of the others: value, lo, hi, p."""
+    x, n, y, m = resampled(groups, [values * side, side, values * ~side, ~side], seeds).T
+    with np.errstate(invalid="ignore"):  # a draw may be without a side
+        return summary(x / n - y / m)
+
+
+def paired_difference(a: Frame, b: Frame, column: str, margin: float = 0) -> Line:
+    """Mean of a less mean of b over the same rows and seeds.
 
     value, lo, hi, p (of being 0), n (rows), groups, discordant (groups in which a row differs),
     same_sign (every seed alone agrees); with a margin, p_equivalent. Where no row of a column of 0
     and 1 differs, or all do alike, the ends are as far off as Wilson's bound, over groups, on the
     share that would not. KdlibError where they do not hold the same rows.
     """
-    keys = ["seed", "row_id", "group"]
-    orders = ((one, np.lexsort((one["row_id"], one["seed"]))) for one in (a, b))
-    x, y = (one[[*keys, column]].iloc[order] for one, order in orders)
-    if not all(np.array_equal(x[key], y[key]) for key in keys):
+    x, y = (one.iloc[np.lexsort((one["row_id"], one["seed"]))] for one in (a, b))
+    same = all(np.array_equal(x[key], y[key]) for key in ("seed", "row_id"))
+    if not same or x.duplicated(["seed", "row_id"]).any():
         raise KdlibError("the two runs do not hold the same rows; run the study again")
-    gap, groups, count = (x[column] - y[column].to_numpy()).to_numpy(float), x["group"], 0
+    gap, groups = x[column].to_numpy(float) - y[column].to_numpy(float), x["group"]
     sums, n = resampled(groups, [gap, np.ones(len(gap))], x["seed"]).T
-    found, same = summary(sums / n), p_equivalent(sums / n, margin) if margin else np.nan
-    count = groups.nunique()
+    found, count = summary(sums / n), groups.nunique()
+    within = {"p_equivalent": p_equivalent(sums / n, margin)} if margin else {}
     if (gap == gap[0]).all() and all(one[column].isin((0, 1)).all() for one in (x, y)):
         bound = wilson(0, count)[1]
         found |= {"lo": max(-1.0, gap[0] - bound), "hi": min(1.0, gap[0] + bound)}
         if margin and not gap[0]:  # the score test that Wilson's interval inverts
-            same = float(2 * ndtr(-np.sqrt(count * margin / (1 - margin))))
+            within["p_equivalent"] = float(2 * ndtr(-np.sqrt(count * margin / (1 - margin))))
     facts = {"n": len(gap), "groups": count, "discordant": groups[gap != 0].nunique()}
     facts["same_sign"] = same_sign(pd.Series(gap).groupby(x["seed"].to_numpy()).mean())
-    return found | facts | ({"p_equivalent": same} if margin else {})
+    return found | facts | within
 
 
 def same_sign(by_seed: Iterable[float]) -> bool:
@@ -279,31 +253,26 @@ def same_sign(by_seed: Iterable[float]) -> bool:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p-values corrected for how many were tried (Holm 1979), in their order; nan: not tried."""
-    corrected = np.array(p, dtype=float)
-    tried = ~np.isnan(corrected)
-    if tried.any():
-        corrected[tried] = multipletests(corrected[tried], method="holm")[1]
-    return corrected
+    found, tried = np.array(p, dtype=float), ~np.isnan(np.array(p, dtype=float))
+    found[tried] = multipletests(found[tried], method="holm")[1] if tried.any() else found[tried]
+    return found
 
 
 def judgeable(numbers: Any, by: str = "discordant") -> Any:
-    """Whether a line (or each of a table) rests on MIN_GROUPS different responses or more.
+    """Whether a line, or each of a table, rests on MIN_GROUPS different responses or more.
 
-    `by` names the column of the groups that carry a claim: "discordant" for more or less than
-    another; "hit_groups" for a rate above a limit; "groups" for a rate below one and for
-    equivalence, which hundreds of responses show although none of them differs.
+    `by` counts those that carry a claim: "discordant" for more or less than another, "hit_groups"
+    for a rate above a limit, "groups" for one below and for equivalence, where none need differ.
     """
     return numbers[by] >= MIN_GROUPS
 
 
-def judged(differences: pd.DataFrame, family: Sequence[str] = ()) -> pd.DataFrame:
-    """The lines of `paired_difference` with p_holm and direction, and with equivalent.
+def judged(differences: Frame, family: Sequence[str] = ()) -> Frame:
+    """Lines of `paired_difference` with p_holm, direction and, where p_equivalent is, equivalent.
 
-    Lines equal in the columns `family` (none: all) are corrected together, those alone that are
-    `judgeable`; p_holm of the others is nan. direction: "below" or "above" 0 where p_holm < ALPHA,
-    else "". equivalent (if there is p_equivalent): within the margin, likewise corrected. A claim
-    of all lines needs no correction, only p < ALPHA in each (intersection-union, Berger 1982); a
-    claim of any line does.
+    Lines equal in the columns `family` (none: all) are corrected together; lines that are not
+    `judgeable` have no p_holm. direction: "below" or "above" 0, else ""; equivalent: bool. "One of
+    them" needs this; "all of them" only that each p < ALPHA (intersection-union, Berger 1982).
     """
     keys = [differences[name] for name in family] or np.zeros(len(differences))
 
@@ -311,12 +280,11 @@ def judged(differences: pd.DataFrame, family: Sequence[str] = ()) -> pd.DataFram
         p = differences[column].where(judgeable(differences, by)).astype(float)
         return p.groupby(keys, sort=False).transform(holm)
 
-    p = corrected("p", "discordant")
-    side = np.where(differences["value"] > 0, "above", "below")
-    added: dict[str, Any] = {"p_holm": p, "direction": np.where(p < ALPHA, side, "")}
-    if "p_equivalent" in differences:
-        added["equivalent"] = corrected("p_equivalent", "groups") < ALPHA
-    return differences.assign(**added)
+    p, side = corrected("p", "discordant"), np.where(differences["value"] > 0, "above", "below")
+    judged = differences.assign(p_holm=p, direction=np.where(p < ALPHA, side, ""))
+    if "p_equivalent" in judged:
+        judged["equivalent"] = corrected("p_equivalent", "groups") < ALPHA
+    return judged
 
 
 def row_text(row: Any, name: str = "value", form: str = ".3f", missing: str = FEW) -> str:

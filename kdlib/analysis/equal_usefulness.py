@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.analysis.rates import MODEL, distilled, student_sizes
+from kdlib.analysis.rates import MODEL, SAME, distilled, student_sizes
 from kdlib.stats import Line, estimate, paired_difference
 
 LEVELS = 20  # of member loss, at which memorization is compared
 VISIBLE = 0.05  # share of member rows: below it on both sides there is nothing to compare
-SHARE = 0.2  # of what SFT adds to its base: a smaller difference is "as useful"
 
 
 def selection(groups: pd.Series) -> pd.Series:
@@ -81,13 +80,14 @@ def _stop(curve: pd.DataFrame, level: float) -> float:
 def differences(notes: pd.DataFrame, useful: pd.DataFrame, stopped: pd.DataFrame) -> pd.DataFrame:
     """Each stopped student less its stopped SFT on the judging rows: memorized, and useful.
 
-    Columns: those of `stops`, metric ("memorized", "useful"), own and sft (means), and what
-    `stats.paired_difference` gives.
+    Columns: those of `stops`, margin (see `margins`), metric ("memorized", "useful"), own and sft
+    (means), and what `stats.paired_difference` gives.
     """
     judged = {"memorized": members(notes), "useful": useful}
     judged = {name: one[~selection(one["group"])] for name, one in judged.items()}
-    rows = []
+    rows, margin = [], margins(useful)
     for stop in stopped.to_dict("records"):
+        stop["margin"] = margin.get(stop["size"], np.nan)
         for metric, frame in judged.items():
             frame = frame[frame["size"] == stop["size"]]
             a = at(frame, stop["method"], stop["epoch"])
@@ -108,7 +108,7 @@ def margins(useful: pd.DataFrame) -> dict[str, float]:
     A fifth of what SFT, after its best epoch, adds to the model before fine-tuning.
     """
     sft = useful[useful["method"] == "sft"].groupby(["size", "epoch"])["value"].mean()
-    return {size: SHARE * float(sft[size].max() - sft[size][0]) for size in student_sizes(useful)}
+    return {size: SAME * float(sft[size].max() - sft[size][0]) for size in student_sizes(useful)}
 
 
 def same_fit(notes: pd.DataFrame) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFram
 
 
 def extraction(tuples: pd.DataFrame) -> pd.DataFrame:
-    """Share of the rows that come out, by what the attacker has; all seeds together.
+    """Share of the rows that come out, by what the attacker has; all seeds, drawn with their rows.
 
     Columns: those of `stats.pooled`, attack ("given": at, a share of the response's tokens, then
     greedy decoding; "samples": at answers drawn, one right with a probability of CHANCE), at.

@@ -40,7 +40,7 @@ def sets(tuples: pd.DataFrame) -> pd.DataFrame:
 def regions(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows in each of the seven regions of T, S and D, of those that any of the three memorized.
 
-    Columns: method, size, seed, metric (a region), value, lo, hi, hits, n, groups.
+    Columns: method, size, seed, metric (a region), value, lo, hi, hits, n, groups, hit_groups.
     """
 
     def counted(t: np.ndarray, s: np.ndarray, d: np.ndarray) -> Counted:
@@ -54,7 +54,7 @@ def regions(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """The key shares (`pairs`), over groups of equal responses; columns as in `regions`."""
+    """The key shares (`pairs`), seeds drawn, then groups; columns as in `regions`."""
     return _ratios(frame, pairs)
 
 
@@ -84,7 +84,8 @@ def _ratios(frame: pd.DataFrame, counted: Callable[..., Counted]) -> pd.DataFram
             for seed, part in (("all", at_size), *at_size.groupby("seed")):
                 names = {"method": method, "size": size, "seed": str(seed)}
                 for metric, pair in counted(*members(part)).items():
-                    rows.append(names | {"metric": metric} | stats.ratio(part["group"], *pair))
+                    found = stats.ratio(part["group"], *pair, part["seed"])
+                    rows.append(names | {"metric": metric} | found)
     return pd.DataFrame(rows)
 
 
@@ -92,7 +93,7 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
     """What each method passes on beside word-level KD, over the same rows, those of T less S.
 
     Columns: method, size, metric ("difference" of the two shares, paired over rows; "ratio" of the
-    two counts), value, lo, hi, n (rows of T less S), same_sign (of the difference).
+    two counts), value, lo, hi, n (rows of T less S); of the difference p, discordant, same_sign.
     """
     gap = frame[frame["in_teacher"] & ~frame["in_sft"]]
     gap = gap.assign(row_id=gap["size"] + " " + gap["row_id"])  # once for each size
@@ -107,11 +108,12 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
             both = a.merge(b, on=ROW)
             top, bottom = (both[f"in_distilled_{one}"].to_numpy(float) for one in "xy")
             ratio = top.sum() / bottom.sum() if bottom.any() else np.nan
-            interval = stats.quotient(both["group_x"], top, bottom) if top.any() else NOTHING
+            counts = (both["group_x"], top, bottom, both["seed"])
+            interval = stats.quotient(*counts) if top.any() else NOTHING
             found = {"difference": stats.paired_difference(a, b, "in_distilled")}
             found["ratio"] = stats.line(ratio, interval)
         rows += [names | {"metric": metric} | line for metric, line in found.items()]
-    columns = [*MODEL, "metric", "value", "lo", "hi", "n", "same_sign"]
+    columns = [*MODEL, "metric", "value", "lo", "hi", "n", "p", "discordant", "same_sign"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -121,6 +123,7 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
     Over all ordered pairs of seeds that share a row. Columns: method, size, metric: again (share
     memorized in the other seed, of the pairs memorized in the one), rate (of all pairs: what it
     would be if seeds had nothing in common), gain (again - rate); value, lo, hi, n (pairs), groups.
+    A pair holds two seeds: intervals are over groups alone, for these seeds.
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:
@@ -132,12 +135,12 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
         again, rate = stats.ratio(groups, both, first), stats.ratio(groups, first, pairs_of)
         interval = NOTHING
         if not np.isnan([again["lo"], rate["lo"]]).any():
-            drawn = stats.resampled(groups, [both, first, pairs_of]).T
+            sums = stats.resampled(groups, [both, first, pairs_of]).T
             with np.errstate(invalid="ignore"):  # a draw may hold no row that was memorized
-                interval = stats.percentiles(drawn[0] / drawn[1] - drawn[1] / drawn[2])
+                interval = stats.interval(sums[0] / sums[1] - sums[1] / sums[2])
         gain = again | stats.line(again["value"] - rate["value"], interval)
         of = {"again": again, "rate": rate, "gain": gain}
         return [{"metric": metric} | line for metric, line in of.items()]
 
     rows = natural(tuples[tuples["method"] != "base"], "member")
-    return stats.each(rows, MODEL, lines).drop(columns="hits")
+    return stats.each(rows, MODEL, lines).drop(columns=["hits", "hit_groups"])

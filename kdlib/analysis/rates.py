@@ -10,14 +10,16 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.config.exact_match import FULL, WINDOW, exact
-from kdlib.config.methods import PAPER, ordered
+from kdlib.config.methods import DISTILLED, PAPER, ordered
 from kdlib.config.profile import Profile
 from kdlib.errors import KdlibError
 from kdlib.stats import Line, bootstrap, each, line, paired_difference, rate
 
 Frames = dict[str, pd.DataFrame]
+Model = tuple[str, str]  # method and size
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
 MEASURES = ("rouge1", "rouge2", "rougeL", "similarity")  # the last, where there is an encoder
+SAME = 0.2  # of what SFT adds to its base: a smaller difference is "as useful"
 WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
 TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "lo", "hi", "seed", *IDENTITY[4:]]
@@ -160,9 +162,9 @@ def trivial(profile: Profile, seeds: Sequence[int]) -> pd.DataFrame:
 def beats_trivial(answers: pd.DataFrame, trivial: pd.DataFrame) -> pd.DataFrame:
     """Whether the teacher's greedy answers to held-out rows beat each trivial answerer's.
 
-    Columns: against, metric (MEASURES that both have), value, lo, hi, n, same_sign (the paired
-    difference, all seeds together), beats: the whole interval lies above 0 and every seed agrees.
-    Unless all do, the teacher is of no proven use. KdlibError: they answer other rows.
+    Columns: against, metric (MEASURES that both have), what `stats.paired_difference` gives of all
+    seeds together, and beats: the whole interval lies above 0 and every seed agrees. Unless all do,
+    the teacher is of no proven use. KdlibError: they answer other rows.
     """
     asked, rows = "decoding == 'greedy' and split == 'held_out'", []
     teacher, against = answers.query(f"method == 'teacher' and {asked}"), trivial.query(asked)
@@ -188,30 +190,49 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences between models: per seed and pooled (seed "all").
+    """Paired differences between models at the end of training: per seed and pooled (seed "all").
 
-    Columns: comparison (to_sft of every method; order and size of the paper's, whose claims need
-    them), method, size, against, metric, seed, value, lo, hi, n, same_sign.
+    Columns: comparison, method, size, against, metric, seed, margin (as `usefulness_margins`), and
+    what `stats.paired_difference` gives. Comparisons: to_sft of every method; of the paper's alone
+    order (of methods at one size) and size (metric less_than_sft: a method's difference to SFT, at
+    a size less that at the next larger).
     """
     members, sizes = natural(tuples, "member"), student_sizes(tuples)
-    frames = {"exact_rate": members.assign(exact_rate=members["hit"].astype(float))}
-    frames |= {"rougeL": answers.query("decoding == 'greedy' and split == 'held_out'")}
-    pairs, rows = [], []
+    hits = members.assign(exact_rate=members["hit"].astype(float))
+    asked = answers.query("decoding == 'greedy' and split == 'held_out'")
+    sft = hits[hits["method"] == "sft"].set_index(["size", *ROW])["exact_rate"]
+    gaps = hits.join(sft.rename("sft"), on=["size", *ROW])
+    gaps["less_than_sft"] = gaps["exact_rate"] - gaps["sft"]
+    frames = {"exact_rate": hits, "rougeL": asked, "less_than_sft": gaps}
+    margins, least_first = usefulness_margins(asked), ("minillm", "word_kd", "seq_kd_beam")
+    pairs: list[tuple[str, str, Model, Model]] = []
     for size in sizes:
-        pairs += [("to_sft", (method, size), ("sft", size)) for method in distilled(tuples)]
-        order = combinations(("minillm", "word_kd", "seq_kd_beam"), 2)  # claim C3: least first
-        pairs += [("order", (lower, size), (upper, size)) for lower, upper in order]
-    steps = list(pairwise(sizes))
-    pairs += [("size", (one, smaller), (one, larger)) for one in PAPER for larger, smaller in steps]
-    for kind, one, other in pairs:
+        for method, metric in product(distilled(tuples), ("exact_rate", "rougeL")):
+            pairs.append(("to_sft", metric, (method, size), ("sft", size)))
+        for lower, upper in combinations(least_first, 2):
+            pairs.append(("order", "exact_rate", (lower, size), (upper, size)))
+    for method, (larger, smaller) in product(DISTILLED, pairwise(sizes)):
+        pairs.append(("size", "less_than_sft", (method, smaller), (method, larger)))
+    rows = []
+    for kind, metric, one, other in pairs:
         named = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
-        for metric in frames if kind == "to_sft" else ["exact_rate"]:
-            a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
-            for seed, x in (("all", a), *a.groupby("seed")):
-                y = b if seed == "all" else b[b["seed"] == seed]
-                facts = named | {"metric": metric, "seed": str(seed)}
-                rows.append(facts | paired_difference(x, y, metric))
+        margin = margins.get(one[1]) if metric == "rougeL" else None
+        a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
+        for seed, x in (("all", a), *a.groupby("seed")):
+            y = b if seed == "all" else b[b["seed"] == seed]
+            facts = named | {"metric": metric, "seed": str(seed), "margin": margin}
+            rows.append(facts | paired_difference(x, y, metric))
     return pd.DataFrame(rows)
+
+
+def usefulness_margins(asked: pd.DataFrame) -> dict[str, float]:
+    """By size: the difference in ROUGE-L below which two students are equally useful.
+
+    A fifth of what SFT adds to the model before fine-tuning; none where it adds nothing.
+    """
+    means = asked.groupby(["size", "method"])["rougeL"].mean()
+    added = {size: means[size, "sft"] - means[size, "base"] for size in student_sizes(asked)}
+    return {size: SAME * float(gain) for size, gain in added.items() if gain > 0}
 
 
 def spread(tidy: pd.DataFrame) -> pd.DataFrame:

@@ -42,10 +42,10 @@ def roc(score: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) -> pd.DataFrame:
-    """AUC and low-rate hits of score columns, with bootstrap intervals over groups.
+    """AUC and low-rate hits of score columns, with intervals over seeds and groups.
 
-    The frame has member (bool) and group besides. Columns: score, auc, then each of RATES (nan with
-    too few others), all with ..._lo and ..._hi, n_member, n_other.
+    The frame has member (bool), group and, if there are seeds, seed besides. Columns: score, auc,
+    then each of RATES (nan with too few others), all with ..._lo and ..._hi, n_member, n_other.
     """
     member = frame["member"].to_numpy(dtype=bool)
     others = int((~member).sum())
@@ -59,13 +59,15 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
 
     rows: dict[str, dict[str, Any]] = {column: {"score": column} for column in columns}
     names = product(columns, ("auc", *RATES))
-    for (column, name), one in zip(names, estimate(statistic, frame["group"], draws), strict=True):
-        rows[column] |= named(name, one)
+    found = estimate(statistic, frame["group"], frame.get("seed"), draws)
+    for (column, name), one in zip(names, found, strict=True):
+        ends = {end: float(np.clip(one[end], 0, 1)) for end in ("lo", "hi")}
+        rows[column] |= named(name, one | ends)
     return pd.DataFrame(rows.values()).assign(n_member=member.sum(), n_other=others)
 
 
 def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
-    """AUC of one column less that of another over the same rows: value, lo, hi, n, same_sign.
+    """AUC of one column less that of another over the same rows: value, lo, hi, p, n, same_sign.
 
     The interval is paired: both see the same draws. The frame has seed, member, group besides.
     """
@@ -74,7 +76,7 @@ def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
         first, second = (area(*counts(part[c], part["member"], weights)) for c in (one, other))
         return first - second
 
-    (found,) = estimate(lambda weights: gap(frame, weights)[None], frame["group"])
+    (found,) = estimate(lambda weights: gap(frame, weights)[None], frame["group"], frame["seed"])
     agreed = same_sign(gap(part)[0] for _, part in frame.groupby("seed"))
     return found | {"n": len(frame), "same_sign": agreed}
 

@@ -176,10 +176,10 @@ class MeasureSettings(Settings):
     sampled_rows: Positive = 100  # of these, answered once per sample seed too
     sample_seeds: Annotated[tuple[Seed, ...], Distinct] = (10, 20, 30, 40, 50)
     # held-out rows answered greedily after every epoch of training, too; 0 is in no dump, as below
-    path_rows: Count = Field(0, exclude_if=lambda rows: rows == 0)
+    path_rows: Count = Field(default=0, exclude_if=lambda rows: rows == 0)
     # of sentences: a folder, a hub name, or "package:NAME" of model.packaged; with it answers are
     # compared in meaning, too. None is in no dump: what was made before keeps its identity
-    encoder: str | None = Field(None, exclude_if=lambda encoder: encoder is None)
+    encoder: str | None = Field(default=None, exclude_if=lambda encoder: encoder is None)
 
 
 class ProbeSettings(Settings):

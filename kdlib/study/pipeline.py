@@ -94,7 +94,7 @@ def study(profile: str, seeds: str, methods: str, cores: int, gpu_jobs: int | No
             runs.write_text(config, json.dumps(given))
             for place in private:  # may hold text of private data: no part of any repository
                 runs.write_text(place / ".gitignore", "*\n")
-            shared = gpu_jobs or (4 if name in ("smoke", "laptop") else 1)  # small models share
+            shared = gpu_jobs or (4 if name in ("smoke", "tiny") else 1)  # small models share
             done = _snakemake(config, cores, shared)
     except Timeout:
         busy = f"PROFILE={profile} is being run already; wait for it or stop it"

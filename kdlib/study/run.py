@@ -8,18 +8,22 @@ from typing import Any
 
 from kdlib import runs
 from kdlib.config.methods import METHODS, Method, label
-from kdlib.config.profile import TEACHER, Profile
+from kdlib.config.profile import TEACHER, MethodSettings, Profile
 from kdlib.config.sections import DataSettings, TokenSettings, TrainSettings
 from kdlib.data import pool
 from kdlib.data.stream_rows import require_plain
-from kdlib.errors import KdlibError
+from kdlib.distill import objectives
+from kdlib.errors import KdlibError, clearly
 from kdlib.model import checkpoints, packaged, tokens
 
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
 MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
+VARIED_BY = "17_cause"  # the notebook that varies text, objective and length
 UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
+# What was made before methods had these coefficients keeps its identity
+LATER = {"temperature": 1.0}
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,28 @@ class Run:
     part: str = ""  # name of the folder of a run that leaves rows out
     left_out: frozenset[str] = frozenset()  # row ids that are measured and not trained on
     own_teacher: bool = False  # whether the teacher too was trained without them
+    text: str = ""  # whose text it reads, where that is not its method's
+    objective: str = ""  # what it minimizes, likewise
+    times: int = 1  # so many times the profile's epochs
 
     def changing(self, **coefficients: float) -> "Run":
-        """The same run with other coefficients."""
-        return replace(self, ablation=tuple(coefficients.items()))
+        """The same run with other coefficients; those that it has anyway change nothing."""
+        usual = replace(self, ablation=()).coefficients
+        changed = {name: value for name, value in coefficients.items() if usual.get(name) != value}
+        return replace(self, ablation=tuple(changed.items()))
+
+    def varied(self, text: str = "", objective: str = "") -> "Run":
+        """The same run on another text, or with another objective; its method's change nothing.
+
+        A coefficient that the objective needs and the method lacks has its published value.
+        """
+        own = replace(self, text="", objective="").recipe
+        text = "" if text == own.text else text
+        return replace(self, text=text, objective="" if objective == own.objective else objective)
+
+    def longer(self, times: int) -> "Run":
+        """The same run for so many times the profile's epochs, from 1 on."""
+        return replace(self, times=times)
 
     def without(self, left_out: Iterable[str], part: str, *, own_teacher: bool = False) -> "Run":
         """The same run with these member rows left out; other rows need another name."""
@@ -46,7 +68,7 @@ class Run:
     @property
     def teacher(self) -> "Run":
         """The teacher from which this student learns."""
-        teacher = replace(self, method=TEACHER, size=TEACHER, ablation=())
+        teacher = replace(self, method=TEACHER, size=TEACHER, ablation=()).varied().longer(1)
         return teacher if self.own_teacher else teacher.without((), "")
 
     @property
@@ -57,35 +79,52 @@ class Run:
     @property
     def label(self) -> str:
         """Its name in tables and messages, such as "SFT, middle"."""
-        return self.method if self.method == self.size else f"{label(self.method)}, {self.size}"
+        if self.method == self.size:
+            return self.method
+        variation = (f", {name} = {value}" for name, value in self.variation.items())
+        return f"{label(self.method)}, {self.size}{''.join(variation)}"
+
+    @property
+    def variation(self) -> dict[str, Any]:
+        """What differs from its method and the profile: text, objective, times."""
+        given = {"text": self.text, "objective": self.objective, "times": self.times}
+        return {name: value for name, value in given.items() if value not in ("", 1)}
 
     @property
     def recipe(self) -> Method:
         """Whose text it reads and what it minimizes there; a teacher is fine-tuned on the rows."""
-        return METHODS["sft"] if self.method == TEACHER else self.profile.method(self.method)
+        own = METHODS["sft"] if self.method == TEACHER else self.profile.method(self.method)
+        text, objective = self.text or own.text, self.objective or own.objective
+        lacking = objectives.published(self.objective)
+        changed = {"text": text, "objective": objective, "coefficients": lacking | own.coefficients}
+        return own.model_copy(update=changed)
 
     @property
     def notebook(self) -> str:
         """The notebook that makes it."""
-        return MADE_BY.get(self.method) or self.recipe.notebook
+        return MADE_BY.get(self.method) or (VARIED_BY if self.variation else self.recipe.notebook)
 
     @property
     def settings(self) -> TrainSettings:
         """How it is trained, here."""
         how = self.profile.train_settings(self.method, self.size)
         precision = checkpoints.resolved(how.precision, checkpoints.device())
-        return how.model_copy(update={"precision": precision})
+        return how.model_copy(update={"precision": precision, "epochs": how.epochs * self.times})
 
     @property
     def coefficients(self) -> dict[str, float]:
         """The method's coefficients, by name."""
-        own, given = self.method not in (BASE, TEACHER), dict(self.ablation)
-        return self.profile.coefficients(self.method, **given) if own else {}
+        if self.method in (BASE, TEACHER):
+            return {}
+        own = self.profile.methods.get(self.method, MethodSettings()).changed
+        with clearly(f"profile '{self.profile.name}'"):
+            return self.recipe.checked(own | dict(self.ablation))
 
     @property
     def folder(self) -> Path:
         """Where the model and its measurements lie."""
         changed = "".join(f"-{name}={value:g}" for name, value in self.ablation)
+        changed += "".join(f"-{name}={value}" for name, value in self.variation.items())
         above = runs.seed_dir(self.profile.name, self.seed) / self.part
         return above / f"{self.method}-{self.size}{changed}"
 
@@ -107,12 +146,13 @@ class Run:
         if self.method != BASE:
             facts.append(self.settings.model_dump())
         if self.method not in (BASE, TEACHER):
-            facts.append(self.coefficients)
-            if self.method != "sft":
+            given = self.coefficients
+            facts.append({name: given[name] for name in given if LATER.get(name) != given[name]})
+            if self.method != "sft" or self.text or self.objective:
                 facts.append(self.teacher.identity)
             if changed := decoding(p, self.recipe.text):  # what was made before keeps its identity
                 facts.append(changed)
-            if self.method not in METHODS:
+            if self.method not in METHODS or self.text or self.objective:
                 facts.append([self.recipe.text, self.recipe.objective])
         if self.left_out:
             facts.append(sorted(self.left_out))

@@ -99,15 +99,16 @@ def test_scored_holds_every_score_where_it_can_be_had():
 
 
 def test_reversals_finds_the_pair_that_is_ordered_differently():
+    aucs, seeds = {"base": 0.0, "sft": 3.0, "word_kd": 1.0, "minillm": 0.2}, (0, 1, 2, 3)
     found = attacks.scored(
-        study({"base": 0.0, "sft": 3.0, "word_kd": 1.0, "minillm": 0.2}).query("size == 'middle'"),
+        study(aucs, seeds).query("size == 'middle'"),
         pd.Series(20, [f"r{i}" for i in range(60)]),
         pd.DataFrame(
             2.0,
-            pd.MultiIndex.from_product([(0, 1), [f"r{i}" for i in range(60)]]),
+            pd.MultiIndex.from_product([seeds, [f"r{i}" for i in range(60)]]),
             [0, 1],
         ).rename_axis(["seed", "row_id"])
-        + np.random.default_rng(0).uniform(0, 1, (120, 2)),
+        + np.random.default_rng(0).uniform(0, 1, (240, 2)),
         "middle",
     )
     members = found[found["member"] & (found["method"] != "base")]

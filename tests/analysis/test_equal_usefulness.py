@@ -49,7 +49,7 @@ def test_each_is_stopped_where_both_are_as_useful_and_it_memorizes_least():
     table = equal.differences(notes, useful, pd.DataFrame([stop | {"epoch": 3.0}]))
     memorized, gain = table.set_index("metric").loc[["memorized", "useful"]].to_dict("records")
     assert memorized["sft"] == pytest.approx(0.6, abs=0.1)
-    assert memorized["value"] == pytest.approx(-0.5, abs=0.1) and memorized["hi"] < -0.4
+    assert memorized["value"] == pytest.approx(-0.5, abs=0.1) and memorized["hi"] < -0.3
     assert gain["value"] == pytest.approx(-0.045, abs=0.01)
 
 

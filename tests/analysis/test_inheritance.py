@@ -48,7 +48,7 @@ def test_contrasts_are_paired_over_the_rows_of_the_teacher_alone():
     frame = inheritance.sets(shared_rows())
     gap = frame[frame["in_teacher"] & ~frame["in_sft"]]
     # hand everything down in sequence-level KD
-    frame.loc[gap.index[gap["method"] == "seq_kd"], "in_distilled"] = True
+    frame.loc[gap.index[gap["method"] == "seq_kd_beam"], "in_distilled"] = True
     table = inheritance.contrasts(frame).set_index(["size", "metric"])
     soft = gap.loc[gap["method"] == "word_kd", "in_distilled"]
     assert table.loc[("all", "difference"), "value"] == pytest.approx(1 - soft.mean())
@@ -57,6 +57,8 @@ def test_contrasts_are_paired_over_the_rows_of_the_teacher_alone():
     assert table.loc[("all", "difference"), "same_sign"]
     lo, hi = table.loc[("all", "ratio"), ["lo", "hi"]]
     assert 1 < lo < len(soft) / soft.sum() < hi
+    assert table.loc[("all", "difference"), "p"] < 0.05
+    assert table.loc[("all", "difference"), "discordant"] >= 10
     empty = inheritance.contrasts(frame.assign(in_teacher=False))
     assert empty["value"].isna().all() and not empty["same_sign"].any()
 

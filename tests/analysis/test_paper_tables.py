@@ -23,10 +23,10 @@ def test_the_papers_figures_stand_by_size_from_the_largest_on():
 
 
 def test_further_methods_follow_without_a_figure():
-    first, _ = tables(methods=(*PAPER, "gkd", "minillm"))
+    first, _ = tables(methods=(*PAPER, "gkd", "rkld"))
     first = first.set_index(["method", "size"])
     assert first["paper"].count() == 13
-    assert [*first.index[-6::3]] == [("gkd", "large"), ("minillm", "large")]
+    assert [*first.index[-6::3]] == [("rkld", "large"), ("gkd", "large")]
 
 
 def test_with_other_sizes_the_papers_students_stay_away():

@@ -10,7 +10,7 @@ import studies
 from kdlib import runs
 from kdlib.analysis import rates
 from kdlib.config import exact_match
-from kdlib.config.methods import PAPER
+from kdlib.config.methods import DISTILLED, PAPER
 from kdlib.config.profile import load_profile
 from kdlib.errors import KdlibError
 
@@ -50,9 +50,8 @@ def test_any_number_of_sizes(sizes):
     assert rates.student_sizes(tuples) == list(sizes)
     gaps = rates.differences(tuples, answers)
     assert list(dict.fromkeys(gaps["size"])) == list(sizes)
-    assert len(gaps[(gaps["comparison"] == "size") & (gaps["seed"] == "all")]) == 4 * (
-        len(sizes) - 1
-    )
+    pooled = gaps[(gaps["comparison"] == "size") & (gaps["seed"] == "all")]
+    assert len(pooled) == len(DISTILLED) * (len(sizes) - 1)
 
 
 def test_repetitions_count_canaries_as_planted_and_rows_as_they_are():
@@ -131,18 +130,19 @@ def said(scores, seeds=3, n=40, metric="rougeL"):
 
 def test_the_teacher_beats_what_it_beats_with_its_interval_and_in_every_seed():
     answers = said({"teacher": (0.5, 0.0), "sft": (0.9, 0.0)})
-    trivial = said({"low": (0.3, 0.1), "near": (0.499, 0.2), "above": (0.6, 0.05)})
+    trivial = said({"low": (0.3, 0.1), "near": (0.47, 0.2), "above": (0.6, 0.05)})
     table = rates.beats_trivial(answers, trivial).set_index("against")
     assert table["beats"].to_dict() == {"low": True, "near": False, "above": False}
     low, near = table.loc["low"], table.loc["near"]
     held_out = trivial.query("method == 'low' and split == 'held_out' and decoding == 'greedy'")
     assert low["value"] == pytest.approx(0.5 - held_out["rougeL"].mean()) and low["n"] == 120
-    assert 0 < low["lo"] < low["value"] < low["hi"] and near["lo"] < 0 < near["hi"]
+    assert 0 < low["lo"] < low["value"] < low["hi"]
+    assert near["lo"] < 0 < near["value"] and near["same_sign"]
     assert set(table["metric"]) == {"rougeL"}
-    one_seed = trivial["seed"].eq(2) & trivial["method"].eq("low")
-    split = trivial.assign(rougeL=trivial["rougeL"].mask(one_seed, 0.51))
-    table = rates.beats_trivial(answers, split).set_index("against").loc["low"]
-    assert table["lo"] > 0 and not table["same_sign"] and not table["beats"]
+    answers, trivial = (said(one, seeds=8) for one in ({"teacher": (0.5, 0)}, {"low": (0.3, 0.1)}))
+    apart = trivial.assign(rougeL=trivial["rougeL"].mask(trivial["seed"] == 2, 0.51))
+    (line,) = rates.beats_trivial(answers, apart).to_dict("records")
+    assert line["lo"] > 0 and not line["same_sign"] and not line["beats"]
 
 
 def test_every_measure_that_both_have_is_judged():

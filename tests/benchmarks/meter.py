@@ -1,6 +1,6 @@
 """The one-pass meter against greedy decoding of the same tuples, side by side in one run.
 
-`make bench` writes data/results/bench/meter-<device>.csv. Models have the laptop profile's shapes
+`make bench` writes data/results/bench/meter-<device>.csv. Models have the tiny profile's shapes
 and weights from a seed (speed does not depend on what they know); the tuples are the first of the
 laptop profile's pool. Decoding writes the window of 50 tokens for each, as published code does, by
 `generate` with a key-value cache, prompts sorted by length, at its best batch size; the meter reads
@@ -60,7 +60,7 @@ def best_of(work, device) -> int:
 
 def main() -> None:
     """Time every size; write and print the table."""
-    profile, device = load_profile("laptop"), checkpoints.device()
+    profile, device = load_profile("tiny"), checkpoints.device()
     pool = rowpool.load_pool(profile.data).head(TUPLES).to_dict("records")
     texts = [row["instruction"] + row["context"] + row["response"] for row in pool]
     tokenizer = tokens.train_tokenizer(texts, profile.tokens.vocabulary)

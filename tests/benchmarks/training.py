@@ -1,6 +1,6 @@
 """Training speed against the libraries one would use instead, side by side in one run.
 
-`make bench` writes data/results/bench/training-<device>.csv. Same models (the laptop profile's
+`make bench` writes data/results/bench/training-<device>.csv. Same models (the tiny profile's
 shapes, weights from a seed), rows, batch, steps and optimizer; each side in the faster of bf16 and
 fp32, peers also in the faster of SDPA and eager attention. Peers: TRL's SFTTrainer, GKDTrainer
 and DistillationTrainer, and a plain transformers.Trainer with the loss written out; length-grouped
@@ -265,8 +265,8 @@ PEERS = {
 
 
 def laptop(folder: Path) -> Bench:
-    """The laptop profile's rows and vocabulary, its teacher and its middle student."""
-    profile = load_profile("laptop")
+    """The tiny profile's rows and vocabulary, its teacher and its middle student."""
+    profile = load_profile("tiny")
     pool = rowpool.load_pool(profile.data).head(ROWS).to_dict("records")
     written = [row["instruction"] + row["context"] + row["response"] for row in pool]
     tokenizer = tokens.train_tokenizer(written, profile.tokens.vocabulary)

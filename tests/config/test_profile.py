@@ -48,16 +48,17 @@ def smoke(tmp_path):
 def test_shipped_profiles_are_valid(name):
     profile = load_profile(name)
     assert profile.name == name
-    assert profile.from_scratch == (name != "paper")
-    assert profile.sizes == ("large", "middle", "small") and profile.probe_size == "middle"
+    assert profile.from_scratch == (name in ("smoke", "tiny"))
+    assert {profile.cut(size) for size in profile.sizes} == {name in ("laptop", "gpu")}
+    assert set(profile.sizes) <= {"large", "middle", "small"} and profile.probe_size == "middle"
 
 
 def test_rates_and_lengths_of_the_paper_go_by_size_and_method():
     profile = load_profile("paper")
     found = {(m, s): profile.train_settings(m, s) for m in PAPER for s in profile.sizes}
-    assert {key: one.lr for key, one in found.items()} == {
-        (m, s): 5e-4 if s == "small" else 1e-4 for m in PAPER for s in profile.sizes
-    }
+    rates = {(m, s): 5e-4 if s == "small" else 1e-4 for m in PAPER for s in profile.sizes}
+    rates |= {("minillm", size): 5e-6 for size in profile.sizes}
+    assert {key: one.lr for key, one in found.items()} == rates
     assert {s: found["sft", s].epochs for s in profile.sizes} == {
         "large": 10,
         "middle": 20,
@@ -233,7 +234,8 @@ def test_bad_settings(smoke, old, new, message):
         (CALIBRATION.replace("[1e-3, 2e-3]", "[1e-3, 1e-3]"), "calibration.rates.*each once"),
         (CALIBRATION.replace("teacher = 1, ", ""), "calibration.*max_epochs lacks teacher"),
         (CALIBRATION.replace("teacher = 1, ", "teacher = 0, "), "calibration.max_epochs.teacher"),
-        (f"{CALIBRATION}student_band = [0.6, 0.3]", "student_band = .0.6, 0.3.: the first must be"),
+        (f"{CALIBRATION}band = [0.6, 0.3]", "band = .0.6, 0.3.: the first must be"),
+        (f"{CALIBRATION}target = {{ teacher = 0.6 }}", "calibration.*target lacks student"),
         ("\n[unknown]\nx = 1", "unknown: Extra inputs"),
     ],
 )
@@ -355,8 +357,8 @@ def test_methods_of_the_paper_are_always_run():
     for text in ("paper", "", " ", None):
         assert read_methods(text, profile) == PAPER
     assert read_methods("all", profile) == read_methods("all gkd", profile) == tuple(METHODS)
-    assert read_methods("minillm gkd", profile) == (*PAPER, "gkd", "minillm")
-    assert read_methods("minillm,gkd", profile) == (*PAPER, "gkd", "minillm")
+    assert read_methods("imitkd gkd", profile) == (*PAPER, "imitkd", "gkd")
+    assert read_methods("gkd,imitkd", profile) == (*PAPER, "imitkd", "gkd")
     with pytest.raises(KdlibError, match="METHODS: 'gdk' is no method; known: sft, word"):
         read_methods("gkd gdk", profile)
 

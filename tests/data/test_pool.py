@@ -119,7 +119,7 @@ def test_halves_part_the_members_and_keep_groups_together(settings):
 
 
 @pytest.mark.slow
-def test_pool_of_the_laptop_profile_is_the_one_of_the_data_card():
+def test_pool_of_the_tiny_profile_is_the_one_of_the_data_card():
     card = (Path(__file__).resolve().parents[2] / "data" / "README.md").read_text("utf-8")
-    pool = rowpool.load_pool(load_profile("laptop").data)
+    pool = rowpool.load_pool(load_profile("tiny").data)
     assert rowpool.data_hash(pool) == "4477ccb6e731f05f" and "`4477ccb6e731f05f`" in card

@@ -17,7 +17,7 @@ from kdlib.errors import KdlibError
 from kdlib.report import results
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "data" / "results" / "laptop"
+RESULTS = ROOT / "data" / "results" / "tiny"
 README = (ROOT / "README.md").read_text("utf-8")
 NEEDED = ("table1", "table2", "claims", "metrics", "lengths")
 SIZES = [("large", "middle", "small"), ("only",), ("xl", "big", "mid", "tiny")]
@@ -155,7 +155,7 @@ def test_one_sentence_of_a_method():
 
 def test_readme_says_what_the_committed_tables_say(monkeypatch):
     if not all((RESULTS / f"{name}.csv").is_file() for name in NEEDED):
-        pytest.skip("no reference run in data/results/laptop")
+        pytest.skip("no reference run in data/results/tiny")
     changed = subprocess.run(
         ["git", "-C", str(ROOT), "status", "--porcelain", "--", str(RESULTS)],
         capture_output=True,
@@ -163,10 +163,10 @@ def test_readme_says_what_the_committed_tables_say(monkeypatch):
         check=False,
     )
     if changed.stdout:
-        pytest.skip("data/results/laptop was made anew here and is not committed")
+        pytest.skip("data/results/tiny was made anew here and is not committed")
     monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
     block = README.split(results.BEGIN)[1].split(results.END)[0]
-    assert block.strip() == results.readme_block("laptop"), "run results.update_readme('laptop')"
+    assert block.strip() == results.readme_block("tiny"), "run results.update_readme('tiny')"
 
 
 def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):

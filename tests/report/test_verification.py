@@ -9,7 +9,7 @@ import pytest
 from kdlib.errors import KdlibError
 from kdlib.report import verification
 
-COMMITTED = Path(__file__).resolve().parents[2] / "data" / "results" / "laptop"
+COMMITTED = Path(__file__).resolve().parents[2] / "data" / "results" / "tiny"
 
 
 @pytest.fixture

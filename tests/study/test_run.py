@@ -13,7 +13,7 @@ from kdlib.study.run import Run, load_rows, require
 
 DONE = {"base", "teacher", *ALL}
 DISTILLED = set(ALL) - {"sft"}
-GROUND = ["cpu", "4477ccb6e731f05f"]  # device, hash of the laptop profile's pool
+GROUND = ["cpu", "4477ccb6e731f05f"]  # device, hash of the tiny profile's pool
 PINNED = ["torch 2.13.0+cpu", "transformers 5.23.0", "tokenizers 0.23.3"]
 
 
@@ -31,14 +31,14 @@ PINNED = ["torch 2.13.0+cpu", "transformers 5.23.0", "tokenizers 0.23.3"]
 def test_identities_of_the_reference_run_are_kept(monkeypatch, method, size, identity):
     """Under another identity, what was made before would be made again."""
     monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
-    assert Run(load_profile("laptop"), 0, method, size).identity == identity
+    assert Run(load_profile("tiny"), 0, method, size).identity == identity
 
 
 @pytest.fixture
 def bf16(monkeypatch):
-    """The laptop profile as it was when its precision was bf16."""
+    """The tiny profile as it was when its precision was bf16."""
     monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
-    profile = load_profile("laptop")
+    profile = load_profile("tiny")
     parts = {name: getattr(profile, name) for name in ("teacher", "student")}
     rounded = {k: one.model_copy(update={"precision": "bf16"}) for k, one in parts.items()}
     return profile.model_copy(update=rounded)
@@ -71,7 +71,7 @@ def test_what_the_reference_run_stands_on(monkeypatch):
     """The hash of its pool is pinned in tests/data/test_pool.py."""
     monkeypatch.setattr(study_run, "load_pool", lambda _: "the pool")
     monkeypatch.setattr(study_run.pool, "data_hash", {"the pool": GROUND[1]}.get)
-    found = study_run.ground(load_profile("laptop"))
+    found = study_run.ground(load_profile("tiny"))
     if found[2:] != PINNED or found[0] != "cpu":
         pytest.skip(f"identities were recorded under {PINNED} on a CPU, here are {found}")
     assert found == [*GROUND, *PINNED]

@@ -1,0 +1,200 @@
+"""What carries recitation: whose text is read, what is minimized, or the number of steps.
+
+A student is known by its name in `study.cause.students`, which stands in the column method; "sft"
+is one of them. `notes` are what was noted of them through training and `useful` their usefulness,
+as in `equal_usefulness`, whose functions take these frames too. `last` are their member rows when
+training ended (`ends`). Taught in notebook 17_cause.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlib import runs
+from kdlib.analysis.companion_claims import Judged
+from kdlib.analysis.equal_usefulness import at, margins, members
+from kdlib.analysis.rates import Frames, noted
+from kdlib.stats import ALPHA, Line, each, judgeable, paired_difference, ratio, row_text
+
+LESS = 0.05  # of the member rows: who recites less than SFT by no more than that recites as much
+ENOUGH = 2 * LESS  # that SFT has to recite, for "as much" to mean anything
+# Cross-entropy on a student's own text has a gradient of 0 on average: nobody teaches it anything
+UNTAUGHT = ("student", "cross_entropy")
+ROW = ["seed", "row_id", "group"]
+
+Pairs = Mapping[str, tuple[str, str]]  # by name: text and objective
+
+
+def read(folders: Mapping[str, Iterable[Path]]) -> Frames:
+    """Frames paths and, where answers were noted, path_answers of finished runs, by their name."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for name, folder in ((name, one) for name, of_seeds in folders.items() for one in of_seeds):
+        tables = {"paths": noted(folder)}
+        if (file := folder / "path_answers.parquet").is_file():
+            group = tables["paths"].groupby("row_id")["group"].first()
+            tables["path_answers"] = pd.read_parquet(file).join(group, on="row_id")
+        manifest = runs.read_manifest(folder) or {}
+        facts = {"method": name} | {key: manifest[key] for key in ("size", "seed")}
+        for table, frame in tables.items():
+            parts.setdefault(table, []).append(frame.assign(**facts))
+    return {table: pd.concat(frames, ignore_index=True) for table, frames in parts.items()}
+
+
+def memorized(notes: pd.DataFrame) -> pd.DataFrame:
+    """Memorized share of the member rows: method, epoch, what `stats.ratio` gives, and nats."""
+
+    def numbers(rows: pd.DataFrame) -> Line:
+        share = ratio(rows["group"], rows["value"], np.ones(len(rows)), rows["seed"])
+        return share | {"nats": rows["nats_per_token"].mean()}
+
+    return each(members(notes), ["method", "epoch"], numbers)
+
+
+def ends(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of each method's last epoch, of `members` or of `memorized`."""
+    return frame[frame["epoch"] == frame.groupby("method")["epoch"].transform("max")]
+
+
+def less_than_sft(last: pd.DataFrame) -> pd.DataFrame:
+    """What each student memorizes less SFT: method, and what `stats.paired_difference` gives."""
+    sft, others = last[last["method"] == "sft"], last[last["method"] != "sft"]
+    return each(others, ["method"], lambda rows: paired_difference(rows, sft, "value"))
+
+
+def effects(last: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
+    """Main effects of texts and objectives on what is memorized, and the differences of these.
+
+    Lines: text, objective, and what `stats.paired_difference` gives. With a text alone: what is
+    memorized of the rows when it is read, less when they are read themselves, mean over objectives.
+    With an objective alone: less with cross-entropy, mean over texts. With both: the text's effect
+    less the objective's, below 0 where the text takes more away. `pairs` is the whole grid, whose
+    first text and objective the others are held against. UNTAUGHT memorizes nothing, whatever the
+    cause, and enters no mean: objectives are compared on the texts where cross-entropy teaches.
+    """
+    wide = last.pivot(index=ROW, columns="method", values="value").reset_index()
+    named = {pair: name for name, pair in pairs.items()}
+    texts, objectives = (list(dict.fromkeys(one)) for one in zip(*pairs.values(), strict=True))
+    zero = wide[ROW].assign(value=0.0)
+
+    def gap(cells: list[tuple[str, str]], against: list[tuple[str, str]]) -> pd.DataFrame:
+        a, b = (wide[[named[pair] for pair in side]].mean(axis=1) for side in (cells, against))
+        return zero.assign(value=a - b)
+
+    of_text, of_objective = {}, {}
+    for text in texts[1:]:
+        over = [how for how in objectives if (text, how) != UNTAUGHT]
+        of_text[text] = gap([(text, how) for how in over], [(texts[0], how) for how in over])
+    over = [text for text in texts if (text, objectives[0]) != UNTAUGHT]
+    for how in objectives[1:]:
+        of_objective[how] = gap([(x, how) for x in over], [(x, objectives[0]) for x in over])
+    pairings = [(text, "", one, zero) for text, one in of_text.items()]
+    pairings += [("", how, one, zero) for how, one in of_objective.items()]
+    pairings += [(text, how, of_text[text], of_objective[how])
+                 for text in of_text for how in of_objective]  # fmt: skip
+    lines = [{"text": text, "objective": how} | paired_difference(a, b, "value")
+             for text, how, a, b in pairings]  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def which_carries(effects: pd.DataFrame) -> Judged:
+    """Whether the text takes more recitation away than the objective; see claim A3."""
+    sure = (effects["p"] < ALPHA) & judgeable(effects) & effects["same_sign"].astype(bool)
+    below, above = (sure & side for side in (effects["value"] < 0, effects["value"] > 0))
+    by_text, by_objective = effects["objective"] == "", effects["text"] == ""
+    compared = ~by_text & ~by_objective
+    confirmed = below[compared].all() and below[by_text].all()
+    refuted = above[compared].all() and below[by_objective].all()
+    said = [
+        f"{one.text or one.objective} {row_text(one._asdict(), form='+.3f')}"
+        for one in effects[~compared].itertuples()
+    ]
+    evidence = f"the text takes more away in {below[compared].sum()}, the objective in "
+    evidence += f"{above[compared].sum()} of {compared.sum()} comparisons; effects: "
+    evidence += ", ".join(said)
+    return bool(confirmed), bool(refuted), evidence
+
+
+def convergence(
+    notes: pd.DataFrame, useful: pd.DataFrame, same_fit: pd.DataFrame, slow: Sequence[str]
+) -> pd.DataFrame:
+    """What `explained` judges, of students that were given more steps than SFT.
+
+    Lines: method, metric, value, lo, hi, and further columns of those functions: "end" (memorized
+    less SFT at its end), "same_fit" (the line of `equal_usefulness.same_fit`), "gain" (usefulness
+    after all steps less that after half of them). sft is what SFT memorizes where it is compared:
+    at its end, or at the least member loss that both reach; margin is that of usefulness.
+    """
+    last, lines = ends(members(notes)), []
+    sft, path = last[last["method"] == "sft"], memorized(notes).query("method == 'sft'")
+    for method in slow:
+        own = last[last["method"] == method]
+        (size,), epochs = set(own["size"]), own["epoch"].max()
+        (fit,) = same_fit[same_fit["method"] == method].to_dict("records")
+        there = np.interp(-fit["to"], np.maximum.accumulate(-path["nats"]), path["value"])
+        gain = paired_difference(*(at(useful, method, epochs / n) for n in (1, 2)), "value")
+        found = {
+            "end": paired_difference(own, sft, "value") | {"sft": sft["value"].mean()},
+            "same_fit": fit | {"sft": there},
+            "gain": gain | {"margin": margins(useful)[size]},
+        }
+        lines += [one | {"method": method, "metric": metric} for metric, one in found.items()]
+    return pd.DataFrame(lines)[["method", "metric", "value", "lo", "hi", "sft", "margin"]]
+
+
+def explained(convergence: pd.DataFrame) -> dict[str, str]:
+    """Why a student memorizes less than SFT after as many steps, by method; here it had more.
+
+    The rule was written before any reported seed was run. "undertrained": with more steps it
+    memorizes as much as SFT, at the end or at equal member loss, that is, LESS less is excluded
+    (where SFT memorizes ENOUGH). "protective": it does not, its difference at equal member loss
+    lies below 0, and its usefulness has stopped improving: in the second half of its steps a gain
+    of a fifth of what SFT adds to the model before fine-tuning is excluded. "open": neither, also
+    where the two paths pass no common member loss.
+    """
+    verdicts = {}
+    for method, lines in convergence.groupby("method", sort=False):
+        one = lines.set_index("metric")
+        as_much = (one["lo"] > -LESS) & (one["sft"] >= ENOUGH)
+        less = one["hi"]["same_fit"] < 0
+        stopped = one["hi"]["gain"] < one["margin"]["gain"]
+        protective = "protective" if less and stopped else "open"
+        verdicts[str(method)] = "undertrained" if as_much.any() else protective
+    return verdicts
+
+
+def protective(convergence: pd.DataFrame) -> Judged:
+    """Whether all methods that had more steps are `explained` as protective; see claim A4."""
+    verdicts = explained(convergence)
+    said = []
+    for method, lines in convergence.groupby("method", sort=False):
+        numbers = [f"{one['metric']} {row_text(one, form='+.3f', missing='none')}"
+                   for one in lines.to_dict("records")]  # fmt: skip
+        said.append(f"{method} {verdicts[str(method)]} ({', '.join(numbers)})")
+    found = set(verdicts.values())
+    return found == {"protective"}, "undertrained" in found, "; ".join(said)
+
+
+CLAIMS = {
+    "A3": (
+        "Whose text is read carries recitation, more than what is minimized there.",
+        "in the grid of texts (rows, teacher's, student's) and objectives (cross-entropy, forward "
+        "KL, reverse KL, JSD), all else as SFT's, at the end of training: the effect of each other "
+        "text is the difference to the rows, mean over objectives, that of each divergence the "
+        "difference to cross-entropy, mean over texts (without the student's own text under "
+        "cross-entropy, which teaches nothing); confirmed if each text's effect lies below 0 and "
+        "below that of each divergence, every seed agreeing; refuted if each divergence's lies "
+        "below 0 and below that of each text, every seed agreeing",
+        which_carries,
+    ),
+    "A4": (
+        "Reverse KL on the student's own text is protective, not undertrained.",
+        "on-policy RKL and MiniLLM, given four times the steps: undertrained if the student then "
+        "memorizes as much as SFT (5% of the rows less is excluded, where SFT memorizes 10%), at "
+        "the end or at equal member loss; protective if not, and at equal member loss it lies "
+        "below SFT, though in the second half of its steps a gain in usefulness by a fifth of what "
+        "SFT adds is excluded; confirmed if both are protective, refuted if one is undertrained",
+        protective,
+    ),
+}
