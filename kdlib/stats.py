@@ -119,14 +119,16 @@ def percentiles(drawn: np.ndarray) -> Interval:
     return (float(known[place]), float(known[-1 - place])) if 0 <= place < len(known) else NOTHING
 
 
+@np.errstate(invalid="ignore")
 def interval(replicates: np.ndarray, draws: int = DRAWS) -> Interval:
     """The middle of the draws, and the t interval over seeds; NOTHING if too few have a value."""
     (lo, hi), (error, freedom) = percentiles(replicates[-draws:]), _error(replicates[1:-draws])
     reach = stdtrit(freedom, 1 - ALPHA / 2) * error
     lo, hi = np.minimum(lo, replicates[0] - reach), np.maximum(hi, replicates[0] + reach)
-    return (float(lo), float(hi)) if np.isfinite(hi - lo) else NOTHING
+    return (float(lo), float(hi)) if np.isfinite([lo, hi]).all() else NOTHING
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # seeds may agree to the digit
 def p_value(replicates: np.ndarray, at: float = 0, draws: int = DRAWS) -> float:
     """Two-sided p-value of a number being `at`: under .05 exactly where `interval` leaves it out.
 
@@ -135,8 +137,7 @@ def p_value(replicates: np.ndarray, at: float = 0, draws: int = DRAWS) -> float:
     """
     drawn, (error, freedom) = replicates[-draws:], _error(replicates[1:-draws])
     tails = np.array([1 + (~(drawn > at)).sum(), 1 + (~(drawn < at)).sum()]) / (1 + draws)
-    with np.errstate(divide="ignore", invalid="ignore"):  # seeds may agree to the digit
-        t = (replicates[0] - at) / np.float64(error)
+    t = (replicates[0] - at) / np.float64(error)
     return float(min(1, 2 * np.fmax(tails, stdtr(freedom, np.array([-t, t]))).min()))
 
 

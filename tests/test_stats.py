@@ -108,8 +108,12 @@ def test_an_interval_holds_the_t_interval_of_the_means_of_seeds():
 def test_one_seed_alone_is_no_evidence():
     """Without it there is no value."""
     seeds, groups, _ = seeded()
-    lo, _ = stats.quotient(groups, seeds == 0, seeds == 0, seeds)
-    assert np.isnan(lo)
+    assert np.isnan(stats.quotient(groups, seeds == 0, seeds == 0, seeds)).all()
+    top, bottom = stats.resampled(groups, [seeds == 0, np.ones(120)], seeds).T
+    assert np.isfinite(stats.interval(top / bottom)).all()
+    with np.errstate(divide="ignore"):
+        unbounded = np.log(top / bottom)
+    assert np.isnan(stats.interval(unbounded)).all() and stats.p_value(unbounded) == 1
 
 
 def coverage(seeds, shared, effect=0.2, studies=500):

@@ -106,12 +106,13 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
         found = {"difference": none, "ratio": none}
         if a["group"].nunique() >= stats.MIN_GROUPS:
             both = a.merge(b, on=ROW)
-            top, bottom = (both[f"in_distilled_{one}"].to_numpy(float) for one in "xy")
-            ratio = top.sum() / bottom.sum() if bottom.any() else np.nan
-            counts = (both["group_x"], top, bottom, both["seed"])
-            interval = stats.quotient(*counts) if top.any() else NOTHING
+            counts = [both[f"in_distilled_{one}"] for one in "xy"]
+            top, bottom = stats.resampled(both["group_x"], counts, both["seed"]).T
+            with np.errstate(divide="ignore", invalid="ignore"):  # of no row, or over none
+                ratios = np.log(top / bottom)  # so that twice and half are as far from 1
+            ratio = top[0] / bottom[0] if bottom[0] else np.nan
             found = {"difference": stats.paired_difference(a, b, "in_distilled")}
-            found["ratio"] = stats.line(ratio, interval)
+            found["ratio"] = stats.line(ratio, np.exp(stats.interval(ratios)))
         rows += [names | {"metric": metric} | line for metric, line in found.items()]
     columns = [*MODEL, "metric", "value", "lo", "hi", "n", "p", "discordant", "same_sign"]
     return pd.DataFrame(rows, columns=columns)

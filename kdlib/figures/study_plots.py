@@ -1,6 +1,6 @@
 """Figures of the study itself: training, memorization and usefulness. For notebooks 01 to 10."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,6 +22,20 @@ def lengths(tokens: pd.DataFrame) -> Figure:
     axes.axvline(WINDOW, **style.DOTTED)
     axes.annotate(f"k = {WINDOW}", (WINDOW + 1, axes.get_ylim()[1] * 0.95), va="top")
     axes.set(xlabel="length (tokens)", ylabel="rows")
+    return figure
+
+
+def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figure:
+    """What each layer is worth (columns layer, nats_more), and which layers each size keeps."""
+    figure, [[bars], [rows]] = style.panels(
+        2, 1, 8, 4, sharex=True, gridspec_kw={"height_ratios": (4, len(kept))}
+    )
+    bars.bar(costs["layer"], costs["nats_more"], color="0.6")
+    bars.set(ylabel="loss without it, less that\nof all (nats per token)", yscale="log")
+    for place, (size, layers) in enumerate(kept.items()):
+        rows.plot(layers, [place] * len(layers), "s", color="0.2", label=size)
+    rows.set_yticks(range(len(kept)), [f"{size} keeps" for size in kept])
+    rows.set(xlabel="layer", ylim=(len(kept) - 0.5, -0.5))
     return figure
 
 

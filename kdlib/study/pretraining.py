@@ -152,13 +152,18 @@ def fit(
     trainer.fit(model, source, minimized, how, epoch_steps=steps, seed=0, log=log, name=name)
 
 
+def layer_costs(profile: Profile) -> Path:
+    """Where the table of what each layer of the teacher's base model is worth lies."""
+    return runs.runs_dir(profile.name) / BASE / "layers" / "layers.csv"
+
+
 def kept_layers(profile: Profile, size: str, whole: Any, loss: Callable[[Any], float]) -> list[int]:
     """The layers of the teacher's base model whose removal, one at a time, costs most.
 
     The costs are measured once for all sizes, and kept as layers.csv: layer (from 0), nats_without,
     and nats_more, which are those without it less those of the whole model (nats per token).
     """
-    folder = runs.runs_dir(profile.name) / BASE / "layers"
+    file, folder = layer_costs(profile), layer_costs(profile).parent
     identity = runs.fingerprint([base_identity(profile, TEACHER), profile.pretrain.apart])
     if not runs.done(folder, identity):
         (folder / runs.MANIFEST).unlink(missing_ok=True)
@@ -166,10 +171,10 @@ def kept_layers(profile: Profile, size: str, whole: Any, loss: Callable[[Any], f
         frame = pd.DataFrame({"nats_without": pruning.without(whole, loss)})
         frame.insert(0, "layer", frame.index)
         frame["nats_more"] = frame["nats_without"] - before
-        runs.write_table(folder / "layers.csv", frame)
+        runs.write_table(file, frame)
         facts = {"nats_whole": before, "seconds": time.perf_counter() - started}
         runs.write_manifest(folder, identity, **facts)
-    costs = pd.read_csv(folder / "layers.csv").sort_values("nats_without", kind="stable")
+    costs = pd.read_csv(file).sort_values("nats_without", kind="stable")
     return sorted(costs["layer"].tail(profile.models[size].layers or 0))
 
 

@@ -91,3 +91,11 @@ def test_lengths():
     tokens = pd.DataFrame({"part": ["prompt", "response"] * 9, "tokens": range(18)})
     [axes] = study_plots.lengths(tokens).axes
     assert texts(axes.texts) == ["k = 50"]
+
+
+def test_layer_costs_show_what_each_size_keeps(sizes):
+    costs = pd.DataFrame({"layer": range(6), "nats_more": [3.0, 0.1, 0.2, 0.1, 0.5, 2.0]})
+    kept = {size: [0, 5][: i + 1] for i, size in enumerate(sizes)}
+    _, rows = study_plots.layer_costs(costs, kept).axes
+    assert texts(rows.get_yticklabels()) == [f"{size} keeps" for size in sizes]
+    assert [line.get_xdata().tolist() for line in rows.lines] == list(map(list, kept.values()))

@@ -279,3 +279,63 @@ def test_shipped_profiles_have_no_decoding_of_their_own():
     """It would change the identities of what the reference run made."""
     for file in PROFILES.glob("*.toml"):
         assert not load_profile(file.stem).decoding.model_dump(exclude_defaults=True)
+
+
+def test_varied_runs_have_folders_and_identities_of_their_own(folder):
+    sft = run_of(folder, "sft")
+    varied = [sft.varied("teacher"), sft.varied(objective="reverse_kl"), sft.longer(2)]
+    varied += [sft.varied("teacher", "reverse_kl"), sft.varied("teacher", "reverse_kl").longer(2)]
+    assert [one.folder.name.removeprefix("sft-small-") for one in varied] == [
+        "text=teacher",
+        "objective=reverse_kl",
+        "times=2",
+        "text=teacher-objective=reverse_kl",
+        "text=teacher-objective=reverse_kl-times=2",
+    ]
+    assert len({one.identity for one in (sft, *varied)}) == 6
+    assert varied[3].label == "SFT, small, text = teacher, objective = reverse_kl"
+    assert {one.notebook for one in varied} == {"17_cause"}
+    assert varied[2].settings.epochs == 2 * sft.settings.epochs
+    assert {one.teacher.identity for one in varied} == {run_of(folder, "teacher").identity}
+    assert sft.varied("rows", "cross_entropy") == sft.longer(1) == sft
+    assert varied[3].varied() == sft
+
+
+def test_a_varied_run_depends_on_its_teacher_and_how_it_decodes(folder):
+    taught, alone = (run_of(folder, "sft", ("epochs = 3", f"epochs = {n}")) for n in (3, 4))
+    assert taught.identity == alone.identity and taught.longer(2).identity == (
+        alone.longer(2).identity
+    )
+    for varied in ({"text": "teacher"}, {"objective": "forward_kl"}):
+        assert taught.varied(**varied).identity != alone.varied(**varied).identity
+    hot = run_of(folder, "sft", ("temperature = 1.0", "temperature = 0.7"))
+    same = {text: hot.varied(text).identity == taught.varied(text).identity
+            for text in ("teacher", "teacher_sampled")}  # fmt: skip
+    assert same == {"teacher": True, "teacher_sampled": False}
+
+
+def test_an_objective_brings_the_published_coefficients_that_the_method_lacks(folder):
+    sft, word_kd = run_of(folder, "sft"), run_of(folder, "word_kd")
+    assert sft.varied(objective="generalized_jsd").coefficients == {"beta": 0.5}
+    assert sft.varied(objective="skew_reverse_kl").coefficients == {"alpha": 0.1}
+    assert sft.varied(objective="generalized_jsd").changing(beta=0.2).coefficients["beta"] == 0.2
+    own = word_kd.changing(mix=0.3).varied("teacher", "forward_kl")
+    assert own.coefficients == {"mix": 0.3, "temperature": 1}
+    with pytest.raises(KdlibError, match="SFT has no coefficient 'beta'"):
+        sft.changing(beta=0.2).identity  # noqa: B018
+
+
+def test_coefficients_that_a_run_has_anyway_change_nothing(folder):
+    gkd = run_of(folder, "gkd")
+    assert gkd.changing(beta=0.5, student_share=0.5) == gkd
+    assert gkd.changing(beta=0.5, student_share=0) == gkd.changing(student_share=0)
+
+
+def test_word_level_kd_at_temperature_one_is_what_it_was(monkeypatch):
+    monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
+    word_kd = Run(load_profile("tiny"), 0, "word_kd", "middle")
+    assert word_kd.coefficients == {"mix": 0.5, "temperature": 1}
+    assert word_kd.identity == "2a464e5b960ca7b1"
+    assert word_kd.changing(temperature=1) == word_kd
+    warm = word_kd.changing(temperature=2)
+    assert warm.identity != word_kd.identity and warm.folder.name == "word_kd-middle-temperature=2"
