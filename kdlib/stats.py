@@ -31,7 +31,6 @@ BLOCK = 100  # draws at a time: their weights stay in the cache, which is most o
 NOTHING = (float("nan"), float("nan"))
 FEW = "not enough rows"
 
-Frame = pd.DataFrame
 Line = dict[str, Any]  # of a table: numbers by column
 Interval = tuple[float, float]
 Statistic = Callable[..., np.ndarray]  # of weights, float32 [n, draws]: numbers, [numbers, draws]
@@ -60,7 +59,7 @@ def named(name: str, numbers: Mapping[str, Any]) -> Line:
     return {name: numbers["value"], f"{name}_lo": numbers["lo"], f"{name}_hi": numbers["hi"]}
 
 
-def each(frame: Frame, keys: Sequence[str], lines: Callable[..., Any]) -> Frame:
+def each(frame: pd.DataFrame, keys: Sequence[str], lines: Callable[..., Any]) -> pd.DataFrame:
     """A table of what `lines` makes of each group's rows (a line or a list), after its keys."""
     rows: list[Line] = []
     for key, part in frame.groupby(list(keys), sort=False):
@@ -203,10 +202,10 @@ def ratio(groups: pd.Series, top: Any, bottom: Any, seeds: Any = None) -> Line:
     return line(hits / n if n else np.nan, ends, **facts)
 
 
-def pooled(frame: Frame, column: str) -> Frame:
+def pooled(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """`ratio` of a column (0 to 1) and sd over seeds, of all seeds, by method, size and split."""
 
-    def numbers(part: Frame) -> Line:
+    def numbers(part: pd.DataFrame) -> Line:
         by_seed = part.groupby("seed")[column].mean()
         share = ratio(part["group"], part[column], np.ones(len(part)), part["seed"])
         return share | {"seeds": len(by_seed), "sd": by_seed.std()}
@@ -221,7 +220,7 @@ def difference(groups: pd.Series, values: Any, side: np.ndarray, seeds: Any = No
         return summary(x / n - y / m)
 
 
-def paired_difference(a: Frame, b: Frame, column: str, margin: float = 0) -> Line:
+def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str, margin: float = 0) -> Line:
     """Mean of a less mean of b over the same rows and seeds.
 
     value, lo, hi, p (of being 0), n (rows), groups, discordant (groups in which a row differs),
@@ -268,7 +267,7 @@ def judgeable(numbers: Any, by: str = "discordant") -> Any:
     return numbers[by] >= MIN_GROUPS
 
 
-def judged(differences: Frame, family: Sequence[str] = ()) -> Frame:
+def judged(differences: pd.DataFrame, family: Sequence[str] = ()) -> pd.DataFrame:
     """Lines of `paired_difference` with p_holm, direction and, where p_equivalent is, equivalent.
 
     Lines equal in the columns `family` (none: all) are corrected together; lines that are not

@@ -96,13 +96,14 @@ def by(canaries: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """
 
     def count(part: pd.DataFrame) -> Line:
-        row, twins = {}, int(part["twins"].iloc[0])
-        names = part["seed"].astype(str) + part["row_id"]
-        for name, most in (("exposure", np.log2(twins + 1)), ("extracted", 1), ("secret", 1)):
-            values = part[name].astype(float) / most  # a share of what it can be
-            interval = bootstrap(values, names, part["seed"], share=True)
-            row |= named(name, line(part[name].mean(), np.multiply(interval, most)))
-        return row | {"n": len(part), "chance": chance(twins), "most": np.log2(twins + 1)}
+        twins, names = int(part["twins"].iloc[0]), part["seed"].astype(str) + part["row_id"]
+        most = float(np.log2(twins + 1))
+        row: Line = {"n": len(part), "chance": chance(twins), "most": most}
+        for name, top in (("exposure", most), ("extracted", 1.0), ("secret", 1.0)):
+            values = part[name].astype(float) / top  # a share of what it can be
+            lo, hi = bootstrap(values, names, part["seed"], share=True)
+            row |= named(name, line(part[name].mean(), (lo * top, hi * top)))
+        return row
 
     ends = [f"{one}{end}" for one in SECRET[2:5] for end in ("", "_lo", "_hi")]
     return each(canaries, keys, count).reindex(columns=[*keys, *ends, "n", "chance", "most"])

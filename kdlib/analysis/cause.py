@@ -1,11 +1,12 @@
 """What carries recitation: whose text is read, what is minimized, or the number of steps.
 
-A student is known by its name in `study.cause.students`, which stands in the column method; "sft"
-is one of them. `notes` are what was noted of them through training and `useful` their usefulness,
-as in `equal_usefulness`, whose functions take these frames too. `last` are their member rows when
+A student is known by its name in `study.variations`, which stands in the column method; one is
+"sft". `notes` are what was noted of them through training and `useful` their usefulness, as in
+`equal_usefulness`, whose functions take these frames too. `last` are their member rows when
 training ended (`ends`). Taught in notebook 17_cause.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -64,37 +65,40 @@ def less_than_sft(last: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects(last: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
-    """Main effects of texts and objectives on what is memorized, and the differences of these.
+    """Main effects of texts and objectives on what is memorized, and which of two is the larger.
 
     Lines: text, objective, and what `stats.paired_difference` gives. With a text alone: what is
     memorized of the rows when it is read, less when they are read themselves, mean over objectives.
-    With an objective alone: less with cross-entropy, mean over texts. With both: the text's effect
-    less the objective's, below 0 where the text takes more away. `pairs` is the whole grid, whose
-    first text and objective the others are held against. UNTAUGHT memorizes nothing, whatever the
-    cause, and enters no mean: objectives are compared on the texts where cross-entropy teaches.
+    With an objective alone: less with cross-entropy, mean over texts. With both: what is memorized
+    where the text alone is changed, less where the objective alone is; in the square of these two
+    texts and objectives that is the difference of their main effects. `pairs` is the whole grid,
+    whose first text and objective the others are held against. UNTAUGHT memorizes nothing, whatever
+    the cause, and enters none of this.
     """
     wide = last.pivot(index=ROW, columns="method", values="value").reset_index()
     named = {pair: name for name, pair in pairs.items()}
-    texts, objectives = (list(dict.fromkeys(one)) for one in zip(*pairs.values(), strict=True))
-    zero = wide[ROW].assign(value=0.0)
+    (rows, *texts), (entropy, *objectives) = (
+        dict.fromkeys(one) for one in zip(*pairs.values(), strict=True)
+    )
 
-    def gap(cells: list[tuple[str, str]], against: list[tuple[str, str]]) -> pd.DataFrame:
-        a, b = (wide[[named[pair] for pair in side]].mean(axis=1) for side in (cells, against))
-        return zero.assign(value=a - b)
+    def mean(cells: Iterable[tuple[str, str]]) -> pd.DataFrame:
+        return wide[ROW].assign(value=wide[[named[pair] for pair in cells]].mean(axis=1))
 
-    of_text, of_objective = {}, {}
-    for text in texts[1:]:
-        over = [how for how in objectives if (text, how) != UNTAUGHT]
-        of_text[text] = gap([(text, how) for how in over], [(texts[0], how) for how in over])
-    over = [text for text in texts if (text, objectives[0]) != UNTAUGHT]
-    for how in objectives[1:]:
-        of_objective[how] = gap([(x, how) for x in over], [(x, objectives[0]) for x in over])
-    pairings = [(text, "", one, zero) for text, one in of_text.items()]
-    pairings += [("", how, one, zero) for how, one in of_objective.items()]
-    pairings += [(text, how, of_text[text], of_objective[how])
-                 for text in of_text for how in of_objective]  # fmt: skip
-    lines = [{"text": text, "objective": how} | paired_difference(a, b, "value")
-             for text, how, a, b in pairings]  # fmt: skip
+    taught = [text for text in texts if (text, entropy) != UNTAUGHT]
+    found = []
+    for text in texts:
+        over = [how for how in (entropy, *objectives) if (text, how) != UNTAUGHT]
+        sides = [(text, how) for how in over], [(rows, how) for how in over]
+        found.append((text, "", *map(mean, sides)))
+    for how in objectives:
+        sides = [(text, how) for text in (rows, *taught)], [(x, entropy) for x in (rows, *taught)]
+        found.append(("", how, *map(mean, sides)))
+    for text, how in itertools.product(taught, objectives):
+        found.append((text, how, mean([(text, entropy)]), mean([(rows, how)])))
+    lines = [
+        {"text": text, "objective": how} | paired_difference(a, b, "value")
+        for text, how, a, b in found
+    ]
     return pd.DataFrame(lines)
 
 
@@ -102,18 +106,16 @@ def which_carries(effects: pd.DataFrame) -> Judged:
     """Whether the text takes more recitation away than the objective; see claim A3."""
     sure = (effects["p"] < ALPHA) & judgeable(effects) & effects["same_sign"].astype(bool)
     below, above = (sure & side for side in (effects["value"] < 0, effects["value"] > 0))
-    by_text, by_objective = effects["objective"] == "", effects["text"] == ""
-    compared = ~by_text & ~by_objective
-    confirmed = below[compared].all() and below[by_text].all()
-    refuted = above[compared].all() and below[by_objective].all()
+    text, objective = (effects[name] != "" for name in ("text", "objective"))
+    both = text & objective
+    confirmed = below[both].all() and below[~objective].all()
+    refuted = above[both].all() and below[~text].all()
+    named = effects["text"].where(text, effects["objective"]).where(~both, "text less objective")
     said = [
-        f"{one.text or one.objective} {row_text(one._asdict(), form='+.3f')}"
-        for one in effects[~compared].itertuples()
+        f"{name} {row_text(one, form='+.3f')}"
+        for name, one in zip(named, effects.to_dict("records"), strict=True)
     ]
-    evidence = f"the text takes more away in {below[compared].sum()}, the objective in "
-    evidence += f"{above[compared].sum()} of {compared.sum()} comparisons; effects: "
-    evidence += ", ".join(said)
-    return bool(confirmed), bool(refuted), evidence
+    return bool(confirmed), bool(refuted), ", ".join(said)
 
 
 def convergence(
@@ -127,7 +129,7 @@ def convergence(
     at its end, or at the least member loss that both reach; margin is that of usefulness.
     """
     last, lines = ends(members(notes)), []
-    sft, path = last[last["method"] == "sft"], memorized(notes).query("method == 'sft'")
+    sft, path = last.query("method == 'sft'"), memorized(notes.query("method == 'sft'"))
     for method in slow:
         own = last[last["method"] == method]
         (size,), epochs = set(own["size"]), own["epoch"].max()
@@ -157,7 +159,7 @@ def explained(convergence: pd.DataFrame) -> dict[str, str]:
     for method, lines in convergence.groupby("method", sort=False):
         one = lines.set_index("metric")
         as_much = (one["lo"] > -LESS) & (one["sft"] >= ENOUGH)
-        less = one["hi"]["same_fit"] < 0
+        less = one["hi"]["same_fit"] < 0 and one["sft"]["end"] >= ENOUGH
         stopped = one["hi"]["gain"] < one["margin"]["gain"]
         protective = "protective" if less and stopped else "open"
         verdicts[str(method)] = "undertrained" if as_much.any() else protective
@@ -179,13 +181,13 @@ def protective(convergence: pd.DataFrame) -> Judged:
 CLAIMS = {
     "A3": (
         "Whose text is read carries recitation, more than what is minimized there.",
-        "in the grid of texts (rows, teacher's, student's) and objectives (cross-entropy, forward "
-        "KL, reverse KL, JSD), all else as SFT's, at the end of training: the effect of each other "
-        "text is the difference to the rows, mean over objectives, that of each divergence the "
-        "difference to cross-entropy, mean over texts (without the student's own text under "
-        "cross-entropy, which teaches nothing); confirmed if each text's effect lies below 0 and "
-        "below that of each divergence, every seed agreeing; refuted if each divergence's lies "
-        "below 0 and below that of each text, every seed agreeing",
+        "students that differ from SFT in text and objective alone, at the end of training: "
+        "confirmed if cross-entropy on the teacher's text leaves less of the rows than each "
+        "divergence (forward KL, reverse KL, JSD) does on the rows, and the effects of the "
+        "teacher's and the student's text (the difference to the rows, mean over objectives) lie "
+        "below 0; refuted if each divergence leaves less, and its effect (the difference to "
+        "cross-entropy, mean over the rows and the teacher's text) lies below 0; every seed "
+        "agreeing in all of these",
         which_carries,
     ),
     "A4": (

@@ -112,7 +112,8 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
                 ratios = np.log(top / bottom)  # so that twice and half are as far from 1
             ratio = top[0] / bottom[0] if bottom[0] else np.nan
             found = {"difference": stats.paired_difference(a, b, "in_distilled")}
-            found["ratio"] = stats.line(ratio, np.exp(stats.interval(ratios)))
+            lo, hi = np.exp(stats.interval(ratios))
+            found["ratio"] = stats.line(ratio, (lo, hi))
         rows += [names | {"metric": metric} | line for metric, line in found.items()]
     columns = [*MODEL, "metric", "value", "lo", "hi", "n", "p", "discordant", "same_sign"]
     return pd.DataFrame(rows, columns=columns)

@@ -13,7 +13,7 @@ from kdlib.config.exact_match import FULL, WINDOW, exact
 from kdlib.config.methods import DISTILLED, PAPER, ordered
 from kdlib.config.profile import Profile
 from kdlib.errors import KdlibError
-from kdlib.stats import Line, bootstrap, each, line, paired_difference, rate
+from kdlib.stats import Line, bootstrap, each, line, paired_difference, ratio
 
 Frames = dict[str, pd.DataFrame]
 Model = tuple[str, str]  # method and size
@@ -22,7 +22,8 @@ MEASURES = ("rouge1", "rouge2", "rougeL", "similarity")  # the last, where there
 SAME = 0.2  # of what SFT adds to its base: a smaller difference is "as useful"
 WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
-TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "lo", "hi", "seed", *IDENTITY[4:]]
+TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "groups", "hit_groups", "lo", "hi"]
+TIDY += ["seed", *IDENTITY[4:]]
 
 
 def student_sizes(frame: pd.DataFrame) -> list[str]:
@@ -91,11 +92,11 @@ def paths(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def summary(folders: Iterable[Path], k: int = WINDOW) -> pd.DataFrame:
-    """Memorization (Wilson) and nats_per_token of runs, indexed by method, size, split."""
+    """Memorization and nats_per_token of runs, indexed by method, size, split."""
     rows = []
     for folder in folders:
         for split, part in natural(pd.read_parquet(folder / "tuples.parquet")).groupby("split"):
-            facts = model_of(folder) | {"split": split} | rate(exact(part, k).sum(), len(part))
+            facts = model_of(folder) | {"split": split} | _rate(part, exact(part, k))
             rows.append(facts | {"nats_per_token": part["nats_per_token"].mean()})
     return pd.DataFrame(rows).rename(columns={"value": "memorized"}).set_index([*MODEL, "split"])
 
@@ -115,13 +116,18 @@ def natural(tuples: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
 def memorization(
     tuples: pd.DataFrame, windows: Sequence[int] = WINDOWS, by: list[str] = IDENTITY
 ) -> pd.DataFrame:
-    """Tidy exact_rate (Wilson) per split, k and model, which `by` names (no "seed": all pooled)."""
+    """Tidy exact_rate per split, k and model, which `by` names (no "seed": all pooled)."""
 
     def lines(part: pd.DataFrame) -> list[Line]:
-        return [{"k": k} | rate(exact(part, k).sum(), len(part)) for k in windows]
+        return [{"k": k} | _rate(part, exact(part, k)) for k in windows]
 
     frame = each(natural(tuples), [*by, "split"], lines).assign(metric="exact_rate")
     return frame[[name for name in TIDY if name in frame]]
+
+
+def _rate(rows: pd.DataFrame, hit: pd.Series) -> Line:
+    """The share of rows that are hit, see `stats.ratio`."""
+    return ratio(rows["group"], hit.to_numpy(float), np.ones(len(rows)), rows.get("seed"))
 
 
 def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
@@ -132,7 +138,7 @@ def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
         interval = bootstrap(rows[column].to_numpy(), rows["group"], share=True)
         return line(rows[column].mean(), interval, metric=metric, k=pd.NA, n=len(rows))
 
-    return each(frame, [*IDENTITY, "split"], mean)[TIDY]
+    return each(frame, [*IDENTITY, "split"], mean).reindex(columns=TIDY)
 
 
 def utility(answers: pd.DataFrame) -> pd.DataFrame:
@@ -178,7 +184,7 @@ def beats_trivial(answers: pd.DataFrame, trivial: pd.DataFrame) -> pd.DataFrame:
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
     """Tidy parameters, file_bytes and ms_per_token of the teacher and the student sizes."""
     long = frame.melt(IDENTITY, ["parameters", "file_bytes", "ms_per_token"], "metric")
-    return long.assign(split="", k=pd.NA, n=1, lo=np.nan, hi=np.nan)[TIDY]
+    return long.assign(split="", k=pd.NA, n=1, lo=np.nan, hi=np.nan).reindex(columns=TIDY)
 
 
 def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -244,12 +250,12 @@ def spread(tidy: pd.DataFrame) -> pd.DataFrame:
 def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:
     """Exact rate by how often a response is shown: canaries as planted, rows as people made them.
 
-    Columns: method, size, kind, times, value, lo, hi, n (Wilson; all seeds together).
+    Columns: method, size, kind, times, and those of `stats.ratio`; all seeds together.
     """
     shown = tuples[(tuples["split"] == "member") & (tuples["method"] != "base")]
     times = shown["repetitions"].where(shown["kind"] == "canary", shown["group_size"])
     shown, keys = shown.assign(times=times, hit=exact(shown)), [*MODEL, "kind", "times"]
-    return each(shown, keys, lambda one: rate(one["hit"].sum(), len(one))).sort_values(keys)
+    return each(shown, keys, lambda one: _rate(one, one["hit"])).sort_values(keys)
 
 
 def write_results(profile: str, frames: Frames) -> None:

@@ -287,3 +287,66 @@ def test_every_claim_has_words_and_a_judge():
     for claim in claims.CLAIMS.values():
         assert claim.statement.endswith(".") or claim.statement.endswith(")")
         assert "confirmed if" in claim.rule and "refuted" in claim.rule
+
+
+def effect(text, objective, lo, hi, same=True, groups=50):
+    facts = {"text": text, "objective": objective, "value": (lo + hi) / 2, "lo": lo, "hi": hi}
+    p = 0.5 if lo < 0 < hi else 0.001
+    return facts | {"p": p, "discordant": groups, "same_sign": same}
+
+
+BELOW, ABOVE, NEITHER = (-0.3, -0.1), (0.1, 0.3), (-0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "divergence", "larger", "further", "verdict"),
+    [
+        (BELOW, BELOW, NEITHER, BELOW, {}, "confirmed"),
+        (BELOW, BELOW, ABOVE, BELOW, {}, "confirmed"),
+        (BELOW, NEITHER, NEITHER, BELOW, {}, "open"),
+        (BELOW, BELOW, BELOW, NEITHER, {}, "open"),
+        (BELOW, BELOW, BELOW, ABOVE, {}, "refuted"),
+        (NEITHER, NEITHER, BELOW, ABOVE, {}, "refuted"),
+        (ABOVE, ABOVE, NEITHER, ABOVE, {}, "open"),
+        (BELOW, BELOW, NEITHER, BELOW, {"same": False}, "open"),
+        (BELOW, BELOW, NEITHER, BELOW, {"groups": 9}, "open"),
+    ],
+)
+def test_claim_a3(teacher, student, divergence, larger, further, verdict):
+    lines = [effect("teacher", "", *teacher), effect("student", "", *student)]
+    for how in ("forward_kl", "reverse_kl"):
+        lines += [effect("", how, *divergence), effect("teacher", how, *larger)]
+    lines += [effect("teacher", "generalized_jsd", *larger, **further)]
+    row = claims.judge("A3", effects=pd.DataFrame(lines))
+    assert row["verdict"] == verdict
+    assert row["evidence"].startswith("teacher ") and "text less objective " in row["evidence"]
+
+
+def later_line(method, metric, lo, hi, sft=np.nan, margin=np.nan):
+    facts = {"method": method, "metric": metric, "value": (lo + hi) / 2, "lo": lo, "hi": hi}
+    return facts | {"sft": sft, "margin": margin}
+
+
+def later(method, end=(-0.5, -0.3), fit=(-0.4, -0.2), gain=(-0.1, 0.01), sft=0.6):
+    return [
+        later_line(method, "end", *end, sft),
+        later_line(method, "same_fit", *fit, sft),
+        later_line(method, "gain", *gain, margin=0.05),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [
+        ({}, "confirmed"),
+        ({"gain": (-0.1, 0.06)}, "open"),
+        ({"fit": (-0.4, 0.01)}, "open"),
+        ({"fit": (np.nan, np.nan)}, "open"),
+        ({"end": (-0.049, -0.01)}, "refuted"),
+        ({"fit": (-0.049, -0.01)}, "refuted"),
+        ({"end": (-0.04, -0.01), "fit": (-0.04, -0.01), "sft": 0.09}, "open"),
+    ],
+)
+def test_claim_a4(other, verdict):
+    table = pd.DataFrame([*later("one x4"), *later("other x4", **other)])
+    assert claims.judge("A4", convergence=table)["verdict"] == verdict

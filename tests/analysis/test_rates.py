@@ -62,6 +62,7 @@ def test_repetitions_count_canaries_as_planted_and_rows_as_they_are():
             "prefix": [4, 0, 4, 4, 0],
             "repetitions": [8, 1, 1, 1, 1],
             "group_size": [1, 1, 2, 2, 1],
+            "group": list("abccd"),
         }
     )
     table = rates.repetitions(rows).set_index(["kind", "times"])

@@ -5,7 +5,7 @@ import pytest
 from own_data import profile_of
 
 from kdlib import runs
-from kdlib.study import cause, stages
+from kdlib.study import stages, variations
 from kdlib.study.run import load_rows
 
 ONE_RATE = ("sft = { lr = { large = 1e-3, small = 2e-3 } }", "")
@@ -27,7 +27,7 @@ NEW = {  # at one rate: folders that no notebook of methods makes
 
 
 def students(folder, *changed):
-    return cause.students(profile_of(folder, *changed), 0)
+    return variations.students(profile_of(folder, *changed), 0)
 
 
 def test_methods_trained_in_the_same_way_stand_in_the_grid(folder):
@@ -42,14 +42,14 @@ def test_methods_trained_in_the_same_way_stand_in_the_grid(folder):
 
 def test_a_method_at_another_rate_does_not(folder):
     found = students(folder)  # where SFT has a rate of its own
-    for name in cause.PAIRS:
+    for name in variations.PAIRS:
         assert found[name].method == "sft" and found[name].settings == found["sft"].settings
     assert found["mix 1"].folder.name == "word_kd-small-mix=1"
 
 
-@pytest.mark.parametrize("name", cause.PAIRS)
+@pytest.mark.parametrize("name", variations.PAIRS)
 def test_a_student_of_the_grid_is_its_text_and_objective(folder, name):
-    text, objective = cause.PAIRS[name]
+    text, objective = variations.PAIRS[name]
     for run in (students(folder)[name], students(folder, ONE_RATE)[name]):
         recipe, given = run.recipe, run.coefficients
         share, mixed = given.get("student_share"), recipe.objective == "mixed_forward_kl"

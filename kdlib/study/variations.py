@@ -1,4 +1,4 @@
-"""The students that say what carries recitation: the text, the objective, or the number of steps.
+"""Students whose text, objective, mix, temperature or number of steps is varied, one at a time.
 
 All are of the profile's `probe_size`. In the grid every text is read with every objective, all else
 as SFT is trained, its learning rate too; mixes and temperatures are of word-level KD. Where a
