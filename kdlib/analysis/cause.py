@@ -135,7 +135,8 @@ def convergence(
         (size,), epochs = set(own["size"]), own["epoch"].max()
         (fit,) = same_fit[same_fit["method"] == method].to_dict("records")
         there = np.interp(-fit["to"], np.maximum.accumulate(-path["nats"]), path["value"])
-        gain = paired_difference(*(at(useful, method, epochs / n) for n in (1, 2)), "value")
+        late, half = (at(useful, method, epoch) for epoch in (epochs, epochs / 2))
+        gain = paired_difference(late, half, "value")
         found = {
             "end": paired_difference(own, sft, "value") | {"sft": sft["value"].mean()},
             "same_fit": fit | {"sft": there},

@@ -87,3 +87,10 @@ def test_copies_of_notebooks_are_no_part_of_the_series(tmp_path, monkeypatch):
         (tmp_path / "notebooks" / f"{name}.ipynb").write_text('{"cells": []}', "utf-8")
     monkeypatch.setattr(pipeline, "SOURCE", tmp_path)
     assert pipeline.plan("smoke", "0", "all").parameters == known
+
+
+@pytest.mark.parametrize(("methods", "there"), [("all", True), ("paper", False), ("gkd", False)])
+def test_what_compares_most_methods_runs_with_all_of_them(methods, there):
+    parameters = pipeline.plan("smoke", "0", methods).parameters
+    assert ("17_cause" in parameters) == there
+    assert parameters.get("17_cause", {"profile", "seeds"}) == {"profile", "seeds"}
