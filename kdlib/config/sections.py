@@ -57,6 +57,8 @@ class DataSettings(Settings):
     held_out: Positive
     response_chars: tuple[Positive, Positive] = (1, 100_000)
     prompt_chars: Positive = 100_000
+    # of pydocs: the share of a response's content words that its context lists; 0 is in no dump
+    keywords: Fraction = Field(default=0, exclude_if=lambda share: share == 0)
     canaries: Count = 0  # of each kind and number of repetitions
     # names in data.canaries; the default is in no dump: what was made before keeps its identity
     canary_kinds: Annotated[tuple[str, ...], Distinct] = Field(
@@ -76,6 +78,8 @@ class DataSettings(Settings):
         for name in ("canary_kinds", "repetitions"):
             empty = self.canaries > 0 and not getattr(self, name)
             yield empty, f"{name} is empty; canaries need some"
+        keywords = self.keywords > 0 and source != "pydocs"
+        yield keywords, "keywords are made for source = 'pydocs' alone; leave them out"
         yield source == "pydocs" and not packages, "packages is empty; 'pydocs' reads packages"
         yield source == "file" and self.path is None, "path is missing; 'file' needs the data file"
 

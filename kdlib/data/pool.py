@@ -26,6 +26,9 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
     if settings.source == "pydocs":
         fits &= frame["response"].map(sources.is_prose)
     frame = frame.loc[fits, list(FIELDS)].drop_duplicates(TEXTS)
+    if settings.keywords:
+        listed = [sources.keywords(text, settings.keywords) for text in frame["response"]]
+        frame["context"] += [f"\nKeywords: {', '.join(words)}" for words in listed]
     if len(frame) < (needed := settings.members + settings.held_out):
         fitting = f"only {len(frame)} of the source's {count} rows can be used (each once, response"
         ranges = f"of {least} to {most} characters, prompt of at most {settings.prompt_chars})"

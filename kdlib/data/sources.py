@@ -88,6 +88,18 @@ def is_prose(text: str) -> bool:
     )
 
 
+def keywords(text: str, share: float) -> list[str]:
+    """So large a share of the different content words of a text, at least one, in the alphabet's order.
+
+    Content words have four letters or more and are no stop words. Which are taken hangs on the text.
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
+
+    words = {word.lower() for word in re.findall(r"[A-Za-z]{4,}", text)} - ENGLISH_STOP_WORDS
+    drawn = sorted(words, key=lambda word: runs.digest(text, word))
+    return sorted(drawn[: max(1, round(share * len(words)))])
+
+
 def read_file(settings: DataSettings) -> pd.DataFrame:
     """All rows of a file at once, none without instruction or response; see `stream_rows`."""
     frame = pd.concat(stream_rows.read(Path(str(settings.path)), settings.columns, BLOCK))

@@ -202,7 +202,9 @@ def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield full.flatten(0, 1).index_select(0, batch.places), batch.targets
         return
     hidden, head = response_hidden(model, batch), model.get_output_embeddings()
-    size = max(16, CACHED_LOGITS // head.out_features)
+    size = max(
+        64, CACHED_LOGITS // head.out_features
+    )  # fewer rows would read a large head again and again
     for start in range(0, len(hidden), size):
         yield head(hidden[start : start + size]), batch.targets[start : start + size]
 
