@@ -4,8 +4,8 @@ The answerers know the member rows, and what they say is chosen on these alone:
 
 - constant says always the same: the member response that is most like all of them;
 - nearest says the response of the member with the most similar prompt (to a member its own);
-- echo says the words of the name that is asked about, or the instruction where there is none;
-- template puts that name between common words, as in "return the ... of the".
+- echo says what stands in the prompt, one of ECHOED, or the instruction where there is none;
+- template puts one of ECHOED between common words, as in "return the ... of the".
 
 "Like" is ROUGE-L. Rows have row_id, instruction, context and response.
 """
@@ -25,7 +25,9 @@ from kdlib.measure import usefulness
 MOST = 500  # member rows on which constant and template are chosen
 COMMON = 50  # words that a template may be made of
 GAIN = 0.005  # of ROUGE-L, for each word more: less is these rows' own
-SLOT = "{}"  # where a template has the name
+SLOT = "{}"  # where a template has what it echoes
+# the last part of the name that is asked about, the last two, what else the context holds, all this
+ECHOED = ("name", "names", "context", "prompt")
 _NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)  # and arguments: a context of pydocs
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _STEMS, _SURFACE = (tokenizers.DefaultTokenizer(use_stemmer=stem) for stem in (True, False))
@@ -52,12 +54,12 @@ def scored(
 def answers(members: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
     """What each answerer says to the rows of `asked`: answerer, row_id, text."""
     sentence = constant(members["response"][:MOST])
-    form, parts = template(members[:MOST])
+    form, what = template(members[:MOST])
     said = {
         "constant": [sentence] * len(asked),
         "nearest": nearest(members, asked),
-        "echo": names(asked),
-        "template": [form.format(name) for name in names(asked, parts)],
+        "echo": echoes(asked, best_echo(members[:MOST])),
+        "template": [form.format(text) for text in echoes(asked, what)],
     }
     texts = [pd.DataFrame({"row_id": asked["row_id"], "text": one}) for one in said.values()]
     return pd.concat(texts, keys=said, names=["answerer"]).reset_index("answerer")
@@ -79,34 +81,49 @@ def nearest(members: pd.DataFrame, asked: pd.DataFrame) -> list[str]:
     return members["response"].iloc[np.ravel((query @ known.T).argmax(axis=1))].tolist()
 
 
-def names(rows: pd.DataFrame, parts: int = 2) -> list[str]:
+def echoes(rows: pd.DataFrame, what: str) -> list[str]:
     """`echo` of each row."""
     asked = zip(rows["instruction"], rows["context"], strict=True)
-    return [echo(instruction, context, parts) for instruction, context in asked]
+    return [echo(instruction, context, what) for instruction, context in asked]
 
 
-def echo(instruction: str, context: str, parts: int = 2) -> str:
-    """The words of the context's dotted name, of its last parts, or else the instruction.
+def echo(instruction: str, context: str, what: str = "names") -> str:
+    """The words of one of ECHOED, or else the instruction.
 
-    Of `networkx.Graph.add_nodesFrom(self, nodes)` these are "graph add nodes from".
+    Of the context `networkx.Graph.add_nodesFrom(self, nodes)`, with a second line of keywords, the
+    names are "graph add nodes from", and what else it holds are the keywords.
     """
-    named = _NAME.fullmatch(context)
-    last = " ".join(named[1].split(".")[-parts:]) if named else ""
-    return " ".join(_WORD.findall(last)).lower() or instruction
+    first, _, rest = context.partition("\n")
+    named = _NAME.fullmatch(first)
+    parts = named[1].split(".")[-1 if what == "name" else -2 :] if named else []
+    words = [word.lower() for word in _WORD.findall(" ".join(parts))]
+    others = [word.lower() for word in _WORD.findall(rest.rpartition(":")[2])]
+    said = {"context": others, "prompt": words + others}.get(what, words)
+    return " ".join(said) or instruction
 
 
-def template(members: pd.DataFrame) -> tuple[str, int]:
-    """A template such as "return the {} of the", and how many `parts` of the name to put there.
+def best_echo(members: pd.DataFrame) -> str:
+    """Which of ECHOED is most like the members' responses."""
+    wanted = [_STEMS.tokenize(text) for text in members["response"]]
 
-    Grown from the name alone, always by the word and place that raise the mean ROUGE-L of the
+    def likeness(what: str) -> float:
+        return _rouge_l(wanted, [_STEMS.tokenize(text) for text in echoes(members, what)])
+
+    return max(ECHOED, key=likeness)
+
+
+def template(members: pd.DataFrame) -> tuple[str, str]:
+    """A template such as "return the {} of the", and which of ECHOED to put there.
+
+    Grown from the slot alone, always by the word and place that raise the mean ROUGE-L of the
     members most.
     """
-    found: list[tuple[float, str, int]] = []
+    found: list[tuple[float, str, str]] = []
     wanted = [_STEMS.tokenize(text) for text in members["response"]]
     counts = Counter(word for text in members["response"] for word in _SURFACE.tokenize(text))
     common = [word for word, _ in counts.most_common(COMMON)]
-    for parts in (1, 2):
-        slots = [_STEMS.tokenize(name) for name in names(members, parts)]
+    for what in ECHOED:
+        slots = [_STEMS.tokenize(text) for text in echoes(members, what)]
         form, score, grown = SLOT, -np.inf, [SLOT]
         while grown:
             scores = [_rouge_l(wanted, _filled(one, slots)) for one in grown]
@@ -116,15 +133,14 @@ def template(members: pd.DataFrame) -> tuple[str, int]:
             words = form.split()
             places = range(len(words) + 1)
             grown = [" ".join([*words[:i], word, *words[i:]]) for i in places for word in common]
-        found.append((score, form, parts))
-    _, form, parts = max(found)
-    return form, parts
+        found.append((score, form, what))
+    return max(found, key=lambda one: one[0])[1:]
 
 
 def _filled(form: str, slots: list[Tokens]) -> list[Tokens]:
-    """The stemmed tokens of a template with each name."""
+    """The stemmed tokens of a template with each text."""
     before, after = (_STEMS.tokenize(side) for side in form.split(SLOT))
-    return [[*before, *name, *after] for name in slots]
+    return [[*before, *text, *after] for text in slots]
 
 
 def _rouge_l(wanted: list[Tokens], said: list[Tokens]) -> float:

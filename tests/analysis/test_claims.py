@@ -104,7 +104,7 @@ def test_one_seed_that_disagrees_leaves_a_claim_open():
 def test_fewer_than_ten_responses_judge_nothing():
     few = {("sft", size): 0.045 for size in studies.SIZES}  # 9 rows of 200
     assert verdicts(few)["C1"] == "open"
-    assert verdicts({model: 0.1 for model in few})["C1"] == "confirmed"
+    assert verdicts(dict.fromkeys(few, 0.1))["C1"] == "confirmed"
 
 
 def stopped(memorized, useful, methods=DISTILLED):

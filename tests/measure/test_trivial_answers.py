@@ -43,8 +43,22 @@ def mean_rouge(references, texts):
     ],
 )
 def test_echo_says_the_words_of_a_name_or_the_instruction(context, one, two):
-    assert trivial_answers.echo("Name a pump.", context, 1) == one
+    assert trivial_answers.echo("Name a pump.", context, "name") == one
     assert trivial_answers.echo("Name a pump.", context) == two
+
+
+def test_echo_of_what_else_the_context_holds():
+    context = "pkg.Graph.max_clique(G)\nKeywords: approximate, clique"
+    said = {what: trivial_answers.echo("Say it.", context, what) for what in trivial_answers.ECHOED}
+    both = "graph max clique approximate clique"
+    assert list(said.values()) == ["max clique", "graph max clique", "approximate clique", both]
+    assert trivial_answers.echo("Say it.", "pkg.f(x)", "context") == "Say it."
+
+
+def test_the_echo_most_like_the_members_is_taken():
+    listed = [f"{c}\nKeywords: {r.lower()}" for c, r in MEMBERS[["context", "response"]].to_numpy()]
+    assert trivial_answers.best_echo(MEMBERS.assign(context=listed)) == "context"
+    assert trivial_answers.best_echo(MEMBERS) in ("name", "names", "prompt")
 
 
 def test_constant_is_the_response_most_like_all():
@@ -62,11 +76,11 @@ def test_nearest_says_what_the_member_of_the_most_similar_prompt_says():
 
 
 def test_template_is_grown_on_the_members_while_that_pays(monkeypatch):
-    form, parts = trivial_answers.template(MEMBERS)
-    assert parts == 1  # the response holds no word of the class twice
+    form, what = trivial_answers.template(MEMBERS)
+    assert what == "name"  # the response holds no word of the class twice
     before, after = form.split(trivial_answers.SLOT)
     assert before.split() == ["return", "the"] and after.split() == ["of", "the", "plant"]
-    names = trivial_answers.names(MEMBERS, 1)
+    names = trivial_answers.echoes(MEMBERS, "name")
     best = mean_rouge(MEMBERS["response"], [form.format(name) for name in names])
     for shorter in ("{}", "the {} of the plant", "return the {} of the"):
         fewer = mean_rouge(MEMBERS["response"], [shorter.format(name) for name in names])
@@ -76,8 +90,8 @@ def test_template_is_grown_on_the_members_while_that_pays(monkeypatch):
 
 
 def test_template_takes_the_parts_of_the_name_that_are_said():
-    said = [" ".join(trivial_answers.names(MEMBERS[i : i + 1])) for i in range(len(MEMBERS))]
-    assert trivial_answers.template(MEMBERS.assign(response=said)) == ("{}", 2)
+    said = trivial_answers.echoes(MEMBERS, "names")
+    assert trivial_answers.template(MEMBERS.assign(response=said)) == ("{}", "names")
 
 
 def test_answerers_know_the_members_alone():
@@ -91,8 +105,9 @@ def test_answerers_know_the_members_alone():
     of = {name: part["text"].tolist() for name, part in said.groupby("answerer")}
     assert len(set(of["constant"])) == 1
     assert {*of["constant"], *of["nearest"]} <= {*MEMBERS["response"]}
-    form, _ = trivial_answers.template(MEMBERS)
-    assert of["template"] == [form.format(name) for name in trivial_answers.names(ASKED, 1)]
+    form, what = trivial_answers.template(MEMBERS)
+    assert of["template"] == [form.format(text) for text in trivial_answers.echoes(ASKED, what)]
+    assert of["echo"] == trivial_answers.echoes(ASKED, trivial_answers.best_echo(MEMBERS))
 
 
 def test_they_are_scored_like_a_models_answers(monkeypatch):
