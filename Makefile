@@ -3,6 +3,8 @@ PROFILE ?= laptop
 SEEDS ?=
 # The paper's four methods always run; further ones by name, "gkd minillm", or all.
 METHODS ?= paper
+# The study itself; further notebooks by part: lab, cause, all.
+PARTS ?= study
 CORES ?= $(shell nproc)
 # Notebooks that may share one GPU, by default as the profile's models are small or not.
 GPU_JOBS ?=
@@ -21,19 +23,20 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." CORES=<all>'
+	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." PARTS="study | lab | cause | all" CORES=<all>'
 
 # Quoted, so that a profile's path may hold blanks; a lock in data/runs keeps a second run away.
 study: $(READY)  ## run the study, or what is left of it, and print what came out
 	@python -m kdlib study --profile "$(PROFILE)" --seeds "$(SEEDS)" --methods "$(METHODS)" \
-	    --cores "$(CORES)" $(if $(GPU_JOBS),--gpu-jobs "$(GPU_JOBS)")
+	    --parts "$(PARTS)" --cores "$(CORES)" $(if $(GPU_JOBS),--gpu-jobs "$(GPU_JOBS)")
 	@python -m kdlib report --profile "$(PROFILE)"
 
 verify: $(READY)  ## run the study anew, apart, and hold the committed tables against it
 	@python -m kdlib verify --profile "$(PROFILE)" --cores "$(CORES)" $(if $(RUN),--run "$(RUN)")
 
-smoke:  ## the same on tiny settings with all methods, to see that everything runs
-	@$(MAKE) --no-print-directory study PROFILE=smoke $(if $(filter file,$(origin METHODS)),METHODS=all)
+smoke:  ## the same on tiny settings with all methods and parts, to see that everything runs
+	@$(MAKE) --no-print-directory study PROFILE=smoke \
+	    $(if $(filter file,$(origin METHODS)),METHODS=all) $(if $(filter file,$(origin PARTS)),PARTS=all)
 
 test: $(READY)  ## every test, among them every notebook on the smoke profile
 	python -m pytest

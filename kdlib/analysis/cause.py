@@ -3,7 +3,7 @@
 A student is known by its name in `study.variations`, which stands in the column method; one is
 "sft". `notes` are what was noted of them through training and `useful` their usefulness, as in
 `equal_usefulness`, whose functions take these frames too. `last` are their member rows when
-training ended (`ends`). Taught in notebook 17_cause.
+training ended (`ends`). Taught in notebook 14_cause.
 """
 
 import itertools

@@ -23,6 +23,7 @@ JUDGED = {"statement", "rule", "verdict"}  # text that has to be the same
 IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
 TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
 COUNTS = re.compile(r"n|n_.*|.*_n|hits|.*groups|rows|before|after|new|gone")
+OF_PART = {"lab": "claims_inheritance", "cause": "cause"}  # a table that each part writes
 COLUMNS = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]
 
 
@@ -34,11 +35,13 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     return {file.stem: pd.read_csv(file, dtype=str, keep_default_na=False) for file in files}
 
 
-def studied(tables: dict[str, pd.DataFrame]) -> tuple[str, str]:
-    """The seeds and the methods of the tables, as `study` takes them."""
+def studied(tables: dict[str, pd.DataFrame]) -> tuple[str, str, str]:
+    """The seeds, the methods and the parts of the tables, as `study` takes them."""
     metrics = tables["metrics"]
     methods = [one for one in metrics["method"].unique() if one not in ("base", "teacher")]
-    return " ".join(sorted(metrics["seed"].unique(), key=int)), " ".join(methods)
+    parts = [part for part, table in OF_PART.items() if table in tables]
+    seeds = sorted(metrics["seed"].unique(), key=int)
+    return " ".join(seeds), " ".join(methods), " ".join(parts)
 
 
 def compare(committed: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from kdlib.model import checkpoints, packaged, tokens
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
 MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
-VARIED_BY = "17_cause"  # the notebook that varies text, objective and length
+VARIED_BY = "14_cause"  # the notebook that varies text, objective and length
 UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
 # What was made before methods had these coefficients keeps its identity

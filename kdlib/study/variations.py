@@ -3,7 +3,7 @@
 All are of the profile's `probe_size`. In the grid every text is read with every objective, all else
 as SFT is trained, its learning rate too; mixes and temperatures are of word-level KD. Where a
 method of the table is trained in just that way, its own run stands there, and nothing is trained
-twice. Taught in notebook 17_cause.
+twice. Taught in notebook 14_cause.
 """
 
 from kdlib.config.methods import label

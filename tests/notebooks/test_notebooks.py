@@ -31,7 +31,7 @@ def tagged(path, tag):
 
 
 def test_the_series_is_complete():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(14)]
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(15)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -99,6 +99,8 @@ def test_tables_and_figures_of_smoke(smoke_study):
         "membership_auc",
         "membership_vs_memorization",
         "exposure_by_repetitions",
+        "cause",
+        "convergence",
     }
 
 
@@ -163,10 +165,10 @@ def test_own_rows_models_size_method_and_template(tmp_path):
     """The whole series on a Llama, rows in a file, one size, and a method of the profile's own."""
     project = copy_project(tmp_path / "project")
     profile = own_series.make(tmp_path)
-    run_study(project, methods="toy off_policy_rkl", profile=str(profile))
+    run_study(project, methods="toy rkld off_policy_rkl", parts="lab", profile=str(profile))
     results = project / "data" / "results" / "own"
     table = pd.read_csv(results / "table1.csv")
     assert set(table["size"]) == {"teacher", "tiny"} and "toy" in set(table["method"])
     judged = pd.concat(map(pd.read_csv, results.glob("claims*.csv")), ignore_index=True)
-    assert sorted(judged["claim"]) == sorted(claims.CLAIMS)
+    assert sorted(judged["claim"]) == sorted(claims.CLAIMS.keys() - {"A3", "A4"})
     assert judged.set_index("claim").loc["C4", "verdict"] == "open"  # there is one size

@@ -294,7 +294,7 @@ def test_varied_runs_have_folders_and_identities_of_their_own(folder):
     ]
     assert len({one.identity for one in (sft, *varied)}) == 6
     assert varied[3].label == "SFT, small, text = teacher, objective = reverse_kl"
-    assert {one.notebook for one in varied} == {"17_cause"}
+    assert {one.notebook for one in varied} == {"14_cause"}
     assert varied[2].settings.epochs == 2 * sft.settings.epochs
     assert {one.teacher.identity for one in varied} == {run_of(folder, "teacher").identity}
     assert sft.varied("rows", "cross_entropy") == sft.longer(1) == sft
