@@ -18,6 +18,7 @@ from kdlib import runs
 from kdlib.config.sections import ModelSettings
 from kdlib.errors import KdlibError
 
+MIN_ROWS = 64  # of hidden states for each reading of a head that no cache holds
 CACHED_LOGITS = 2**18  # logits scored at once: 1 MiB in float32, which a CPU's cache holds
 _PLAIN_HEAD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
@@ -202,9 +203,7 @@ def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield full.flatten(0, 1).index_select(0, batch.places), batch.targets
         return
     hidden, head = response_hidden(model, batch), model.get_output_embeddings()
-    size = max(
-        64, CACHED_LOGITS // head.out_features
-    )  # fewer rows would read a large head again and again
+    size = max(MIN_ROWS, CACHED_LOGITS // head.out_features)
     for start in range(0, len(hidden), size):
         yield head(hidden[start : start + size]), batch.targets[start : start + size]
 

@@ -63,6 +63,7 @@ def naive(logits, response):
         "needed": wrong[-1] + 1 if wrong else 0,
         "nats_per_token": sum(nats) / n,
         "window_nats": sum(nats[:50]),
+        "accuracy": sum(lead > 0 for lead in leads) / n,
         "entropy": sum(entropies) / n,
         "margin": min(abs(lead) for lead in leads[: prefix + 1]),
         "min_k": sum(sorted(-x for x in nats)[:fifth]) / fifth,

@@ -63,7 +63,14 @@ def test_every_rule_passes_just_the_parameters_that_its_notebook_has(project):
     """Papermill only warns of an unknown name, so the calls are held against the sources."""
     from papermill import inspect_notebook
 
-    words = ["--dry-run", "--printshellcmds", "--config", "profile=smoke", "methods=all"]
+    words = [
+        "--dry-run",
+        "--printshellcmds",
+        "--config",
+        "profile=smoke",
+        "methods=all",
+        "parts=all",
+    ]
     shown = subprocess.run(
         [sys.executable, "-m", "snakemake", *words],
         cwd=project,

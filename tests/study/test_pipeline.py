@@ -55,7 +55,10 @@ def test_a_profiles_own_method_runs_in_the_notebook_that_it_names(tmp_path):
         ("14_mine", "there is no notebook '14_mine' for methods"),
         ("10_comparison", "there is no notebook '10_comparison' for methods"),
         ("09_memorization_meter", "there is no notebook '09_memorization_meter' for methods"),
-        ("08_minillm", "notebook '08_minillm' trains minillm alone; name one with a parameter"),
+        (
+            "03_supervised_fine_tuning",
+            "notebook '03_.*' trains sft alone; name one with a parameter",
+        ),
     ],
 )
 def test_a_notebook_that_cannot_train_the_method_is_refused(tmp_path, notebook, message):

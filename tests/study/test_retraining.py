@@ -59,7 +59,7 @@ def test_which_models_are_made_of_halves(cut):
     made = set(cut[["part", "method"]].itertuples(index=False, name=None))
     first = {(f"half-0{side}", one) for side in "ab" for one in ("teacher", *PAPER)}
     second = {(f"half-1{side}", "sft") for side in "ab"}
-    assert made == first | second | {("taught-0a", "word_kd"), ("taught-0a", "seq_kd")}
+    assert made == first | second | {("taught-0a", "word_kd"), ("taught-0a", "seq_kd_beam")}
     assert set(cut["size"]) == {"teacher", "small"}
     split = cut.groupby("part")["split"].unique().map(set)
     assert all(one == {"member", "left_out", "held_out"} for one in split)
@@ -74,14 +74,14 @@ def test_each_half_is_out_of_one_side(cut, rows):
 
 
 def test_parts_keep_the_scores_alone(lab):
-    folder = run_of(lab, "rkld").without((), "half-0a").folder
+    folder = run_of(lab, "minillm").without((), "half-0a").folder
     kept = {file.name for file in folder.iterdir()}
     assert kept == {"checkpoint", "log.jsonl", "tuples.parquet", runs.MANIFEST}
 
 
 def test_a_students_teacher_is_of_its_half_or_of_all(lab, rows):
     left_out = pool.halves(rows.frame, 0, 0)[1]
-    run = run_of(lab, "seq_kd")
+    run = run_of(lab, "seq_kd_beam")
     own = run.without(left_out, "half-0a", own_teacher=True)
     whole = run.without(left_out, "taught-0a")
     assert all(runs.done(one.folder, one.identity) for one in (own, own.teacher, whole))
@@ -157,8 +157,8 @@ def test_twins_of_another_number_are_measured_anew(lab, rows):
         rows.split("member", "canary")
     )
     assert len(retraining.twins(fewer, rows)) == 3 * len(rows.split("member", "canary"))
-    with pytest.raises(KdlibError, match="rkld-small is not there"):
-        retraining.twins(run_of(lab, "rkld"), rows)
+    with pytest.raises(KdlibError, match="minillm-small is not there"):
+        retraining.twins(run_of(lab, "minillm"), rows)
 
 
 def test_exposure_reads_what_twins_writes(lab, rows):
