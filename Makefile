@@ -18,6 +18,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PREFER_ENV_PATH := 1
+# glibc gives large tensors' memory back after each use; keeping it saves a tenth of a training step.
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 .PHONY: help study verify smoke test lint format lab bench calibrate clean
 .DEFAULT_GOAL := help
 

@@ -57,10 +57,11 @@ class DataSettings(Settings):
     held_out: Positive
     response_chars: tuple[Positive, Positive] = (1, 100_000)
     prompt_chars: Positive = 100_000
-    # of pydocs: the share of a response's content words that its context lists; 0 is in no dump
-    keywords: Fraction = Field(default=0, exclude_if=lambda share: share == 0)
+    # of pydocs: so much of the code stands in the context, and rows without any are left out; 0 is
+    # in no dump: what was made before keeps its identity
+    code_chars: Count = Field(default=0, exclude_if=lambda most: most == 0)
     canaries: Count = 0  # of each kind and number of repetitions
-    # names in data.canaries; the default is in no dump: what was made before keeps its identity
+    # names in data.canaries; the default is in no dump, likewise
     canary_kinds: Annotated[tuple[str, ...], Distinct] = Field(
         default=CANARY_KINDS, exclude_if=lambda kinds: kinds == CANARY_KINDS
     )
@@ -78,8 +79,8 @@ class DataSettings(Settings):
         for name in ("canary_kinds", "repetitions"):
             empty = self.canaries > 0 and not getattr(self, name)
             yield empty, f"{name} is empty; canaries need some"
-        keywords = self.keywords > 0 and source != "pydocs"
-        yield keywords, "keywords are made for source = 'pydocs' alone; leave them out"
+        code = self.code_chars > 0 and source != "pydocs"
+        yield code, "code_chars is for source = 'pydocs' alone; leave it out"
         yield source == "pydocs" and not packages, "packages is empty; 'pydocs' reads packages"
         yield source == "file" and self.path is None, "path is missing; 'file' needs the data file"
 
@@ -200,6 +201,7 @@ class CalibrationSettings(Settings):
     seed: Seed
     rates: Annotated[tuple[Rate, ...], Field(min_length=2), Distinct]
     rate_epochs: Positive = 3  # over which a rate is chosen
+    methods: Annotated[tuple[str, ...], Distinct] = ("sft",)  # whose rates are searched
     max_epochs: dict[Literal["teacher", "student"], Positive]
     target: dict[Literal["teacher", "student"], Fraction] = {"teacher": 0.654, "student": 0.5}
     band: tuple[Fraction, Fraction] = (0.3, 0.7)
@@ -207,6 +209,7 @@ class CalibrationSettings(Settings):
     def _faults(self) -> Faults:
         low, high = self.band
         yield low >= high, f"band = [{low:g}, {high:g}]: the first must be the lower"
+        yield "sft" not in self.methods, "methods lacks sft; it sets all lengths"
         for name in ("target", "max_epochs"):
             for lacking in {"teacher", "student"} - set(getattr(self, name)):
                 yield True, f"{name} lacks {lacking}"

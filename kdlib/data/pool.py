@@ -12,6 +12,7 @@ from kdlib.data import canaries, sources
 from kdlib.errors import KdlibError
 
 TEXTS = list(FIELDS[:3])  # what makes a row
+LEAST_CODE = 80  # characters: less says little of what a function does
 
 
 def load_pool(settings: DataSettings) -> pd.DataFrame:
@@ -25,10 +26,11 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
     fits &= frame["instruction"].str.len() + frame["context"].str.len() <= settings.prompt_chars
     if settings.source == "pydocs":
         fits &= frame["response"].map(sources.is_prose)
+    if settings.code_chars:
+        fits &= frame["code"].str.len() >= LEAST_CODE
+        code = [sources.first_lines(text, settings.code_chars) for text in frame["code"]]
+        frame["context"] += [f"\n{text}" for text in code]
     frame = frame.loc[fits, list(FIELDS)].drop_duplicates(TEXTS)
-    if settings.keywords:
-        listed = [sources.keywords(text, settings.keywords) for text in frame["response"]]
-        frame["context"] += [f"\nKeywords: {', '.join(words)}" for words in listed]
     if len(frame) < (needed := settings.members + settings.held_out):
         fitting = f"only {len(frame)} of the source's {count} rows can be used (each once, response"
         ranges = f"of {least} to {most} characters, prompt of at most {settings.prompt_chars})"

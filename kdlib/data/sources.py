@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import itertools
 import re
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from kdlib.config.sections import FIELDS, DataSettings
 from kdlib.data import stream_rows
 from kdlib.errors import KdlibError
 
+COLUMNS = (*FIELDS, "rest", "code")  # of pydocs
 BLOCK = 4096  # rows of a file or data set that are checked at a time
 TESTS = re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|conftest)\.py$")
 
@@ -49,25 +51,32 @@ def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterato
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        name, kind, signature = outer + child.name, "class", ""
+        name, kind, signature, code = outer + child.name, "class", "", ""
+        text = ast.get_docstring(child)
         if not isinstance(child, ast.ClassDef):
             arguments = [*child.args.posonlyargs, *child.args.args, *child.args.kwonlyargs]
             signature = f"({', '.join(argument.arg for argument in arguments[:6])})"
             kind = "method" if outer else "function"
-        if text := ast.get_docstring(child):
+            code = "\n".join(map(ast.unparse, child.body[1:])) if text else ""
+        if text:
             first, *rest = (normalised(part) for part in text.strip().split("\n\n"))
             prompt = f"What does `{name}` do?", f"{module}.{name}{signature}"
-            texts = *prompt, first, f"{package} {kind}", "\n".join(rest)
-            yield dict(zip((*FIELDS, "rest"), texts, strict=True))
+            lines = "\n".join(line.strip() for line in code.splitlines() if line.strip())
+            texts = *prompt, first, f"{package} {kind}", "\n".join(rest), lines
+            yield dict(zip(COLUMNS, texts, strict=True))
         yield from _docstrings(child, package, module, f"{name}.")
 
 
 def read_pydocs(settings: DataSettings) -> pd.DataFrame:
-    """All docstrings of the packages, kept by version; rest: further paragraphs, one a line."""
+    """All docstrings of the packages, kept by version.
+
+    Beside FIELDS: rest, the further paragraphs, one a line, and code, that of a function behind its
+    docstring, without indentation and comments.
+    """
     owners = metadata.packages_distributions()
     listed = [name for name in settings.packages if name in owners]
     versions = {name: metadata.version(owners[name][0]) for name in listed}
-    file = runs.cache_dir() / f"pydocs-{runs.fingerprint(versions)}.parquet"
+    file = runs.cache_dir() / f"pydocs-{runs.fingerprint([versions, COLUMNS])}.parquet"
     if not file.is_file() or len(versions) < len(settings.packages):
         gc.disable()  # syntax trees hold no cycles, and looking for some takes half of the time
         try:
@@ -88,16 +97,12 @@ def is_prose(text: str) -> bool:
     )
 
 
-def keywords(text: str, share: float) -> list[str]:
-    """So large a share of the different content words of a text, at least one, in the alphabet's order.
-
-    Content words have four letters or more and are no stop words. Which are taken hangs on the text.
-    """
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
-
-    words = {word.lower() for word in re.findall(r"[A-Za-z]{4,}", text)} - ENGLISH_STOP_WORDS
-    drawn = sorted(words, key=lambda word: runs.digest(text, word))
-    return sorted(drawn[: max(1, round(share * len(words)))])
+def first_lines(code: str, most: int) -> str:
+    """Whole lines of code of at most so many characters in all; of a longer first line its start."""
+    lines = code.split("\n")
+    ends = itertools.accumulate(len(line) + 1 for line in lines)
+    kept = [line for line, end in zip(lines, ends, strict=True) if end - 1 <= most]
+    return "\n".join(kept) or code[:most]
 
 
 def read_file(settings: DataSettings) -> pd.DataFrame:

@@ -26,8 +26,9 @@ MOST = 500  # member rows on which constant and template are chosen
 COMMON = 50  # words that a template may be made of
 GAIN = 0.005  # of ROUGE-L, for each word more: less is these rows' own
 SLOT = "{}"  # where a template has what it echoes
-# the last part of the name that is asked about, the last two, what else the context holds, all this
-ECHOED = ("name", "names", "context", "prompt")
+# the last part of the name that is asked about, the last two; the first line of what else the
+# context holds, all of that
+ECHOED = ("name", "names", "line", "context")
 _NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)  # and arguments: a context of pydocs
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _STEMS, _SURFACE = (tokenizers.DefaultTokenizer(use_stemmer=stem) for stem in (True, False))
@@ -90,16 +91,16 @@ def echoes(rows: pd.DataFrame, what: str) -> list[str]:
 def echo(instruction: str, context: str, what: str = "names") -> str:
     """The words of one of ECHOED, or else the instruction.
 
-    Of the context `networkx.Graph.add_nodesFrom(self, nodes)`, with a second line of keywords, the
-    names are "graph add nodes from", and what else it holds are the keywords.
+    Of a context whose first line is `networkx.Graph.add_nodesFrom(self, nodes)` the names are
+    "graph add nodes from", and further lines what else it holds.
     """
     first, _, rest = context.partition("\n")
     named = _NAME.fullmatch(first)
     parts = named[1].split(".")[-1 if what == "name" else -2 :] if named else []
-    words = [word.lower() for word in _WORD.findall(" ".join(parts))]
-    others = [word.lower() for word in _WORD.findall(rest.rpartition(":")[2])]
-    said = {"context": others, "prompt": words + others}.get(what, words)
-    return " ".join(said) or instruction
+    names = " ".join(word.lower() for word in _WORD.findall(" ".join(parts)))
+    others = rest if named else context
+    said = {"line": others.partition("\n")[0], "context": others}.get(what, names)
+    return said or instruction
 
 
 def best_echo(members: pd.DataFrame) -> str:

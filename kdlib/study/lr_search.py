@@ -1,9 +1,10 @@
 """Learning rates and training lengths, by the profile's rule, on a seed that is never reported.
 
-A model's rate is the one at which its held-out loss, over all that is noted of `rate_epochs`, gets
-lowest. Where that is the least or the greatest rate tried, half or twice of it is tried too, until
-the best lies inside. The length of the teacher, and of all students of a size, is the number of
-epochs after which SFT memorizes nearest `target`; it must memorize within `band` there.
+A model's rate is the one at which its held-out loss, noted over `rate_epochs`, gets lowest. Where
+that is the least or the greatest rate tried, half or twice of it is tried too, until the best lies
+inside. Methods that are not searched take the rate of SFT at their size. The length of the teacher,
+and of all students of a size, is the number of epochs after which SFT memorizes nearest `target`;
+it must memorize within `band` there.
 """
 
 from collections.abc import Sequence
@@ -47,12 +48,14 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
         table = table[table["settings"] == settings(profile)]
     table = searched(table, profile, [(TEACHER, TEACHER)], cores)
     found = profile.teacher.model_copy(update=chosen(table, profile, TEACHER, TEACHER))
-    fixed = profile.model_copy(update={"teacher": found})
+    least: dict[str, Any] = {"rouge_rows": 1, "sampled_rows": 1, "path_rows": 0, "encoder": None}
+    measure = profile.measure.model_copy(update=least)  # nothing of it is read here
+    fixed = profile.model_copy(update={"teacher": found, "measure": measure})
     teacher, rows = Run(fixed, how.seed, TEACHER, TEACHER), load_rows(fixed, how.seed)
     stages.make(teacher, rows)
     for decoding in DECODINGS:  # before two processes need them at once
         teacher_output.text(teacher, rows, decoding)
-    students = [(method, size) for method in profile.all_methods for size in profile.sizes]
+    students = [(method, size) for method in how.methods for size in profile.sizes]
     return rule(searched(table, fixed, students, cores), profile)
 
 
@@ -78,12 +81,12 @@ def searched(
     """The table with all that the rule needs of these models; written whenever it grows."""
     facts = {"settings": settings(profile), "commit": runs.commit()}
     while trials := [one for model in models for one in wanted(table, profile, *model)]:
+        # the slowest first, so that no core waits at the end
+        trials.sort(key=lambda one: (one.method != "minillm", -one.epochs))
+        threads = repeat(max(1, cores // len(trials)))
         with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
-            # the slowest first, so that no core waits at the end
-            trials.sort(key=lambda one: (one.method != "minillm", -one.epochs))
-            for trial, path in zip(
-                trials, processes.map(one_path, repeat(profile), trials), strict=True
-            ):
+            paths = processes.map(one_path, repeat(profile), trials, threads)
+            for trial, path in zip(trials, paths, strict=True):
                 same = (table[TRIAL] == list(trial[:3])).all(axis=1)
                 table = pd.concat([table[~same], path.assign(**facts)], ignore_index=True)
                 runs.write_table(runs.results_dir(profile.name) / "calibration.csv", table)
@@ -110,9 +113,12 @@ def wanted(table: pd.DataFrame, profile: Profile, method: str, size: str) -> lis
     return [Trial(method, size, best, longest)] if needed else []
 
 
-def one_path(profile: Profile, trial: Trial) -> pd.DataFrame:
-    """Train once: TRIAL, epoch, step, split, exact_rate, nats_per_token."""
-    torch.set_num_threads(1)
+def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
+    """Train once: TRIAL, epoch, step, split, exact_rate, nats_per_token.
+
+    Noted each half epoch to the second, then each epoch; of members only where a length is wanted.
+    """
+    torch.set_num_threads(threads)
     common = profile.teacher if trial.method == TEACHER else profile.student
     how = common.model_copy(update={"lr": trial.rate, "epochs": trial.epochs})
     name = f"{trial.method}-{trial.size}-{trial.rate:g}.jsonl"
@@ -121,9 +127,13 @@ def one_path(profile: Profile, trial: Trial) -> pd.DataFrame:
     run, rows = Run(profile, seed, trial.method, trial.size), load_rows(profile, seed)
     without_answers = profile.measure.model_copy(update={"path_rows": 0})
     notes = noting.Notes(rows, how, without_answers, profile.tokens.max_new)
+    natural = notes.noted["kind"] == "row"
+    if trial.method not in (TEACHER, "sft"):
+        natural &= notes.noted["split"] == "held_out"
+    notes.noted = notes.noted[natural]
+    notes.steps = noting.noted_steps(how.epochs, notes.epoch_steps, parts=2)
     stages.train(run, rows, how, log, notes)
-    natural = notes.tuples[notes.tuples["kind"] == "row"]
-    noted = natural.assign(exact_rate=exact(natural))
+    noted = notes.tuples.assign(exact_rate=exact(notes.tuples))
     by, numbers = ["epoch", "step", "split"], ["exact_rate", "nats_per_token"]
     means = noted.groupby(by, sort=False)[numbers].mean().reset_index()
     return means.assign(**dict(zip(TRIAL, trial, strict=False)))
@@ -162,13 +172,13 @@ def chosen(table: pd.DataFrame, profile: Profile, method: str, size: str) -> dic
 
 def rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
     """What is chosen, as the profile has it: `teacher`, `models` by size, `methods` by name."""
-    sft = {size: chosen(table, profile, "sft", size) for size in profile.sizes}
     rates = {
         method: {size: chosen(table, profile, method, size)["lr"] for size in profile.sizes}
-        for method in profile.all_methods
+        for method in calibration(profile).methods
+        if method != "sft"
     }
     return {
         "teacher": chosen(table, profile, TEACHER, TEACHER),
-        "models": {size: {"epochs": one["epochs"]} for size, one in sft.items()},
+        "models": {size: chosen(table, profile, "sft", size) for size in profile.sizes},
         "methods": {method: {"lr": by_size} for method, by_size in rates.items()},
     }

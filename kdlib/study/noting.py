@@ -19,10 +19,10 @@ def epoch_steps(rows: TokenizedRows, how: TrainSettings) -> int:
     return math.ceil(len(rows.presented) / (how.batch * how.accumulate))
 
 
-def noted_steps(epochs: int, per_epoch: int) -> frozenset[int]:
+def noted_steps(epochs: int, per_epoch: int, parts: int = 4) -> frozenset[int]:
     """The steps after which a run is noted: each quarter epoch to the second, then each epoch."""
-    quarters = [quarter / 4 for quarter in range(4 * min(epochs, 2) + 1)]
-    return frozenset(round(epoch * per_epoch) for epoch in (*quarters, *range(epochs + 1)))
+    early = [part / parts for part in range(parts * min(epochs, 2) + 1)]
+    return frozenset(round(epoch * per_epoch) for epoch in (*early, *range(epochs + 1)))
 
 
 class Notes:
@@ -30,7 +30,8 @@ class Notes:
 
     `tuples` has a line for each time and each member row, canary and held-out row: epoch (a
     fraction inside one), step, split, kind, and NOTED. `answers` has the greedy answers of the
-    first `measure.path_rows` held-out rows after whole epochs (see `usefulness.answers`).
+    first `measure.path_rows` held-out rows after whole epochs (see `usefulness.answers`). `steps`
+    are when it is to be called, `noted` the rows that are measured (split, kind, by row_id).
     """
 
     def __init__(
@@ -39,16 +40,16 @@ class Notes:
         self.rows, self.how, self.measure, self.max_new = rows, how, measure, max_new
         self.epoch_steps = epoch_steps(rows, how)
         self.steps = noted_steps(how.epochs, self.epoch_steps)
+        self.noted = rows.frame.loc[rows.frame["kind"] != "twin", ["split", "kind"]]
         self.tuples, self.answers = pd.DataFrame(), pd.DataFrame()
 
     def __call__(self, model: Any, step: int) -> None:
         """Note the model as it is after so many optimizer steps."""
         at = {"epoch": step / self.epoch_steps, "step": step}
-        facts = self.rows.frame.loc[self.rows.frame["kind"] != "twin", ["split", "kind"]]
-        examples = [self.rows.examples[row_id] for row_id in facts.index]
+        examples = [self.rows.examples[row_id] for row_id in self.noted.index]
         how: dict[str, Any] = {"pad_id": self.rows.pad_id, "batch": self.measure.batch}
         found = meter.meter(model, examples, precision=self.how.precision, **how)[NOTED]
-        noted = found.join(facts, on="row_id").assign(**at)
+        noted = found.join(self.noted, on="row_id").assign(**at)
         self.tuples = pd.concat([self.tuples, noted], ignore_index=True)
         if self.measure.path_rows and step % self.epoch_steps == 0:
             self.answers = pd.concat([self.answers, self._answers(model).assign(**at)])

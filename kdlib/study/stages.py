@@ -24,7 +24,7 @@ from kdlib.study import noting, pretraining, teacher_output
 from kdlib.study.run import BASE, Run, ground, load
 
 SPLITS = ("member", "held_out")
-VALIDATION_ROWS = 120  # held-out tuples that a text may be governed by
+VALIDATION_ROWS = 40  # held-out tuples that a text may be governed by
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
 
 
