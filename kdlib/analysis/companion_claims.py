@@ -4,25 +4,37 @@ Written before any reported seed was run, see `claims`. The companions' models a
 ours. Taught in notebooks 11 to 13.
 """
 
-from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from kdlib.config.methods import DISTILLED, label
-from kdlib.stats import row_text
+from kdlib.stats import ALPHA, judgeable, judged, row_text
 
 PUBLISHED_AUC = (0.54, 0.83)  # of students in 2508.07054
+NEARLY_ALL = 0.9  # of a student's rows (D1)
+LITTLE = 0.05  # of the rows that only the teacher memorizes (D2)
 
 Judged = tuple[bool, bool, str]  # confirmed, refuted, evidence
 
 
-def _share(metric: str, limit: float, more: bool, shares: pd.DataFrame) -> Judged:
+def _nearly_all_shared(shares: pd.DataFrame) -> Judged:
     pooled = shares.query("method == 'word_kd' and size == 'all' and seed == 'all'")
-    row = pooled.set_index("metric").loc[metric]
+    row = pooled.set_index("metric").loc["shared"]
     evidence = row_text(row, form=".1%") + (f" of {row['n']:.0f} rows" if row["n"] else "")
-    above, below = row["lo"] > limit, row["hi"] < limit
-    return *((above, below) if more else (below, above)), evidence
+    return row["lo"] > NEARLY_ALL, row["hi"] < NEARLY_ALL, evidence
+
+
+def _little_beyond_sft(excess: pd.DataFrame) -> Judged:
+    gaps = judged(excess[excess["method"] == "word_kd"])
+    little = (gaps["hi"] < LITTLE) & judgeable(gaps, "groups")
+    agreed = gaps["same_sign"].astype(bool)
+    more = (gaps["lo"] > LITTLE) & (gaps["direction"] == "above") & agreed
+    said = [
+        f"{row['size']} {row_text(row, form='+.3f')} of {row['n']:.0f} rows"
+        for row in gaps.to_dict("records")
+    ]
+    return little.all(), more.any(), f"beyond a second SFT student: {'; '.join(said)}"
 
 
 def _text_passes_on_more(contrasts: pd.DataFrame) -> Judged:
@@ -62,16 +74,18 @@ def _auc_as_published(attacks: pd.DataFrame) -> Judged:
     return within.all(), outside.any(), evidence
 
 
-def _ranked_differently(reversals: pd.DataFrame, hits: pd.DataFrame) -> Judged:
-    shares, sure = hits.groupby("method")["hit"].mean(), reversals[reversals["sure"].astype(bool)]
-    evidence = f"{len(reversals)} of the pairs of {len(shares)} methods are ordered differently, "
-    evidence += f"{len(sure)} with both intervals excluding 0 and every seed agreeing"
+def _ranked_differently(reversals: pd.DataFrame) -> Judged:
+    verdicts, sure = reversals["verdict"], reversals[reversals["verdict"] == "reversed"]
+    apart = ((reversals["auc"] < 0) & (reversals["memorized"] > 0)).sum()
+    evidence = f"{apart} of {len(reversals)} pairs of methods are ordered differently by the means,"
+    evidence += f" {len(sure)} beyond chance; {(verdicts == 'same order').sum()} are ordered alike "
+    evidence += f"beyond chance, {(verdicts == 'not judgeable').sum()} not judgeable"
     if len(sure):
-        most = sure.loc[sure["more"].idxmax()]
-        evidence += f"; {label(most['one'])} memorizes {most['more']:.3f} more than "
-        evidence += f"{label(most['other'])}, its AUC is {-most['less']:.3f} lower"
-    ordered = shares.nunique() > 1  # else there is no order to reverse
-    return len(sure) > 0, ordered and not len(reversals), evidence
+        most = sure.loc[sure["memorized"].idxmax()]
+        evidence += f"; {label(most['one'])} memorizes {most['memorized']:.3f} more than "
+        evidence += f"{label(most['other'])}, its AUC is {-most['auc']:.3f} lower"
+    alike = (reversals["p"] < ALPHA) & (reversals["auc"] > 0) & reversals["same_sign"].astype(bool)
+    return len(sure) > 0, alike.all(), evidence
 
 
 CLAIMS = {
@@ -80,14 +94,18 @@ CLAIMS = {
         "too (2601.15394: 95.7%).",
         "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
         "above 0.9, refuted if below 0.9",
-        partial(_share, "shared", 0.9, True),
+        _nearly_all_shared,
     ),
     "D2": (
-        "Of what the teacher memorizes and the SFT student does not, little is passed on "
-        "(2601.15394: 0.9%).",
-        "word-level KD, all sizes and seeds together: confirmed if the share's whole interval lies "
-        "below 0.05, refuted if above 0.05",
-        partial(_share, "passed_on", 0.05, False),
+        "Of what the teacher memorizes and an SFT student does not, little is passed on "
+        "(2601.15394: 0.9%): a student taught by it recites hardly more than another SFT student.",
+        # until now the bare share was judged, though what SFT misses is partly luck
+        "word-level KD, each size, all seeds together, over the rows that the teacher and not an "
+        "SFT student of another training seed memorizes: the share that the distilled student "
+        "memorizes less that of the SFT student; confirmed if at every size its whole interval "
+        "lies below 0.05; refuted if at one size it lies above 0.05 (and above 0 after Holm's "
+        "correction), every seed agreeing",
+        _little_beyond_sft,
     ),
     "D3": (
         "Teacher text passes on more of that than teacher probabilities do (2601.15394: 2.7 "
@@ -122,10 +140,11 @@ CLAIMS = {
     ),
     "E2": (
         "Membership and memorization rank the methods differently (2508.07054).",
-        "all methods that were run, at the probe's size: confirmed if two of them are ordered one "
-        "way by memorized rows and the other way by the AUC of the loss score, both differences "
-        "with intervals that exclude 0 and every seed agreeing; refuted if no two are ordered "
-        "differently by the means; open otherwise",
+        # until now of all methods, uncorrected; refuted if no two means were ordered differently
+        "the paper's methods at the probe's size: confirmed if two of them are ordered one way by "
+        "memorized rows and the other way by the AUC of the loss score, both differences not 0 "
+        "after Holm's correction over all pairs, every seed agreeing; refuted if all pairs are "
+        "ordered alike, no difference being 0, every seed agreeing; open otherwise",
         _ranked_differently,
     ),
 }

@@ -1,4 +1,4 @@
-"""What a row gains by having been trained on: models of halves of the member rows (notebook 09).
+"""What a row gains by having been trained on: models of halves of the member rows (notebook 11).
 
 Models of `halves` have a part: "half-0a" is side a of the first pair of halves (each row is in one
 half and out of the other), "taught-0a" that side's students taught by the teacher of all rows.

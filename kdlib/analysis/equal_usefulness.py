@@ -36,7 +36,7 @@ def held_out_loss(notes: pd.DataFrame) -> pd.DataFrame:
     return notes[chosen].assign(value=lambda rows: -rows["nats_per_token"])
 
 
-def answers(frame: pd.DataFrame, measure: str = "rougeL") -> pd.DataFrame:
+def answers(frame: pd.DataFrame, measure: str = "usefulness") -> pd.DataFrame:
     """Usefulness by the answers that were noted: a measure of the frame `path_answers`."""
     return frame.assign(value=frame[measure])
 

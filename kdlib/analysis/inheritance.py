@@ -54,7 +54,7 @@ def regions(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """The key shares (`pairs`), seeds drawn, then groups; columns as in `regions`."""
+    """The key shares (`pairs`); columns as in `regions`."""
     return _ratios(frame, pairs)
 
 
@@ -117,6 +117,35 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
         rows += [names | {"metric": metric} | line for metric, line in found.items()]
     columns = [*MODEL, "metric", "value", "lo", "hi", "n", "p", "discordant", "same_sign"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def excess(frame: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """What students recite of rows that their teacher and not a second SFT student memorizes.
+
+    Beside the SFT student S, which recites of them too: two SFT students of one size differ by luck
+    (the order of rows, dropout), so that each misses rows which the other gets. `second` are the
+    tuples of SFT students from another training seed. It is they who say what SFT misses, and not
+    S: as D is, S is read the rows in the teacher's order, so that D and S differ by the teacher
+    alone, and neither has the luck of the second. Columns: method, size, distilled, sft (shares of
+    these rows), and what `stats.paired_difference` gives of their difference; no interval and no p
+    under MIN_GROUPS groups. KdlibError where the second students are not of the same rows.
+    """
+    hits = natural(second, "member").set_index(["size", *ROW])["hit"].rename("in_second")
+    rows = frame.merge(hits, on=["size", *ROW], validate="m:1")
+    if len(rows) != len(frame):
+        raise KdlibError("the second SFT students do not hold the same rows; run the study again")
+
+    def beside(students: pd.DataFrame) -> Line:
+        part = students[students["in_teacher"] & ~students["in_second"]]
+        a, b = (part.assign(hit=part[f"in_{one}"].astype(float)) for one in ("distilled", "sft"))
+        own, sft, count = a["hit"].mean(), b["hit"].mean(), part["group"].nunique()
+        facts = {"distilled": own, "sft": sft}
+        if count < stats.MIN_GROUPS:
+            few = {"p": np.nan, "n": len(part), "groups": count, "discordant": 0}
+            return facts | stats.line(own - sft, NOTHING, **few, same_sign=False)
+        return facts | stats.paired_difference(a, b, "hit")
+
+    return stats.each(rows, MODEL, beside)
 
 
 def stability(tuples: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,8 @@ from kdlib.stats import Line, bootstrap, each, line, paired_difference, ratio
 Frames = dict[str, pd.DataFrame]
 Model = tuple[str, str]  # method and size
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
-MEASURES = ("rouge1", "rouge2", "rougeL", "similarity")  # the last, where there is an encoder
+# of answers, see `usefulness.scored`; similarity only where there is an encoder
+MEASURES = ("rouge1", "rouge2", "rougeL", "similarity", "usefulness")
 SAME = 0.2  # of what SFT adds to its base: a smaller difference is "as useful"
 WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
@@ -169,8 +170,8 @@ def beats_trivial(answers: pd.DataFrame, trivial: pd.DataFrame) -> pd.DataFrame:
     """Whether the teacher's greedy answers to held-out rows beat each trivial answerer's.
 
     Columns: against, metric (MEASURES that both have), what `stats.paired_difference` gives of all
-    seeds together, and beats: the whole interval lies above 0 and every seed agrees. Unless all do,
-    the teacher is of no proven use. KdlibError: they answer other rows.
+    seeds together, and beats: the whole interval lies above 0 and every seed agrees. Unless all do
+    in a metric, the teacher is of no proven use by it. KdlibError: they answer other rows.
     """
     asked, rows = "decoding == 'greedy' and split == 'held_out'", []
     teacher, against = answers.query(f"method == 'teacher' and {asked}"), trivial.query(asked)

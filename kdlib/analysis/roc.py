@@ -42,7 +42,7 @@ def roc(score: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) -> pd.DataFrame:
-    """AUC and low-rate hits of score columns, with intervals over seeds and groups.
+    """AUC and low-rate hits of score columns, with intervals over seeds, then groups.
 
     The frame has member (bool), group and, if there are seeds, seed besides. Columns: score, auc,
     then each of RATES (nan with too few others), all with ..._lo and ..._hi, n_member, n_other.
@@ -69,7 +69,8 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
 def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
     """AUC of one column less that of another over the same rows: value, lo, hi, p, n, same_sign.
 
-    The interval is paired: both see the same draws. The frame has seed, member, group besides.
+    The interval is paired: both see the same draws. The frame has seed, member, group besides;
+    groups are those of members or of others, whichever are fewer.
     """
 
     def gap(part: pd.DataFrame, weights: np.ndarray | None = None) -> np.ndarray:
@@ -78,7 +79,8 @@ def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
 
     (found,) = estimate(lambda weights: gap(frame, weights)[None], frame["group"], frame["seed"])
     agreed = same_sign(gap(part)[0] for _, part in frame.groupby("seed"))
-    return found | {"n": len(frame), "same_sign": agreed}
+    fewer = int(frame.groupby("member")["group"].nunique().min())
+    return found | {"n": len(frame), "groups": fewer, "same_sign": agreed}
 
 
 def counts(

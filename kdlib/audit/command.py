@@ -23,7 +23,7 @@ from kdlib.config.profile import read_templates
 from kdlib.config.sections import AuditSettings
 from kdlib.data import sources, stream_rows
 from kdlib.errors import KdlibError
-from kdlib.model import checkpoints
+from kdlib.model import checkpoints, packaged
 
 BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
@@ -36,8 +36,9 @@ def run(settings: AuditSettings) -> Path:
     """Measure every tuple, or those that an interrupted run left; the path of the report.
 
     Files may be larger than memory. Only into `settings.out` go rows/part-*.parquet (one line per
-    tuple), summary.csv, report.html and manifest.json. KdlibError: bad input (see `scoring.load`,
-    `inspect`, `stream_rows.read`), or the folder is not this audit's.
+    tuple), summary.csv, report.html and manifest.json; a model "package:NAME" is kept where the
+    study keeps it, too. KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`),
+    or the folder is not this audit's.
     """
     identity = fingerprint(settings)
     facts = claimed(settings.out, identity)
@@ -65,7 +66,9 @@ def fingerprint(settings: AuditSettings) -> str:
         ends = runs.digest((data[:MIB].tobytes() + data[-MIB:].tobytes()).hex())
         facts[split] = [str(path.resolve()), about.st_size, about.st_mtime_ns, ends]
     for name in ("model", "reference"):
-        if facts[name] and (folder := Path(facts[name])).is_dir():
+        if packed := packaged.sha256(facts[name]):
+            facts[name] = packed  # known before it is fetched
+        elif facts[name] and (folder := Path(facts[name])).is_dir():
             files = [(one.name, one.stat()) for one in sorted(folder.iterdir()) if one.is_file()]
             facts[name] = [[one, about.st_size, about.st_mtime_ns] for one, about in files]
     return runs.fingerprint(facts)

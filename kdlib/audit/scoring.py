@@ -13,7 +13,7 @@ from kdlib.analysis import attacks, extraction
 from kdlib.config.sections import AuditSettings, TokenSettings
 from kdlib.errors import KdlibError
 from kdlib.measure import meter
-from kdlib.model import checkpoints, tokens
+from kdlib.model import checkpoints, packaged, tokens
 from kdlib.model.tokens import Example
 
 BUDGET = 2**14  # tokens of a forward pass, padding included: long rows go fewer at a time
@@ -34,11 +34,11 @@ class Loaded:
 def load(settings: AuditSettings) -> Loaded:
     """The models on the device, and the tokens that they read.
 
-    KdlibError: a model or tokenizer is missing or broken, they do not fit together, the reference
-    is the model itself, or they read fewer tokens than `max_length`.
+    KdlibError: a model or tokenizer is missing or broken, a package is not to be had, they do not
+    fit together, the reference is the model itself, or they read fewer tokens than `max_length`.
     """
     models, tokenizers, room = [], [], UNLIMITED
-    for name in filter(None, (settings.model, settings.reference)):
+    for name in [packaged.resolve(one) for one in (settings.model, settings.reference) if one]:
         model, tokenizer = checkpoints.load_model(name), tokens.load_tokenizer(name)
         checkpoints.require_match(model, tokenizer, name)
         tokenizer.model_max_length = UNLIMITED  # what is too long is counted here

@@ -95,6 +95,10 @@ class Profile(Settings):
         yield template not in known, f"tokens.template = '{template}': known: {', '.join(known)}"
         seed = self.calibration.seed if self.calibration else None
         yield seed in self.seeds, f"calibration.seed = {seed} is among the reported seeds"
+        methods = self.all_methods
+        for name in self.calibration.methods if self.calibration else ():
+            lacking = f"calibration.methods: '{name}' is no method; known: {', '.join(methods)}"
+            yield name not in methods, lacking
 
     @property
     def sizes(self) -> tuple[str, ...]:

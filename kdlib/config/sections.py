@@ -57,9 +57,9 @@ class DataSettings(Settings):
     held_out: Positive
     response_chars: tuple[Positive, Positive] = (1, 100_000)
     prompt_chars: Positive = 100_000
-    # of pydocs: so much of the code stands in the context, and rows without any are left out; 0 is
-    # in no dump: what was made before keeps its identity
-    code_chars: Count = Field(default=0, exclude_if=lambda most: most == 0)
+    # of pydocs: so much of the docstring's next paragraph stands in the context, and rows without
+    # one are left out; 0 is in no dump: what was made before keeps its identity
+    details_chars: Count = Field(default=0, exclude_if=lambda most: most == 0)
     canaries: Count = 0  # of each kind and number of repetitions
     # names in data.canaries; the default is in no dump, likewise
     canary_kinds: Annotated[tuple[str, ...], Distinct] = Field(
@@ -79,8 +79,8 @@ class DataSettings(Settings):
         for name in ("canary_kinds", "repetitions"):
             empty = self.canaries > 0 and not getattr(self, name)
             yield empty, f"{name} is empty; canaries need some"
-        code = self.code_chars > 0 and source != "pydocs"
-        yield code, "code_chars is for source = 'pydocs' alone; leave it out"
+        details = self.details_chars > 0 and source != "pydocs"
+        yield details, "details_chars is for source = 'pydocs' alone; leave it out"
         yield source == "pydocs" and not packages, "packages is empty; 'pydocs' reads packages"
         yield source == "file" and self.path is None, "path is missing; 'file' needs the data file"
 
@@ -218,11 +218,11 @@ class CalibrationSettings(Settings):
 class AuditSettings(Settings):
     """What is audited, and how."""
 
-    model: str  # folder or hub name of a causal model
+    model: str  # a causal model: a folder, a hub name, or "package:NAME" of model.packaged
     data: Path  # file of the rows that it was trained on
     out: Path  # folder for what is found
     held_out: Path | None = None  # file of like rows that it was not trained on
-    reference: str | None = None  # the model before that training; of the same tokenizer
+    reference: str | None = None  # likewise, the model before that training; same tokenizer
     batch: Positive = 64  # tuples of a forward pass; results do not depend on it beyond rounding
     max_length: Positive | None = None  # tokens of a tuple; None: as many as the models can read
     template: Template

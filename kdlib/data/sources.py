@@ -2,7 +2,6 @@
 
 import ast
 import gc
-import itertools
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from kdlib.config.sections import FIELDS, DataSettings
 from kdlib.data import stream_rows
 from kdlib.errors import KdlibError
 
-COLUMNS = (*FIELDS, "rest", "code")  # of pydocs
 BLOCK = 4096  # rows of a file or data set that are checked at a time
+LEAST_DETAILS = 60  # characters: less says little of what is described
 TESTS = re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|conftest)\.py$")
 
 
@@ -51,32 +50,25 @@ def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterato
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        name, kind, signature, code = outer + child.name, "class", "", ""
-        text = ast.get_docstring(child)
+        name, kind, signature = outer + child.name, "class", ""
         if not isinstance(child, ast.ClassDef):
             arguments = [*child.args.posonlyargs, *child.args.args, *child.args.kwonlyargs]
             signature = f"({', '.join(argument.arg for argument in arguments[:6])})"
             kind = "method" if outer else "function"
-            code = "\n".join(map(ast.unparse, child.body[1:])) if text else ""
-        if text:
+        if text := ast.get_docstring(child):
             first, *rest = (normalised(part) for part in text.strip().split("\n\n"))
             prompt = f"What does `{name}` do?", f"{module}.{name}{signature}"
-            lines = "\n".join(line.strip() for line in code.splitlines() if line.strip())
-            texts = *prompt, first, f"{package} {kind}", "\n".join(rest), lines
-            yield dict(zip(COLUMNS, texts, strict=True))
+            texts = *prompt, first, f"{package} {kind}", "\n".join(rest)
+            yield dict(zip((*FIELDS, "rest"), texts, strict=True))
         yield from _docstrings(child, package, module, f"{name}.")
 
 
 def read_pydocs(settings: DataSettings) -> pd.DataFrame:
-    """All docstrings of the packages, kept by version.
-
-    Beside FIELDS: rest, the further paragraphs, one a line, and code, that of a function behind its
-    docstring, without indentation and comments.
-    """
+    """All docstrings of the packages, kept by version; rest: further paragraphs, one a line."""
     owners = metadata.packages_distributions()
     listed = [name for name in settings.packages if name in owners]
     versions = {name: metadata.version(owners[name][0]) for name in listed}
-    file = runs.cache_dir() / f"pydocs-{runs.fingerprint([versions, COLUMNS])}.parquet"
+    file = runs.cache_dir() / f"pydocs-{runs.fingerprint(versions)}.parquet"
     if not file.is_file() or len(versions) < len(settings.packages):
         gc.disable()  # syntax trees hold no cycles, and looking for some takes half of the time
         try:
@@ -97,12 +89,12 @@ def is_prose(text: str) -> bool:
     )
 
 
-def first_lines(code: str, most: int) -> str:
-    """Whole lines of code of at most so many characters in all; of a longer first line its start."""
-    lines = code.split("\n")
-    ends = itertools.accumulate(len(line) + 1 for line in lines)
-    kept = [line for line, end in zip(lines, ends, strict=True) if end - 1 <= most]
-    return "\n".join(kept) or code[:most]
+def details(rest: str, most: int) -> str:
+    """Whole words of a docstring's next paragraph, of `most` characters at most; "": no prose."""
+    paragraph = rest.partition("\n")[0]
+    if len(paragraph) < LEAST_DETAILS or not is_prose(paragraph):
+        return ""
+    return paragraph if len(paragraph) <= most else paragraph[: most + 1].rpartition(" ")[0]
 
 
 def read_file(settings: DataSettings) -> pd.DataFrame:

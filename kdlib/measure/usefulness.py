@@ -51,11 +51,16 @@ def scored(
     """Answers (row_id, text) with what they have in common with the references, by row id.
 
     rouge1, rouge2, rougeL: of their words (F1, 0 to 1, stemmed); with an encoder similarity, of
-    their meaning (`similarity.cosine`, -1 to 1).
+    their meaning (`similarity.cosine`, -1 to 1). usefulness is what models are judged by: the mean
+    of rougeL and similarity, since a string of common words does well in the one alone, and a copy
+    of the prompt in the other; without an encoder it is rougeL.
     """
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     texts, wanted = said["text"].tolist(), [references[row] for row in said["row_id"]]
     pairs = zip(wanted, texts, strict=True)
     scores = pd.DataFrame([scorer.score(*pair) for pair in pairs], index=said.index)
     found = said.join(scores.map(lambda score: score.fmeasure))
-    return found.assign(similarity=similarity.cosine(encoder, texts, wanted)) if encoder else found
+    if encoder:
+        found["similarity"] = similarity.cosine(encoder, texts, wanted)
+    parts = ["rougeL", "similarity"] if encoder else ["rougeL"]
+    return found.assign(usefulness=found[parts].mean(axis=1))

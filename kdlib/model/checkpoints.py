@@ -24,6 +24,7 @@ _PLAIN_HEAD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 NEEDED = "it needs all files of one causal model and its tokenizer, as save_pretrained writes them"
+WAYS = "check name and network, or give a folder, or a model that a package carries (package:NAME)"
 
 
 def device() -> torch.device:
@@ -94,7 +95,7 @@ def reading(what: str, path: str | Path) -> Iterator[None]:
         reason = (str(error).splitlines() or [""])[0][:200]
         if type(error) not in (ValueError, OSError):
             reason = f"a file of it cannot be read ({type(error).__name__}: {reason})"
-        remedy = NEEDED if here else "it is no folder here: check path, name and network"
+        remedy = NEEDED if here else f"it is no folder here: {WAYS}"
         for made in (Path(path).parent, Path(path)) if here else ():
             if "run_id" in (runs.read_manifest(made) or ()):
                 remedy = f"delete the folder {made} and run the same command again"

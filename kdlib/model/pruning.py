@@ -1,4 +1,4 @@
-"""Fewer layers: which cost least to leave out, and the model without the others. Taught in 02."""
+"""Fewer layers: which cost least to leave out, and the model without the others. Taught in 01."""
 
 import copy
 from collections.abc import Callable, Sequence

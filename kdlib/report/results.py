@@ -15,11 +15,11 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 ATTACKERS = (
     "What an attacker can tell, by students trained on halves of the rows (memorized) and by "
     "scores of member and held-out rows (AUC: chance of ranking a member higher, 0.5 is a guess; "
-    "notebooks 09 and 13), with 95% intervals:"
+    "notebooks 09 and 13), with 95% intervals, as above:"
 )
 ALL_METHODS = (
     "All methods that were run: memorized as above, and usefulness, ROUGE-L (F1 of greedy answers) "
-    "on held-out rows, each with its 95% interval over all seeds. The claims are about the paper's "
+    "on held-out rows, each with its 95% interval, as above. The claims are about the paper's "
     f"{len(PAPER)} methods alone."
 )
 
@@ -67,8 +67,16 @@ def memorized(table1: pd.DataFrame) -> pd.DataFrame:
 
 
 def utility(table2: pd.DataFrame, split: str = "held_out", metric: str = "rougeL") -> pd.DataFrame:
-    """One ROUGE of one split of `paper_tables.table2` with the paper's figures in brackets."""
-    return _by_size(table2, f"{metric}_{split}", f"paper_{metric}_{split}", 2)
+    """One ROUGE of one split of `paper_tables.table2` with the paper's figures in brackets.
+
+    Trivial answers come last, in the place of the teacher's: usefulness means nothing without them.
+    """
+    name, trivial = f"{metric}_{split}", table2[table2["size"] == "all"].to_dict("records")
+    frame = _by_size(table2, name, f"paper_{name}", 2)
+    for row in trivial:
+        own = {"size": f"{row['method']} answer", label("sft"): row_text(row, name)}
+        frame.loc[len(frame)] = pd.Series(own).reindex(frame.columns, fill_value="")
+    return frame
 
 
 def more_methods(table1: pd.DataFrame) -> bool:
@@ -127,12 +135,15 @@ def legend(profile: str) -> str:
     """What the numbers of `memorized` are, in two sentences."""
     lengths = read(profile, "lengths").query("split == 'member'")
     seeds = ", ".join(map(str, sorted(lengths["seed"].unique())))
+    over = "groups of equal responses"
+    alone = lengths["seed"].nunique() == 1
+    over = f"{over}; it says nothing of another training run" if alone else f"seeds, then {over}"
     median, shorter = lengths["median_tokens"].median(), lengths["shorter"].mean()
     return (
         f"Share of the {lengths['rows'].min()} member rows whose response greedy decoding writes "
         f"word for word, up to its {WINDOW}th token (median {median:.0f} tokens; {shorter:.1%} are "
         f"shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
-        "together, 95% interval (bootstrap over groups of equal responses). In brackets the "
+        f"together, 95% interval (over {over}). In brackets the "
         "paper's figure, for its far larger models and another data set; the teacher stands "
         "under SFT."
     )
@@ -148,7 +159,8 @@ def print_report(profile: str) -> None:
     print(f"\nMEMORIZATION, profile {profile}")
     wrap(legend(profile))
     print(f"\n{memorized(first).to_string(index=False)}")
-    print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows; in brackets the paper's\n")
+    print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows; in brackets the paper's")
+    print("Teacher and trivial answers stand under SFT.\n")
     print(utility(second).to_string(index=False))
     if more_methods(first):
         words = all_methods(first, second).set_index("method")

@@ -53,7 +53,8 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
     fixed = profile.model_copy(update={"teacher": found, "measure": measure})
     teacher, rows = Run(fixed, how.seed, TEACHER, TEACHER), load_rows(fixed, how.seed)
     stages.make(teacher, rows)
-    for decoding in DECODINGS:  # before two processes need them at once
+    for decoding in DECODINGS.keys() & {profile.method(name).text for name in how.methods}:
+        # before two processes need it at once
         teacher_output.text(teacher, rows, decoding)
     students = [(method, size) for method in how.methods for size in profile.sizes]
     return rule(searched(table, fixed, students, cores), profile)

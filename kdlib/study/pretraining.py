@@ -19,11 +19,12 @@ from kdlib.data import pool
 from kdlib.distill import objectives, text_sources, trainer
 from kdlib.distill.teacher_targets import Live
 from kdlib.errors import KdlibError
-from kdlib.model import checkpoints, pruning, tokens
+from kdlib.model import checkpoints, packaged, pruning, tokens
 from kdlib.study.run import (
     BASE,
     Run,
     base_identity,
+    fitting,
     load,
     load_pool,
     load_tokenizer,
@@ -37,16 +38,25 @@ WARMUP = 100  # optimizer steps at most
 
 
 def prepare(profile: Profile) -> None:
-    """Make what the profile names no path of: tokenizer and base models, once for all seeds."""
+    """Make what the profile names no path of: tokenizer and base models, once for all seeds.
+
+    KdlibError, before any model is: a path or package is not to be had, sizes do not share a
+    tokenizer, students are not smaller than the teacher's model, or too few rows fit.
+    """
+    for path in (*(model.path for model in profile.models.values()), profile.measure.encoder):
+        packaged.resolve(path or "")
     made = [size for size, model in profile.models.items() if model.path is None]
+    _require_fewer(profile, [size for size in made if profile.cut(size)])
+    if not profile.from_scratch:
+        fitting(profile)  # with the tokenizer that all sizes share
     if not made:
         return
-    _require_fewer(profile, [size for size in made if profile.cut(size)])
     remedy = "models made here need it: give models by path, or take data.source = 'pydocs'"
     budget = max(1000, profile.pretrain.tokens // MEAN_TOKENS)
     documents = general_text(profile, budget, remedy)
     if profile.from_scratch:
         train_tokenizer(profile, documents)
+        fitting(profile)
     tokenizer = load_tokenizer(profile)
     blocks = tokens.text_blocks(documents, tokenizer, min(BLOCK, profile.tokens.max_length))
     for size in made:

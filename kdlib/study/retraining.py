@@ -1,6 +1,6 @@
-"""What notebooks 09, 12 and 13 make beside the study, once.
+"""What notebooks 09 and 11 to 13 make beside the study, once.
 
-Costs, trivial answers, models of halves, twins, reruns.
+Costs, trivial answers, second SFT students, models of halves, twins, reruns.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from kdlib.data import canaries, pool
 from kdlib.measure import cost, meter, trivial_answers
 from kdlib.model.tokens import Example, TokenizedRows, encode
 from kdlib.study import stages
-from kdlib.study.run import Run, base_identity, ground, load, require
+from kdlib.study.run import UNCUT, Run, base_identity, ground, load, require
 
 
 def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
@@ -58,6 +58,19 @@ def trivial(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
     return said
 
 
+def second_sft(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
+    """The tuples of SFT students of every size from another training seed: how far luck goes.
+
+    They read the same rows as the study's own, in another order and with other dropout.
+    """
+    frames = []
+    for size in profile.sizes:
+        folder = stages.make(Run(profile, seed, "sft", size, order=1), rows)
+        tuples = pd.read_parquet(folder / "tuples.parquet")
+        frames.append(tuples.assign(method="sft", size=size, seed=seed))
+    return pd.concat(frames, ignore_index=True)
+
+
 def halves(profile: Profile, seed: int, rows: TokenizedRows) -> list[Path]:
     """The folders of models trained on halves of the member rows; each row is out of one half.
 
@@ -87,9 +100,13 @@ def again(run: Run, rows: TokenizedRows, left_out: set[str], part: str) -> pd.Da
 
 
 def draw_twins(profile: Profile, seed: int, rows: TokenizedRows) -> tuple[list, list[Example]]:
-    """The never-planted twins of every canary that exposure ranks it among, as rows and tokens."""
+    """The never-planted twins of every canary that exposure ranks it among, as rows and tokens.
+
+    Whole, as the canary is: a twin that was cut would have fewer nats. `load_rows` saw that all
+    fit.
+    """
     drawn = canaries.twins(profile.data, seed, profile.probe.twins)
-    return drawn, encode(drawn, rows.tokenizer, profile.tokens, profile.template)
+    return drawn, encode(drawn, rows.tokenizer, UNCUT, profile.template)
 
 
 def twins(run: Run, rows: TokenizedRows) -> pd.DataFrame:

@@ -9,8 +9,8 @@ from typing import Any
 from kdlib import runs
 from kdlib.config.methods import METHODS, Method, label
 from kdlib.config.profile import TEACHER, MethodSettings, Profile
-from kdlib.config.sections import DataSettings, TokenSettings, TrainSettings
-from kdlib.data import pool
+from kdlib.config.sections import DataSettings, PretrainSettings, TokenSettings, TrainSettings
+from kdlib.data import canaries, pool
 from kdlib.data.stream_rows import require_plain
 from kdlib.distill import objectives
 from kdlib.errors import KdlibError, clearly
@@ -19,7 +19,7 @@ from kdlib.model import checkpoints, packaged, tokens
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
 MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
-VARIED_BY = "14_cause"  # the notebook that varies text, objective and length
+VARIED_BY, REORDERED_BY = "14_cause", "11_inheritance"  # the notebooks of variations, of order
 UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
 # What was made before methods had these coefficients keeps its identity
@@ -31,7 +31,7 @@ class Run:
     """One model of the study."""
 
     profile: Profile  # everything that is the same for all of its runs
-    seed: int  # of the split, of the order of rows and of sampling
+    seed: int  # of the split, of the order of rows, of dropout and of sampling
     method: str  # "base" (not fine-tuned), "teacher", or a method of the profile
     size: str  # "teacher", or one of the profile's sizes
     ablation: tuple[tuple[str, float], ...] = ()  # coefficients other than the profile's
@@ -41,6 +41,7 @@ class Run:
     text: str = ""  # whose text it reads, where that is not its method's
     objective: str = ""  # what it minimizes, likewise
     times: int = 1  # so many times the profile's epochs
+    order: int = 0  # of rows, by the same seed; another has other dropout and sampling too
 
     def changing(self, **coefficients: float) -> "Run":
         """The same run with other coefficients; those that it has anyway change nothing."""
@@ -68,7 +69,8 @@ class Run:
     @property
     def teacher(self) -> "Run":
         """The teacher from which this student learns."""
-        teacher = replace(self, method=TEACHER, size=TEACHER, ablation=()).varied().longer(1)
+        plain = self.varied().longer(1)
+        teacher = replace(plain, method=TEACHER, size=TEACHER, ablation=(), order=0)
         return teacher if self.own_teacher else teacher.without((), "")
 
     @property
@@ -86,9 +88,9 @@ class Run:
 
     @property
     def variation(self) -> dict[str, Any]:
-        """What differs from its method and the profile: text, objective, times."""
-        given = {"text": self.text, "objective": self.objective, "times": self.times}
-        return {name: value for name, value in given.items() if value not in ("", 1)}
+        """What differs from its method and the profile: text, objective, times, order."""
+        given = {name: getattr(self, name) for name in ("text", "objective", "times", "order")}
+        return {name: value for name, value in given.items() if value != getattr(Run, name)}
 
     @property
     def recipe(self) -> Method:
@@ -102,7 +104,8 @@ class Run:
     @property
     def notebook(self) -> str:
         """The notebook that makes it."""
-        return MADE_BY.get(self.method) or (VARIED_BY if self.variation else self.recipe.notebook)
+        varied = REORDERED_BY if self.order else VARIED_BY
+        return MADE_BY.get(self.method) or (varied if self.variation else self.recipe.notebook)
 
     @property
     def settings(self) -> TrainSettings:
@@ -156,6 +159,7 @@ class Run:
                 facts.append([self.recipe.text, self.recipe.objective])
         if self.left_out:
             facts.append(sorted(self.left_out))
+        facts += [{"order": self.order}] if self.order else []
         return runs.fingerprint(facts)
 
 
@@ -181,8 +185,9 @@ def base_identity(profile: Profile, size: str) -> str:
         stats = [path]
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)
     rows = profile.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
-    healing = set() if profile.cut(size) else {"mix", "apart"}
-    pretrain = profile.pretrain.model_dump(exclude=healing)
+    # of a model by path nothing is trained: the defaults stand there, as they did before
+    training = PretrainSettings() if model.path else profile.pretrain
+    pretrain = training.model_dump(exclude=set() if profile.cut(size) else {"mix", "apart"})
     facts = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
@@ -227,19 +232,23 @@ def load_tokenizer(profile: Profile) -> Any:
 def load_rows(profile: Profile, seed: int) -> tokens.TokenizedRows:
     """The rows of one seed as text and tokens: member and held-out rows, canaries and twins.
 
-    All fit the profile's limits. KdlibError: too few rows do (see `fitting`), or a canary does not.
+    All fit the limits, further twins too. KdlibError: too few rows do, or a canary or twin does not.
     """
     tokenizer, how, (fit, _) = load_tokenizer(profile), profile.tokens, fitting(profile)
     rows = pool.draw(fit, profile.data, seed).set_index("row_id", drop=False)
     require_plain(rows["response"], tokenizer.eos_token)
-    encoded = tokens.encode(rows.to_dict("records"), tokenizer, UNCUT, profile.template)
-    if long := [one for one in encoded if not _fits(one, how)]:
-        kind, first = rows.loc[long[0].row_id, "category"], long[0]
+    ranked = canaries.twins(profile.data, seed, profile.probe.twins)
+    every = [*rows.to_dict("records"), *ranked]
+    encoded = tokens.encode(every, tokenizer, UNCUT, profile.template)
+    if long := [pair for pair in zip(encoded, every, strict=True) if not _fits(pair[0], how)]:
+        first, row = long[0]
+        kind = rows.loc[row["twin_of"] or first.row_id, "category"]
         counts = f"has a prompt of {len(first.prompt)} tokens, {len(first)} with its response"
         limits = f"tokens.max_prompt = {how.max_prompt}, tokens.max_length = {how.max_length}"
         remedy = "raise these, or leave the kind out of data.canary_kinds"
         raise KdlibError(f"{kind}: one {counts}, but {limits}; {remedy}")
-    return tokens.TokenizedRows(rows, tokenizer, {one.row_id: one for one in encoded})
+    own = {one.row_id: one for one in encoded[: len(rows)]}
+    return tokens.TokenizedRows(rows, tokenizer, own)
 
 
 def fitting(profile: Profile) -> tuple[Any, int]:

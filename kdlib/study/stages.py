@@ -45,7 +45,7 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
         if run.method == BASE:
             model = load(run)
         else:
-            notes = None if run.left_out else notes_of(run, rows, run.settings)
+            notes = None if beside(run) else notes_of(run, rows, run.settings)
             model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets)
             if notes:
                 notes.write(folder)
@@ -62,6 +62,16 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
         seconds = round(time.perf_counter() - started, 2)
         runs.write_manifest(folder, identity, seconds=seconds, **facts)
     return folder
+
+
+def beside(run: Run) -> bool:
+    """Whether a run stands beside the study: nothing is noted on its way, nothing is answered."""
+    return bool(run.left_out or run.order)
+
+
+def training_seed(run: Run) -> int:
+    """The seed of the order of its rows, of dropout and of sampling; no other run's seed."""
+    return run.seed + 1_000_000 * run.order
 
 
 def notes_of(run: Run, rows: TokenizedRows, how: TrainSettings) -> noting.Notes:
@@ -88,8 +98,8 @@ def train(
     source = methods.text(recipe.text).source(materials(run, rows, how, targets))
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
     steps = noting.epoch_steps(read, how)
-    fitting: dict[str, Any] = {"epoch_steps": steps, "seed": run.seed, "log": log}
-    fitting["name"] = run.label
+    fitting: dict[str, Any] = {"epoch_steps": steps, "log": log}
+    fitting |= {"seed": training_seed(run), "name": run.label}
     if notes:
         fitting |= {"notes": notes.steps, "on_note": notes}
     try:
@@ -104,7 +114,7 @@ def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -
     """What the run's text is made from."""
     longest, read = run.profile.tokens.max_new, rows.without(run.left_out)
     return methods.Materials(
-        reading=text_sources.Reading(read.presented, how, rows.pad_id, run.seed, longest),
+        reading=text_sources.Reading(read.presented, how, rows.pad_id, training_seed(run), longest),
         coefficients=run.coefficients,
         validation=read.split("held_out")[-VALIDATION_ROWS:],  # ROUGE asks the first
         teacher=lambda: load(run.teacher),
@@ -115,12 +125,12 @@ def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -
 
 
 def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
-    """Write tuples.parquet (scores); without rows left out, tokens.parquet and answers.parquet."""
+    """Write tuples.parquet (scores) and, of the study's own, tokens.parquet and answers.parquet."""
     settings, examples = run.profile.measure, list(rows.examples.values())
     metered = meter.meter(model, examples, pad_id=rows.pad_id, batch=settings.batch)
     tuples = metered.drop(columns=list(meter.PER_TOKEN)).join(rows.frame[FACTS], on="row_id")
     runs.write_table(run.folder / "tuples.parquet", tuples)
-    if run.left_out:
+    if beside(run):
         return
     runs.write_table(run.folder / "tokens.parquet", metered[["row_id", *meter.PER_TOKEN]])
     asked = {name: rows.split(name, limit=settings.rouge_rows) for name in SPLITS}

@@ -98,29 +98,51 @@ def test_scored_holds_every_score_where_it_can_be_had():
     assert abs(loss["base", "middle"] - 0.5) < 0.15 < 0.25 < loss["sft", "middle"] - 0.5
 
 
-def test_reversals_finds_the_pair_that_is_ordered_differently():
+SHARES = {"sft": 0.5, "word_kd": 0.9, "minillm": 0.0}
+
+
+def two_orders(shares=SHARES, n=60):
+    """Scored rows whose AUC falls from SFT over word-level KD to MiniLLM, and shares of hits."""
     aucs, seeds = {"base": 0.0, "sft": 3.0, "word_kd": 1.0, "minillm": 0.2}, (0, 1, 2, 3)
-    found = attacks.scored(
-        study(aucs, seeds).query("size == 'middle'"),
-        pd.Series(20, [f"r{i}" for i in range(60)]),
-        pd.DataFrame(
-            2.0,
-            pd.MultiIndex.from_product([seeds, [f"r{i}" for i in range(60)]]),
-            [0, 1],
-        ).rename_axis(["seed", "row_id"])
-        + np.random.default_rng(0).uniform(0, 1, (240, 2)),
-        "middle",
+    index = pd.MultiIndex.from_product(
+        [seeds, [f"r{i}" for i in range(n)]], names=["seed", "row_id"]
     )
+    unseen = pd.DataFrame(2.0 + np.random.default_rng(0).uniform(0, 1, (len(index), 2)), index)
+    size = pd.Series(20, [f"r{i}" for i in range(n)])
+    found = attacks.scored(study(aucs, seeds, n).query("size == 'middle'"), size, unseen, "middle")
     members = found[found["member"] & (found["method"] != "base")]
-    shares = {"sft": 0.5, "word_kd": 0.9, "minillm": 0.0}
-    place = members.groupby(["method", "seed"]).cumcount() / 30
-    hits = members.assign(hit=(place < members["method"].map(shares)).astype(float))
-    pairs = attacks.reversals(found, hits)
-    assert pairs[["one", "other"]].to_numpy().tolist() == [["word_kd", "sft"]]
-    line = pairs.iloc[0]
-    assert line["more"] == pytest.approx(0.4) and line["less"] < 0 and line["sure"]
-    agreed = hits.assign(
-        hit=(place < hits["method"].map({"sft": 0.9, "word_kd": 0.5, "minillm": 0}))
-    )
-    none = attacks.reversals(found, agreed.astype({"hit": float}))
-    assert len(none) == 0 and "sure" in none
+    place = members.groupby(["method", "seed"]).cumcount() / (n / 2)
+    return found, members.assign(hit=(place < members["method"].map(shares)).astype(float))
+
+
+def test_reversals_finds_the_pair_that_is_ordered_differently():
+    pairs = attacks.reversals(*two_orders()).set_index(["one", "other"])
+    verdicts = {("word_kd", "sft"): "reversed", ("word_kd", "minillm"): "same order"}
+    assert pairs["verdict"].to_dict() == verdicts | {("sft", "minillm"): "same order"}
+    line = pairs.loc[("word_kd", "sft")]
+    assert line["memorized"] == pytest.approx(0.4) and line["auc_hi"] < 0 < line["memorized_lo"]
+    assert (pairs["p_holm"] >= pairs["p"]).all() and pairs["p_holm"].max() > pairs["p"].max() / 2
+    assert pairs["p_holm"].min() == pytest.approx(3 * pairs["p"].min())
+    found, hits = two_orders()
+    likewise = hits.assign(hit=hits["hit"].where(hits["method"] != "word_kd", 0.0))
+    agreed = attacks.reversals(found, likewise)
+    assert not (agreed["verdict"] == "reversed").any()
+    same = agreed.set_index(["one", "other"]).loc[("minillm", "word_kd")]  # neither memorizes
+    assert same["memorized"] == 0 and np.isnan(same["p"]) and same["verdict"] == "not judgeable"
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(60, "reversed"), (18, "not judgeable")])
+def test_reversals_of_few_responses_are_not_judged(n, verdict):
+    """Of 9 member rows no 10 different responses can differ."""
+    found, hits = two_orders(n=n)
+    few = found["method"].isin(["base", "sft", "word_kd"])
+    pairs = attacks.reversals(found[few], hits[hits["method"] != "minillm"])
+    assert list(pairs["verdict"]) == [verdict]
+
+
+def test_a_reversal_has_to_be_there_in_every_seed():
+    found, hits = two_orders()
+    turned = (hits["seed"] == 0) & (hits["method"] == "word_kd")
+    pairs = attacks.reversals(found, hits.assign(hit=hits["hit"].where(~turned, 0.0)))
+    line = pairs.set_index(["one", "other"]).loc[("word_kd", "sft")]
+    assert line["memorized"] > 0 > line["auc"] and line["verdict"] == "open"

@@ -158,7 +158,7 @@ def test_runs_are_read_by_their_name(tmp_path):
         ids = ["a", "b"]
         tuples = pd.DataFrame({"row_id": ids, "group": ["g", "h"]})
         path = pd.DataFrame({"row_id": ids, "prefix": [3, 4], "length": 4, "epoch": 1.0})
-        answers = pd.DataFrame({"row_id": ["b"], "rougeL": [0.5], "epoch": 1.0})
+        answers = pd.DataFrame({"row_id": ["b"], "usefulness": [0.5], "epoch": 1.0})
         named = {"tuples": tuples, "path": path} | ({"path_answers": answers} if seed else {})
         for name, frame in named.items():
             runs.write_table(folder / f"{name}.parquet", frame)

@@ -11,8 +11,9 @@ from kdlib.config.methods import DISTILLED, PAPER
 
 MAIN = ["C1", "C2", "C3", "C4", "C5", "C6"]
 BEATS = pd.DataFrame(
-    {"against": ["constant", "echo"], "metric": "rougeL", "value": 0.1, "lo": 0.05, "hi": 0.15}
-).assign(beats=True)
+    [(trivial, metric) for metric in ("rougeL", "usefulness") for trivial in ("constant", "echo")],
+    columns=["against", "metric"],
+).assign(value=0.1, lo=0.05, hi=0.15, beats=True)
 
 
 def ledger(tuples, answers, cost, beats=BEATS):
@@ -53,13 +54,15 @@ def test_claims_open():
 
 
 def test_nothing_is_said_of_usefulness_where_trivial_answers_are_as_good():
-    lost = BEATS.assign(beats=[True, False], lo=[0.05, -0.01])
+    lost = BEATS.assign(beats=[True, False] * 2, lo=[0.05, -0.01] * 2)
     tuples, answers = study(ladder(0.9), {"base": 0.2})
     row = ledger(tuples, answers, studies.costs(0.5), lost).set_index("claim").loc["C2"]
     assert row["verdict"] == "open"
     assert "the teacher does not beat 1 of 2 trivial answers" in row["evidence"]
     assert "'echo' +0.100 [-0.010, +0.150]" in row["evidence"]
     assert verdicts(ladder(0.9), beats=BEATS[:0])["C2"] == "open"
+    other = BEATS.assign(beats=BEATS["metric"] == "rougeL")  # C2 is of that alone
+    assert verdicts(ladder(0.9), beats=other)["C2"] == "confirmed"
     assert verdicts(ladder(0.9), {"base": 0.5})["C2"] == "open"  # SFT adds nothing
 
 
@@ -187,21 +190,20 @@ def line(metric, value, lo, hi, **facts):
 
 
 @pytest.mark.parametrize(
-    ("shared", "passed", "gap", "same", "verdicts"),
+    ("shared", "gap", "same", "verdicts"),
     [
-        ((0.91, 0.99), (0.0, 0.02), (0.1, 0.2), True, ["confirmed"] * 3),
-        ((0.70, 0.89), (0.06, 0.2), (-0.2, -0.1), True, ["refuted"] * 3),
-        ((0.80, 0.95), (0.01, 0.2), (-0.2, 0.1), True, ["open"] * 3),
-        ((0.91, 0.99), (0.06, 0.2), (0.1, 0.2), False, ["confirmed", "refuted", "open"]),
-        ((np.nan, np.nan), (np.nan, np.nan), (np.nan, np.nan), False, ["open"] * 3),
+        ((0.91, 0.99), (0.1, 0.2), True, ["confirmed"] * 2),
+        ((0.70, 0.89), (-0.2, -0.1), True, ["refuted"] * 2),
+        ((0.80, 0.95), (-0.2, 0.1), True, ["open"] * 2),
+        ((0.91, 0.99), (0.1, 0.2), False, ["confirmed", "open"]),
+        ((np.nan, np.nan), (np.nan, np.nan), False, ["open"] * 2),
     ],
 )
-def test_verdicts_follow_the_rules(shared, passed, gap, same, verdicts):
+def test_verdicts_follow_the_rules(shared, gap, same, verdicts):
     pooled = {"method": "word_kd", "size": "all", "seed": "all"}
     table = pd.DataFrame(
         [
             line("shared", np.mean(shared), *shared, **pooled),
-            line("passed_on", np.mean(passed), *passed, **pooled),
             line("shared", 0.1, 0.0, 0.2, **pooled | {"size": "large"}),
         ]
     )
@@ -212,10 +214,36 @@ def test_verdicts_follow_the_rules(shared, passed, gap, same, verdicts):
             line("ratio", 2.0, 1.0, 3.0, **facts, same_sign=np.nan),
         ]
     )
-    found = claims.ledger(["D1", "D2", "D3"], shares=table, contrasts=beside)
-    assert list(found["claim"]) == ["D1", "D2", "D3"]
+    found = claims.ledger(["D1", "D3"], shares=table, contrasts=beside)
+    assert list(found["claim"]) == ["D1", "D3"]
     assert list(found["verdict"]) == verdicts
     assert np.isfinite(shared[0]) or "not enough rows" in found["evidence"].iloc[0]
+
+
+def excess(size, lo, hi, p=0.001, same=True, groups=50, method="word_kd"):
+    facts = {"method": method, "size": size, "value": (lo + hi) / 2, "lo": lo, "hi": hi, "p": p}
+    return facts | {"n": 90, "groups": groups, "discordant": groups, "same_sign": same}
+
+
+@pytest.mark.parametrize(
+    ("middle", "verdict"),
+    [
+        ({"lo": -0.1, "hi": 0.04, "p": 0.4}, "confirmed"),
+        ({"lo": -0.3, "hi": -0.1}, "confirmed"),
+        ({"lo": 0.01, "hi": 0.2}, "open"),
+        ({"lo": 0.06, "hi": 0.2}, "refuted"),
+        ({"lo": 0.06, "hi": 0.2, "p": 0.03}, "open"),  # one of two sizes
+        ({"lo": 0.06, "hi": 0.2, "same": False}, "open"),
+        ({"lo": -0.1, "hi": 0.04, "groups": 9}, "open"),
+        ({"lo": 0.06, "hi": 0.2, "groups": 9}, "open"),
+        ({"lo": np.nan, "hi": np.nan, "p": np.nan, "groups": 2}, "open"),
+    ],
+)
+def test_claim_d2(middle, verdict):
+    lines = [excess("middle", **middle), excess("small", -0.02, 0.03, 0.5)]
+    lines += [excess("small", 0.3, 0.4, method="minillm")]  # not of the claim
+    row = claims.judge("D2", excess=pd.DataFrame(lines))
+    assert row["verdict"] == verdict and "small +0.005 [-0.020, +0.030] of 90" in row["evidence"]
 
 
 @pytest.mark.parametrize(
@@ -263,20 +291,28 @@ def test_claim_e1(interval, verdict):
     assert row["verdict"] == verdict and row["evidence"].startswith("4 distilled students: AUC ")
 
 
+def order(verdict, memorized=0.3, auc=-0.1, p=0.001, same=True):
+    facts = {"one": "sft", "other": "minillm", "memorized": memorized, "auc": auc, "p": p}
+    return facts | {"same_sign": same, "verdict": verdict}
+
+
+ALIKE = order("same order", auc=0.1)
+
+
 @pytest.mark.parametrize(
-    ("sure", "shares", "verdict"),
+    ("pairs", "verdict"),
     [
-        ([False, True], (0.5, 0.2), "confirmed"),
-        ([False], (0.5, 0.2), "open"),
-        ([], (0.5, 0.2), "refuted"),
-        ([], (0.2, 0.2), "open"),  # there is no order that could be reversed
+        ([order("open", p=0.2), order("reversed")], "confirmed"),
+        ([ALIKE, order("open", p=0.2)], "open"),
+        ([ALIKE, ALIKE], "refuted"),
+        ([ALIKE, order("open", auc=0.1, p=0.03)], "refuted"),  # all: without correction
+        ([ALIKE, order("open", auc=0.1, p=0.03, same=False)], "open"),
+        ([ALIKE, order("open", auc=0.1, p=0.2)], "open"),
+        ([ALIKE, order("not judgeable", auc=0.1, p=np.nan)], "open"),
     ],
 )
-def test_claim_e2(sure, shares, verdict):
-    pair = {"one": "sft", "other": "minillm", "more": 0.3, "less": -0.1}
-    pairs = pd.DataFrame([pair | {"sure": one} for one in sure], columns=[*pair, "sure"])
-    hits = pd.DataFrame({"method": ["sft", "minillm"], "hit": shares})
-    row = claims.judge("E2", reversals=pairs, hits=hits)
+def test_claim_e2(pairs, verdict):
+    row = claims.judge("E2", reversals=pd.DataFrame(pairs))
     assert row["verdict"] == verdict
     assert ("SFT memorizes 0.300 more than" in row["evidence"]) == (verdict == "confirmed")
 

@@ -1,9 +1,10 @@
 """Sets, shares and contrasts, against the same written out naively."""
 
+import numpy as np
 import pytest
 from studies import SIZES, shared_rows
 
-from kdlib.analysis import inheritance
+from kdlib.analysis import claims, inheritance
 from kdlib.errors import KdlibError
 
 
@@ -61,6 +62,50 @@ def test_contrasts_are_paired_over_the_rows_of_the_teacher_alone():
     assert table.loc[("all", "difference"), "discordant"] >= 10
     empty = inheritance.contrasts(frame.assign(in_teacher=False))
     assert empty["value"].isna().all() and not empty["same_sign"].any()
+
+
+def reread(given, shared, seed=5):
+    """SFT students from another training seed, which memorize a share of what the first do."""
+    sft = given[given["method"] == "sft"]
+    other = np.random.default_rng(seed).random(len(sft)) >= shared
+    drawn = np.random.default_rng(seed + 1).random(len(sft)) < 0.5
+    return sft.assign(prefix=sft["prefix"].where(~other, sft["length"] - 1 + drawn))
+
+
+def test_excess_is_beside_the_sft_student_on_rows_that_a_second_one_misses():
+    given = shared_rows(n=100)
+    frame, second = inheritance.sets(given), reread(given, 0.3)
+    table = inheritance.excess(frame, second).set_index(["method", "size"])
+    rows = second.query("split == 'member' and kind == 'row' and size == 'middle'")
+    missed = set(
+        rows.loc[rows["prefix"] < rows["length"], ["seed", "row_id"]].itertuples(
+            index=False, name=None
+        )
+    )
+    mine = frame.query("method == 'word_kd' and size == 'middle' and in_teacher")
+    asked = mine[[pair in missed for pair in zip(mine["seed"], mine["row_id"], strict=True)]]
+    line = table.loc[("word_kd", "middle")]
+    assert line["n"] == len(asked) and line["groups"] == asked["group"].nunique()
+    assert line["distilled"] == asked["in_distilled"].mean()
+    assert line["sft"] == asked["in_sft"].mean()
+    assert line["value"] == pytest.approx(line["distilled"] - line["sft"])
+    assert line["lo"] < line["value"] < line["hi"]
+    with pytest.raises(KdlibError, match="same rows"):
+        inheritance.excess(frame, second[second["seed"] != 1])
+
+
+def test_excess_tells_what_a_teacher_passes_on_from_luck():
+    given = shared_rows(n=100)
+    second, frame = reread(given, 0.0), inheritance.sets(given)
+    chance = inheritance.excess(frame, second)  # drawn alike: who was taught has nothing more
+    assert (chance["p"] < 0.05).mean() < 0.3 and chance["distilled"].gt(0.3).all()
+    handed = frame.assign(in_distilled=frame["in_distilled"] | frame["in_teacher"])
+    found = inheritance.excess(handed, second)
+    assert (found["lo"] > 0.05).all() and found["same_sign"].all()
+    few = inheritance.excess(frame.assign(in_teacher=False), second)
+    assert len(few) == len(found) and few[["lo", "hi", "p"]].isna().all(axis=None)
+    for table, verdict in ((chance, "open"), (found, "refuted"), (few, "open")):
+        assert claims.judge("D2", excess=table)["verdict"] == verdict
 
 
 def test_stability_counts_ordered_pairs_of_seeds():

@@ -120,6 +120,18 @@ def test_a_method_of_the_profiles_own(smoke):
     assert read_methods("all", profile) == (*METHODS, "mine")
 
 
+def test_rates_of_a_profiles_own_methods_may_be_searched(smoke):
+    searched = f"{MINE}{CALIBRATION}methods = ['sft', 'mine']"
+    assert smoke(more=searched).calibration.methods == ("sft", "mine")
+
+
+def test_what_has_no_details_in_its_prompts_keeps_its_identity(smoke):
+    given = smoke(("members = 32", "members = 32\ndetails_chars = 0"))
+    assert given.data == load_profile("smoke").data
+    assert "details_chars" not in given.data.model_dump()
+    assert load_profile("laptop").data.model_dump()["details_chars"] > 0
+
+
 def test_coefficients_of_a_profile_change_the_published_ones(smoke):
     profile = smoke(more="\n[methods.gkd]\ncoefficients = { beta = 0.2 }")
     assert profile.coefficients("gkd") == {"beta": 0.2, "student_share": 0.5}
@@ -151,6 +163,9 @@ def test_coefficients_of_a_profile_change_the_published_ones(smoke):
         ('["seaborn", "huggingface_hub"]', "[]", "packages is empty"),
         ('source = "pydocs"', 'source = "file"', "path is missing"),
         ('source = "pydocs"', 'source = "csv"', "data.source = 'csv'"),
+        ('source = "pydocs"', 'source = "dolly"\ndetails_chars = 9', "details_chars is for source"),
+        ('source = "pydocs"', 'source = "file"\ndetails_chars = 9', "details_chars is for source"),
+        ("members = 32", "members = 32\ndetails_chars = -1", "data.details_chars = -1"),
         ("prompt_chars", 'columns = { contxt = "x" }\nprompt_chars', "'contxt' is none of"),
         ("vocabulary = 512", "vocabulary = 1", "tokens.vocabulary = 1:"),
         ("vocabulary = 512", "vocabulary = 10", "tokens.vocabulary = 10:"),
@@ -234,6 +249,13 @@ def test_bad_settings(smoke, old, new, message):
         (CALIBRATION.replace("[1e-3, 2e-3]", "[1e-3, 1e-3]"), "calibration.rates.*each once"),
         (CALIBRATION.replace("teacher = 1, ", ""), "calibration.*max_epochs lacks teacher"),
         (CALIBRATION.replace("teacher = 1, ", "teacher = 0, "), "calibration.max_epochs.teacher"),
+        (
+            f"{CALIBRATION}methods = ['sft', 'sgt']",
+            "calibration.methods: 'sgt' is no method; known: sft, word",
+        ),
+        (f"{CALIBRATION}methods = ['sft', 'base']", "calibration.methods: 'base' is no method"),
+        (f"{CALIBRATION}methods = ['sft', 'sft']", "calibration.methods.*name each once"),
+        (f"{CALIBRATION}methods = ['gkd']", "calibration.*methods lacks sft"),
         (f"{CALIBRATION}band = [0.6, 0.3]", "band = .0.6, 0.3.: the first must be"),
         (f"{CALIBRATION}target = {{ teacher = 0.6 }}", "calibration.*target lacks student"),
         ("\n[unknown]\nx = 1", "unknown: Extra inputs"),

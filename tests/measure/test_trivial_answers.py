@@ -47,18 +47,38 @@ def test_echo_says_the_words_of_a_name_or_the_instruction(context, one, two):
     assert trivial_answers.echo("Name a pump.", context) == two
 
 
-def test_echo_of_what_else_the_context_holds():
-    context = "pkg.Graph.max_clique(G)\nKeywords: approximate, clique"
-    said = {what: trivial_answers.echo("Say it.", context, what) for what in trivial_answers.ECHOED}
-    both = "graph max clique approximate clique"
-    assert list(said.values()) == ["max clique", "graph max clique", "approximate clique", both]
-    assert trivial_answers.echo("Say it.", "pkg.f(x)", "context") == "Say it."
+CODE = "if G is None:\nreturn 0\nreturn len(G)"
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        (f"pkg.Graph.max_clique(G)\n{CODE}", ["max clique", "graph max clique", CODE[:13], CODE]),
+        ("pkg.Graph.f(G)\nreturn G", ["f", "graph f", "return G", "return G"]),
+        ("pkg.f(x)", ["f", "pkg f", "Say it.", "Say it."]),
+        ("pkg.f(x)\n", ["f", "pkg f", "Say it.", "Say it."]),
+        # of prose nothing is the name
+        ("The pump.\nOld.", ["Say it.", "Say it.", "The pump.", "The pump.\nOld."]),
+        ("It\npkg.f(x)", ["it", "it", "pkg.f(x)", "pkg.f(x)"]),
+        ("", ["Say it."] * 4),
+    ],
+)
+def test_each_echo_of_a_context_of_some_lines(context, said):
+    found = [trivial_answers.echo("Say it.", context, what) for what in trivial_answers.ECHOED]
+    assert found == said
+
+
+def behind(rows, *lines):
+    """The rows with further lines of context, each made of the response in lower case."""
+    further = ["\n".join(line.format(text.lower()) for line in lines) for text in rows["response"]]
+    return rows.assign(context=rows["context"] + "\n" + further)
 
 
 def test_the_echo_most_like_the_members_is_taken():
-    listed = [f"{c}\nKeywords: {r.lower()}" for c, r in MEMBERS[["context", "response"]].to_numpy()]
-    assert trivial_answers.best_echo(MEMBERS.assign(context=listed)) == "context"
-    assert trivial_answers.best_echo(MEMBERS) in ("name", "names", "prompt")
+    assert trivial_answers.best_echo(MEMBERS) == "name"
+    assert trivial_answers.best_echo(behind(MEMBERS, "{}", "x = 3 * y * z")) == "line"
+    assert trivial_answers.best_echo(behind(MEMBERS, "x = y", "{}")) == "context"
+    assert trivial_answers.best_echo(behind(MEMBERS, "x", "y * z")) == "name"
 
 
 def test_constant_is_the_response_most_like_all():
@@ -92,6 +112,17 @@ def test_template_is_grown_on_the_members_while_that_pays(monkeypatch):
 def test_template_takes_the_parts_of_the_name_that_are_said():
     said = trivial_answers.echoes(MEMBERS, "names")
     assert trivial_answers.template(MEMBERS.assign(response=said)) == ("{}", "names")
+
+
+def test_template_is_found_whatever_stands_behind_the_name():
+    coded = behind(MEMBERS, "if {{x}} > 0:", "return y")
+    assert trivial_answers.template(coded) == trivial_answers.template(MEMBERS)
+    things = [f"pump {number}" for number in range(len(MEMBERS))]
+    told = behind(MEMBERS.assign(response=things), "{}")
+    told["response"] = [f"Return the {thing} of all." for thing in things]
+    assert trivial_answers.template(told) == ("return the {} of all", "line")
+    texts = trivial_answers.answers(coded, behind(ASKED, "{{x}}"))
+    assert texts["text"].str.len().gt(0).all() and not texts["text"].str.contains("\n").any()
 
 
 def test_answerers_know_the_members_alone():

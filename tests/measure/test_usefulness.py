@@ -74,9 +74,12 @@ def test_an_encoder_adds_the_similarity_of_each_answer_and_its_own_reference(mon
     )
     references = {"a": "red valve", "b": "old pump"}
     plain = usefulness.scored(said, references)
-    assert list(plain) == ["row_id", "text", "rouge1", "rouge2", "rougeL"] and not asked
+    scores = ["rouge1", "rouge2", "rougeL", "usefulness"]
+    assert list(plain) == ["row_id", "text", *scores] and not asked
     np.testing.assert_allclose(plain["rougeL"], [1, 2 / 3, 0])
+    assert plain["usefulness"].tolist() == plain["rougeL"].tolist()
     found = usefulness.scored(said, references, "some")
     assert asked == [("some", ["old pump", "valve", ""], ["old pump", "red valve", "old pump"])]
     assert found["similarity"].tolist() == [0.5, 1.0, -0.5]
-    assert found.drop(columns="similarity").equals(plain)
+    assert found["usefulness"].tolist() == pytest.approx([0.75, 5 / 6, -0.25])
+    assert found[scores[:3]].equals(plain[scores[:3]])

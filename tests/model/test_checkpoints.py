@@ -166,7 +166,7 @@ def test_a_missing_folder_is_called_so(path):
 
 
 def test_an_unknown_name_is_neither_folder_nor_of_the_hub():
-    with pytest.raises(KdlibError, match="'nobody/nothing'.*no folder here: check path, name and"):
+    with pytest.raises(KdlibError, match="'nobody/nothing'.*no folder here: check name and"):
         checkpoints.load_model("nobody/nothing")
 
 

@@ -56,7 +56,9 @@ def project(tmp_path, monkeypatch, methods, sizes):
         if name.startswith("C") and name != "C5b"
     ]
     ledger = pd.DataFrame(words, columns=["claim", "statement", "rule", "verdict", "evidence"])
-    tables = (paper_tables.table1(tuples), paper_tables.table2(tuples), ledger)
+    said = tuples.query("method == 'teacher'").assign(method="constant", size="all", rougeL=0.125)
+    second = paper_tables.table2(pd.concat([tuples, said]))
+    tables = (paper_tables.table1(tuples), second, ledger)
     frames = (*tables, rates.memorization(tuples, [50]), rates.lengths(tuples))
     rates.write_results("made", dict(zip(NEEDED, frames, strict=True)))
     return tmp_path
@@ -69,6 +71,8 @@ def test_report_in_a_terminal(project, capsys, methods, sizes):
     assert ("] (0.433)" in shown) == (len(sizes) == 3)  # the paper has three sizes
     joined = " ".join(shown.split())
     assert "seeds 3, 7" in joined and "40 member rows" in joined
+    assert "(over seeds, then groups of equal responses)" in joined
+    assert "constant answer 0.125 [0.125, 0.125]" in joined
     assert all(f"C{number} OPEN" in shown for number in range(1, 7))
     further = len(methods) > len(PAPER)
     assert ("ALL METHODS: ROUGE-L" in shown) == ("GKD" in shown) == ("mine" in shown) == further
@@ -93,6 +97,14 @@ def test_update_rewrites_the_block_and_nothing_else(project, methods, sizes):
     assert "mine" not in paper and "GKD" not in paper
     lines = re.findall(r"^\| ([^|]+) \| 0\.500 \[", everything, re.MULTILINE)
     assert lines == ([label(name) for name in methods] if further else [])
+
+
+@pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)
+def test_an_interval_of_one_seed_says_so(project):
+    lengths = results.read("made", "lengths")
+    rates.write_results("made", {"lengths": lengths[lengths["seed"] == 3]})
+    said = "(over groups of equal responses; it says nothing of another training run)"
+    assert said in results.legend("made")
 
 
 @pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)

