@@ -232,7 +232,7 @@ def load_tokenizer(profile: Profile) -> Any:
 def load_rows(profile: Profile, seed: int) -> tokens.TokenizedRows:
     """The rows of one seed as text and tokens: member and held-out rows, canaries and twins.
 
-    All fit the limits, further twins too. KdlibError: too few rows do, or a canary or twin does not.
+    All fit the limits, further twins too. KdlibError: too few rows do, or one of the others does not.
     """
     tokenizer, how, (fit, _) = load_tokenizer(profile), profile.tokens, fitting(profile)
     rows = pool.draw(fit, profile.data, seed).set_index("row_id", drop=False)
