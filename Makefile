@@ -56,12 +56,16 @@ format: $(READY)  ## let ruff sort imports and lay out code
 lab: $(READY)  ## JupyterLab on the series
 	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_map.ipynb
 
+# laptop: at the default profile's size alone, 25 minutes; tiny; all: the audit and losses, too.
+SIZE ?= all
 bench: $(READY)  ## the meter against decoding; training speed and memory against other libraries
 	python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
-	TRL_EXPERIMENTAL_SILENCE=1 python tests/benchmarks/training.py
+	TRL_EXPERIMENTAL_SILENCE=1 python tests/benchmarks/training.py --size "$(SIZE)"
+	python tests/benchmarks/meter.py --size "$(SIZE)"
+ifeq ($(SIZE),all)
 	python tests/benchmarks/memory.py
-	python tests/benchmarks/meter.py
 	python tests/benchmarks/audit.py
+endif
 
 calibrate: $(READY)  ## find learning rates and training length by the rule in the profile
 	python -m kdlib calibrate --profile "$(PROFILE)"

@@ -27,6 +27,7 @@ from kdlib.errors import KdlibError
 DRAWS = 2000  # of the bootstrap
 ALPHA = 0.05  # of every test
 MIN_GROUPS = 10  # different responses; with fewer nothing is estimated and nothing judged
+MIN_SEEDS = 3  # training runs; with fewer no claim about trained models is judged
 BLOCK = 100  # draws at a time: their weights stay in the cache, which is most of the speed
 NOTHING = (float("nan"), float("nan"))
 FEW = "not enough rows"
@@ -140,10 +141,9 @@ def p_value(replicates: np.ndarray, at: float = 0, draws: int = DRAWS) -> float:
     return float(min(1, 2 * np.fmax(tails, stdtr(freedom, np.array([-t, t]))).min()))
 
 
-def p_equivalent(replicates: np.ndarray, margin: float) -> float:
-    """Two one-sided tests (Schuirmann 1987), doubled: under .05 where -margin < lo, hi < margin."""
-    inside = abs(replicates[0]) < margin
-    return max(p_value(replicates, end) for end in (-margin, margin)) if inside else 1.0
+def p_of_none(n: int, share: float) -> float:
+    """Two-sided p-value of a share of which none of n was seen (score test, as Wilson's bound)."""
+    return float(2 * ndtr(-np.sqrt(n * share / (1 - share)))) if share < 1 else 0.0
 
 
 def _error(without: np.ndarray) -> tuple[float, int]:
@@ -220,13 +220,25 @@ def difference(groups: pd.Series, values: Any, side: np.ndarray, seeds: Any = No
         return summary(x / n - y / m)
 
 
-def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str, margin: float = 0) -> Line:
+def ratio_difference(groups: pd.Series, one: Any, other: Any, seeds: Any = None) -> Line:
+    """A quotient of sums (top and bottom, each [n]) less another: value, lo, hi, p, hit_groups.
+
+    hit_groups are the groups of either bottom, or those of both tops, whichever are the fewest.
+    """
+    a, b, c, d = resampled(groups, [*one, *other], seeds).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = summary(a / b - c / d)
+    hit = (one[1] > 0, other[1] > 0, (one[0] > 0) | (other[0] > 0))
+    return found | {"hit_groups": min(groups[some].nunique() for some in hit)}
+
+
+def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Line:
     """Mean of a less mean of b over the same rows and seeds.
 
-    value, lo, hi, p (of being 0), n (rows), groups, discordant (groups in which a row differs),
-    same_sign (every seed alone agrees); with a margin, p_equivalent. Where no row of a column of 0
-    and 1 differs, or all do alike, the ends are as far off as Wilson's bound, over groups, on the
-    share that would not. KdlibError where they do not hold the same rows.
+    value, lo, hi, p, n (rows), groups, discordant (groups in which a row differs), same_sign (every
+    seed alone agrees). Where no row of a column of 0 and 1 differs, or all do alike, the ends are
+    as far off as Wilson's bound, over groups, on the share that would not. KdlibError where they do
+    not hold the same rows.
     """
     x, y = (one.iloc[np.lexsort((one["row_id"], one["seed"]))] for one in (a, b))
     same = all(np.array_equal(x[key], y[key]) for key in ("seed", "row_id"))
@@ -235,15 +247,12 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str, margin: flo
     gap, groups = x[column].to_numpy(float) - y[column].to_numpy(float), x["group"]
     sums, n = resampled(groups, [gap, np.ones(len(gap))], x["seed"]).T
     found, count = summary(sums / n), groups.nunique()
-    within = {"p_equivalent": p_equivalent(sums / n, margin)} if margin else {}
     if (gap == gap[0]).all() and all(one[column].isin((0, 1)).all() for one in (x, y)):
         bound = wilson(0, count)[1]
         found |= {"lo": max(-1.0, gap[0] - bound), "hi": min(1.0, gap[0] + bound)}
-        if margin and not gap[0]:  # the score test that Wilson's interval inverts
-            within["p_equivalent"] = float(2 * ndtr(-np.sqrt(count * margin / (1 - margin))))
     facts = {"n": len(gap), "groups": count, "discordant": groups[gap != 0].nunique()}
     facts["same_sign"] = same_sign(pd.Series(gap).groupby(x["seed"].to_numpy()).mean())
-    return found | facts | within
+    return found | facts
 
 
 def same_sign(by_seed: Iterable[float]) -> bool:
@@ -267,24 +276,19 @@ def judgeable(numbers: Any, by: str = "discordant") -> Any:
     return numbers[by] >= MIN_GROUPS
 
 
-def judged(differences: pd.DataFrame, family: Sequence[str] = ()) -> pd.DataFrame:
-    """Lines of `paired_difference` with p_holm, direction and, where p_equivalent is, equivalent.
+def sure(differences: pd.DataFrame, by: str = "discordant") -> pd.Series:
+    """Which lines are not 0, where all of them have to be (intersection-union, Berger 1982)."""
+    return (differences["p"] < ALPHA) & judgeable(differences, by)
 
-    Lines equal in the columns `family` (none: all) are corrected together; lines that are not
-    `judgeable` have no p_holm. direction: "below" or "above" 0, else ""; equivalent: bool. "One of
-    them" needs this; "all of them" only that each p < ALPHA (intersection-union, Berger 1982).
+
+def judged(differences: pd.DataFrame, p: str = "p", by: str = "discordant") -> pd.DataFrame:
+    """Lines with p_holm: a p, corrected where one of them is enough, nan where not `judgeable`.
+
+    direction: "below" or "above" 0, else "". A p at a limit: take it from one side beforehand.
     """
-    keys = [differences[name] for name in family] or np.zeros(len(differences))
-
-    def corrected(column: str, by: str) -> pd.Series:
-        p = differences[column].where(judgeable(differences, by)).astype(float)
-        return p.groupby(keys, sort=False).transform(holm)
-
-    p, side = corrected("p", "discordant"), np.where(differences["value"] > 0, "above", "below")
-    judged = differences.assign(p_holm=p, direction=np.where(p < ALPHA, side, ""))
-    if "p_equivalent" in judged:
-        judged["equivalent"] = corrected("p_equivalent", "groups") < ALPHA
-    return judged
+    found = holm(differences[p].where(judgeable(differences, by)))
+    side = np.where(differences["value"] > 0, "above", "below")
+    return differences.assign(p_holm=found, direction=np.where(found < ALPHA, side, ""))
 
 
 def row_text(row: Any, name: str = "value", form: str = ".3f", missing: str = FEW) -> str:

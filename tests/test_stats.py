@@ -155,9 +155,6 @@ def test_a_p_value_is_under_5_percent_where_the_interval_leaves_the_value_out():
         lo, hi = stats.interval(mean)
         assert stats.p_value(mean, lo - 1e-6) < 0.05 <= stats.p_value(mean, lo + 1e-6)
         assert stats.p_value(mean, hi + 1e-6) < 0.05 <= stats.p_value(mean, hi - 1e-6)
-        assert stats.p_equivalent(mean, max(-lo, hi) + 1e-6) < 0.05
-        assert stats.p_equivalent(mean, max(-lo, hi) - 1e-6) >= 0.05
-    assert stats.p_equivalent(mean + 5, 1) == 1
     assert stats.p_value(np.ones(1 + stats.DRAWS)) == 2 / (stats.DRAWS + 1)
     assert stats.p_value(np.zeros(4 + stats.DRAWS)) == 1
 
@@ -214,10 +211,9 @@ def test_no_row_that_differs_is_no_certainty():
     assert gap["value"] == 0 and not gap["same_sign"] and gap["p"] == 1
     assert (gap["n"], gap["groups"], gap["discordant"]) == (30, 30, 0)
     bound = stats.wilson(0, 30)[1]
-    assert gap["hi"] == -gap["lo"] == bound and "p_equivalent" not in gap
-    for margin, shown in ((bound + 1e-6, True), (bound - 1e-6, False)):
-        found = stats.paired_difference(a, a, "hit", margin)
-        assert (found["p_equivalent"] < 0.05) is shown
+    assert gap["hi"] == -gap["lo"] == bound
+    assert stats.p_of_none(30, bound + 1e-6) < 0.05 <= stats.p_of_none(30, bound - 1e-6)
+    assert stats.p_of_none(30, 1) == 0
     lost = stats.paired_difference(a.assign(hit=0.0), a, "hit")
     assert (lost["value"], lost["lo"], lost["hi"]) == (-1, -1, bound - 1)
     assert stats.paired_difference(a, a, "nats")["hi"] == 0  # without a bound nothing is known
@@ -230,10 +226,12 @@ def test_seeds_that_disagree_are_no_difference():
     b = pd.DataFrame(facts | {"x": dice.normal(0, 1, 1200)})
     for gaps, sure in (([0.4, 0.5, 0.6], True), ([0.7, 0.9, -0.1], False)):
         a = b.assign(x=b["x"] + np.repeat(gaps, 400) + dice.normal(0, 0.5, 1200))
-        found = stats.paired_difference(a.sample(frac=1, random_state=0), b, "x", 1.0)
+        found = stats.paired_difference(a.sample(frac=1, random_state=0), b, "x")
         assert found["value"] == pytest.approx(0.5, abs=0.05) and found["discordant"] == 1200
         assert (found["lo"] > 0) is (found["p"] < 0.05) is found["same_sign"] is sure
-        assert (found["p_equivalent"] < 0.05) is (found["hi"] < 1) is sure
+        beyond = stats.paired_difference(a, b.assign(x=b["x"] + 1), "x")  # p of a limit: of 1
+        assert beyond["value"] == pytest.approx(found["value"] - 1)
+        assert (beyond["p"] < 0.05) is (found["hi"] < 1) is sure
     with pytest.raises(KdlibError, match="same rows"):
         stats.paired_difference(pd.concat([a, a]), pd.concat([b, b]), "x")
 
@@ -251,20 +249,35 @@ def test_holm_by_hand():
     assert np.isnan(stats.holm([np.nan])).all()
 
 
-def test_a_family_of_differences_is_judged_together():
+def test_lines_of_which_one_is_enough_are_judged_together():
     table = pd.DataFrame(
-        {"claim": ["x", "x", "x", "y"], "value": [-0.2, 0.1, 0.3, -0.2], "groups": 50}
-        | {"p": [0.02, 0.03, 0.001, 0.04], "discordant": [10, 40, 9, 10]}
-        | {"p_equivalent": [0.9, 0.01, 0.03, 0.04]}
+        {"value": [-0.2, 0.1, 0.3, -0.2], "p": [0.01, 0.03, 0.001, 0.02], "groups": 50}
+        | {"discordant": [10, 40, 9, 10], "p_limit": [0.9, 0.01, 0.02, 0.04]}
     )
-    found = stats.judged(table, ["claim"])
-    assert found["p_holm"].tolist() == pytest.approx([0.04, 0.04, np.nan, 0.04], nan_ok=True)
+    found = stats.judged(table)
+    assert found["p_holm"].tolist() == pytest.approx([0.03, 0.04, np.nan, 0.04], nan_ok=True)
     assert found["direction"].tolist() == ["below", "above", "", "below"]  # 9 are too few
-    assert found["equivalent"].tolist() == [False, True, False, True]
-    one_family = stats.judged(table.drop(columns="p_equivalent"))
-    assert one_family["p_holm"].tolist() == pytest.approx([0.06, 0.06, np.nan, 0.06], nan_ok=True)
-    assert set(one_family["direction"]) == {""} and "equivalent" not in one_family
-    assert len(stats.judged(table[:0], ["claim"])) == 0
+    at_limit = stats.judged(table, "p_limit", "groups")["p_holm"]
+    assert at_limit.tolist() == pytest.approx([0.9, 0.04, 0.06, 0.08])
+    assert stats.sure(table).tolist() == [True, True, False, True]
+    assert stats.sure(table.assign(p=0.06)).sum() == 0 and stats.sure(table, "groups").all()
+    assert len(stats.judged(table[:0])) == len(stats.sure(table[:0])) == 0
+
+
+def test_quotients_are_held_against_each_other():
+    seeds, groups, dice = seeded(n=200)
+    own, sft, other, larger = (dice.random(600) < p for p in (0.2, 0.5, 0.4, 0.5))
+    found = stats.ratio_difference(groups, (own, sft), (other, larger), seeds)
+    wanted = own.sum() / sft.sum() - other.sum() / larger.sum()
+    assert found["value"] == pytest.approx(wanted) and found["hi"] < 0 and found["p"] < 0.05
+    assert found["hit_groups"] == 25
+    same = stats.ratio_difference(groups, (own, sft), (own, sft), seeds)
+    assert (same["value"], same["p"]) == (0, 1)
+    some, none = groups.isin(groups.unique()[:4]).to_numpy(), np.zeros(600, bool)
+    few = stats.ratio_difference(groups, (own, sft & some), (other, larger), seeds)
+    assert few["hit_groups"] == 4
+    gone = stats.ratio_difference(groups, (none, sft), (none, larger), seeds)
+    assert (gone["value"], gone["hit_groups"]) == (0, 0)
 
 
 def test_a_value_in_words():

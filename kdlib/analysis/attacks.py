@@ -60,13 +60,13 @@ def scored(
 
     The base models, which read none of the rows, are a control. `probed` is the size of the
     students of `unseen`: losses of two sizes differ by more than membership, so the scores that
-    need it are nan for other sizes.
+    need it are nan for other sizes, and for seeds that it lacks.
     """
     rows = natural(tuples).reset_index(drop=True)
     tuned = rows["method"] != "base"
     before = rows[~tuned].set_index(["size", *ROW])["nats_per_token"]
     base = rows.join(before.rename("base"), on=["size", *ROW])["base"].where(tuned)
-    comparable = (rows["size"] == probed) & tuned
+    comparable = (rows["size"] == probed) & tuned & rows["seed"].isin(unseen.index.unique("seed"))
     outside = rows[ROW].join(unseen, on=ROW)[list(unseen.columns)].where(comparable)
     scores = membership(rows, rows["row_id"].map(size).to_numpy(), base, outside.iloc[:, 0])
     ratio = likelihood_ratio(rows.loc[comparable, "nats_per_token"], outside[comparable])
@@ -75,13 +75,32 @@ def scored(
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """`roc.evaluate` of `scored` rows: every model over all its seeds, the scores that it has."""
+    """`roc.evaluate` of scored rows: every model over its seeds, each score where it has it."""
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
-        table = evaluate(part, [name for name in SCORES if part[name].notna().all()])
-        return table.assign(seeds=part["seed"].nunique()).to_dict("records")
+        having = {name: part.dropna(subset=name) for name in SCORES if name in part}
+        tables = [
+            evaluate(rows, [name]).assign(seeds=rows["seed"].nunique())
+            for name, rows in having.items()
+            if len(rows)
+        ]
+        return pd.concat(tables).to_dict("records")
 
     return each(rows, MODEL, lines)
+
+
+def early(paths: pd.DataFrame) -> pd.DataFrame:
+    """Rows scored by their loss where a student's held-out loss was lowest, for `summary`.
+
+    That is where one would stop training; at the end, many epochs later, an AUC is near 1 by
+    construction. `paths` are of `rates.collect`, noted each quarter epoch to the second, then each
+    epoch; the time is chosen for each model and seed, and held in intervals.
+    """
+    rows, keys = natural(paths), [*MODEL, "seed", "step"]
+    rows = rows.assign(member=rows["split"] == "member", loss=-rows["nats_per_token"])
+    held_out = rows[~rows["member"]].groupby(keys)["nats_per_token"].mean()
+    best = pd.MultiIndex.from_tuples(held_out.groupby(keys[:-1]).idxmin())
+    return rows[pd.MultiIndex.from_frame(rows[keys]).isin(best)]
 
 
 def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd.DataFrame:
@@ -91,9 +110,8 @@ def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd
     whose methods are compared. Columns: one, other (methods: `one` memorizes as much or more),
     memorized (difference in share) and auc (in AUC, below 0 where the order is reversed), each with
     ..._lo, ..._hi; p (of either being 0: the greater of the two), p_holm (corrected over all
-    pairs), same_sign (every seed agrees in both), verdict: "reversed" or "same order" (p_holm <
-    ALPHA, every seed agreeing), "open", or "not judgeable" (by too few different responses, see
-    `stats.judgeable`), which has no p.
+    pairs), verdict: "reversed" or "same order" (p_holm < ALPHA), "open", or "not judgeable" (by too
+    few different responses, see `stats.judgeable`), which has no p.
     """
     wide = rows.pivot(index=[*ROW, "group", "member"], columns="method", values=score).reset_index()
     by_method, pairs = dict(list(hits.groupby("method"))), []
@@ -104,10 +122,10 @@ def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd
         enough = judgeable(share) and judgeable(area, "groups")
         facts = {"one": one, "other": other} | named("memorized", share) | named("auc", area)
         facts["p"] = max(share["p"], area["p"]) if enough else np.nan
-        pairs.append(facts | {"same_sign": share["same_sign"] and area["same_sign"]})
+        pairs.append(facts)
     table = pd.DataFrame(pairs)
     table["p_holm"] = holm(table["p"])
-    sure = (table["p_holm"] < ALPHA) & table["same_sign"]
+    sure = table["p_holm"] < ALPHA
     sides = [table["p"].isna(), sure & (table["auc"] < 0), sure]
     verdicts = ["not judgeable", "reversed", "same order"]
     return table.assign(verdict=np.select(sides, verdicts, "open"))

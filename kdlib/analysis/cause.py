@@ -15,15 +15,14 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.analysis.companion_claims import Judged
-from kdlib.analysis.equal_usefulness import at, margins, members
-from kdlib.analysis.rates import Frames, noted
-from kdlib.stats import ALPHA, Line, each, judgeable, paired_difference, ratio, row_text
+from kdlib.analysis.equal_usefulness import KEYS, at, members, memorized_at
+from kdlib.analysis.rates import ROW, Frames, noted
+from kdlib.stats import Line, each, paired_difference, ratio, row_text, sure
 
 LESS = 0.05  # of the member rows: who recites less than SFT by no more than that recites as much
 ENOUGH = 2 * LESS  # that SFT has to recite, for "as much" to mean anything
 # Cross-entropy on a student's own text has a gradient of 0 on average: nobody teaches it anything
 UNTAUGHT = ("student", "cross_entropy")
-ROW = ["seed", "row_id", "group"]
 
 Pairs = Mapping[str, tuple[str, str]]  # by name: text and objective
 
@@ -75,14 +74,14 @@ def effects(last: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     whose first text and objective the others are held against. UNTAUGHT memorizes nothing, whatever
     the cause, and enters none of this.
     """
-    wide = last.pivot(index=ROW, columns="method", values="value").reset_index()
+    wide = last.pivot(index=KEYS, columns="method", values="value").reset_index()
     named = {pair: name for name, pair in pairs.items()}
     (rows, *texts), (entropy, *objectives) = (
         dict.fromkeys(one) for one in zip(*pairs.values(), strict=True)
     )
 
     def mean(cells: Iterable[tuple[str, str]]) -> pd.DataFrame:
-        return wide[ROW].assign(value=wide[[named[pair] for pair in cells]].mean(axis=1))
+        return wide[KEYS].assign(value=wide[[named[pair] for pair in cells]].mean(axis=1))
 
     taught = [text for text in texts if (text, entropy) != UNTAUGHT]
     found = []
@@ -102,10 +101,23 @@ def effects(last: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def which_carries(effects: pd.DataFrame) -> Judged:
+def by_recited(last: pd.DataFrame, recited: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
+    """The effect of the teacher's text where it is the row itself, and where it is not.
+
+    `recited`: seed, row_id, recited (whether the first WINDOW tokens of the text are the row's). A
+    line for both: recited, and the line of `effects` of the text "teacher".
+    """
+    rows, found = last.merge(recited, on=ROW), []
+    for same, part in rows.groupby("recited", sort=False):
+        effect = effects(part, pairs).query("text == 'teacher' and objective == ''")
+        found.append(effect.assign(recited=same))
+    return pd.concat(found, ignore_index=True)
+
+
+def which_carries(effects: pd.DataFrame, by_recited: pd.DataFrame) -> Judged:
     """Whether the text takes more recitation away than the objective; see claim A3."""
-    sure = (effects["p"] < ALPHA) & judgeable(effects) & effects["same_sign"].astype(bool)
-    below, above = (sure & side for side in (effects["value"] < 0, effects["value"] > 0))
+    lines = sure(effects)
+    below, above = (lines & side for side in (effects["value"] < 0, effects["value"] > 0))
     text, objective = (effects[name] != "" for name in ("text", "objective"))
     both = text & objective
     confirmed = below[both].all() and below[~objective].all()
@@ -115,11 +127,20 @@ def which_carries(effects: pd.DataFrame) -> Judged:
         f"{name} {row_text(one, form='+.3f')}"
         for name, one in zip(named, effects.to_dict("records"), strict=True)
     ]
+    for one in by_recited.to_dict("records"):
+        where = "is the row" if one["recited"] else "is not the row"
+        said.append(
+            f"teacher where its text {where} {row_text(one, form='+.3f')} ({one['n']} rows)"
+        )
     return bool(confirmed), bool(refuted), ", ".join(said)
 
 
 def convergence(
-    notes: pd.DataFrame, useful: pd.DataFrame, same_fit: pd.DataFrame, slow: Sequence[str]
+    notes: pd.DataFrame,
+    useful: pd.DataFrame,
+    same_fit: pd.DataFrame,
+    slow: Sequence[str],
+    margin: float,
 ) -> pd.DataFrame:
     """What `explained` judges, of students that were given more steps than SFT.
 
@@ -132,15 +153,15 @@ def convergence(
     sft, path = last.query("method == 'sft'"), memorized(notes.query("method == 'sft'"))
     for method in slow:
         own = last[last["method"] == method]
-        (size,), epochs = set(own["size"]), own["epoch"].max()
+        epochs = own["epoch"].max()
         (fit,) = same_fit[same_fit["method"] == method].to_dict("records")
-        there = np.interp(-fit["to"], np.maximum.accumulate(-path["nats"]), path["value"])
+        there = memorized_at(np.array([fit["to"]]), path["value"], path["nats"])[0]
         late, half = (at(useful, method, epoch) for epoch in (epochs, epochs / 2))
         gain = paired_difference(late, half, "value")
         found = {
             "end": paired_difference(own, sft, "value") | {"sft": sft["value"].mean()},
             "same_fit": fit | {"sft": there},
-            "gain": gain | {"margin": margins(useful)[size]},
+            "gain": gain | {"margin": margin},
         }
         lines += [one | {"method": method, "metric": metric} for metric, one in found.items()]
     return pd.DataFrame(lines)[["method", "metric", "value", "lo", "hi", "sft", "margin"]]
@@ -153,15 +174,15 @@ def explained(convergence: pd.DataFrame) -> dict[str, str]:
     memorizes as much as SFT, at the end or at equal member loss, that is, LESS less is excluded
     (where SFT memorizes ENOUGH). "protective": it does not, its difference at equal member loss
     lies below 0, and its usefulness has stopped improving: in the second half of its steps a gain
-    of a fifth of what SFT adds to the model before fine-tuning is excluded. "open": neither, also
-    where the two paths pass no common member loss.
+    by the margin is excluded. "open": neither, also where the two paths pass no common member loss,
+    or there is no margin above 0.
     """
     verdicts = {}
     for method, lines in convergence.groupby("method", sort=False):
         one = lines.set_index("metric")
         as_much = (one["lo"] > -LESS) & (one["sft"] >= ENOUGH)
         less = one["hi"]["same_fit"] < 0 and one["sft"]["end"] >= ENOUGH
-        stopped = one["hi"]["gain"] < one["margin"]["gain"]
+        stopped = one["hi"]["gain"] < one["margin"]["gain"] and one["margin"]["gain"] > 0
         protective = "protective" if less and stopped else "open"
         verdicts[str(method)] = "undertrained" if as_much.any() else protective
     return verdicts
@@ -182,22 +203,25 @@ def protective(convergence: pd.DataFrame) -> Judged:
 CLAIMS = {
     "A3": (
         "Whose text is read carries recitation, more than what is minimized there.",
-        "students that differ from SFT in text and objective alone, at the end of training: "
-        "confirmed if cross-entropy on the teacher's text leaves less of the rows than each "
-        "divergence (forward KL, reverse KL, JSD) does on the rows, and the effects of the "
-        "teacher's and the student's text (the difference to the rows, mean over objectives) lie "
-        "below 0; refuted if each divergence leaves less, and its effect (the difference to "
-        "cross-entropy, mean over the rows and the teacher's text) lies below 0; every seed "
-        "agreeing in all of these",
+        "students that differ from SFT in text and objective alone, at the end of training (the "
+        "teacher's text is greedy, and the row itself where the teacher recites it): confirmed if "
+        "cross-entropy on the teacher's text leaves less of the rows than each divergence (forward "
+        "KL, reverse KL, JSD) does on the rows, and the effects of the teacher's and the student's "
+        "text (the difference to the rows, mean over objectives) lie below 0; refuted if each "
+        "divergence leaves less, and its effect (the difference to cross-entropy, mean over the "
+        "rows and the teacher's text) lies below 0; all by their whole intervals and 10 different "
+        "responses or more. Beside it, the effect of the teacher's text where it is the row, and "
+        "where it is not",
         which_carries,
     ),
     "A4": (
         "Reverse KL on the student's own text is protective, not undertrained.",
-        "on-policy RKL and MiniLLM, given four times the steps: undertrained if the student then "
+        "on-policy RKL and MiniLLM, given four times their steps: undertrained if the student then "
         "memorizes as much as SFT (5% of the rows less is excluded, where SFT memorizes 10%), at "
         "the end or at equal member loss; protective if not, and at equal member loss it lies "
         "below SFT, though in the second half of its steps a gain in usefulness by a fifth of what "
-        "SFT adds is excluded; confirmed if both are protective, refuted if one is undertrained",
+        "SFT, after its best epoch, adds to the model before fine-tuning or the best trivial "
+        "answer is excluded; confirmed if both are protective, refuted if one is undertrained",
         protective,
     ),
 }

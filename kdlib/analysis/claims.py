@@ -2,7 +2,8 @@
 
 Statements and rules were written before any reported seed was run; where a rule changed since, a
 comment says so. A judge takes tables and says confirmed, refuted (neither: open) and on what
-evidence, looking at the paper's methods alone. Taught in notebooks 10 to 14.
+evidence, looking at the paper's methods alone. Intervals are over seeds, then groups, see `stats`.
+Taught in notebooks 10 to 14.
 """
 
 import inspect
@@ -10,17 +11,40 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy.special import ndtr, ndtri
 
-from kdlib.analysis import cause, companion_claims
+from kdlib.analysis import cause, companion_claims, own_claims
 from kdlib.analysis.companion_claims import Judged
+from kdlib.analysis.own_claims import named, useful_sizes
 from kdlib.analysis.rates import MODEL, natural
-from kdlib.config.methods import DISTILLED, PAPER, label
-from kdlib.stats import ALPHA, Line, difference, each, judgeable, judged, row_text, wilson
+from kdlib.config.methods import DISTILLED, label
+from kdlib.stats import (
+    ALPHA,
+    MIN_SEEDS,
+    Line,
+    difference,
+    each,
+    holm,
+    judgeable,
+    judged,
+    p_of_none,
+    row_text,
+    sure,
+    wilson,
+)
 
-GAIN = 0.05  # of the member rows: what distilling has to leave less, not to be refuted (A1, A2)
 LEAST = 0.02  # of the member rows: less than this more than of held-out rows is "zero" (C5)
 FRACTION = 0.5  # of the teacher's parameters and bytes: what a student may cost at most (C6)
+START = 0.1  # of the member rows: as much at every size is what SFT memorizes within this (C4)
+FEW = f"no verdict with fewer than {MIN_SEEDS} training runs"
+COMPARED = {  # comparison and metric of `rates.differences`
+    "C1": ("to_sft", "exact_rate"),
+    "C2": ("to_sft", "rougeL"),
+    "C3": ("order", "exact_rate"),
+    "C4": ("size", "of_sft"),
+}
 
 
 class Claim(NamedTuple):
@@ -29,27 +53,46 @@ class Claim(NamedTuple):
     statement: str
     rule: str  # when it counts as confirmed or refuted
     judge: Callable[..., Judged]
+    trained: bool = True  # rests on trained models, so that MIN_SEEDS are needed
 
 
-def judge(name: str, **tables: Any) -> dict[str, str]:
-    """A ledger line: claim, statement, rule, verdict (confirmed, refuted, open), evidence."""
-    statement, rule, judges = CLAIMS[name]
+def judge(name: str, seeds: int, **tables: Any) -> dict[str, str]:
+    """A ledger line: claim, statement, rule, verdict (confirmed, refuted, open), evidence.
+
+    `seeds` are how many training runs of each model the tables are of.
+    """
+    statement, rule, judges, trained = CLAIMS[name]
     needed = inspect.signature(judges).parameters  # the tables that this judge reads
     confirmed, refuted, evidence = judges(**{table: tables[table] for table in needed})
     verdict = "confirmed" if confirmed else "refuted" if refuted else "open"
+    if trained:
+        rule = f"{rule}; {FEW}"
+    if trained and seeds < MIN_SEEDS:
+        verdict, evidence = "open", f"{FEW}; {evidence}"
     facts = {"claim": name, "statement": statement, "rule": rule, "verdict": verdict}
     return facts | {"evidence": evidence}
 
 
-def ledger(names: Iterable[str], **tables: Any) -> pd.DataFrame:
+def ledger(names: Iterable[str], seeds: int, **tables: Any) -> pd.DataFrame:
     """The lines of these claims, see `judge`."""
-    return pd.DataFrame([judge(name, **tables) for name in names])
+    return pd.DataFrame([judge(name, seeds, **tables) for name in names])
+
+
+def lines(
+    stopped: pd.DataFrame, same_fit: pd.DataFrame, differences: pd.DataFrame, tuples: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """The lines (value, lo, hi) on which claims of notebook 10 are judged, by claim."""
+    own = (
+        one[one["method"].isin(DISTILLED)]
+        for one in (stopped.query("metric == 'memorized'"), same_fit)
+    )
+    pooled = {name: _pooled(differences, *which) for name, which in COMPARED.items()}
+    return dict(zip(("A1", "A2"), own, strict=True)) | pooled | {"C5": member_gains(tuples)}
 
 
 def _pooled(differences: pd.DataFrame, comparison: str, metric: str) -> pd.DataFrame:
-    chosen = differences[differences["method"].isin(PAPER)].astype({"same_sign": bool})
-    chosen = chosen.query("seed == 'all' and comparison == @comparison and metric == @metric")
-    return judged(chosen)
+    chosen = differences[differences["method"].isin(DISTILLED)]
+    return chosen.query("seed == 'all' and comparison == @comparison and metric == @metric")
 
 
 def _named(row: pd.Series) -> str:
@@ -58,105 +101,76 @@ def _named(row: pd.Series) -> str:
     return f"{name}: {row_text(row, form='+.3f')}"
 
 
-def _below(gaps: pd.DataFrame) -> pd.Series:
-    """Which lie below 0, where all have to: without correction (see `stats.judged`)."""
-    return (gaps["p"] < ALPHA) & (gaps["value"] < 0) & judgeable(gaps) & gaps["same_sign"]
-
-
-def _all_below(comparison: str, metric: str, differences: pd.DataFrame) -> Judged:
-    gaps = _pooled(differences, comparison, metric)
+def _all_below(claim: str, differences: pd.DataFrame) -> Judged:
+    gaps = _pooled(differences, *COMPARED[claim])
+    by = "hit_groups" if claim == "C4" else "discordant"
     if not len(gaps):
         return False, False, "no two students to compare"
-    below, above = _below(gaps), (gaps["direction"] == "above") & gaps["same_sign"]
-    evidence = f"{below.sum()} of {len(gaps)} differences lie below 0 with every seed agreeing"
-    most = _named(gaps.loc[gaps["value"].idxmax()])
-    return below.all(), above.any(), f"{evidence}, {above.sum()} above; the greatest is {most}"
+    below, above = sure(gaps, by) & (gaps["value"] < 0), judged(gaps, by=by)["direction"] == "above"
+    most = _named(gaps.loc[gaps["value"].fillna(-np.inf).idxmax()])
+    evidence = f"{below.sum()} of {len(gaps)} differences lie below 0, {above.sum()} above"
+    return below.all(), above.any(), f"{evidence}; the greatest is {most}"
 
 
-def _unproven(beats: pd.DataFrame, metric: str) -> str:
-    """Why nothing is said by a metric; empty where the teacher beats every trivial answer in it."""
-    beats = beats[beats["metric"] == metric]
-    lost = beats[~beats["beats"].astype(bool)]
-    if not len(beats) or not len(lost):
-        return "" if len(beats) else "usefulness was not measured"
-    worst = lost.loc[lost["value"].idxmin()]
-    gap = f"{worst['metric']} less that of '{worst['against']}' {row_text(worst, form='+.3f')}"
-    return (
-        f"no verdict: the teacher does not beat {len(lost)} of {len(beats)} trivial answers; {gap}"
-    )
+def _less_of_it(differences: pd.DataFrame) -> Judged:
+    gaps = _pooled(differences, *COMPARED["C4"])
+    sft = gaps.reindex(columns=["sft", "sft_larger"]).to_numpy()
+    if len(gaps) and sft.max() - sft.min() > START:
+        at = f"SFT memorizes {sft.min():.3f} to {sft.max():.3f} of the rows by size"
+        return False, False, f"no verdict: {at}, more than {START} apart"
+    return _all_below("C4", differences)
 
 
 def _keeps_utility(differences: pd.DataFrame, beats: pd.DataFrame) -> Judged:
-    gaps = _pooled(differences, "to_sft", "rougeL").dropna(subset="margin")
+    sizes, said = useful_sizes(beats[beats["metric"] == "rougeL"])
+    gaps = _pooled(differences, *COMPARED["C2"]).query("size in @sizes")
     if not len(gaps):
-        return False, False, "SFT adds nothing to the model before fine-tuning"
-    if unproven := _unproven(beats, "rougeL"):
-        return False, False, unproven
-    kept = (gaps["lo"] > -gaps["margin"]) & judgeable(gaps, "groups")
-    lost = (gaps["hi"] < -gaps["margin"]) & (gaps["direction"] == "below") & gaps["same_sign"]
-    margins = sorted(gaps["margin"])
+        return False, False, said
+    margin = gaps["margin"]
+    kept = (gaps["lo"] > -margin) & judgeable(gaps, "groups")
+    lost = (gaps["hi"] < -margin) & (judged(gaps, "p_limit", "groups")["p_holm"] < ALPHA)
     evidence = f"{kept.sum()} of {len(gaps)} differences lie above the margin, {lost.sum()} below"
-    evidence += f" (-{margins[0]:.3f} to -{margins[-1]:.3f})"
+    evidence += f" ({-margin.min():.3f} to {-margin.max():.3f})"
+    if margin.isna().any():
+        evidence += f"; no margin, as SFT adds nothing, has {named(gaps[margin.isna()])}"
     least = _named(gaps.loc[gaps["value"].idxmin()])
-    return kept.all(), lost.any(), f"{evidence}; the least is {least}"
+    return kept.all(), lost.any(), f"{evidence}; the least is {least}; {said}"
 
 
-def _less_at_equal_usefulness(stopped: pd.DataFrame, beats: pd.DataFrame) -> Judged:
-    if unproven := _unproven(beats, "usefulness"):
-        return False, False, unproven
-    lines = stopped[stopped["method"].isin(PAPER)].set_index(["size", "method"])
-    useful = lines[lines["metric"] == "useful"]
-    gaps = judged(lines[lines["metric"] == "memorized"].astype({"same_sign": bool}))
-    as_useful = (useful["lo"] > -useful["margin"]).reindex(gaps.index)
-    less, none = _below(gaps) & as_useful, gaps["lo"] > -GAIN
-    evidence = (
-        f"{less.sum()} of {len(gaps)} distilled students memorize less than SFT stopped where"
-    )
-    evidence += f" it is as useful; a gain of {GAIN:.0%} of the rows is excluded for {none.sum()}"
-    (size, method), most = gaps["value"].idxmin(), gaps.loc[gaps["value"].idxmin()]
-    evidence += f"; the greatest gain is {label(method)} {size}: {row_text(most, form='+.3f')}"
-    return less.all(), not less.any() and none.all(), evidence
+def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
+    learned = _pooled(differences, "to_base", "usefulness").set_index(MODEL)["lo"] > 0
+    gains = member_gains(tuples).set_index(MODEL, drop=False)
+    learned = learned.reindex(gains.index, fill_value=False)
+    above, counted = (gains["lo"] > LEAST) & judgeable(gains, "hit_groups"), gains[learned]
+    none = judged(counted, "p_limit", "groups")["p_holm"] < ALPHA
+    below = none & (counted["hi"] < LEAST)
+    evidence = f"{(above & learned).sum()} of {len(gains)} distilled students memorize over "
+    evidence += f"{LEAST:.0%} more of the member than of the held-out rows, {below.sum()} less"
+    if len(counted):
+        least = counted.loc[counted["value"].idxmin()]
+        evidence += f"; the least: {label(least['method'])} {least['size']} {row_text(least)} "
+        evidence += f"({least['hit_groups']} different responses)"
+    if not learned.all():
+        evidence += f"; no more useful than before fine-tuning: {named(gains[~learned])}"
+    return (above & learned).all(), below.any(), evidence
 
 
-def _less_at_equal_fit(same_fit: pd.DataFrame) -> Judged:
-    gaps = same_fit[same_fit["method"].isin(PAPER)].dropna(subset="value")
-    if not len(gaps):
-        return False, False, "no two paths pass the same member loss where rows are memorized"
-    below = (gaps["p"] < ALPHA) & (gaps["value"] < 0)
-    none = gaps["lo"] > -GAIN
-    evidence = (
-        f"{below.sum()} of {len(gaps)} distilled students memorize less than SFT at the same "
-    )
-    evidence += f"member loss; a gain of {GAIN:.0%} is excluded for {none.sum()}"
-    most = gaps.loc[gaps["value"].idxmin()]
-    evidence += (
-        f"; the greatest: {label(most['method'])} {most['size']} {row_text(most, form='+.3f')}"
-    )
-    return below.all(), not below.any() and none.all(), evidence
+def member_gains(tuples: pd.DataFrame) -> pd.DataFrame:
+    """Memorized share of the member rows less that of the held-out rows, by distilled student.
 
-
-def _never_zero(tuples: pd.DataFrame) -> Judged:
-    rows = natural(tuples[tuples["method"].isin(DISTILLED)])
-    gains = each(rows, MODEL, _member_gain)
-    above = (gains["lo"] > LEAST) & judgeable(gains, "hit_groups")
-    below = (gains["hi"] < LEAST) & judgeable(gains, "groups")
-    evidence = (
-        f"{above.sum()} of {len(gains)} distilled students memorize over {LEAST:.0%} more of "
-    )
-    evidence += f"the member than of the held-out rows, {below.sum()} less"
-    least = gains.loc[gains["value"].idxmin()]
-    evidence += f"; the least: {label(least['method'])} {least['size']} {row_text(least)} "
-    evidence += f"({least['hit_groups']} different responses)"
-    return above.all(), below.any(), evidence
+    Columns: method, size, value, lo, hi, p, p_limit (of being LEAST), groups, hit_groups.
+    """
+    return each(natural(tuples[tuples["method"].isin(DISTILLED)]), MODEL, _member_gain)
 
 
 def _member_gain(rows: pd.DataFrame) -> Line:
-    """Memorized share of a model's member rows less that of its held-out rows, of all seeds."""
     hit, groups = rows["hit"].to_numpy(float), rows["group"]
     member = (rows["split"] == "member").to_numpy()
     found = difference(groups, hit, member, rows["seed"])
+    found["p_limit"] = difference(groups, hit - LEAST * member, member, rows["seed"])["p"]
     if not hit.any():  # no draw knows of rows that were not seen
-        found["hi"] = wilson(0, groups[member].nunique())[1]
+        unseen = groups[member].nunique()
+        found |= {"hi": wilson(0, unseen)[1], "p_limit": p_of_none(unseen, LEAST)}
     return found | {"groups": groups.nunique(), "hit_groups": groups[hit > 0].nunique()}
 
 
@@ -169,7 +183,10 @@ def _what_stays(odds: pd.DataFrame) -> Judged:
     ]
     evidence = "; ".join(lines) or "no distilled student has rows enough to be fitted"
     confirmed = set(odds["attribute"]) == set(both) and (odds["lo"] > 1).all()
-    return confirmed, (odds["hi"] < 1).any(), evidence
+    # of Wald's test, whose interval this is
+    z = np.log(odds["value"]) / (np.log(odds["hi"] / odds["lo"]) / (2 * ndtri(1 - ALPHA / 2)))
+    below = (odds["value"] < 1) & (holm(2 * ndtr(-z.abs())) < ALPHA)
+    return confirmed, below.any(), evidence
 
 
 def _cheaper(costs: pd.DataFrame) -> Judged:
@@ -182,70 +199,69 @@ def _cheaper(costs: pd.DataFrame) -> Judged:
     return half.all(), not half.any(), f"{evidence}; as shares of the teacher: {spans}"
 
 
-CLAIMS = {
-    "A1": Claim(
-        "At equal usefulness, distilling leaves less of the rows than stopping SFT early.",
-        "each distilled student and SFT of its size are stopped, by half of the groups, where both "
-        "are as useful (their held-out answers: the mean of ROUGE-L and sentence similarity; where "
-        "none were noted the held-out loss) and memorize least; on the other "
-        "half: confirmed if every one of the paper's students memorizes less, every seed agreeing, "
-        "and is not less useful by a fifth of what SFT adds; refuted if none does, and a gain of "
-        "5% of the rows is excluded for all; no verdict unless the teacher beats every trivial "
-        "answer in usefulness",
-        _less_at_equal_usefulness,
-    ),
-    "A2": Claim(
-        "Where it fits the rows as closely, a distilled student recites less than SFT.",
-        "mean difference in memorization over the member losses that both paths pass: confirmed if "
-        "its interval lies below 0 for all of the paper's students; refuted if for none, and a "
-        "gain of 5% of the rows is excluded for all",
-        _less_at_equal_fit,
-    ),
+PAPER_CLAIMS = {
     "C1": Claim(
-        "After as many steps, every distilled student memorizes less than SFT of its size.",
-        "confirmed if for every size and method the difference to SFT lies below 0, every seed "
-        "agreeing; refuted if one lies above 0 after Holm's correction, every seed agreeing",
-        partial(_all_below, "to_sft", "exact_rate"),
+        "At the end of training, every distilled student memorizes less than SFT of its size.",
+        "all after as many steps (MiniLLM's come after its start from SFT): confirmed if for every "
+        "size and method the difference to SFT lies below 0 (its whole interval, by 10 different "
+        "responses or more); refuted if one lies above 0 after Holm's correction",
+        partial(_all_below, "C1"),
     ),
     "C2": Claim(
         "It keeps the usefulness (held-out ROUGE-L) of the SFT student.",
-        "confirmed if every difference to SFT lies above minus a fifth of what SFT adds to the "
-        "model before fine-tuning; refuted if one lies below that, every seed agreeing; no verdict "
-        "unless the teacher beats every trivial answer in ROUGE-L",
+        "at the end of training; a size where SFT does not beat every trivial answer in ROUGE-L "
+        "with its interval has no verdict. Confirmed if, at the sizes left, every difference to "
+        "SFT lies above minus a fifth of what SFT adds to the model before fine-tuning or to the "
+        "best trivial answer, whichever is greater; refuted if one lies below that after Holm's "
+        "correction; a student where SFT adds nothing leaves it open",
         _keeps_utility,
     ),
     "C3": Claim(
         "Methods that use the teacher's probabilities memorize least, MiniLLM least of all.",
-        "confirmed if at every size MiniLLM < word-level KD < sequence-level KD (beams), every "
-        "seed agreeing; refuted if one of these differences lies above 0 after Holm's correction, "
-        "every seed agreeing",
-        partial(_all_below, "order", "exact_rate"),
+        "confirmed if at every size MiniLLM < word-level KD < sequence-level KD (beams; the "
+        "teacher's text is the row itself where the teacher recites it), all differences below 0 "
+        "(their whole intervals, by 10 different responses or more); refuted if one of them lies "
+        "above 0 after Holm's correction",
+        partial(_all_below, "C3"),
     ),
     "C4": Claim(
         "The smaller the student, the less distilling leaves of what SFT of its size leaves.",
-        "the difference to SFT (whose length is set so that it memorizes about as much at every "
-        "size) at each size less that at the next larger: confirmed if all lie below 0, every seed "
-        "agreeing; refuted if one lies above 0 after Holm's correction, every seed agreeing",
-        partial(_all_below, "size", "less_than_sft"),
+        # until now the difference to SFT, which is smaller where SFT memorizes less
+        "what a method memorizes, as a share of what SFT does, at each size less the same at the "
+        "next larger: confirmed if all lie below 0 (their whole intervals); refuted if one lies "
+        "above 0 after Holm's correction; only by 10 different responses or more that SFT "
+        "memorizes at both sizes, and the method at one; no verdict where what SFT memorizes "
+        "differs by more than 10% of the rows between sizes",
+        _less_of_it,
     ),
     "C5": Claim(
         "It never reaches zero. (Which rows stay is not asked here.)",
-        "confirmed if for every distilled student the member rate less the held-out rate lies "
-        "above 2%, by 10 different responses or more; refuted if for one of them it lies below 2%",
+        "a student counts if it learned: its held-out answers are more useful than those before "
+        "fine-tuning, its interval above 0. Confirmed if every distilled student counts, and its "
+        "member rate less the held-out rate lies above 2% (its whole interval, by 10 different "
+        "responses or more); refuted if that of one that counts lies "
+        "below 2% after Holm's correction",
         _never_zero,
     ),
     "C5b": Claim(
         "What stays are rows that occur often, and rows that are unlike all others (2506.16170).",
-        "in the model of all attributes (notebook 12), for each of the paper's distilled methods "
+        "in the model of all attributes (notebook 12; intervals over groups alone, for the seeds "
+        "that are there), for each of the paper's distilled methods "
         "that has rows enough to be fitted: confirmed if the odds ratios of copies and of rarity "
-        "have their whole intervals above 1 in all of them; refuted if one of the two has its "
-        "whole interval below 1 in one of them; open otherwise, or if none is fitted",
+        "have their whole intervals above 1 in all of them; refuted if one of the two lies below 1 "
+        "in one of them after Holm's correction; open otherwise, or if none is fitted",
         _what_stays,
     ),
     "C6": Claim(
         "The student costs at most half of the teacher.",
-        "confirmed if in every seed every student has at most half of its teacher's parameters and "
-        "bytes; refuted if none has; milliseconds per token stand beside it and are not judged",
+        "arithmetic of the sizes that were chosen, not a finding: confirmed if in every seed every "
+        "student has at most half of its teacher's parameters and bytes; refuted if none has; "
+        "milliseconds per token stand beside it and are not judged",
         _cheaper,
+        trained=False,
     ),
-} | {name: Claim(*parts) for name, parts in (companion_claims.CLAIMS | cause.CLAIMS).items()}
+}
+FURTHER = companion_claims.CLAIMS | cause.CLAIMS
+CLAIMS = {
+    name: Claim(*parts) for name, parts in (own_claims.CLAIMS | PAPER_CLAIMS | FURTHER).items()
+}

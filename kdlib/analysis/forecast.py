@@ -10,7 +10,18 @@ from sklearn.preprocessing import StandardScaler
 
 from kdlib.analysis import roc
 from kdlib.analysis.rates import MODEL, ROW, natural
-from kdlib.stats import MIN_GROUPS, NOTHING, Line, bootstrap, each, estimate, line, named, ratio
+from kdlib.stats import (
+    MIN_GROUPS,
+    NOTHING,
+    Line,
+    bootstrap,
+    each,
+    estimate,
+    line,
+    named,
+    paired_difference,
+    ratio,
+)
 
 FEATURES = {  # known before a student is distilled; name: in words for tables and figures
     "teacher_nats": "teacher's loss",
@@ -125,6 +136,18 @@ def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.D
     part = both["split"].where(~both["row_id"].isin(left_out), "removed").replace("member", "kept")
     ordered = both.assign(part=part).sort_values("part", ascending=False, kind="stable")
     return each(ordered, ["part"], count)  # removed, kept, held_out
+
+
+def removal(predicted: pd.DataFrame, random: pd.DataFrame) -> Line:
+    """Memorized share of all member rows with predicted rows left out, less with as many random.
+
+    Both are tuples of the students of all seeds; rows that were left out count as the others do.
+    predicted, random (memorized rows), then what `stats.paired_difference` gives.
+    """
+    rows = [natural(one[one["split"] != "held_out"]) for one in (predicted, random)]
+    a, b = (one.assign(hit=one["hit"].astype(float)) for one in rows)
+    counts = {"predicted": int(a["hit"].sum()), "random": int(b["hit"].sum())}
+    return counts | paired_difference(a, b, "hit")
 
 
 def next_layer(table: pd.DataFrame) -> dict[str, str]:

@@ -13,7 +13,7 @@ from kdlib.config.exact_match import FULL, WINDOW, exact
 from kdlib.config.methods import DISTILLED, PAPER, ordered
 from kdlib.config.profile import Profile
 from kdlib.errors import KdlibError
-from kdlib.stats import Line, bootstrap, each, line, paired_difference, ratio
+from kdlib.stats import Line, bootstrap, each, line, paired_difference, ratio, ratio_difference
 
 Frames = dict[str, pd.DataFrame]
 Model = tuple[str, str]  # method and size
@@ -25,6 +25,7 @@ WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
 TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "groups", "hit_groups", "lo", "hi"]
 TIDY += ["seed", *IDENTITY[4:]]
+ASKED = "decoding == 'greedy' and split == 'held_out'"  # answers by which usefulness is judged
 
 
 def student_sizes(frame: pd.DataFrame) -> list[str]:
@@ -166,20 +167,28 @@ def trivial(profile: Profile, seeds: Sequence[int]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def beats_trivial(answers: pd.DataFrame, trivial: pd.DataFrame) -> pd.DataFrame:
-    """Whether the teacher's greedy answers to held-out rows beat each trivial answerer's.
+def beats_trivial(
+    answers: pd.DataFrame, trivial: pd.DataFrame, methods: Sequence[str] = ("teacher",)
+) -> pd.DataFrame:
+    """Whether greedy answers of a method's models to held-out rows beat each trivial answerer's.
 
-    Columns: against, metric (MEASURES that both have), what `stats.paired_difference` gives of all
-    seeds together, and beats: the whole interval lies above 0 and every seed agrees. Unless all do
-    in a metric, the teacher is of no proven use by it. KdlibError: they answer other rows.
+    Columns: method, size, against, metric (MEASURES that both have), what `stats.paired_difference`
+    gives of all seeds together, and beats: the whole interval lies above 0. Unless all do in a
+    metric, a model is of no proven use by it. KdlibError: they answer other rows.
     """
-    asked, rows = "decoding == 'greedy' and split == 'held_out'", []
-    teacher, against = answers.query(f"method == 'teacher' and {asked}"), trivial.query(asked)
-    metrics = [one for one in MEASURES if one in teacher and one in against]
-    for (name, said), metric in product(against.groupby("method", sort=False), metrics):
-        gap = {"against": name, "metric": metric} | paired_difference(teacher, said, metric)
-        rows.append(gap | {"beats": bool(gap["lo"] > 0 and gap["same_sign"])})
-    return pd.DataFrame(rows)
+    own, against = (one.query(ASKED) for one in (answers, trivial))
+    metrics, own = (
+        [one for one in MEASURES if one in own and one in against],
+        own[own["method"].isin(methods)],
+    )
+    said = dict(list(against.groupby("method", sort=False)))
+
+    def lines(model: pd.DataFrame) -> list[Line]:
+        pairs = [{"against": name, "metric": metric} for name, metric in product(said, metrics)]
+        gaps = [paired_difference(model, said[one["against"]], one["metric"]) for one in pairs]
+        return [one | gap | {"beats": gap["lo"] > 0} for one, gap in zip(pairs, gaps, strict=True)]
+
+    return each(own, MODEL, lines)
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -196,50 +205,73 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(**named, shorter=("shorter", "mean")).reset_index()
 
 
-def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+def differences(tuples: pd.DataFrame, answers: pd.DataFrame, trivial: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between models at the end of training: per seed and pooled (seed "all").
 
-    Columns: comparison, method, size, against, metric, seed, margin (as `usefulness_margins`), and
-    what `stats.paired_difference` gives. Comparisons: to_sft of every method; of the paper's alone
-    order (of methods at one size) and size (metric less_than_sft: a method's difference to SFT, at
-    a size less that at the next larger).
+    Columns: comparison, method, size, against, metric, seed, and what `stats.paired_difference`
+    gives. Comparisons: to_sft of every method (of metric rougeL, pooled, with margin, see
+    `usefulness_margins`, and p_limit, of being the margin less useful), to_base (metric
+    usefulness, pooled); of the paper's alone order (of methods at one size) and size (metric
+    of_sft, see `of_sft`).
     """
     members, sizes = natural(tuples, "member"), student_sizes(tuples)
     hits = members.assign(exact_rate=members["hit"].astype(float))
-    asked = answers.query("decoding == 'greedy' and split == 'held_out'")
-    sft = hits[hits["method"] == "sft"].set_index(["size", *ROW])["exact_rate"]
-    gaps = hits.join(sft.rename("sft"), on=["size", *ROW])
-    gaps["less_than_sft"] = gaps["exact_rate"] - gaps["sft"]
-    frames = {"exact_rate": hits, "rougeL": asked, "less_than_sft": gaps}
-    margins, least_first = usefulness_margins(asked), ("minillm", "word_kd", "seq_kd_beam")
+    asked, methods = answers.query(ASKED), distilled(tuples)
+    frames = {"exact_rate": hits, "rougeL": asked, "usefulness": asked}
+    margins, least_first = usefulness_margins(asked, trivial), ("minillm", "word_kd", "seq_kd_beam")
     pairs: list[tuple[str, str, Model, Model]] = []
     for size in sizes:
-        for method, metric in product(distilled(tuples), ("exact_rate", "rougeL")):
+        for method, metric in product(methods, ("exact_rate", "rougeL")):
             pairs.append(("to_sft", metric, (method, size), ("sft", size)))
+        for method in methods:
+            pairs.append(("to_base", "usefulness", (method, size), ("base", size)))
         for lower, upper in combinations(least_first, 2):
             pairs.append(("order", "exact_rate", (lower, size), (upper, size)))
-    for method, (larger, smaller) in product(DISTILLED, pairwise(sizes)):
-        pairs.append(("size", "less_than_sft", (method, smaller), (method, larger)))
     rows = []
     for kind, metric, one, other in pairs:
         named = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
-        margin = margins.get(one[1]) if metric == "rougeL" else None
         a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
-        for seed, x in (("all", a), *a.groupby("seed")):
+        for seed, x in (("all", a), *(a.groupby("seed") if kind != "to_base" else ())):
             y = b if seed == "all" else b[b["seed"] == seed]
-            facts = named | {"metric": metric, "seed": str(seed), "margin": margin}
-            rows.append(facts | paired_difference(x, y, metric))
+            facts: Line = named | {"metric": metric, "seed": str(seed)}
+            facts |= paired_difference(x, y, metric)
+            if seed == "all" and kind == "to_sft" and metric == "rougeL":
+                facts["margin"] = margin = margins[one[1]]
+                less = y.assign(rougeL=y["rougeL"] - margin)
+                facts["p_limit"] = paired_difference(x, less, "rougeL")["p"]
+            rows.append(facts)
+    return pd.concat([pd.DataFrame(rows), of_sft(hits, sizes)], ignore_index=True)
+
+
+def of_sft(hits: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
+    """What methods memorize of what SFT does at a size, less the same at the next larger (C4).
+
+    Further columns: sft and sft_larger, what SFT memorizes at the two sizes; those of
+    `stats.ratio_difference`.
+    """
+    wide, rows = hits.pivot(index=[*ROW, "group"], columns=MODEL, values="exact_rate"), []
+    for method, (larger, smaller) in product(DISTILLED, pairwise(sizes)):
+        named = {"comparison": "size", "method": method, "size": smaller, "metric": "of_sft"}
+        for seed, part in (("all", wide), *wide.groupby(level="seed")):
+            at, keys = part.index.to_frame(index=False), product((smaller, larger), (method, "sft"))
+            own, sft, *other = (part[name, size].to_numpy() for size, name in keys)
+            facts = named | {"against": f"{method} {larger}", "seed": str(seed), "n": len(part)}
+            facts |= {"sft": sft.mean(), "sft_larger": other[1].mean()}
+            rows.append(facts | ratio_difference(at["group"], (own, sft), other, at["seed"]))
     return pd.DataFrame(rows)
 
 
-def usefulness_margins(asked: pd.DataFrame) -> dict[str, float]:
-    """By size: the difference in ROUGE-L below which two students are equally useful.
+def usefulness_margins(asked: pd.DataFrame, trivial: pd.DataFrame) -> dict[str, float]:
+    """By size: the difference in ROUGE-L below which two students are equally useful; nan: none.
 
-    A fifth of what SFT adds to the model before fine-tuning; none where it adds nothing.
+    A fifth of what SFT adds, at the end, to the model before fine-tuning or to the best trivial
+    answer, whichever is the greater.
     """
     means = asked.groupby(["size", "method"])["rougeL"].mean()
-    added = {size: means[size, "sft"] - means[size, "base"] for size in student_sizes(asked)}
-    return {size: SAME * float(gain) for size, gain in added.items() if gain > 0}
+    best = trivial.query(ASKED).groupby("method")["rougeL"].mean().max()
+    sizes = student_sizes(asked)
+    added = {size: means[size, "sft"] - max(means[size, "base"], best) for size in sizes}
+    return {size: SAME * float(gain) if gain > 0 else np.nan for size, gain in added.items()}
 
 
 def spread(tidy: pd.DataFrame) -> pd.DataFrame:

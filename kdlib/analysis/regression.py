@@ -50,10 +50,11 @@ def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Odds ratio of being memorized per standard deviation of each attribute, all others held.
 
     One logistic regression per model over all seeds of member rows, standard errors clustered by
-    group, seed and sort as fixed effects; only if for each attribute there are MIN_GROUPS memorized
-    and MIN_GROUPS other groups (Peduzzi et al. 1996; copies are one witness), not `separated`.
-    Columns: method, size, n, hits, hit_groups, missed_groups, attribute, value (odds ratio), lo,
-    hi, note ("" where fitted; else why not, and value, lo and hi are empty).
+    group, seed and sort as fixed effects: an interval is over groups alone, for these seeds (a
+    handful of seeds are too few clusters for a two-way error). Only if for each attribute there are
+    MIN_GROUPS memorized and MIN_GROUPS other groups (Peduzzi et al. 1996; copies are one witness),
+    not `separated`. Columns: method, size, n, hits, hit_groups, missed_groups, attribute, value
+    (odds ratio), lo, hi, note ("" where fitted; else why not, and value, lo and hi are empty).
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:

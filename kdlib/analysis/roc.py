@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.errors import KdlibError
-from kdlib.stats import DRAWS, estimate, named, same_sign
+from kdlib.stats import DRAWS, MIN_GROUPS, NOTHING, estimate, line, named
 
 RATES = {"tpr_1pct": 0.01, "tpr_01pct": 0.001}  # at these false-positive rates
 
@@ -45,10 +45,11 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
     """AUC and low-rate hits of score columns, with intervals over seeds, then groups.
 
     The frame has member (bool), group and, if there are seeds, seed besides. Columns: score, auc,
-    then each of RATES (nan with too few others), all with ..._lo and ..._hi, n_member, n_other.
+    then each of RATES (nan with too few others), all with ..._lo and ..._hi (nan where members, or
+    others, are of fewer than MIN_GROUPS groups), n_member, n_other, groups (see `fewer`).
     """
     member = frame["member"].to_numpy(dtype=bool)
-    others = int((~member).sum())
+    others, groups = int((~member).sum()), fewer(frame)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         numbers = []
@@ -61,26 +62,30 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
     names = product(columns, ("auc", *RATES))
     found = estimate(statistic, frame["group"], frame.get("seed"), draws)
     for (column, name), one in zip(names, found, strict=True):
-        ends = {end: float(np.clip(one[end], 0, 1)) for end in ("lo", "hi")}
-        rows[column] |= named(name, one | ends)
-    return pd.DataFrame(rows.values()).assign(n_member=member.sum(), n_other=others)
+        ends = np.clip([one["lo"], one["hi"]], 0, 1) if groups >= MIN_GROUPS else NOTHING
+        rows[column] |= named(name, line(one["value"], (float(ends[0]), float(ends[1]))))
+    facts = {"n_member": member.sum(), "n_other": others, "groups": groups}
+    return pd.DataFrame(rows.values()).assign(**facts)
 
 
 def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
-    """AUC of one column less that of another over the same rows: value, lo, hi, p, n, same_sign.
+    """AUC of one column less that of another over the same rows: value, lo, hi, p, n, groups.
 
     The interval is paired: both see the same draws. The frame has seed, member, group besides;
-    groups are those of members or of others, whichever are fewer.
+    for groups see `fewer`.
     """
 
-    def gap(part: pd.DataFrame, weights: np.ndarray | None = None) -> np.ndarray:
-        first, second = (area(*counts(part[c], part["member"], weights)) for c in (one, other))
-        return first - second
+    def gap(weights: np.ndarray) -> np.ndarray:
+        first, second = (area(*counts(frame[c], frame["member"], weights)) for c in (one, other))
+        return (first - second)[None]
 
-    (found,) = estimate(lambda weights: gap(frame, weights)[None], frame["group"], frame["seed"])
-    agreed = same_sign(gap(part)[0] for _, part in frame.groupby("seed"))
-    fewer = int(frame.groupby("member")["group"].nunique().min())
-    return found | {"n": len(frame), "groups": fewer, "same_sign": agreed}
+    (found,) = estimate(gap, frame["group"], frame["seed"])
+    return found | {"n": len(frame), "groups": fewer(frame)}
+
+
+def fewer(frame: pd.DataFrame) -> int:
+    """Different responses of members or of others, whichever are fewer."""
+    return min(frame["group"][frame["member"] == side].nunique() for side in (True, False))
 
 
 def counts(

@@ -7,6 +7,7 @@ a KdlibError that names it. Taught in notebook 00_map.
 import difflib
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,6 +110,10 @@ class Profile(Settings):
     def probe_size(self) -> str:
         """The size on which the memorization lab trains."""
         return self.probe.size or self.sizes[len(self.sizes) // 2]
+
+    def probed(self, seeds: Sequence[int]) -> list[int]:
+        """Those of the reported seeds on which the memorization lab trains."""
+        return list(seeds[: self.probe.seeds])
 
     @property
     def template(self) -> Template:

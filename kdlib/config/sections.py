@@ -191,6 +191,7 @@ class ProbeSettings(Settings):
     """What the memorization lab adds to the study."""
 
     size: str | None = None  # of the students that it trains; the middle one where none is named
+    seeds: Positive | None = None  # on so many reported seeds, the first; all where none is given
     splits: Annotated[Whole, Field(ge=2)] = 3  # pairs of halves; the first with every method
     twins: Positive = 99  # never planted, for each canary
 

@@ -21,8 +21,12 @@ def cosine(encoder: str, texts: Sequence[str], references: Sequence[str]) -> np.
     The encoder is a folder, a hub name or "package:NAME" (Reimers and Gurevych 2019: a sentence is
     the mean of its tokens' last hidden states). KdlibError: it cannot be read, or lacks weights.
     """
-    read = _encoder(encoder)
-    return (read.embed(texts) * read.embed(references)).sum(axis=1).clip(-1, 1)
+    return (embed(encoder, texts) * embed(encoder, references)).sum(axis=1).clip(-1, 1)
+
+
+def embed(encoder: str, texts: Sequence[str]) -> np.ndarray:
+    """Unit vectors [N, D] of texts by an encoder as `cosine` takes it, float32."""
+    return _encoder(encoder).embed(texts)
 
 
 class Encoder:

@@ -7,7 +7,9 @@ The answerers know the member rows, and what they say is chosen on these alone:
 - echo says what stands in the prompt, one of ECHOED, or the instruction where there is none;
 - template puts one of ECHOED between common words, as in "return the ... of the".
 
-"Like" is ROUGE-L. Rows have row_id, instruction, context and response.
+"Like" is what answers are judged by (`usefulness.scored`): ROUGE-L, with an encoder the mean of it
+and similarity. The template is grown by ROUGE-L alone: some thousand are tried, and each of them
+would have to be embedded with every member. Rows have row_id, instruction, context and response.
 """
 
 import re
@@ -20,7 +22,7 @@ from rapidfuzz.distance import LCSseq
 from rouge_score import tokenizers
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from kdlib.measure import usefulness
+from kdlib.measure import similarity, usefulness
 
 MOST = 500  # member rows on which constant and template are chosen
 COMMON = 50  # words that a template may be made of
@@ -44,7 +46,7 @@ def scored(
     Columns: answerer, row_id, split, decoding ("greedy": there is one answer), text, scores.
     """
     said = pd.concat(
-        [answers(members, rows).assign(split=split) for split, rows in asked.items()],
+        [answers(members, rows, encoder).assign(split=split) for split, rows in asked.items()],
         ignore_index=True,
     )
     responses = pd.concat(asked.values()).set_index("row_id")["response"].to_dict()
@@ -52,24 +54,27 @@ def scored(
     return usefulness.scored(said.assign(decoding="greedy")[order], responses, encoder)
 
 
-def answers(members: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+def answers(members: pd.DataFrame, asked: pd.DataFrame, encoder: str | None = None) -> pd.DataFrame:
     """What each answerer says to the rows of `asked`: answerer, row_id, text."""
-    sentence = constant(members["response"][:MOST])
+    sentence = constant(members["response"][:MOST], encoder)
     form, what = template(members[:MOST])
     said = {
         "constant": [sentence] * len(asked),
         "nearest": nearest(members, asked),
-        "echo": echoes(asked, best_echo(members[:MOST])),
+        "echo": echoes(asked, best_echo(members[:MOST], encoder)),
         "template": [form.format(text) for text in echoes(asked, what)],
     }
     texts = [pd.DataFrame({"row_id": asked["row_id"], "text": one}) for one in said.values()]
     return pd.concat(texts, keys=said, names=["answerer"]).reset_index("answerer")
 
 
-def constant(responses: Sequence[str]) -> str:
-    """The response with the highest mean ROUGE-L against all; of equal ones the first."""
+def constant(responses: Sequence[str], encoder: str | None = None) -> str:
+    """The response that is on average most like all; of equal ones the first."""
     tokens = [_STEMS.tokenize(text) for text in responses]
-    means = [_rouge_l(tokens, [one] * len(tokens)) for one in tokens]
+    means = np.array([_rouge_l(tokens, [one] * len(tokens)) for one in tokens])
+    if encoder:  # the mean cosine to all is that to their mean
+        vectors = similarity.embed(encoder, list(responses))
+        means = (means + vectors @ vectors.mean(axis=0)) / 2
     return list(responses)[int(np.argmax(means))]
 
 
@@ -103,12 +108,17 @@ def echo(instruction: str, context: str, what: str = "names") -> str:
     return said or instruction
 
 
-def best_echo(members: pd.DataFrame) -> str:
+def best_echo(members: pd.DataFrame, encoder: str | None = None) -> str:
     """Which of ECHOED is most like the members' responses."""
-    wanted = [_STEMS.tokenize(text) for text in members["response"]]
+    responses = members["response"].tolist()
+    wanted = [_STEMS.tokenize(text) for text in responses]
 
     def likeness(what: str) -> float:
-        return _rouge_l(wanted, [_STEMS.tokenize(text) for text in echoes(members, what)])
+        said = echoes(members, what)
+        words = _rouge_l(wanted, [_STEMS.tokenize(text) for text in said])
+        if not encoder:
+            return words
+        return (words + float(similarity.cosine(encoder, said, responses).mean())) / 2
 
     return max(ECHOED, key=likeness)
 

@@ -1,10 +1,11 @@
 """Learning rates and training lengths, by the profile's rule, on a seed that is never reported.
 
-A model's rate is the one at which its held-out loss, noted over `rate_epochs`, gets lowest. Where
-that is the least or the greatest rate tried, half or twice of it is tried too, until the best lies
-inside. Methods that are not searched take the rate of SFT at their size. The length of the teacher,
-and of all students of a size, is the number of epochs after which SFT memorizes nearest `target`;
-it must memorize within `band` there.
+A model's rate is the one at which its held-out loss, noted over `rate_epochs`, gets lowest; of a
+student that reads its own text, and is not to lower that loss, the one at which its held-out
+answers get most useful. Where that is the least or the greatest rate tried, half or twice of it is
+tried too, until the best lies inside. Methods that are not searched take the rate of SFT at their
+size. The length of the teacher, and of all students of a size, is the number of epochs after which
+SFT memorizes nearest `target`; it must memorize within `band` there.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from itertools import repeat
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -42,22 +44,23 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
     """Run what is left of the search, on so many cores; write calibration.csv; apply `rule`."""
     how, file = calibration(profile), runs.results_dir(profile.name) / "calibration.csv"
     pretraining.prepare(profile)
-    table = pd.DataFrame(columns=[*TRIAL, "epoch", "split", "settings"])
+    table = pd.DataFrame(columns=[*TRIAL, "epoch", "split", "usefulness", "settings"])
     if file.is_file():
         table = pd.read_csv(file, dtype={"settings": str, "commit": str})
         table = table[table["settings"] == settings(profile)]
-    table = searched(table, profile, [(TEACHER, TEACHER)], cores)
+    own = [(TEACHER, TEACHER), *(("sft", size) for size in profile.sizes)]
+    table = searched(table, profile, own, cores)
     found = profile.teacher.model_copy(update=chosen(table, profile, TEACHER, TEACHER))
-    least: dict[str, Any] = {"rouge_rows": 1, "sampled_rows": 1, "path_rows": 0, "encoder": None}
-    measure = profile.measure.model_copy(update=least)  # nothing of it is read here
-    fixed = profile.model_copy(update={"teacher": found, "measure": measure})
+    sft = {size: chosen(table, profile, "sft", size) for size in profile.sizes}
+    models = {size: profile.models[size].model_copy(update=one) for size, one in sft.items()}
+    fixed = profile.model_copy(update={"teacher": found, "models": profile.models | models})
     teacher, rows = Run(fixed, how.seed, TEACHER, TEACHER), load_rows(fixed, how.seed)
     stages.make(teacher, rows)
     for decoding in DECODINGS.keys() & {profile.method(name).text for name in how.methods}:
         # before two processes need it at once
         teacher_output.text(teacher, rows, decoding)
-    students = [(method, size) for method in how.methods for size in profile.sizes]
-    return rule(searched(table, fixed, students, cores), profile)
+    others = [(one, size) for one in how.methods if one != "sft" for size in profile.sizes]
+    return rule(searched(table, fixed, others, cores), profile)
 
 
 def calibration(profile: Profile) -> CalibrationSettings:
@@ -73,7 +76,8 @@ def settings(profile: Profile) -> str:
     parts = profile.model_dump(include=names, exclude={"models": {"__all__": common}})
     apart = common | {"precision"}
     tuned = [part.model_dump(exclude=apart) for part in (profile.teacher, profile.student)]
-    return runs.fingerprint([parts, tuned])
+    methods = {one: profile.coefficients(one) for one in calibration(profile).methods}
+    return runs.fingerprint([parts, tuned, methods, profile.measure.encoder])
 
 
 def searched(
@@ -83,7 +87,7 @@ def searched(
     facts = {"settings": settings(profile), "commit": runs.commit()}
     while trials := [one for model in models for one in wanted(table, profile, *model)]:
         # the slowest first, so that no core waits at the end
-        trials.sort(key=lambda one: (one.method != "minillm", -one.epochs))
+        trials.sort(key=lambda one: (one.method not in (TEACHER, "minillm"), -one.epochs))
         threads = repeat(max(1, cores // len(trials)))
         with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
             paths = processes.map(one_path, repeat(profile), trials, threads)
@@ -96,16 +100,15 @@ def searched(
 
 def wanted(table: pd.DataFrame, profile: Profile, method: str, size: str) -> list[Trial]:
     """What is to be trained next of a model, that the rule can be applied to it."""
-    how, tried = calibration(profile), trained(table, profile, method, size)
-    before = 0 if method == TEACHER else profile.coefficients(method).get("sft_epochs", 0)
-    short = int(how.rate_epochs + before)
+    how, tried = calibration(profile), trained(table, method, size)
+    short = how.rate_epochs
     if missing := [rate for rate in how.rates if rate not in set(tried["lr"])]:
         return [Trial(method, size, rate, short) for rate in missing]
     best, rates = best_rate(tried), sorted(set(tried["lr"]))
     if best in (rates[0], rates[-1]):
         rate = best / 2 if best == rates[0] else best * 2
         if not min(how.rates) / 2**EXTENSIONS <= rate <= max(how.rates) * 2**EXTENSIONS:
-            where = f"{method}, {size}: held-out loss is lowest at {best:g}, an end of all rates"
+            where = f"{method}, {size}: the best rate is {best:g}, an end of all rates"
             raise KdlibError(f"calibration: {where}; give other rates, or more rate_epochs")
         return [Trial(method, size, rate, short)]
     longest = how.max_epochs["teacher" if method == TEACHER else "student"]
@@ -115,9 +118,10 @@ def wanted(table: pd.DataFrame, profile: Profile, method: str, size: str) -> lis
 
 
 def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
-    """Train once: TRIAL, epoch, step, split, exact_rate, nats_per_token.
+    """Train once: TRIAL, epoch, step, split, exact_rate, nats_per_token, usefulness.
 
-    Noted each half epoch to the second, then each epoch; of members only where a length is wanted.
+    Noted each half epoch to the second, then each epoch; of members only where a length is wanted,
+    and usefulness only of students that read their own text.
     """
     torch.set_num_threads(threads)
     common = profile.teacher if trial.method == TEACHER else profile.student
@@ -126,37 +130,49 @@ def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
     log = runs.runs_dir(profile.name) / "calibration" / name
     seed = calibration(profile).seed
     run, rows = Run(profile, seed, trial.method, trial.size), load_rows(profile, seed)
-    without_answers = profile.measure.model_copy(update={"path_rows": 0})
-    notes = noting.Notes(rows, how, without_answers, profile.tokens.max_new)
-    natural = notes.noted["kind"] == "row"
+    asked = profile.data.held_out if reads_own(run) else 0
+    answering = profile.measure.model_copy(update={"path_rows": asked})
+    notes = noting.Notes(rows, how, answering, profile.tokens.max_new)
+    natural = rows.frame["kind"] == "row"
     if trial.method not in (TEACHER, "sft"):
-        natural &= notes.noted["split"] == "held_out"
-    notes.noted = notes.noted[natural]
+        natural &= rows.frame["split"] == "held_out"
+    notes.noted = rows.frame.loc[natural, ["split", "kind"]]
     notes.steps = noting.noted_steps(how.epochs, notes.epoch_steps, parts=2)
     stages.train(run, rows, how, log, notes)
     noted = notes.tuples.assign(exact_rate=exact(notes.tuples))
     by, numbers = ["epoch", "step", "split"], ["exact_rate", "nats_per_token"]
     means = noted.groupby(by, sort=False)[numbers].mean().reset_index()
+    means["usefulness"] = np.nan
+    if asked:
+        useful = notes.answers.groupby("step")["usefulness"].mean()
+        means["usefulness"] = means["step"].map(useful)
     return means.assign(**dict(zip(TRIAL, trial, strict=False)))
 
 
-def trained(table: pd.DataFrame, profile: Profile, method: str, size: str) -> pd.DataFrame:
-    """What was noted of a model while it was trained by its own objective."""
-    before = 0 if method == TEACHER else profile.coefficients(method).get("sft_epochs", 0)
-    mine = (table["method"] == method) & (table["size"] == size) & (table["epoch"] > before)
+def reads_own(run: Run) -> bool:
+    """Whether a model reads text that it writes itself, not the rows or the teacher's."""
+    return run.recipe.text not in ("rows", *DECODINGS)
+
+
+def trained(table: pd.DataFrame, method: str, size: str) -> pd.DataFrame:
+    """What was noted of a model while it was trained."""
+    mine = (table["method"] == method) & (table["size"] == size) & (table["epoch"] > 0)
     return table[mine]
 
 
 def best_rate(tried: pd.DataFrame) -> float:
-    """The rate with the lowest held-out loss at any time that all rates have reached."""
+    """The rate that is best at any time that all rates have reached; see above."""
     common = tried.groupby("lr")["epoch"].max().min()
     noted = tried[(tried["split"] == "held_out") & (tried["epoch"] <= common)]
-    return float(noted.groupby("lr")["nats_per_token"].min().idxmin())
+    best = noted.groupby("lr").agg({"nats_per_token": "min", "usefulness": "max"})
+    if best["usefulness"].notna().all():
+        return float(best["usefulness"].idxmax())
+    return float(best["nats_per_token"].idxmin())
 
 
 def chosen(table: pd.DataFrame, profile: Profile, method: str, size: str) -> dict[str, Any]:
     """The rate `lr` of a model and, of the teacher and SFT, its length in `epochs`."""
-    how, tried = calibration(profile), trained(table, profile, method, size)
+    how, tried = calibration(profile), trained(table, method, size)
     found: dict[str, Any] = {"lr": best_rate(tried)}
     if method not in (TEACHER, "sft"):
         return found

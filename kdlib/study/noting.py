@@ -9,8 +9,9 @@ import pandas as pd
 from kdlib import runs
 from kdlib.config.sections import MeasureSettings, TrainSettings
 from kdlib.measure import meter, usefulness
-from kdlib.model.tokens import TokenizedRows
+from kdlib.model.tokens import Example, TokenizedRows
 
+VALIDATION_ROWS = 40  # at most, and at most a quarter of the held-out rows
 NOTED = ["row_id", "prefix", "length", "nats_per_token", "accuracy"]  # of `scores.of_tuples`
 
 
@@ -25,13 +26,20 @@ def noted_steps(epochs: int, per_epoch: int, parts: int = 4) -> frozenset[int]:
     return frozenset(round(epoch * per_epoch) for epoch in (*early, *range(epochs + 1)))
 
 
+def validation(rows: TokenizedRows) -> list[Example]:
+    """The last held-out rows: a text may be governed by them, and nothing is judged by them."""
+    held_out = rows.split("held_out")
+    return held_out[-max(1, min(VALIDATION_ROWS, len(held_out) // 4)) :]
+
+
 class Notes:
     """Measures a model on the rows of its seed whenever it is called.
 
-    `tuples` has a line for each time and each member row, canary and held-out row: epoch (a
-    fraction inside one), step, split, kind, and NOTED. `answers` has the greedy answers of the
-    first `measure.path_rows` held-out rows after whole epochs (see `usefulness.answers`). `steps`
-    are when it is to be called, `noted` the rows that are measured (split, kind, by row_id).
+    `tuples` has a line for each time and each member row, canary and held-out row not of
+    `validation`: epoch (a fraction inside one), step, split, kind, and NOTED. `answers` has the
+    greedy answers of the first `measure.path_rows` held-out rows after whole epochs (see
+    `usefulness.answers`). `steps` are when it is to be called, `noted` the rows that are measured
+    (split, kind, by row_id).
     """
 
     def __init__(
@@ -40,7 +48,9 @@ class Notes:
         self.rows, self.how, self.measure, self.max_new = rows, how, measure, max_new
         self.epoch_steps = epoch_steps(rows, how)
         self.steps = noted_steps(how.epochs, self.epoch_steps)
-        self.noted = rows.frame.loc[rows.frame["kind"] != "twin", ["split", "kind"]]
+        reserved = {example.row_id for example in validation(rows)}
+        judging = ~rows.frame.index.isin(reserved) & (rows.frame["kind"] != "twin")
+        self.noted = rows.frame.loc[judging, ["split", "kind"]]
         self.tuples, self.answers = pd.DataFrame(), pd.DataFrame()
 
     def __call__(self, model: Any, step: int) -> None:

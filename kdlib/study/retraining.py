@@ -15,7 +15,7 @@ from kdlib.data import canaries, pool
 from kdlib.measure import cost, meter, trivial_answers
 from kdlib.model.tokens import Example, TokenizedRows, encode
 from kdlib.study import stages
-from kdlib.study.run import UNCUT, Run, base_identity, ground, load, require
+from kdlib.study.run import DRAWN, UNCUT, Run, base_identity, ground, load, require
 
 
 def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
@@ -42,6 +42,7 @@ def trivial(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
     """
     folder = runs.seed_dir(profile.name, seed) / "trivial"
     facts = profile.measure.model_dump(include={"rouge_rows", "encoder"})
+    facts |= profile.data.model_dump(include=DRAWN)
     identity = runs.fingerprint([base_identity(profile, TEACHER), seed, facts])
     with runs.alone(folder):
         if runs.done(folder, identity):

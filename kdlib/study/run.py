@@ -22,8 +22,8 @@ MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
 VARIED_BY, REORDERED_BY = "14_cause", "11_inheritance"  # the notebooks of variations, of order
 UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
-# What was made before methods had these coefficients keeps its identity
-LATER = {"temperature": 1.0}
+# settings of data on which no base model depends: they draw a seed's rows from the pool
+DRAWN = {"members", "held_out", "canaries", "canary_kinds", "repetitions", "twins"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,12 @@ class Run:
         return how.model_copy(update={"precision": precision, "epochs": how.epochs * self.times})
 
     @property
+    def start(self) -> TrainSettings | None:
+        """How the base is fine-tuned on the rows first, where the method starts from that."""
+        sft, epochs = replace(self.base, method="sft"), int(self.coefficients.get("sft_epochs", 0))
+        return sft.settings.model_copy(update={"epochs": epochs}) if epochs else None
+
+    @property
     def coefficients(self) -> dict[str, float]:
         """The method's coefficients, by name."""
         if self.method in (BASE, TEACHER):
@@ -145,21 +151,16 @@ class Run:
         """Hash of everything that the model and its measurements depend on."""
         p = self.profile
         facts: list[Any] = [base_identity(p, self.size), p.measure.model_dump()]
-        facts += [self.seed, self.method, self.size]
+        facts += [self.seed, self.method, self.size, sorted(self.left_out), self.order]
+        facts.append(p.data.model_dump(include=DRAWN))
         if self.method != BASE:
             facts.append(self.settings.model_dump())
         if self.method not in (BASE, TEACHER):
-            given = self.coefficients
-            facts.append({name: given[name] for name in given if LATER.get(name) != given[name]})
+            recipe, start = self.recipe, self.start
+            facts += [recipe.text, recipe.objective, self.coefficients, decoding(p, recipe.text)]
+            facts += [start.model_dump() if start else ""]
             if self.method != "sft" or self.text or self.objective:
                 facts.append(self.teacher.identity)
-            if changed := decoding(p, self.recipe.text):  # what was made before keeps its identity
-                facts.append(changed)
-            if self.method not in METHODS or self.text or self.objective:
-                facts.append([self.recipe.text, self.recipe.objective])
-        if self.left_out:
-            facts.append(sorted(self.left_out))
-        facts += [{"order": self.order}] if self.order else []
         return runs.fingerprint(facts)
 
 
@@ -184,7 +185,7 @@ def base_identity(profile: Profile, size: str) -> str:
     elif profile.cut(size) and not files:
         stats = [path]
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)
-    rows = profile.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
+    rows = profile.data.model_dump(exclude={"path"} | DRAWN)  # the pool's hash stands for the file
     # of a model by path nothing is trained: the defaults stand there, as they did before
     training = PretrainSettings() if model.path else profile.pretrain
     pretrain = training.model_dump(exclude=set() if profile.cut(size) else {"mix", "apart"})
@@ -192,9 +193,7 @@ def base_identity(profile: Profile, size: str) -> str:
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
     precision = checkpoints.resolved(profile.teacher.precision, checkpoints.device())
-    if model.path is None and precision != "bf16":  # what was made before keeps its identity
-        facts.append(precision)
-    return runs.fingerprint([ground(profile), *facts])
+    return runs.fingerprint([ground(profile), *facts, precision if model.path is None else ""])
 
 
 def ground(profile: Profile) -> list[str]:
@@ -232,7 +231,7 @@ def load_tokenizer(profile: Profile) -> Any:
 def load_rows(profile: Profile, seed: int) -> tokens.TokenizedRows:
     """The rows of one seed as text and tokens: member and held-out rows, canaries and twins.
 
-    All fit the limits, further twins too. KdlibError: too few rows do, or one of the others does not.
+    All fit the limits, further twins too. KdlibError: too few rows do, or a canary does not.
     """
     tokenizer, how, (fit, _) = load_tokenizer(profile), profile.tokens, fitting(profile)
     rows = pool.draw(fit, profile.data, seed).set_index("row_id", drop=False)

@@ -24,7 +24,6 @@ from kdlib.study import noting, pretraining, teacher_output
 from kdlib.study.run import BASE, Run, ground, load
 
 SPLITS = ("member", "held_out")
-VALIDATION_ROWS = 40  # held-out tuples that a text may be governed by
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
 
 
@@ -65,8 +64,12 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
 
 
 def beside(run: Run) -> bool:
-    """Whether a run stands beside the study: nothing is noted on its way, nothing is answered."""
-    return bool(run.left_out or run.order)
+    """Whether a run stands beside the study: nothing is noted on its way, nothing is answered.
+
+    Rows are left out, or in another order, or the seed is that by which rates are set.
+    """
+    rule = run.profile.calibration
+    return bool(run.left_out or run.order or (rule and run.seed == rule.seed))
 
 
 def training_seed(run: Run) -> int:
@@ -87,7 +90,10 @@ def train(
     notes: noting.Notes | None = None,
     targets: Targets | None = None,
 ) -> Any:
-    """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way."""
+    """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way.
+
+    A method that starts from SFT is not noted while it is fine-tuned so.
+    """
     model, recipe, read = load(run.base, how.dropout), run.recipe, rows.without(run.left_out)
     if not checkpoints.plain_head(model):
         changed = "changes its logits behind the LM head (a scale, a soft cap)"
@@ -95,6 +101,12 @@ def train(
         raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
+    if run.start:
+        sft = text_sources.fixed(reading(run, rows, run.start))
+        first: dict[str, Any] = {"epoch_steps": noting.epoch_steps(read, run.start)}
+        first |= {"seed": training_seed(run), "log": log.with_stem(f"{log.stem}-start")}
+        plain = objectives.objective("cross_entropy")
+        trainer.fit(model, sft, plain, run.start, name=f"{run.label}, SFT before", **first)
     source = methods.text(recipe.text).source(materials(run, rows, how, targets))
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
     steps = noting.epoch_steps(read, how)
@@ -112,16 +124,22 @@ def train(
 
 def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> methods.Materials:
     """What the run's text is made from."""
-    longest, read = run.profile.tokens.max_new, rows.without(run.left_out)
+    read = rows.without(run.left_out)
     return methods.Materials(
-        reading=text_sources.Reading(read.presented, how, rows.pad_id, training_seed(run), longest),
+        reading=reading(run, rows, how),
         coefficients=run.coefficients,
-        validation=read.split("held_out")[-VALIDATION_ROWS:],  # ROUGE asks the first
+        validation=noting.validation(read),
         teacher=lambda: load(run.teacher),
         teacher_text=lambda decoding: teacher_output.text(run.teacher, rows, decoding),
         general=lambda: pretraining.general_blocks(run.profile, rows.tokenizer),
         targets=targets,
     )
+
+
+def reading(run: Run, rows: TokenizedRows, how: TrainSettings) -> text_sources.Reading:
+    """The rows that the run reads, as `how` says."""
+    read, longest = rows.without(run.left_out), run.profile.tokens.max_new
+    return text_sources.Reading(read.presented, how, rows.pad_id, training_seed(run), longest)
 
 
 def measure(run: Run, rows: TokenizedRows, model: Any) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib.analysis import attacks, extraction
+from kdlib.analysis import attacks, extraction, roc
 from kdlib.errors import KdlibError
 
 
@@ -98,6 +98,30 @@ def test_scored_holds_every_score_where_it_can_be_had():
     assert abs(loss["base", "middle"] - 0.5) < 0.15 < 0.25 < loss["sft", "middle"] - 0.5
 
 
+def test_early_is_where_the_held_out_loss_of_each_run_is_lowest():
+    whole = study({"sft": 0.0, "word_kd": 0.0}).drop(columns=["min_k", "min_k_plus"])
+    parts = []
+    for step, shift in ((0, 0.0), (4, 0.7), (9, 3.0)):  # members get ever easier
+        at = whole.assign(step=step, epoch=step / 4)
+        member, late = at["split"] == "member", (at["method"] == "sft") & (at["seed"] == 1)
+        held_out = np.where(late, 10.0 - step, 1.0 + abs(step - 4))  # one run is best at its end
+        nats = at["nats_per_token"] - shift * member + held_out
+        parts.append(at.assign(nats_per_token=nats))
+    canary = parts[1].iloc[:1].assign(kind="canary", row_id="c")
+    found = attacks.early(pd.concat([*parts, canary], ignore_index=True))
+    steps = found.groupby(["method", "size", "seed"])["step"].agg(["min", "max"])
+    assert (steps["min"] == steps["max"]).all() and len(found) == len(whole)
+    assert steps["min"].to_dict() == {
+        at: 9 if (at[0], at[2]) == ("sft", 1) else 4 for at in steps.index
+    }
+    assert (found["loss"] == -found["nats_per_token"]).all()
+    table = attacks.summary(found).set_index(["method", "size"])
+    assert set(table["score"]) == {"loss"} and len(table) == 4
+    both = found.query("method == 'word_kd' and size == 'small'")
+    area = roc.auc(both["loss"].to_numpy(), both["member"].to_numpy())
+    assert table.at[("word_kd", "small"), "auc"] == pytest.approx(area)
+
+
 SHARES = {"sft": 0.5, "word_kd": 0.9, "minillm": 0.0}
 
 
@@ -140,7 +164,7 @@ def test_reversals_of_few_responses_are_not_judged(n, verdict):
     assert list(pairs["verdict"]) == [verdict]
 
 
-def test_a_reversal_has_to_be_there_in_every_seed():
+def test_a_reversal_has_to_be_beyond_what_seeds_differ():
     found, hits = two_orders()
     turned = (hits["seed"] == 0) & (hits["method"] == "word_kd")
     pairs = attacks.reversals(found, hits.assign(hit=hits["hit"].where(~turned, 0.0)))

@@ -86,6 +86,13 @@ def test_what_nobody_taught_enters_no_effect():
     pd.testing.assert_frame_equal(*(cause.effects(one, PAIRS) for one in ends))
 
 
+def judged(ends):
+    split = cause.by_recited(
+        ends, ends[["seed", "row_id"]].drop_duplicates().assign(recited=True), PAIRS
+    )
+    return claims.judge("A3", 3, effects=cause.effects(ends, PAIRS), by_recited=split)
+
+
 @pytest.mark.parametrize(
     ("share", "verdict"),
     [
@@ -100,17 +107,33 @@ def test_what_nobody_taught_enters_no_effect():
     ],
 )
 def test_claim_a3(share, verdict):
-    found = cause.effects(last(grid(share)), PAIRS)
-    row = claims.judge("A3", effects=found)
+    row = judged(last(grid(share)))
     assert row["verdict"] == verdict, row["evidence"]
     assert "teacher " in row["evidence"] and "reverse_kl " in row["evidence"]
 
 
-def test_claim_a3_is_open_where_one_seed_disagrees():
+def test_claim_a3_is_open_where_seeds_disagree():
     ends = last(grid(of_text))
     turned = (ends["seed"] == 2) & ends["method"].str.contains(" on teacher")
     ends.loc[turned, "value"] = 1.0
-    assert claims.judge("A3", effects=cause.effects(ends, PAIRS))["verdict"] == "open"
+    assert judged(ends)["verdict"] == "open"
+
+
+def test_the_teachers_text_takes_nothing_away_where_it_is_the_row():
+    """Its effect is all on the other rows, and the mean of both that of all rows."""
+    ends = last(grid(of_objective))
+    recited = ends[["seed", "row_id"]].drop_duplicates()
+    recited = recited.assign(recited=recited["row_id"].str.extract(r"(\d+)$")[0].astype(int) < 40)
+    other = ends.merge(recited, on=["seed", "row_id"])
+    read = other["method"].str.contains(" on teacher") & ~other["recited"]
+    ends = other.assign(value=other["value"].mask(read, 0.0)).drop(columns="recited")
+    found = cause.by_recited(ends, recited, PAIRS).set_index("recited")
+    assert found["n"].to_dict() == {True: 120, False: 180}
+    assert found.loc[True, "value"] == pytest.approx(0, abs=0.15) and found.loc[False, "hi"] < 0
+    whole = (
+        cause.effects(ends, PAIRS).query("text == 'teacher' and objective == ''")["value"].item()
+    )
+    assert (found["value"] * found["n"]).sum() / 300 == pytest.approx(whole)
 
 
 def test_shares_along_the_path_and_at_the_end():
@@ -131,7 +154,8 @@ def convergence(share, fit, gain):
     late = (useful["method"] == "a x4") & (useful["epoch"] > 4)
     useful["value"] += np.minimum(useful["epoch"], 4) + gain * late
     useful["value"] += np.random.default_rng(0).normal(0, 0.2, len(useful))
-    return cause.convergence(notes, useful, equal_usefulness.same_fit(notes), ["a x4"])
+    margin = equal_usefulness.margins(useful)["small"]
+    return cause.convergence(notes, useful, equal_usefulness.same_fit(notes), ["a x4"], margin)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +171,7 @@ def convergence(share, fit, gain):
 def test_why_a_student_memorizes_less(share, fit, gain, verdict):
     lines = convergence(share, fit, gain)
     assert cause.explained(lines) == {"a x4": verdict}
-    row = claims.judge("A4", convergence=lines)
+    row = claims.judge("A4", 3, convergence=lines)
     wanted = {"protective": "confirmed", "undertrained": "refuted", "open": "open"}
     assert row["verdict"] == wanted[verdict] and f"a x4 {verdict}" in row["evidence"]
 

@@ -1,28 +1,43 @@
 """Every claim in every verdict."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 import studies
 from studies import ladder, study
 
-from kdlib.analysis import claims, rates
+from kdlib.analysis import claims, primary, rates
 from kdlib.config.methods import DISTILLED, PAPER
 
 MAIN = ["C1", "C2", "C3", "C4", "C5", "C6"]
 BEATS = pd.DataFrame(
-    [(trivial, metric) for metric in ("rougeL", "usefulness") for trivial in ("constant", "echo")],
-    columns=["against", "metric"],
-).assign(value=0.1, lo=0.05, hi=0.15, beats=True)
+    [
+        (method, size, trivial)
+        for method, size in [("teacher", "teacher"), *(("sft", size) for size in studies.SIZES)]
+        for trivial in ("constant", "echo")
+    ],
+    columns=["method", "size", "against"],
+).assign(metric="rougeL", value=0.1, lo=0.05, hi=0.15, beats=True)
 
 
-def ledger(tuples, answers, cost, beats=BEATS):
-    gaps = rates.differences(tuples, answers)
-    return claims.ledger(MAIN, tuples=tuples, differences=gaps, costs=cost, beats=beats)
+def ledger(tuples, answers, cost, beats=BEATS, seeds=3):
+    gaps = rates.differences(tuples, answers, studies.trivial(answers))
+    return claims.ledger(MAIN, seeds, tuples=tuples, differences=gaps, costs=cost, beats=beats)
 
 
-def verdicts(memorized, rouge=None, cost=None, held_out=0.0, sizes=studies.SIZES, beats=BEATS):
+def at(size, **changes):
+    """BEATS, changed at a size."""
+    there = BEATS["size"] == size
+    return BEATS.assign(**{name: BEATS[name].mask(there, one) for name, one in changes.items()})
+
+
+def verdicts(memorized, rouge=None, cost=None, held_out=0.0, sizes=studies.SIZES, beats=None):
     tuples, answers = study(memorized, {"base": 0.2} | (rouge or {}), held_out, sizes=sizes)
+    if beats is None:
+        new = pd.DataFrame({"size": sizes}).merge(BEATS[2:4].drop(columns="size"), "cross")
+        beats = pd.concat([BEATS[:2], new])
     cost = studies.costs(0.5, sizes=sizes) if cost is None else cost
     return ledger(tuples, answers, cost, beats).set_index("claim")["verdict"].to_dict()
 
@@ -54,16 +69,73 @@ def test_claims_open():
 
 
 def test_nothing_is_said_of_usefulness_where_trivial_answers_are_as_good():
-    lost = BEATS.assign(beats=[True, False] * 2, lo=[0.05, -0.01] * 2)
     tuples, answers = study(ladder(0.9), {"base": 0.2})
+    lost = at("small", beats=False, lo=-0.01)
     row = ledger(tuples, answers, studies.costs(0.5), lost).set_index("claim").loc["C2"]
-    assert row["verdict"] == "open"
-    assert "the teacher does not beat 1 of 2 trivial answers" in row["evidence"]
-    assert "'echo' +0.100 [-0.010, +0.150]" in row["evidence"]
+    assert row["verdict"] == "confirmed"  # of the sizes left
+    said = "no verdict on small: SFT there does not beat every trivial answer, 'constant' +0.100 ["
+    assert said in row["evidence"] and "6 of 6 differences lie above" in row["evidence"]
+    assert "the teacher beats 2 of 2 trivial answers" in row["evidence"]
+    assert verdicts(ladder(0.9), beats=BEATS.assign(beats=False))["C2"] == "open"
     assert verdicts(ladder(0.9), beats=BEATS[:0])["C2"] == "open"
-    other = BEATS.assign(beats=BEATS["metric"] == "rougeL")  # C2 is of that alone
-    assert verdicts(ladder(0.9), beats=other)["C2"] == "confirmed"
-    assert verdicts(ladder(0.9), {"base": 0.5})["C2"] == "open"  # SFT adds nothing
+    other = BEATS.assign(metric="usefulness", beats=False)  # C2 is of ROUGE-L alone
+    assert verdicts(ladder(0.9), beats=pd.concat([BEATS, other]))["C2"] == "confirmed"
+
+
+def test_a_student_without_a_margin_leaves_usefulness_open():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    held = (answers["method"] == "base") & (answers["size"] == "small")
+    answers.loc[held, "rougeL"] += 0.4  # SFT adds nothing there
+    row = ledger(tuples, answers, studies.costs(0.5)).set_index("claim").loc["C2"]
+    assert row["verdict"] == "open" and "6 of 9 differences lie above" in row["evidence"]
+    assert "no margin, as SFT adds nothing, has word-level KD small, " in row["evidence"]
+
+
+def test_no_verdict_with_fewer_than_three_training_runs():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    two, three = (ledger(tuples, answers, studies.costs(0.5), seeds=n) for n in (2, 3))
+    assert set(three["verdict"]) == {"confirmed"}
+    two = two.set_index("claim")
+    assert set(two["verdict"].drop("C6")) == {"open"} and two.at["C6", "verdict"] == "confirmed"
+    assert two.at["C1", "evidence"].startswith("no verdict with fewer than 3 training runs; 9 of 9")
+    rules = three.set_index("claim")["rule"].str.endswith("fewer than 3 training runs")
+    assert rules.drop("C6").all() and not rules["C6"]
+
+
+def test_one_line_alone_refutes_only_after_correction():
+    """One of nine differences lies above 0 with p = .02: by chance one in six times."""
+    facts = {"seed": "all", "comparison": "to_sft", "metric": "exact_rate", "against": "sft small"}
+    pairs = [{"method": m, "size": s} for s in studies.SIZES for m in DISTILLED]
+    table = pd.DataFrame(pairs).assign(value=0.1, lo=0.01, hi=0.2, p=0.5, discordant=40, **facts)
+    for p, verdict in ((0.02, "open"), (0.005, "refuted")):
+        table.loc[0, "p"] = p
+        assert claims.judge("C1", 3, differences=table)["verdict"] == verdict
+    table = table.assign(metric="rougeL", value=-0.1, lo=-0.2, hi=0.0, groups=99, margin=0.05)
+    for p, verdict in ((0.02, "open"), (0.005, "refuted")):
+        changed = table.assign(hi=[-0.06] + [0.0] * 8, p_limit=[p] + [0.5] * 8)
+        found = claims.judge("C2", 3, differences=changed, beats=BEATS)
+        assert found["verdict"] == verdict
+
+
+def test_what_is_left_of_what_sft_leaves_needs_sizes_that_start_alike():
+    shares = ladder(0.9) | {("sft", "small"): 0.5}
+    tuples, answers = study(shares, {"base": 0.2})
+    row = ledger(tuples, answers, studies.costs(0.5)).set_index("claim").loc["C4"]
+    assert row["verdict"] == "open"
+    assert "no verdict: SFT memorizes 0.500 to 0.810 of the rows by size" in row["evidence"]
+    assert verdicts(ladder(0.9) | {("sft", "small"): 0.75})["C4"] == "confirmed"
+    nothing = {("minillm", size): 0.0 for size in studies.SIZES}
+    assert verdicts(ladder(0.9) | nothing)["C4"] == "open"
+
+
+def test_a_student_that_learned_nothing_says_nothing_of_zero():
+    tuples, answers = study(ladder(0.9) | {("minillm", "small"): 0.0}, {"base": 0.2})
+    assert "refuted" in set(ledger(tuples, answers, studies.costs(0.5))["verdict"])
+    same = (answers["method"] == "minillm") & (answers["size"] == "small")
+    answers.loc[same, "usefulness"] -= 0.3  # as before fine-tuning
+    row = ledger(tuples, answers, studies.costs(0.5)).set_index("claim").loc["C5"]
+    assert row["verdict"] == "open"
+    assert "no more useful than before fine-tuning: MiniLLM small" in row["evidence"]
 
 
 def test_no_verdict_hangs_on_a_timing():
@@ -75,7 +147,8 @@ def test_no_verdict_hangs_on_a_timing():
 def test_with_one_size_what_needs_two_is_open_and_says_why():
     sizes = ("only",)
     tuples, answers = study(ladder(0.9, sizes=sizes), {"base": 0.2}, sizes=sizes)
-    found = ledger(tuples, answers, studies.costs(0.5, sizes=sizes)).set_index("claim")
+    beats = BEATS[:4].replace("large", "only")
+    found = ledger(tuples, answers, studies.costs(0.5, sizes=sizes), beats).set_index("claim")
     assert found.at["C4", "verdict"] == "open" and "no two students" in found.at["C4", "evidence"]
     assert (found["verdict"].drop("C4") == "confirmed").all()
     four = ("xl", "l", "m", "s")
@@ -91,12 +164,12 @@ def test_claims_are_about_the_papers_methods_alone():
         ledgers.append(ledger(tuples, answers, studies.costs(0.5)))
     pd.testing.assert_frame_equal(*ledgers)
     assert set(ledgers[0]["verdict"]) == {"confirmed"}
-    gaps = rates.differences(tuples, answers)
+    gaps = rates.differences(tuples, answers, studies.trivial(answers))
     assert set(gaps["method"]) == {*DISTILLED, "gkd", "rkld"}
-    assert set(gaps[gaps["comparison"] != "to_sft"]["method"]) == set(DISTILLED)
+    assert set(gaps[gaps["comparison"].isin(["order", "size"])]["method"]) == set(DISTILLED)
 
 
-def test_one_seed_that_disagrees_leaves_a_claim_open():
+def test_seeds_that_disagree_leave_a_claim_open():
     tuples, answers = study(ladder(0.9))
     turned = (tuples["seed"] == 2) & (tuples["method"] == "minillm") & (tuples["size"] == "small")
     tuples.loc[turned & (tuples["split"] == "member"), "prefix"] = 10
@@ -110,36 +183,71 @@ def test_fewer_than_ten_responses_judge_nothing():
     assert verdicts(dict.fromkeys(few, 0.1))["C1"] == "confirmed"
 
 
-def stopped(memorized, useful, methods=DISTILLED):
+def stopped(memorized, useful, methods=DISTILLED, sizes=("small",), **facts):
     """Lines of `equal_usefulness.differences`: (value, lo, hi) of both, for every method."""
-    rows = []
-    for method in methods:
+    rows, common = [], {"margin": 0.02, "gained": True, "sft": 0.5, "discordant": 40, "groups": 200}
+    for size, method in product(sizes, methods):
         for metric, (value, lo, hi) in (("memorized", memorized), ("useful", useful)):
-            facts = {"size": "small", "method": method, "metric": metric, "margin": 0.02}
-            facts |= {"value": value, "lo": lo, "hi": hi, "p": 0.001 if hi < 0 or lo > 0 else 0.5}
-            rows.append(facts | {"discordant": 40, "groups": 200, "same_sign": True})
+            line = {"size": size, "method": method, "metric": metric, **common, **facts}
+            p = 0.001 if hi < 0 or lo > 0 else 0.5
+            rows.append(line | {"value": value, "lo": lo, "hi": hi, "p": p})
     return pd.DataFrame(rows)
+
+
+LESS, AS_USEFUL = (-0.2, -0.3, -0.1), (0.0, -0.01, 0.01)
+
+
+def a1(*parts, beats=BEATS):
+    lines = pd.concat(parts, ignore_index=True)
+    return claims.judge("A1", 3, stopped=lines, over_trivial=beats)
 
 
 @pytest.mark.parametrize(
     ("memorized", "useful", "verdict"),
     [
-        ((-0.2, -0.3, -0.1), (0.0, -0.01, 0.01), "confirmed"),
-        ((-0.2, -0.3, -0.1), (-0.03, -0.05, -0.01), "open"),  # less useful as well
-        ((0.0, -0.03, 0.03), (0.0, -0.01, 0.01), "refuted"),
-        ((-0.02, -0.09, 0.03), (0.0, -0.01, 0.01), "open"),  # a gain is not excluded
+        (LESS, AS_USEFUL, "confirmed"),
+        (LESS, (-0.03, -0.05, -0.01), "open"),  # less useful as well
+        ((0.0, -0.03, 0.03), AS_USEFUL, "refuted"),
+        ((-0.03, -0.04, -0.02), AS_USEFUL, "confirmed"),
+        ((-0.02, -0.09, 0.03), AS_USEFUL, "open"),  # a gain is not excluded
+        ((np.nan,) * 3, AS_USEFUL, "open"),
     ],
 )
 def test_claim_a1(memorized, useful, verdict):
     lines = stopped(memorized, useful)
-    assert claims.judge("A1", stopped=lines, beats=BEATS)["verdict"] == verdict
+    assert a1(lines)["verdict"] == verdict
     others = stopped((0.5, 0.4, 0.6), useful, ["gkd"])  # not of the claim
-    both = pd.concat([lines, others], ignore_index=True)
-    assert claims.judge("A1", stopped=both, beats=BEATS)["verdict"] == verdict
-    mixed = pd.concat([lines[2:], stopped((0.0, -0.09, 0.09), useful, [DISTILLED[0]])])
-    found = claims.judge("A1", stopped=mixed.reset_index(drop=True), beats=BEATS)["verdict"]
-    assert found == "open"
-    assert claims.judge("A1", stopped=lines, beats=BEATS.assign(beats=False))["verdict"] == "open"
+    assert a1(lines, others)["verdict"] == verdict
+    mixed = a1(lines[2:], stopped((0.0, -0.09, 0.09), useful, [DISTILLED[0]]))
+    assert mixed["verdict"] == "open"
+    assert a1(lines, beats=BEATS.assign(beats=False))["verdict"] == "open"
+    few = claims.judge("A1", 2, stopped=lines, over_trivial=BEATS)
+    assert few["verdict"] == "open" and few["evidence"].startswith("no verdict with fewer than 3")
+
+
+def test_claim_a1_is_said_of_sizes_where_sft_is_useful():
+    lines = stopped(LESS, AS_USEFUL), stopped((0.2, 0.1, 0.3), AS_USEFUL, sizes=("large",))
+    assert a1(*lines)["verdict"] == "open"
+    row = a1(*lines, beats=at("large", beats=False))
+    assert row["verdict"] == "confirmed" and "no verdict on large" in row["evidence"]
+    assert "3 of 6 distilled students are judged" in row["evidence"]
+    assert "no verdict: usefulness of answers was not" in a1(*lines, beats=BEATS[:2])["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"sft": 0.09}, "SFT stopped for word-level KD large recites 0.090: nothing to save"),
+        ({"gained": False}, "with SFT no common gain in usefulness has word-level KD large"),
+        ({"groups": 9}, "3 of 6"),
+    ],
+)
+def test_claim_a1_leaves_students_out_and_says_why(facts, said):
+    none = (0.0, -0.03, 0.03)
+    for judged, verdict in ((LESS, "open"), (none, "refuted")):
+        row = a1(stopped(judged, AS_USEFUL), stopped(judged, AS_USEFUL, sizes=("large",), **facts))
+        assert row["verdict"] == verdict and said in row["evidence"]
+    assert a1(stopped(none, AS_USEFUL, **facts))["verdict"] == "open"  # nothing is judged
 
 
 @pytest.mark.parametrize(
@@ -152,8 +260,27 @@ def test_claim_a1(memorized, useful, verdict):
     ],
 )
 def test_claim_a2(gap, verdict):
-    lines = stopped(gap, gap).query("metric == 'memorized'")
-    assert claims.judge("A2", same_fit=lines)["verdict"] == verdict
+    lines = stopped(gap, gap, hit_groups=40).query("metric == 'memorized'")
+    assert claims.judge("A2", 3, same_fit=lines)["verdict"] == verdict
+    assert claims.judge("A2", 3, same_fit=lines.assign(hit_groups=9, groups=9))["verdict"] == "open"
+    missing = lines.assign(**{name: lines[name].mask(lines["method"] == "minillm") for name in
+                              ("value", "lo", "hi", "p")})  # fmt: skip
+    row = claims.judge("A2", 3, same_fit=missing)
+    assert row["verdict"] == "open"
+    assert "no common member loss with SFT has " in row["evidence"]
+    assert row["evidence"].endswith("MiniLLM small")
+
+
+def test_the_lines_of_claims_are_theirs():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    gaps = rates.differences(tuples, answers, studies.trivial(answers))
+    lines = stopped(LESS, AS_USEFUL)
+    found = claims.lines(lines, lines[::2], gaps, tuples)
+    wanted = {"A1": 3, "A2": 3, "C1": 9, "C2": 9, "C3": 9, "C4": 6, "C5": 9}
+    assert {claim: len(one) for claim, one in found.items()} == wanted
+    half = primary.reach(found).set_index("claim")
+    assert half.loc["A1", ["judged", "least", "greatest"]].tolist() == pytest.approx([3, 0.1, 0.1])
+    assert half.loc["C1", "lines"] == 9 and half.loc["C1", "median"] > 0.02
 
 
 def odds_line(method, attribute, lo, hi, note=""):
@@ -176,145 +303,13 @@ def test_claim_c5b(copies, rarity, verdict):
     lines += [odds_line("word_kd", "rarity", *rarity, note)]
     lines += [odds_line("sft", "copies", 0.1, 0.2)]  # not of the claim
     lines += [odds_line("word_kd", "length", 0.1, 0.2)]
-    assert claims.judge("C5b", odds=pd.DataFrame(lines))["verdict"] == verdict
+    assert claims.judge("C5b", 3, odds=pd.DataFrame(lines))["verdict"] == verdict
 
 
 def test_claim_c5b_needs_both():
     one = pd.DataFrame([odds_line("word_kd", "rarity", 2, 3)])
-    assert claims.judge("C5b", odds=one)["verdict"] == "open"
-    assert claims.judge("C5b", odds=one[:0])["verdict"] == "open"
-
-
-def line(metric, value, lo, hi, **facts):
-    return {"metric": metric, "value": value, "lo": lo, "hi": hi, "n": 50} | facts
-
-
-@pytest.mark.parametrize(
-    ("shared", "gap", "same", "verdicts"),
-    [
-        ((0.91, 0.99), (0.1, 0.2), True, ["confirmed"] * 2),
-        ((0.70, 0.89), (-0.2, -0.1), True, ["refuted"] * 2),
-        ((0.80, 0.95), (-0.2, 0.1), True, ["open"] * 2),
-        ((0.91, 0.99), (0.1, 0.2), False, ["confirmed", "open"]),
-        ((np.nan, np.nan), (np.nan, np.nan), False, ["open"] * 2),
-    ],
-)
-def test_verdicts_follow_the_rules(shared, gap, same, verdicts):
-    pooled = {"method": "word_kd", "size": "all", "seed": "all"}
-    table = pd.DataFrame(
-        [
-            line("shared", np.mean(shared), *shared, **pooled),
-            line("shared", 0.1, 0.0, 0.2, **pooled | {"size": "large"}),
-        ]
-    )
-    facts = {"method": "seq_kd_beam", "size": "all"}
-    beside = pd.DataFrame(
-        [
-            line("difference", np.mean(gap), *gap, **facts, same_sign=same),
-            line("ratio", 2.0, 1.0, 3.0, **facts, same_sign=np.nan),
-        ]
-    )
-    found = claims.ledger(["D1", "D3"], shares=table, contrasts=beside)
-    assert list(found["claim"]) == ["D1", "D3"]
-    assert list(found["verdict"]) == verdicts
-    assert np.isfinite(shared[0]) or "not enough rows" in found["evidence"].iloc[0]
-
-
-def excess(size, lo, hi, p=0.001, same=True, groups=50, method="word_kd"):
-    facts = {"method": method, "size": size, "value": (lo + hi) / 2, "lo": lo, "hi": hi, "p": p}
-    return facts | {"n": 90, "groups": groups, "discordant": groups, "same_sign": same}
-
-
-@pytest.mark.parametrize(
-    ("middle", "verdict"),
-    [
-        ({"lo": -0.1, "hi": 0.04, "p": 0.4}, "confirmed"),
-        ({"lo": -0.3, "hi": -0.1}, "confirmed"),
-        ({"lo": 0.01, "hi": 0.2}, "open"),
-        ({"lo": 0.06, "hi": 0.2}, "refuted"),
-        ({"lo": 0.06, "hi": 0.2, "p": 0.03}, "open"),  # one of two sizes
-        ({"lo": 0.06, "hi": 0.2, "same": False}, "open"),
-        ({"lo": -0.1, "hi": 0.04, "groups": 9}, "open"),
-        ({"lo": 0.06, "hi": 0.2, "groups": 9}, "open"),
-        ({"lo": np.nan, "hi": np.nan, "p": np.nan, "groups": 2}, "open"),
-    ],
-)
-def test_claim_d2(middle, verdict):
-    lines = [excess("middle", **middle), excess("small", -0.02, 0.03, 0.5)]
-    lines += [excess("small", 0.3, 0.4, method="minillm")]  # not of the claim
-    row = claims.judge("D2", excess=pd.DataFrame(lines))
-    assert row["verdict"] == verdict and "small +0.005 [-0.020, +0.030] of 90" in row["evidence"]
-
-
-@pytest.mark.parametrize(
-    ("lo", "hi", "verdict"),
-    [(0.995, 0.999, "confirmed"), (0.98, 0.995, "open"), (0.8, 0.9, "refuted")],
-)
-def test_claim_d4(lo, hi, verdict):
-    scores = {"roc_auc": (lo + hi) / 2, "roc_auc_lo": lo, "roc_auc_hi": hi, "n": 9, "hits": 3}
-    assert claims.judge("D4", scores=scores)["verdict"] == verdict
-
-
-@pytest.mark.parametrize(
-    ("pairs", "verdict"),
-    [
-        ([(200, 2), (100, 0)], "confirmed"),
-        ([(200, 2), (100, 2)], "open"),
-        ([(200, 50), (100, 40)], "refuted"),
-        ([(0, 0), (0, 0)], "open"),
-    ],
-)
-def test_claim_d5(pairs, verdict):
-    rows = [
-        {"seed": seed, "left_out": "predicted", "part": part, "before": was, "after": now}
-        for seed, (before, after) in enumerate(pairs)
-        for part, was, now in (("removed", before, 0), ("kept", 0, after), ("held_out", 9, 9))
-    ]
-    rows += [{**row, "left_out": "random", "after": 77} for row in rows]
-    assert claims.judge("D5", layers=pd.DataFrame(rows))["verdict"] == verdict
-
-
-def attack_line(method, lo, hi, score="loss"):
-    facts = {"method": method, "size": "middle", "score": score, "auc": (lo + hi) / 2}
-    return facts | {"auc_lo": lo, "auc_hi": hi}
-
-
-@pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [((0.55, 0.8), "confirmed"), ((0.5, 0.8), "open"), ((0.4, 0.53), "refuted")],
-)
-def test_claim_e1(interval, verdict):
-    lines = [attack_line(method, 0.6, 0.7) for method in DISTILLED]
-    lines += [attack_line("sft", 0.9, 0.99), attack_line("gkd", 0.9, 0.99)]  # not of the claim
-    lines += [attack_line("minillm", 0.1, 0.2, "zlib"), attack_line("word_kd", *interval)]
-    row = claims.judge("E1", attacks=pd.DataFrame(lines))
-    assert row["verdict"] == verdict and row["evidence"].startswith("4 distilled students: AUC ")
-
-
-def order(verdict, memorized=0.3, auc=-0.1, p=0.001, same=True):
-    facts = {"one": "sft", "other": "minillm", "memorized": memorized, "auc": auc, "p": p}
-    return facts | {"same_sign": same, "verdict": verdict}
-
-
-ALIKE = order("same order", auc=0.1)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "verdict"),
-    [
-        ([order("open", p=0.2), order("reversed")], "confirmed"),
-        ([ALIKE, order("open", p=0.2)], "open"),
-        ([ALIKE, ALIKE], "refuted"),
-        ([ALIKE, order("open", auc=0.1, p=0.03)], "refuted"),  # all: without correction
-        ([ALIKE, order("open", auc=0.1, p=0.03, same=False)], "open"),
-        ([ALIKE, order("open", auc=0.1, p=0.2)], "open"),
-        ([ALIKE, order("not judgeable", auc=0.1, p=np.nan)], "open"),
-    ],
-)
-def test_claim_e2(pairs, verdict):
-    row = claims.judge("E2", reversals=pd.DataFrame(pairs))
-    assert row["verdict"] == verdict
-    assert ("SFT memorizes 0.300 more than" in row["evidence"]) == (verdict == "confirmed")
+    assert claims.judge("C5b", 3, odds=one)["verdict"] == "open"
+    assert claims.judge("C5b", 3, odds=one[:0])["verdict"] == "open"
 
 
 def test_every_claim_has_words_and_a_judge():
@@ -322,13 +317,13 @@ def test_every_claim_has_words_and_a_judge():
     assert set(known) <= set(claims.CLAIMS) and list(claims.CLAIMS)[: len(known)] == known
     for claim in claims.CLAIMS.values():
         assert claim.statement.endswith(".") or claim.statement.endswith(")")
-        assert "confirmed if" in claim.rule and "refuted" in claim.rule
+        assert "confirmed if" in claim.rule.lower() and "refuted" in claim.rule
 
 
-def effect(text, objective, lo, hi, same=True, groups=50):
+def effect(text, objective, lo, hi, groups=50):
     facts = {"text": text, "objective": objective, "value": (lo + hi) / 2, "lo": lo, "hi": hi}
     p = 0.5 if lo < 0 < hi else 0.001
-    return facts | {"p": p, "discordant": groups, "same_sign": same}
+    return facts | {"p": p, "discordant": groups}
 
 
 BELOW, ABOVE, NEITHER = (-0.3, -0.1), (0.1, 0.3), (-0.1, 0.1)
@@ -344,7 +339,6 @@ BELOW, ABOVE, NEITHER = (-0.3, -0.1), (0.1, 0.3), (-0.1, 0.1)
         (BELOW, BELOW, BELOW, ABOVE, {}, "refuted"),
         (NEITHER, NEITHER, BELOW, ABOVE, {}, "refuted"),
         (ABOVE, ABOVE, NEITHER, ABOVE, {}, "open"),
-        (BELOW, BELOW, NEITHER, BELOW, {"same": False}, "open"),
         (BELOW, BELOW, NEITHER, BELOW, {"groups": 9}, "open"),
     ],
 )
@@ -353,9 +347,14 @@ def test_claim_a3(teacher, student, divergence, larger, further, verdict):
     for how in ("forward_kl", "reverse_kl"):
         lines += [effect("", how, *divergence), effect("teacher", how, *larger)]
     lines += [effect("teacher", "generalized_jsd", *larger, **further)]
-    row = claims.judge("A3", effects=pd.DataFrame(lines))
+    split = [effect("teacher", "", *NEITHER) | {"recited": same, "n": 50} for same in (True, False)]
+    tables = {"effects": pd.DataFrame(lines), "by_recited": pd.DataFrame(split)}
+    row = claims.judge("A3", 3, **tables)
     assert row["verdict"] == verdict
     assert row["evidence"].startswith("teacher ") and "text less objective " in row["evidence"]
+    assert row["evidence"].endswith(
+        "teacher where its text is not the row +0.000 [-0.100, +0.100] (50 rows)"
+    )
 
 
 def later_line(method, metric, lo, hi, sft=np.nan, margin=np.nan):
@@ -363,11 +362,11 @@ def later_line(method, metric, lo, hi, sft=np.nan, margin=np.nan):
     return facts | {"sft": sft, "margin": margin}
 
 
-def later(method, end=(-0.5, -0.3), fit=(-0.4, -0.2), gain=(-0.1, 0.01), sft=0.6):
+def later(method, end=(-0.5, -0.3), fit=(-0.4, -0.2), gain=(-0.1, 0.01), sft=0.6, margin=0.05):
     return [
         later_line(method, "end", *end, sft),
         later_line(method, "same_fit", *fit, sft),
-        later_line(method, "gain", *gain, margin=0.05),
+        later_line(method, "gain", *gain, margin=margin),
     ]
 
 
@@ -376,6 +375,7 @@ def later(method, end=(-0.5, -0.3), fit=(-0.4, -0.2), gain=(-0.1, 0.01), sft=0.6
     [
         ({}, "confirmed"),
         ({"gain": (-0.1, 0.06)}, "open"),
+        ({"margin": -0.01, "gain": (-0.1, -0.05)}, "open"),  # SFT adds nothing
         ({"fit": (-0.4, 0.01)}, "open"),
         ({"fit": (np.nan, np.nan)}, "open"),
         ({"end": (-0.049, -0.01)}, "refuted"),
@@ -385,4 +385,4 @@ def later(method, end=(-0.5, -0.3), fit=(-0.4, -0.2), gain=(-0.1, 0.01), sft=0.6
 )
 def test_claim_a4(other, verdict):
     table = pd.DataFrame([*later("one x4"), *later("other x4", **other)])
-    assert claims.judge("A4", convergence=table)["verdict"] == verdict
+    assert claims.judge("A4", 3, convergence=table)["verdict"] == verdict

@@ -61,7 +61,7 @@ def test_predictions_where_there_is_nothing_to_learn():
     assert (forecast.predicted(nothing[:0], nothing) == 0.5).all()
     told = forecast.score(nothing, forecast.predicted(nothing, nothing))
     assert told["hits"] == 0 and np.isnan(told["roc_auc"])
-    assert claims.judge("D4", scores=told)["verdict"] == "open"
+    assert claims.judge("D4", 3, scores=told)["verdict"] == "open"
     copies = known(60).assign(hit=np.arange(60) < 20, group=np.arange(60) // 20)
     assert np.isnan(forecast.score(copies, pd.Series(np.arange(60.0)))["roc_auc"])  # one witness
 
@@ -133,3 +133,17 @@ def test_onion_counts_by_hand():
     assert list(whole["part"]) == ["kept", "held_out"] and (whole["value"] == 0).all()
     lines = found.reset_index().assign(left_out="predicted")
     assert forecast.next_layer(lines[lines["part"] == "kept"])["predicted"] == "1 of 1 (100.0%)"
+
+
+def test_removal_counts_rows_that_were_left_out():
+    def after(prefixes):
+        rows = [tuples("word_kd", "middle", prefix, seed) for seed, prefix in enumerate(prefixes)]
+        return pd.concat(rows)  # of seeds whose indices are the same
+
+    predicted, random = after([[5, 0, 0, 5], [0, 0, 0, 0]]), after([[5, 5, 0, 0], [5, 0, 5, 5]])
+    predicted.loc[predicted["row_id"] == "a", "split"] = "left_out"
+    found = forecast.removal(predicted, random)
+    assert (found["predicted"], found["random"], found["n"]) == (1, 4, 6)
+    assert found["value"] == -0.5 and found["groups"] == 2
+    same = forecast.removal(random, random)
+    assert same["value"] == 0 and claims.judge("D5", 3, removal=same)["verdict"] == "open"

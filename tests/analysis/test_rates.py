@@ -48,10 +48,35 @@ def test_memorization_and_spread_count_rows():
 def test_any_number_of_sizes(sizes):
     tuples, answers = studies.study(studies.ladder(0.9, sizes=sizes), sizes=sizes, n=40)
     assert rates.student_sizes(tuples) == list(sizes)
-    gaps = rates.differences(tuples, answers)
+    gaps = rates.differences(tuples, answers, studies.trivial(answers))
     assert list(dict.fromkeys(gaps["size"])) == list(sizes)
     pooled = gaps[(gaps["comparison"] == "size") & (gaps["seed"] == "all")]
     assert len(pooled) == len(DISTILLED) * (len(sizes) - 1)
+
+
+def test_what_is_left_of_what_sft_leaves():
+    """Half of it at the larger size, a third at the smaller."""
+    shares = {("sft", "a"): 0.4, ("sft", "b"): 0.3, ("word_kd", "a"): 0.2, ("word_kd", "b"): 0.1}
+    tuples, answers = studies.study(shares, sizes=("a", "b"))
+    gaps = rates.differences(tuples, answers, studies.trivial(answers)).query("metric == 'of_sft'")
+    assert set(gaps["seed"]) == {"all", "0", "1", "2"}
+    line = gaps.query("method == 'word_kd' and seed == 'all'").iloc[0]
+    assert line["value"] == pytest.approx(1 / 3 - 1 / 2) and line["hi"] < 0
+    assert line[["sft", "sft_larger"]].tolist() == pytest.approx([0.3, 0.4])
+    assert (line["size"], line["against"], line["hit_groups"]) == ("b", "word_kd a", 40)
+    assert gaps.query("method == 'minillm' and seed == 'all'")["hit_groups"].item() == 0
+
+
+def test_margins_are_of_what_sft_adds_to_base_and_trivial_answers():
+    tuples, answers = studies.study({}, {"base": 0.2}, sizes=("a",))
+    asked = answers.query("split == 'held_out'")
+    wave = 0.1 * np.sin(np.arange(200)).mean()
+    for trivial, margin in ((0.1, 0.06), (0.4, 0.02 + 0.2 * wave), (0.6, np.nan)):
+        found = rates.usefulness_margins(asked, studies.trivial(answers, trivial))["a"]
+        assert found == pytest.approx(margin, abs=1e-6, nan_ok=True)
+    gaps = rates.differences(tuples, answers, studies.trivial(answers, 0.4))
+    line = gaps.query("metric == 'rougeL' and seed == 'all'").iloc[0]
+    assert line["margin"] == pytest.approx(0.02 + 0.2 * wave) and line["p_limit"] < 0.05 < line["p"]
 
 
 def test_repetitions_count_canaries_as_planted_and_rows_as_they_are():
@@ -129,7 +154,7 @@ def said(scores, seeds=3, n=40, metric="rougeL"):
     return pd.concat(frames, ignore_index=True)
 
 
-def test_the_teacher_beats_what_it_beats_with_its_interval_and_in_every_seed():
+def test_the_teacher_beats_what_it_beats_with_its_interval():
     answers = said({"teacher": (0.5, 0.0), "sft": (0.9, 0.0)})
     trivial = said({"low": (0.3, 0.1), "near": (0.47, 0.2), "above": (0.6, 0.05)})
     table = rates.beats_trivial(answers, trivial).set_index("against")
@@ -138,12 +163,10 @@ def test_the_teacher_beats_what_it_beats_with_its_interval_and_in_every_seed():
     held_out = trivial.query("method == 'low' and split == 'held_out' and decoding == 'greedy'")
     assert low["value"] == pytest.approx(0.5 - held_out["rougeL"].mean()) and low["n"] == 120
     assert 0 < low["lo"] < low["value"] < low["hi"]
-    assert near["lo"] < 0 < near["value"] and near["same_sign"]
-    assert set(table["metric"]) == {"rougeL"}
-    answers, trivial = (said(one, seeds=8) for one in ({"teacher": (0.5, 0)}, {"low": (0.3, 0.1)}))
-    apart = trivial.assign(rougeL=trivial["rougeL"].mask(trivial["seed"] == 2, 0.51))
-    (line,) = rates.beats_trivial(answers, apart).to_dict("records")
-    assert line["lo"] > 0 and not line["same_sign"] and not line["beats"]
+    assert near["lo"] < 0 < near["value"]
+    assert set(table["metric"]) == {"rougeL"} and set(table["method"]) == {"teacher"}
+    both = rates.beats_trivial(answers, trivial, ["teacher", "sft"])
+    assert both.groupby("method")["beats"].sum().to_dict() == {"teacher": 1, "sft": 3}
 
 
 def test_every_measure_that_both_have_is_judged():

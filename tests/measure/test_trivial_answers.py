@@ -1,10 +1,11 @@
 """Answers that need no model, on rows like those of pydocs."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from rouge_score import rouge_scorer
 
-from kdlib.measure import trivial_answers, usefulness
+from kdlib.measure import trivial_answers
 
 VERBS = ["Return", "Return", "Compute", "Check", "Return"]
 THINGS = ["pump speed", "valve", "rotor blade", "red tank", "old motor", "pipe", "blue lamp"]
@@ -89,6 +90,40 @@ def test_constant_is_the_response_most_like_all():
     assert likeness[found] > min(likeness.values()) + 0.1
 
 
+@pytest.fixture
+def verb_reader(monkeypatch):
+    """An encoder that reads the first word alone."""
+
+    def embed(encoder, texts):
+        assert encoder == "some"
+        known = {"Return": 0, "Compute": 1, "Check": 2}
+        return np.eye(4, dtype=np.float32)[[known.get(text.split()[0], 3) for text in texts]]
+
+    monkeypatch.setattr(trivial_answers.similarity, "embed", embed)
+
+
+def test_with_an_encoder_the_constant_is_chosen_by_meaning_too(verb_reader):
+    responses = ["Check the red tank", *["Return it"] * 3, "Check the red tank of the plant"]
+    words = {text: mean_rouge(responses, [text] * 5) for text in responses}
+    first = [text.split()[0] for text in responses]
+    useful = {text: words[text] + first.count(text.split()[0]) / 5 for text in responses}
+    assert trivial_answers.constant(responses, "some") == max(useful, key=useful.get)
+    responses = ["Check it is on", "Check it on", *(f"Return {n} {n + 1}" for n in (1, 3, 5))]
+    assert trivial_answers.constant(responses).startswith("Check")
+    assert trivial_answers.constant(responses, "some").startswith("Return")
+
+
+def test_with_an_encoder_the_echo_is_chosen_by_meaning_too(verb_reader):
+    rows = behind(MEMBERS, "Return")
+    told = rows.assign(response=[f"Return {name}" for name in trivial_answers.echoes(rows, "name")])
+    assert trivial_answers.best_echo(told) == "name"
+    assert trivial_answers.best_echo(told, "some") == "line"
+    said = trivial_answers.answers(told, ASKED, "some")
+    assert set(said.query("answerer == 'echo'")["text"]) == set(
+        trivial_answers.echoes(ASKED, "line")
+    )
+
+
 def test_nearest_says_what_the_member_of_the_most_similar_prompt_says():
     assert trivial_answers.nearest(MEMBERS, MEMBERS) == MEMBERS["response"].tolist()
     moved = MEMBERS.assign(instruction=MEMBERS["instruction"].str.replace("What", "What now"))
@@ -141,7 +176,7 @@ def test_answerers_know_the_members_alone():
     assert of["echo"] == trivial_answers.echoes(ASKED, trivial_answers.best_echo(MEMBERS))
 
 
-def test_they_are_scored_like_a_models_answers(monkeypatch):
+def test_they_are_scored_like_a_models_answers(verb_reader):
     asked = {"member": MEMBERS[:5], "held_out": ASKED}
     found = trivial_answers.scored(MEMBERS, asked)
     counted = found.groupby(["answerer", "split"]).size().unique()
@@ -152,6 +187,8 @@ def test_they_are_scored_like_a_models_answers(monkeypatch):
     assert means["echo", "held_out"] == pytest.approx(mean_rouge(ASKED["response"], texts))
     assert means["template", "held_out"] > means.drop("nearest").drop("template").max()
     assert "similarity" not in found
-    same = [float(i) for i in range(len(found))]
-    monkeypatch.setattr(usefulness.similarity, "cosine", lambda encoder, *_: same)
-    assert trivial_answers.scored(MEMBERS, asked, "some")["similarity"].tolist() == same
+    near = trivial_answers.scored(MEMBERS, asked, "some")
+    first = zip(near["text"], near["row_id"], strict=True)
+    responses = pd.concat([MEMBERS, ASKED]).set_index("row_id")["response"]
+    alike = [text.split()[0] == responses[row].split()[0] for text, row in first]
+    np.testing.assert_allclose(near["similarity"], alike)

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import own_data
 import pandas as pd
 import pytest
@@ -23,22 +24,24 @@ methods = ["sft", "rkld", "minillm"]
 max_epochs = { teacher = 4, student = 3 }
 band = [0.3, 0.7]
 """
+ONE_RATE = ("sft = { lr = { large = 1e-3, small = 2e-3 } }", "")  # of SFT: its size's
 
 
 @pytest.fixture
 def profile(tmp_path):
-    folder = own_data.make(tmp_path, [("[measure]", f"{CALIBRATION}[measure]")])
+    folder = own_data.make(tmp_path, [ONE_RATE, ("[measure]", f"{CALIBRATION}[measure]")])
     return own_data.profile_of(folder)
 
 
-def noted(method, size, rate, epochs, loss, memorized=(0.0, 0.2, 0.5, 0.9, 1.0)):
-    """A made-up path: held-out loss is lowest, `loss`, after one epoch."""
+def noted(method, size, rate, epochs, loss, memorized=(0.0, 0.2, 0.5, 0.9, 1.0), useful=np.nan):
+    """A made-up path: held-out loss is lowest, `loss`, after one epoch; usefulness is greatest."""
     rows = []
     for epoch in range(epochs + 1):
         for split in ("member", "held_out"):
             facts = {"method": method, "size": size, "lr": rate, "epoch": epoch, "split": split}
             nats = loss + abs(epoch - 1)
-            rows.append(facts | {"exact_rate": memorized[epoch], "nats_per_token": nats})
+            facts |= {"exact_rate": memorized[epoch], "nats_per_token": nats}
+            rows.append(facts | {"usefulness": useful - abs(epoch - 1) / 100})
     return pd.DataFrame(rows)
 
 
@@ -54,8 +57,8 @@ def test_first_every_rate_is_tried_for_the_short_length(profile):
     empty = pd.DataFrame(columns=["method", "size", "lr", "epoch", "split"])
     trials = lr_search.wanted(empty, profile, "sft", "small")
     assert [(one.rate, one.epochs) for one in trials] == [(1e-3, 2), (2e-3, 2), (4e-3, 2)]
-    trials = lr_search.wanted(empty, profile, "minillm", "small")  # its own part comes behind SFT
-    assert {one.epochs for one in trials} == {3}
+    trials = lr_search.wanted(empty, profile, "minillm", "small")  # its SFT start is not counted
+    assert {one.epochs for one in trials} == {2}
 
 
 def test_then_sft_goes_to_its_end_at_the_best_rate_and_others_are_done(profile):
@@ -74,7 +77,7 @@ def test_a_best_rate_at_an_end_is_looked_behind(profile):
     (trial,) = lr_search.wanted(paths("rkld", "small", rising), profile, "rkld", "small")
     assert trial.rate == 1.6e-2
     endless = [*falling, (5e-4, 2, 2.9), (2.5e-4, 2, 2.8), (1.25e-4, 2, 2.7)]
-    with pytest.raises(KdlibError, match=r"rkld, small: .*lowest at 0.000125, an end of all"):
+    with pytest.raises(KdlibError, match=r"rkld, small: .*rate is 0.000125, an end of all"):
         lr_search.wanted(paths("rkld", "small", endless), profile, "rkld", "small")
 
 
@@ -85,9 +88,40 @@ def test_a_rate_is_not_better_for_having_been_trained_longer():
     assert lr_search.best_rate(pd.concat([short, long])) == 1e-3
 
 
-def test_minillm_is_judged_behind_its_fine_tuning(profile):
-    table = noted("minillm", "small", 1e-3, 3, 3.0)
-    assert lr_search.trained(table, profile, "minillm", "small")["epoch"].min() == 2
+def test_what_stands_before_training_is_not_judged():
+    best_before = [noted("minillm", "small", rate, 2, 3.0, useful=0.3) for rate in (1e-3, 2e-3)]
+    best_before[0].loc[best_before[0]["epoch"] == 0, "usefulness"] = 1.0
+    best_before[1].loc[best_before[1]["epoch"] == 1, "usefulness"] = 0.5
+    tried = lr_search.trained(pd.concat(best_before), "minillm", "small")
+    assert tried["epoch"].min() == 1 and lr_search.best_rate(tried) == 2e-3
+    assert lr_search.trained(pd.concat(best_before), "minillm", "large").empty
+
+
+def test_where_answers_were_noted_the_most_useful_rate_is_the_best(profile):
+    lost = {1e-3: 3.0, 2e-3: 3.1, 4e-3: 3.2}  # by loss, the least rate would be
+    useful = {1e-3: 0.2, 2e-3: 0.3, 4e-3: 0.25}
+    parts = [noted("minillm", "small", one, 2, lost[one], useful=useful[one]) for one in lost]
+    table = pd.concat(parts)
+    assert lr_search.best_rate(table) == 2e-3
+    assert lr_search.wanted(table, profile, "minillm", "small") == []
+    assert lr_search.chosen(table, profile, "minillm", "small") == {"lr": 2e-3}
+    between = table["epoch"] == 2  # inside an epoch nothing is answered
+    assert lr_search.best_rate(table.assign(usefulness=table["usefulness"].mask(between))) == 2e-3
+    long = noted("minillm", "small", 4e-3, 4, 3.2, useful=0.25)
+    long.loc[long["epoch"] == 4, "usefulness"] = 0.9  # when the others had ended
+    assert lr_search.best_rate(pd.concat([*parts[:2], long])) == 2e-3
+    assert lr_search.best_rate(table.drop(columns="usefulness").assign(usefulness=np.nan)) == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [("teacher", False), ("sft", False), ("word_kd", False), ("seq_kd", False)]
+    + [("seq_kd_beam", False), ("seq_kd_sampled", False), ("off_policy_rkl", False)]
+    + [("rkld", True), ("imitkd", True), ("gkd", True), ("distillm", True), ("distillm2", True)]
+    + [("minillm", True)],
+)
+def test_who_reads_what_it_writes_itself(profile, method, own):
+    assert lr_search.reads_own(Run(profile, 0, method, own_data.size_of(method))) == own
 
 
 def whole(profile, memorized):
@@ -110,11 +144,12 @@ def test_length_is_where_sft_memorizes_nearest_the_target(profile):
 
 
 def test_only_the_methods_named_are_searched(profile, monkeypatch):
-    asked, made = [], []
+    asked, made, starts = [], [], []
     table = whole(profile, (0.0, 0.1, 0.5, 0.9))
 
     def searched(_, given, models, cores):
-        asked.append((models, cores, given.teacher.epochs, given.measure.rouge_rows))
+        asked.append((models, cores, given.teacher.epochs, given.teacher.lr))
+        starts.append([Run(given, 100, "minillm", size).start for size in given.sizes])
         return table
 
     for place, name in (
@@ -126,17 +161,20 @@ def test_only_the_methods_named_are_searched(profile, monkeypatch):
     monkeypatch.setattr(lr_search.stages, "make", lambda run, _: made.append(run))
     monkeypatch.setattr(lr_search, "searched", searched)
     found = lr_search.calibrate(profile, 2)
-    students = [(m, size) for m in ("sft", "rkld", "minillm") for size in profile.sizes]
-    # students learn from the teacher that the rule chose; nothing of its measurements is read
-    assert asked == [([("teacher", "teacher")], 2, 3, 3), (students, 2, 2, 1)]
+    first = [("teacher", "teacher"), *(("sft", size) for size in profile.sizes)]
+    others = [(method, size) for method in ("rkld", "minillm") for size in profile.sizes]
+    # the others learn from the teacher that the rule chose, and start from SFT at its rates
+    assert asked == [(first, 2, 3, 1e-2), (others, 2, 2, 2e-3)]
+    assert [[one.lr for one in of_sizes] for of_sizes in starts] == [[1e-3] * 2, [2e-3] * 2]
+    assert {one.epochs for of_sizes in starts for one in of_sizes} == {1}  # as the profile says
     assert [(run.seed, run.method, run.settings.lr) for run in made] == [(100, "teacher", 2e-3)]
     assert found == lr_search.rule(table, profile)
     assert found["methods"].keys() == {"rkld", "minillm"}
-    others = profile.train_settings("gkd", "small"), profile.models["small"]
-    rated = others[1].model_copy(update={"lr": 7e-3})
+    before = profile.train_settings("gkd", "small"), profile.models["small"]
+    rated = before[1].model_copy(update={"lr": 7e-3})
     models = profile.models | {"small": rated}
     gkd = profile.model_copy(update={"models": models}).train_settings("gkd", "small")
-    assert gkd == others[0].model_copy(update={"lr": 7e-3})  # where the rule writes SFT's rate
+    assert gkd == before[0].model_copy(update={"lr": 7e-3})  # where the rule writes SFT's rate
 
 
 class Inline:
@@ -226,7 +264,15 @@ def test_a_trial_notes_what_the_rule_reads_and_no_more(planted, method, size, sp
     rows = load_rows(profile, 100).frame
     assert {"canary", "twin"} < set(rows["kind"])
     natural = rows[(rows["kind"] == "row") & rows["split"].isin(splits)]
-    assert set(notes.noted.index) == set(natural.index) and notes.answers.empty
+    assert set(notes.noted.index) == set(natural.index)
+    if method in ("teacher", "sft"):
+        assert notes.answers.empty and path["usefulness"].isna().all()
+    else:  # every held-out row is answered after whole epochs
+        answered = notes.answers.groupby("epoch")
+        assert all(set(rows) == set(natural.index) for _, rows in answered["row_id"])
+        useful = path.dropna(subset="usefulness").set_index("epoch")["usefulness"]
+        assert useful.to_dict() == pytest.approx(answered["usefulness"].mean().to_dict())
+        assert useful.index.tolist() == [0, 1, 2, 3, 4]
     means = notes.tuples[notes.tuples["step"] == 0].groupby("split")["nats_per_token"].mean()
     found = path[path["epoch"] == 0].set_index("split")["nats_per_token"]
     assert found.to_dict() == pytest.approx(means.to_dict())

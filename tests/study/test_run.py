@@ -24,23 +24,23 @@ PINNED = ["torch 2.13.0+cpu", "transformers 5.23.0", "tokenizers 0.23.3"]
 @pytest.mark.parametrize(
     ("method", "size", "identity"),
     [
-        ("base", "small", "3e489132e9f275fd"),
-        ("teacher", "teacher", "5c827f5d5d2959ac"),
-        ("sft", "middle", "5132b8c1847eaa36"),
-        ("seq_kd", "middle", "c52b876c18379ba5"),
-        ("seq_kd_beam", "large", "fb8a446d35bbc72d"),
-        ("minillm", "small", "9ab45550312d5426"),
+        ("base", "small", "ae5f70610541a802"),
+        ("teacher", "teacher", "a2905907a9ee7910"),
+        ("sft", "middle", "a1a35037e4ca0828"),
+        ("seq_kd", "middle", "ca0cbdcd81566209"),
+        ("seq_kd_beam", "large", "eb7a53151c5733a2"),
+        ("minillm", "small", "c6e50933187faf11"),
     ],
 )
 def test_identities_of_the_reference_run_are_kept(monkeypatch, method, size, identity):
-    """Under another identity, what was made before would be made again."""
+    """Under another identity, all that was made would be made again."""
     monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
     assert Run(load_profile("tiny"), 0, method, size).identity == identity
 
 
 @pytest.fixture
 def bf16(monkeypatch):
-    """The tiny profile as it was when its precision was bf16."""
+    """The tiny profile in bf16."""
     monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
     profile = load_profile("tiny")
     parts = {name: getattr(profile, name) for name in ("teacher", "student")}
@@ -49,12 +49,12 @@ def bf16(monkeypatch):
 
 
 def test_identities_of_parts_and_ablations_are_kept(bf16):
-    assert Run(bf16, 0, "base", "small").identity == "a7e90de5d0c19af2"
-    assert Run(bf16, 0, "seq_kd_beam", "large").identity == "0321632385036e88"
+    assert Run(bf16, 0, "base", "small").identity == "8f36ab7db7a7f69a"
+    assert Run(bf16, 0, "seq_kd_beam", "large").identity == "8a4f74e13f8d5d25"
     part = Run(bf16, 0, "word_kd", "middle").without(["b", "a"], "x", own_teacher=True)
-    assert part.identity == "8c3829496117099d"
+    assert part.identity == "e4e95155198d6ca1"
     gkd = Run(bf16, 0, "gkd", "middle")
-    assert gkd.changing(student_share=0).identity == "d749b430b1f576b1"
+    assert gkd.changing(student_share=0).identity == "cd3d2c5e8c4800a0"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,10 @@ def test_what_the_reference_run_stands_on(monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "redone"),
     [
-        (("small = 2e-3", "small = 3e-3"), {"sft"}),
+        (("small = 2e-3", "small = 3e-3"), {"sft", "minillm"}),  # which starts from SFT
+        (("large = 1e-3", "large = 3e-3"), set()),
+        (("sft_epochs = 1", "sft_epochs = 2"), {"minillm"}),
+        (("sft_epochs = 1", "sft_epochs = 0"), {"minillm"}),
         (("epochs = 3", "epochs = 4"), {"teacher", *DISTILLED}),
         (("epochs = 2", "epochs = 1"), set(ALL)),
         (("rollouts = 12", "rollouts = 8"), {"minillm"}),
@@ -104,6 +107,40 @@ def test_changed_settings_redo_what_depends_on_them(folder, changed, redone):
     models = [run_of(folder, method, changed) for method in DONE]
     done = {run.method for run in models if runs.done(run.folder, run.identity)}
     assert done == DONE - redone
+
+
+def test_a_start_is_sft_at_its_rate_for_so_many_epochs(folder):
+    run, sft = run_of(folder, "minillm"), run_of(folder, "sft")
+    assert run.start == sft.settings.model_copy(update={"epochs": 1})
+    assert run.longer(4).start == run.changing(clip=0.1).start == run.start
+    assert run.changing(sft_epochs=5).start.epochs == 5
+    assert [one.start for one in map(run_of, [folder] * len(DONE), DONE)].count(None) == (
+        len(DONE) - 1
+    )
+    faster = ("small = 2e-3", "small = 3e-3")
+    assert run_of(folder, "minillm", faster).start.lr == 3e-3
+    without = [run_of(folder, "minillm", *c).changing(sft_epochs=0) for c in ((), (faster,))]
+    assert [one.start for one in without] == [None, None]
+    assert without[0].identity == without[1].identity != run.identity
+
+
+@pytest.mark.parametrize("size", ["teacher", "small"])
+def test_a_base_model_does_not_depend_on_which_rows_a_seed_draws(monkeypatch, size):
+    monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
+    profile = load_profile("smoke")
+    identity, run = study_run.base_identity(profile, size), Run(profile, 0, "base", size)
+    given = {"members": 33, "held_out": 17, "canaries": 2, "repetitions": (1, 2), "twins": 3}
+    given["canary_kinds"] = ("telephone",)
+    assert given.keys() == study_run.DRAWN
+    for name, value in given.items():
+        data = profile.data.model_copy(update={name: value})
+        other = profile.model_copy(update={"data": data})
+        assert study_run.base_identity(other, size) == identity, name
+        assert Run(other, 0, "base", size).identity != run.identity, name  # other rows are measured
+    for name, value in {"pool": 201, "prompt_chars": 150, "packages": ("seaborn",)}.items():
+        data = profile.data.model_copy(update={name: value})
+        other = profile.model_copy(update={"data": data})
+        assert study_run.base_identity(other, size) != identity, name
 
 
 def test_a_template_of_the_profiles_own_is_part_of_the_identity(folder):
@@ -299,7 +336,7 @@ def test_a_twin_that_does_not_fit_is_refused_before_anything_is_trained(rows_alo
 
 
 def test_shipped_profiles_have_no_decoding_of_their_own():
-    """It would change the identities of what the reference run made."""
+    """They show the defaults; a decoding of one's own is part of an identity."""
     for file in PROFILES.glob("*.toml"):
         assert not load_profile(file.stem).decoding.model_dump(exclude_defaults=True)
 
@@ -366,11 +403,10 @@ def test_coefficients_that_a_run_has_anyway_change_nothing(folder):
     assert gkd.changing(beta=0.5, student_share=0) == gkd.changing(student_share=0)
 
 
-def test_word_level_kd_at_temperature_one_is_what_it_was(monkeypatch):
+def test_word_level_kd_at_temperature_one_is_the_plain_one(monkeypatch):
     monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
     word_kd = Run(load_profile("tiny"), 0, "word_kd", "middle")
     assert word_kd.coefficients == {"mix": 0.5, "temperature": 1}
-    assert word_kd.identity == "2a464e5b960ca7b1"
     assert word_kd.changing(temperature=1) == word_kd
     warm = word_kd.changing(temperature=2)
     assert warm.identity != word_kd.identity and warm.folder.name == "word_kd-middle-temperature=2"

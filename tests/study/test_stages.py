@@ -68,7 +68,8 @@ def test_methods_share_the_start_the_rows_and_the_steps(folder):
     paths = {name: pd.read_parquet(file) for name, file in files.items()}
     for path in paths.values():
         assert path["step"].unique().tolist() == [0, 1, 2, 3, 4, 5, 6]
-        start = path[path["epoch"] == 0].reset_index(drop=True)
+    for name in set(ALL) - {"minillm"}:  # which starts from an SFT student
+        start = paths[name][paths[name]["epoch"] == 0].reset_index(drop=True)
         pd.testing.assert_frame_equal(start, paths["sft"][paths["sft"]["epoch"] == 0])
     last = [path.loc[path["step"] == 6, "nats_per_token"].tolist() for path in paths.values()]
     # where the teacher's greedy text and its best beam are the same, so are their students
@@ -76,6 +77,86 @@ def test_methods_share_the_start_the_rows_and_the_steps(folder):
     texts = [teacher_output.text(teacher, load_rows(teacher.profile, 0), how) for how in
              ("teacher", "teacher_beam")]  # fmt: skip
     assert len(set(map(tuple, last))) == len(ALL) - (texts[0] == texts[1]), "two ended the same"
+
+
+def watch(monkeypatch):
+    """What each call of `trainer.fit` is given: the weights before it, settings, rows read, log."""
+    whole, calls = trainer.fit, []
+
+    def fit(model, source, minimized, settings, **named):
+        before = {name: one.clone() for name, one in model.state_dict().items()}
+        call = {"before": before, "settings": settings, "log": named["log"].name, "rows": set()}
+        calls.append(call | {"noted": "on_note" in named})
+
+        def read(reader, epoch):
+            for step in source(reader, epoch):
+                calls[-1]["rows"] |= {row.split("#")[0] for batch in step for row in batch.row_id}
+                yield step
+
+        return whole(model, read, minimized, settings, **named)
+
+    monkeypatch.setattr(stages.trainer, "fit", fit)
+    return calls
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_minillm_starts_from_the_sft_student_of_so_many_epochs(copy, monkeypatch, epochs):
+    run = run_of(copy, "minillm").changing(sft_epochs=epochs)
+    sft = run_of(copy, "sft", ("epochs = 2", f"epochs = {epochs}"))
+    rows, calls = load_rows(run.profile, 0), watch(monkeypatch)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    folder = make(run)
+    first, second = calls
+    assert first["settings"] == sft.settings and second["settings"] == run.settings
+    assert first["settings"].lr == 2e-3 != second["settings"].lr  # SFT's own
+    assert (first["log"], second["log"]) == ("log-start.jsonl", "log.jsonl")
+    assert not first["noted"] and second["noted"]
+    logged = [
+        json.loads((folder / one["log"]).read_text("utf-8").splitlines()[-1]) for one in calls
+    ]
+    assert [(one["epoch"], one["step"]) for one in logged] == [(epochs - 1, 3 * epochs), (1, 6)]
+    plain = stages.train(sft, rows, sft.settings, copy / "log.jsonl").state_dict()
+    for name, weight in plain.items():
+        torch.testing.assert_close(second["before"][name], weight, atol=1e-6, rtol=1e-4)
+    moved = [(plain[name] - one).abs().max() for name, one in first["before"].items()]
+    assert max(map(float, moved)) > 1e-3
+
+
+def test_minillm_is_noted_from_its_start_on(folder):
+    columns = ["row_id", "nats_per_token"]
+    sft, own = (
+        pd.read_parquet(run_of(folder, name).folder / "path.parquet") for name in ("sft", "minillm")
+    )
+    after, start = sft[sft["epoch"] == 1], own[own["epoch"] == 0]
+    both = start[columns].merge(after[columns], on="row_id")
+    assert len(both) == len(start) == 20
+    assert both["nats_per_token_x"].tolist() == pytest.approx(
+        both["nats_per_token_y"].tolist(), abs=1e-4
+    )
+    before = sft[sft["epoch"] == 0]["nats_per_token"].mean()
+    assert start["nats_per_token"].mean() < before - 0.01
+
+
+def test_without_epochs_of_sft_minillm_starts_from_the_base(copy):
+    run = run_of(copy, "minillm").changing(sft_epochs=0)
+    folder = make(run)
+    assert folder.name == "minillm-small-sft_epochs=0"
+    assert not (folder / "log-start.jsonl").exists() and (folder / "log.jsonl").exists()
+    own, sft = (
+        pd.read_parquet(one / "path.parquet") for one in (folder, run_of(copy, "sft").folder)
+    )
+    start, base = (one[one["epoch"] == 0].reset_index(drop=True) for one in (own, sft))
+    pd.testing.assert_frame_equal(start, base)
+
+
+def test_a_start_reads_no_row_that_the_run_leaves_out(copy, monkeypatch):
+    whole = run_of(copy, "minillm")
+    rows, calls = load_rows(whole.profile, 0), watch(monkeypatch)
+    members = {one.row_id for one in rows.presented}
+    left = set(sorted(members)[:4])
+    folder = stages.make(whole.without(left, "a"), rows)
+    assert [one["rows"] for one in calls] == [members - left] * 2
+    assert {file.name for file in folder.glob("*.jsonl")} == {"log-start.jsonl", "log.jsonl"}
 
 
 def test_checkpoint_gives_the_numbers_in_its_table(folder):
