@@ -186,7 +186,7 @@ def base_identity(profile: Profile, size: str) -> str:
         stats = [path]
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)
     rows = profile.data.model_dump(exclude={"path"} | DRAWN)  # the pool's hash stands for the file
-    # of a model by path nothing is trained: the defaults stand there, as they did before
+    # of a model by path nothing is pretrained: the defaults stand for that
     training = PretrainSettings() if model.path else profile.pretrain
     pretrain = training.model_dump(exclude=set() if profile.cut(size) else {"mix", "apart"})
     facts = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
