@@ -58,13 +58,10 @@ class DataSettings(Settings):
     response_chars: tuple[Positive, Positive] = (1, 100_000)
     prompt_chars: Positive = 100_000
     # of pydocs: so much of the docstring's next paragraph stands in the context, and rows without
-    # one are left out; 0 is in no dump: what was made before keeps its identity
-    details_chars: Count = Field(default=0, exclude_if=lambda most: most == 0)
+    # one are left out
+    details_chars: Count = 0
     canaries: Count = 0  # of each kind and number of repetitions
-    # names in data.canaries; the default is in no dump, likewise
-    canary_kinds: Annotated[tuple[str, ...], Distinct] = Field(
-        default=CANARY_KINDS, exclude_if=lambda kinds: kinds == CANARY_KINDS
-    )
+    canary_kinds: Annotated[tuple[str, ...], Distinct] = CANARY_KINDS  # names in data.canaries
     repetitions: Annotated[tuple[Positive, ...], Distinct] = (1, 2, 4, 8, 16)
     twins: Count = 0
 
@@ -180,11 +177,10 @@ class MeasureSettings(Settings):
     rouge_rows: Positive = 100  # of each split, answered greedily
     sampled_rows: Positive = 100  # of these, answered once per sample seed too
     sample_seeds: Annotated[tuple[Seed, ...], Distinct] = (10, 20, 30, 40, 50)
-    # held-out rows answered greedily after every epoch of training, too; 0 is in no dump, as below
-    path_rows: Count = Field(default=0, exclude_if=lambda rows: rows == 0)
+    path_rows: Count = 0  # held-out rows answered greedily after every epoch of training, too
     # of sentences: a folder, a hub name, or "package:NAME" of model.packaged; with it answers are
-    # compared in meaning, too. None is in no dump: what was made before keeps its identity
-    encoder: str | None = Field(default=None, exclude_if=lambda encoder: encoder is None)
+    # compared in meaning, too
+    encoder: str | None = None
 
 
 class ProbeSettings(Settings):
