@@ -64,9 +64,7 @@ def curves(
     return pd.DataFrame(means).dropna().reset_index()
 
 
-def stops(
-    notes: pd.DataFrame, useful: pd.DataFrame, trivial: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def stops(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
     """After which epoch each training run is stopped, by each half of the groups.
 
     The level of a distilled student and SFT of its size and seed is the greatest usefulness that
@@ -78,11 +76,8 @@ def stops(
     """
     rows = []
     for half in (True, False):
-        noted, asked, said = (
-            one if one is None else one[selection(one["group"]) == half]
-            for one in (notes, useful, trivial)
-        )
-        curve, margin = curves(noted, asked, [*MODEL, "seed", "epoch"]), margins(asked, said)
+        noted, asked = (one[selection(one["group"]) == half] for one in (notes, useful))
+        curve, margin = curves(noted, asked, [*MODEL, "seed", "epoch"]), margins(asked)
         curve = curve[curve["size"].isin(list(margin))]
         for (size, seed), part in curve.groupby(["size", "seed"], sort=False):
             before = part.query("method == 'sft' and epoch == 0")["useful"].item()
@@ -103,16 +98,15 @@ def _stop(curve: pd.DataFrame, level: float) -> float:
     return float(enough.sort_values("memorized", kind="stable")["epoch"].iloc[0])
 
 
-def margins(useful: pd.DataFrame, trivial: pd.DataFrame | None = None) -> dict[str, float]:
+def margins(useful: pd.DataFrame) -> dict[str, float]:
     """By size: a difference in usefulness below which two students are equally useful.
 
-    A fifth of what SFT, after its best epoch, adds to the model before fine-tuning or to the best
-    trivial answer, whichever is the greater; at 0 or below there is no such difference.
+    A fifth of what SFT, after its best epoch, adds to the model before fine-tuning; at 0 there is
+    no such difference.
     """
-    best = -np.inf if trivial is None else trivial.groupby("method")["value"].mean().max()
     sft = useful[useful["method"] == "sft"].groupby(["size", "epoch"])["value"].mean()
     sizes = student_sizes(useful)
-    return {size: SAME * float(sft[size].max() - max(sft[size][0], best)) for size in sizes}
+    return {size: SAME * float(sft[size].max() - sft[size][0]) for size in sizes}
 
 
 def stopped(notes: pd.DataFrame, useful: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:

@@ -13,23 +13,29 @@ from kdlib.stats import judgeable, row_text, sure
 GAIN = 0.05  # of the member rows: what distilling has to leave less, not to be refuted
 
 
-def useful_sizes(beats: pd.DataFrame) -> tuple[list[str], str]:
-    """The sizes at which SFT beats every trivial answer, and a sentence on the others.
+def taught(over_trivial: pd.DataFrame) -> tuple[bool, str]:
+    """Whether the teacher beats every trivial answer, and a sentence on it and on SFT.
 
-    `beats`: method ("sft", "teacher"), size, against, value, lo, hi, beats. The teacher stands
-    beside it in the sentence.
+    `over_trivial`: method ("sft", "teacher"), size, against, value, lo, hi, beats. Without lines of
+    the teacher, it does not. Where SFT answers no better than a trivial answer, the sentence says
+    so: what is equal there is not much.
     """
-    sft, teacher = (beats[beats["method"] == method] for method in ("sft", "teacher"))
-    if not len(sft):
-        return [], "no verdict: usefulness of answers was not measured"
-    lost, said = sft[~sft["beats"].astype(bool)].sort_values("value"), []
+    sft, teacher = (over_trivial[over_trivial["method"] == one] for one in ("sft", "teacher"))
+    if not len(teacher):
+        return False, "no verdict: usefulness of answers was not measured"
+    beats = teacher["beats"].astype(bool)
+    least = teacher.sort_values("value").iloc[0]
+    said = [f"the teacher beats {beats.sum()} of {len(teacher)} trivial answers, {_against(least)}"]
+    if not beats.all():
+        said.insert(0, "no verdict on usefulness")
+    lost = sft[~sft["beats"].astype(bool)].sort_values("value")
     for size, lines in lost.groupby("size", sort=False):
-        gap = f"'{lines['against'].iloc[0]}' {row_text(lines.iloc[0], form='+.3f')}"
-        said.append(f"no verdict on {size}: SFT there does not beat every trivial answer, {gap}")
-    if len(teacher):
-        said.append(f"the teacher beats {teacher['beats'].sum()} of {len(teacher)} trivial answers")
-    sizes = [size for size in dict.fromkeys(sft["size"]) if size not in set(lost["size"])]
-    return sizes, "; ".join(said)
+        said.append(f"SFT, {size}, does not beat them all, {_against(lines.iloc[0])}")
+    return bool(beats.all()), "; ".join(said)
+
+
+def _against(line: pd.Series) -> str:
+    return f"'{line['against']}' by {row_text(line, form='+.3f')}"
 
 
 def named(lines: pd.DataFrame) -> str:
@@ -39,12 +45,12 @@ def named(lines: pd.DataFrame) -> str:
 
 
 def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame) -> Judged:
-    sizes, said = useful_sizes(over_trivial)
+    kept, said = taught(over_trivial)
     lines = stopped[stopped["method"].isin(DISTILLED)].set_index(MODEL, drop=False)
     gaps, useful = (lines[lines["metric"] == metric] for metric in ("memorized", "useful"))
-    kept, as_useful = gaps["size"].isin(sizes), useful["lo"] > -useful["margin"]
+    as_useful = useful["lo"] > -useful["margin"]
     gained, recites = gaps["gained"].astype(bool), gaps["sft"] >= 2 * GAIN
-    judged = kept & gained & recites & judgeable(gaps, "groups")
+    judged = gained & recites & judgeable(gaps, "groups")
     less, none = judged & sure(gaps) & (gaps["value"] < 0) & as_useful, gaps["lo"] > -GAIN
     evidence = f"{judged.sum()} of {len(gaps)} distilled students are judged: {less.sum()} memorize"
     evidence += " less than SFT stopped where it is as useful; a gain of "
@@ -53,13 +59,13 @@ def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame)
         most = gaps.loc[value.idxmin()]
         evidence += f"; the greatest gain has {label(most['method'])} {most['size']}: "
         evidence += row_text(most, form="+.3f")
-    if len(lost := gaps[kept & ~gained]):
+    if len(lost := gaps[~gained]):
         evidence += f"; with SFT no common gain in usefulness has {named(lost)}"
-    for one in gaps[kept & gained & ~recites].to_dict("records"):
+    for one in gaps[gained & ~recites].to_dict("records"):
         evidence += f"; SFT stopped for {label(one['method'])} {one['size']} recites "
         evidence += f"{one['sft']:.3f}: nothing to save"
-    confirmed = kept.any() and less[kept].all()
-    return confirmed, judged.any() and none[judged].all(), f"{evidence}; {said}".rstrip("; ")
+    refuted = judged.any() and none[judged].all()
+    return kept and less.all(), kept and refuted, f"{evidence}; {said}"
 
 
 def _less_at_equal_fit(same_fit: pd.DataFrame) -> Judged:
@@ -80,20 +86,18 @@ def _less_at_equal_fit(same_fit: pd.DataFrame) -> Judged:
 CLAIMS = {
     "A1": (
         "At equal usefulness, distilling leaves less of the rows than stopping SFT early.",
-        # until now stopped at the greatest common usefulness, judged by half of the groups
         "usefulness: of held-out answers, the mean of ROUGE-L and sentence similarity (ROUGE-L "
-        "without an encoder; no verdict where no answers were noted); the margin: a fifth of what "
-        "SFT after its best epoch adds to the model before fine-tuning or to the best trivial "
-        "answer, whichever is greater. Half of the groups stop each distilled student, and SFT of "
-        "its size and seed, after the epoch in which they memorize least, of those no less useful "
-        "than the lesser of their two best by more than the margin; the other half judges, and the "
-        "other way round. A size where SFT so stopped does not beat every trivial answer with its "
-        "interval has no verdict. A student is judged where the least usefulness that is enough "
-        "exceeds the one before fine-tuning by the margin, above 0, and SFT stopped there "
-        "memorizes at least 10% of the rows. Confirmed if every one of the paper's students, at "
-        "the sizes left, is judged, memorizes less (interval below 0, 10 different responses or "
-        "more) and is not less useful by the margin (interval); else refuted if one is judged, and "
-        "for all judged a gain of 5% of the rows is excluded",
+        "without an encoder); the margin: a fifth of what SFT after its best epoch adds to the "
+        "model before fine-tuning. No verdict unless the teacher, after its best epoch, beats "
+        "every trivial answer with its interval. Half of the groups stop each distilled student, "
+        "and SFT of its size and seed, after the epoch in which they memorize least, of those no "
+        "less useful than the lesser of their two best by more than the margin; the other half "
+        "judges, and the other way round. A student is judged where the least usefulness that is "
+        "enough exceeds the one before fine-tuning by the margin, above 0, and SFT stopped there "
+        "memorizes at least 10% of the rows. Confirmed if every one of the paper's students is "
+        "judged, memorizes less (interval below 0, 10 different responses or more) and is not less "
+        "useful by the margin (interval); else refuted if one is judged, and for all judged a gain "
+        "of 5% of the rows is excluded",
         _less_at_equal_usefulness,
     ),
     "A2": (

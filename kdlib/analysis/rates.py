@@ -205,11 +205,11 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(**named, shorter=("shorter", "mean")).reset_index()
 
 
-def differences(tuples: pd.DataFrame, answers: pd.DataFrame, trivial: pd.DataFrame) -> pd.DataFrame:
+def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between models at the end of training: per seed and pooled (seed "all").
 
     Columns: comparison, method, size, against, metric, seed, and what `stats.paired_difference`
-    gives. Comparisons: to_sft of every method (of metric rougeL, pooled, with margin, see
+    gives. Comparisons: to_sft of every method (of metric usefulness, pooled, with margin, see
     `usefulness_margins`, and p_limit, of being the margin less useful), to_base (metric
     usefulness, pooled); of the paper's alone order (of methods at one size) and size (metric
     of_sft, see `of_sft`).
@@ -218,10 +218,10 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame, trivial: pd.DataFra
     hits = members.assign(exact_rate=members["hit"].astype(float))
     asked, methods = answers.query(ASKED), distilled(tuples)
     frames = {"exact_rate": hits, "rougeL": asked, "usefulness": asked}
-    margins, least_first = usefulness_margins(asked, trivial), ("minillm", "word_kd", "seq_kd_beam")
+    margins, least_first = usefulness_margins(asked), ("minillm", "word_kd", "seq_kd_beam")
     pairs: list[tuple[str, str, Model, Model]] = []
     for size in sizes:
-        for method, metric in product(methods, ("exact_rate", "rougeL")):
+        for method, metric in product(methods, frames):
             pairs.append(("to_sft", metric, (method, size), ("sft", size)))
         for method in methods:
             pairs.append(("to_base", "usefulness", (method, size), ("base", size)))
@@ -235,10 +235,10 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame, trivial: pd.DataFra
             y = b if seed == "all" else b[b["seed"] == seed]
             facts: Line = named | {"metric": metric, "seed": str(seed)}
             facts |= paired_difference(x, y, metric)
-            if seed == "all" and kind == "to_sft" and metric == "rougeL":
+            if seed == "all" and kind == "to_sft" and metric == "usefulness":
                 facts["margin"] = margin = margins[one[1]]
-                less = y.assign(rougeL=y["rougeL"] - margin)
-                facts["p_limit"] = paired_difference(x, less, "rougeL")["p"]
+                less = y.assign(usefulness=y["usefulness"] - margin)
+                facts["p_limit"] = paired_difference(x, less, "usefulness")["p"]
             rows.append(facts)
     return pd.concat([pd.DataFrame(rows), of_sft(hits, sizes)], ignore_index=True)
 
@@ -261,16 +261,14 @@ def of_sft(hits: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def usefulness_margins(asked: pd.DataFrame, trivial: pd.DataFrame) -> dict[str, float]:
-    """By size: the difference in ROUGE-L below which two students are equally useful; nan: none.
+def usefulness_margins(asked: pd.DataFrame) -> dict[str, float]:
+    """By size: a difference in usefulness below which two students are equally useful; nan: none.
 
-    A fifth of what SFT adds, at the end, to the model before fine-tuning or to the best trivial
-    answer, whichever is the greater.
+    A fifth of what SFT adds, at the end, to the model before fine-tuning.
     """
-    means = asked.groupby(["size", "method"])["rougeL"].mean()
-    best = trivial.query(ASKED).groupby("method")["rougeL"].mean().max()
+    means = asked.groupby(["size", "method"])["usefulness"].mean()
     sizes = student_sizes(asked)
-    added = {size: means[size, "sft"] - max(means[size, "base"], best) for size in sizes}
+    added = {size: means[size, "sft"] - means[size, "base"] for size in sizes}
     return {size: SAME * float(gain) if gain > 0 else np.nan for size, gain in added.items()}
 
 

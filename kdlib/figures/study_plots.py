@@ -96,18 +96,18 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
 def utility_vs_memorization(points: pd.DataFrame) -> Figure:
     """Usefulness against memorization; one large mark per model, a small one per seed.
 
-    `points`: method, size, seed, exact_rate (members), rougeL (held-out).
+    `points`: method, size, seed, exact_rate (members), useful (held-out).
     """
     figure, [[axes]] = style.panels(1, 1)
     sizes = ["teacher", *student_sizes(points)]
     for method, part in points.groupby("method", sort=False):
         if method in ("base", *DRAWN):
             mark, seeds = style.look(method), {"s": 14, "alpha": 0.4, "linewidths": 0}
-            mean = part.groupby("size")[["exact_rate", "rougeL"]].mean()
+            mean = part.groupby("size")[["exact_rate", "useful"]].mean()
             areas = [style.of_size(style.AREAS, size, sizes) for size in mean.index]
-            axes.scatter(part["exact_rate"], part["rougeL"], **seeds, **mark)
-            axes.scatter(mean["exact_rate"], mean["rougeL"], areas, label=label(method), **mark)
-    axes.set(xlabel=style.MEMORIZED, ylabel="held-out ROUGE-L (F1, greedy)", xlim=(-0.02, None))
+            axes.scatter(part["exact_rate"], part["useful"], **seeds, **mark)
+            axes.scatter(mean["exact_rate"], mean["useful"], areas, label=label(method), **mark)
+    axes.set(xlabel=style.MEMORIZED, ylabel="usefulness of held-out answers", xlim=(-0.02, None))
     return style.beside(axes, title="larger mark,\nlarger model")
 
 

@@ -19,12 +19,13 @@ BEATS = pd.DataFrame(
         for trivial in ("constant", "echo")
     ],
     columns=["method", "size", "against"],
-).assign(metric="rougeL", value=0.1, lo=0.05, hi=0.15, beats=True)
+).assign(value=0.1, lo=0.05, hi=0.15, beats=True)
 
 
 def ledger(tuples, answers, cost, beats=BEATS, seeds=3):
-    gaps = rates.differences(tuples, answers, studies.trivial(answers))
-    return claims.ledger(MAIN, seeds, tuples=tuples, differences=gaps, costs=cost, beats=beats)
+    gaps = rates.differences(tuples, answers)
+    tables = {"tuples": tuples, "differences": gaps, "costs": cost, "over_trivial": beats}
+    return claims.ledger(MAIN, seeds, **tables)
 
 
 def at(size, **changes):
@@ -63,29 +64,34 @@ def test_claims_open():
     assert found["C5"] == "open"
     tuples, answers = study(flat, {"base": 0.2})
     theirs = answers["method"] == "minillm"
-    answers.loc[theirs, "rougeL"] += np.random.default_rng(0).normal(-0.06, 0.3, theirs.sum())
+    answers.loc[theirs, "usefulness"] += np.random.default_rng(0).normal(-0.06, 0.3, theirs.sum())
     found = ledger(tuples, answers, studies.costs(0.5)).set_index("claim")
     assert found.at["C2", "verdict"] == "open"
 
 
-def test_nothing_is_said_of_usefulness_where_trivial_answers_are_as_good():
+def test_nothing_is_said_of_usefulness_where_trivial_answers_are_as_good_as_the_teachers():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    lost = at("teacher", beats=False, lo=-0.01)
+    row = ledger(tuples, answers, studies.costs(0.5), lost).set_index("claim").loc["C2"]
+    assert row["verdict"] == "open" and "no verdict on usefulness; the teacher" in row["evidence"]
+    assert "beats 0 of 2 trivial answers, 'constant' by +0.100 [" in row["evidence"]
+    assert "9 of 9 differences lie above" in row["evidence"]
+    assert verdicts(ladder(0.9), beats=BEATS[:0])["C2"] == "open"
+
+
+def test_a_size_whose_sft_answers_no_better_than_a_trivial_answer_is_named():
     tuples, answers = study(ladder(0.9), {"base": 0.2})
     lost = at("small", beats=False, lo=-0.01)
     row = ledger(tuples, answers, studies.costs(0.5), lost).set_index("claim").loc["C2"]
-    assert row["verdict"] == "confirmed"  # of the sizes left
-    said = "no verdict on small: SFT there does not beat every trivial answer, 'constant' +0.100 ["
-    assert said in row["evidence"] and "6 of 6 differences lie above" in row["evidence"]
-    assert "the teacher beats 2 of 2 trivial answers" in row["evidence"]
-    assert verdicts(ladder(0.9), beats=BEATS.assign(beats=False))["C2"] == "open"
-    assert verdicts(ladder(0.9), beats=BEATS[:0])["C2"] == "open"
-    other = BEATS.assign(metric="usefulness", beats=False)  # C2 is of ROUGE-L alone
-    assert verdicts(ladder(0.9), beats=pd.concat([BEATS, other]))["C2"] == "confirmed"
+    assert row["verdict"] == "confirmed" and "the teacher beats 2 of 2" in row["evidence"]
+    said = "SFT, small, does not beat them all, 'constant' by +0.100 ["
+    assert said in row["evidence"] and "SFT, large" not in row["evidence"]
 
 
 def test_a_student_without_a_margin_leaves_usefulness_open():
     tuples, answers = study(ladder(0.9), {"base": 0.2})
     held = (answers["method"] == "base") & (answers["size"] == "small")
-    answers.loc[held, "rougeL"] += 0.4  # SFT adds nothing there
+    answers.loc[held, "usefulness"] += 0.4  # SFT adds nothing there
     row = ledger(tuples, answers, studies.costs(0.5)).set_index("claim").loc["C2"]
     assert row["verdict"] == "open" and "6 of 9 differences lie above" in row["evidence"]
     assert "no margin, as SFT adds nothing, has word-level KD small, " in row["evidence"]
@@ -110,10 +116,10 @@ def test_one_line_alone_refutes_only_after_correction():
     for p, verdict in ((0.02, "open"), (0.005, "refuted")):
         table.loc[0, "p"] = p
         assert claims.judge("C1", 3, differences=table)["verdict"] == verdict
-    table = table.assign(metric="rougeL", value=-0.1, lo=-0.2, hi=0.0, groups=99, margin=0.05)
+    table = table.assign(metric="usefulness", value=-0.1, lo=-0.2, hi=0.0, groups=99, margin=0.05)
     for p, verdict in ((0.02, "open"), (0.005, "refuted")):
         changed = table.assign(hi=[-0.06] + [0.0] * 8, p_limit=[p] + [0.5] * 8)
-        found = claims.judge("C2", 3, differences=changed, beats=BEATS)
+        found = claims.judge("C2", 3, differences=changed, over_trivial=BEATS)
         assert found["verdict"] == verdict
 
 
@@ -164,7 +170,7 @@ def test_claims_are_about_the_papers_methods_alone():
         ledgers.append(ledger(tuples, answers, studies.costs(0.5)))
     pd.testing.assert_frame_equal(*ledgers)
     assert set(ledgers[0]["verdict"]) == {"confirmed"}
-    gaps = rates.differences(tuples, answers, studies.trivial(answers))
+    gaps = rates.differences(tuples, answers)
     assert set(gaps["method"]) == {*DISTILLED, "gkd", "rkld"}
     assert set(gaps[gaps["comparison"].isin(["order", "size"])]["method"]) == set(DISTILLED)
 
@@ -225,13 +231,12 @@ def test_claim_a1(memorized, useful, verdict):
     assert few["verdict"] == "open" and few["evidence"].startswith("no verdict with fewer than 3")
 
 
-def test_claim_a1_is_said_of_sizes_where_sft_is_useful():
+def test_claim_a1_names_sizes_where_sft_is_not_useful():
     lines = stopped(LESS, AS_USEFUL), stopped((0.2, 0.1, 0.3), AS_USEFUL, sizes=("large",))
     assert a1(*lines)["verdict"] == "open"
-    row = a1(*lines, beats=at("large", beats=False))
-    assert row["verdict"] == "confirmed" and "no verdict on large" in row["evidence"]
-    assert "3 of 6 distilled students are judged" in row["evidence"]
-    assert "no verdict: usefulness of answers was not" in a1(*lines, beats=BEATS[:2])["evidence"]
+    row = a1(lines[0], beats=at("small", beats=False))
+    assert row["verdict"] == "confirmed" and "SFT, small, does not beat them" in row["evidence"]
+    assert "no verdict: usefulness of answers was not" in a1(*lines, beats=BEATS[2:])["evidence"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +278,7 @@ def test_claim_a2(gap, verdict):
 
 def test_the_lines_of_claims_are_theirs():
     tuples, answers = study(ladder(0.9), {"base": 0.2})
-    gaps = rates.differences(tuples, answers, studies.trivial(answers))
+    gaps = rates.differences(tuples, answers)
     lines = stopped(LESS, AS_USEFUL)
     found = claims.lines(lines, lines[::2], gaps, tuples)
     wanted = {"A1": 3, "A2": 3, "C1": 9, "C2": 9, "C3": 9, "C4": 6, "C5": 9}

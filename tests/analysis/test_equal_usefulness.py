@@ -107,15 +107,18 @@ def said(useful, levels):
     return pd.concat(parts).drop(columns="group").assign(**facts)
 
 
-def test_margin_is_a_fifth_of_what_fine_tuning_adds_to_base_and_trivial_answers():
+def test_margin_is_a_fifth_of_what_fine_tuning_adds_to_the_base():
     useful = answered(noted({"sft": SFT}), {"sft": USEFUL})
     assert equal.margins(useful)["small"] == pytest.approx(0.042, abs=1e-3)
-    for best, margin in ((0.05, 0.042), (0.21, 0.02), (0.41, -0.02)):
-        given = said(useful, {"constant": 0.0, "echo": best})
-        given = pd.concat([given, given.assign(split="member", usefulness=1.0)])
-        trivial = equal.trivial(given, useful)
-        assert set(trivial["group"]) == set(useful["group"])
-        assert equal.margins(useful, trivial)["small"] == pytest.approx(margin, abs=1e-3)
+
+
+def test_trivial_answers_are_those_to_held_out_rows():
+    useful = answered(noted({"sft": SFT}), {"sft": USEFUL})
+    given = said(useful, {"constant": 0.0, "echo": 0.4})
+    given = pd.concat([given, given.assign(split="member", usefulness=1.0)])
+    trivial = equal.trivial(given, useful)
+    assert set(trivial["group"]) == set(useful["group"])
+    assert trivial.groupby("method")["value"].mean()["echo"] == pytest.approx(0.4, abs=0.01)
 
 
 def test_sft_where_it_is_stopped_is_held_against_trivial_answers():

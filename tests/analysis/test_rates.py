@@ -48,7 +48,7 @@ def test_memorization_and_spread_count_rows():
 def test_any_number_of_sizes(sizes):
     tuples, answers = studies.study(studies.ladder(0.9, sizes=sizes), sizes=sizes, n=40)
     assert rates.student_sizes(tuples) == list(sizes)
-    gaps = rates.differences(tuples, answers, studies.trivial(answers))
+    gaps = rates.differences(tuples, answers)
     assert list(dict.fromkeys(gaps["size"])) == list(sizes)
     pooled = gaps[(gaps["comparison"] == "size") & (gaps["seed"] == "all")]
     assert len(pooled) == len(DISTILLED) * (len(sizes) - 1)
@@ -58,7 +58,7 @@ def test_what_is_left_of_what_sft_leaves():
     """Half of it at the larger size, a third at the smaller."""
     shares = {("sft", "a"): 0.4, ("sft", "b"): 0.3, ("word_kd", "a"): 0.2, ("word_kd", "b"): 0.1}
     tuples, answers = studies.study(shares, sizes=("a", "b"))
-    gaps = rates.differences(tuples, answers, studies.trivial(answers)).query("metric == 'of_sft'")
+    gaps = rates.differences(tuples, answers).query("metric == 'of_sft'")
     assert set(gaps["seed"]) == {"all", "0", "1", "2"}
     line = gaps.query("method == 'word_kd' and seed == 'all'").iloc[0]
     assert line["value"] == pytest.approx(1 / 3 - 1 / 2) and line["hi"] < 0
@@ -67,16 +67,17 @@ def test_what_is_left_of_what_sft_leaves():
     assert gaps.query("method == 'minillm' and seed == 'all'")["hit_groups"].item() == 0
 
 
-def test_margins_are_of_what_sft_adds_to_base_and_trivial_answers():
+def test_margins_are_of_what_sft_adds_to_base():
     tuples, answers = studies.study({}, {"base": 0.2}, sizes=("a",))
     asked = answers.query("split == 'held_out'")
-    wave = 0.1 * np.sin(np.arange(200)).mean()
-    for trivial, margin in ((0.1, 0.06), (0.4, 0.02 + 0.2 * wave), (0.6, np.nan)):
-        found = rates.usefulness_margins(asked, studies.trivial(answers, trivial))["a"]
-        assert found == pytest.approx(margin, abs=1e-6, nan_ok=True)
-    gaps = rates.differences(tuples, answers, studies.trivial(answers, 0.4))
-    line = gaps.query("metric == 'rougeL' and seed == 'all'").iloc[0]
-    assert line["margin"] == pytest.approx(0.02 + 0.2 * wave) and line["p_limit"] < 0.05 < line["p"]
+    assert rates.usefulness_margins(asked)["a"] == pytest.approx(0.06, abs=1e-6)
+    line = rates.differences(tuples, answers).query(
+        "metric == 'usefulness' and comparison == 'to_sft'"
+    )
+    line = line.query("seed == 'all'").iloc[0]
+    assert line["margin"] == pytest.approx(0.06) and line["p_limit"] < 0.05 < line["p"]
+    worse = asked.assign(usefulness=asked["usefulness"].where(asked["method"] != "sft", 0.1))
+    assert np.isnan(rates.usefulness_margins(worse)["a"])
 
 
 def test_repetitions_count_canaries_as_planted_and_rows_as_they_are():

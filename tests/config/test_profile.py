@@ -125,13 +125,6 @@ def test_rates_of_a_profiles_own_methods_may_be_searched(smoke):
     assert smoke(more=searched).calibration.methods == ("sft", "mine")
 
 
-def test_what_has_no_details_in_its_prompts_keeps_its_identity(smoke):
-    given = smoke(("members = 32", "members = 32\ndetails_chars = 0"))
-    assert given.data == load_profile("smoke").data
-    assert "details_chars" not in given.data.model_dump()
-    assert load_profile("laptop").data.model_dump()["details_chars"] > 0
-
-
 def test_coefficients_of_a_profile_change_the_published_ones(smoke):
     profile = smoke(more="\n[methods.gkd]\ncoefficients = { beta = 0.2 }")
     assert profile.coefficients("gkd") == {"beta": 0.2, "student_share": 0.5}

@@ -67,7 +67,7 @@ def test_training_paths_and_loss_curves(models, sizes):
 
 def test_utility_vs_memorization(models, sizes):
     points = models.merge(pd.DataFrame({"seed": [0, 1]}), "cross")
-    [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, rougeL=0.2)).axes
+    [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, useful=0.2)).axes
     names = texts(axes.get_legend().get_texts())
     assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
 
