@@ -113,10 +113,10 @@ def fit(
 
     `epoch_steps` are the optimizer steps of one epoch, `seed` is of dropout and sampling (the
     source has its own), `log` takes a JSON line per LOG_EVERY optimizer steps and one at the end,
-    `name` is for the progress bar and errors. `on_note` is called with (model, step), the model in
-    eval mode, after each of the steps in `notes` (0: before training). Raises NotFinite with the
-    step, the learning rate and the rows, and KdlibError where GPU memory does not suffice, with
-    what to lower.
+    `name` is for errors and the progress bar (none, if empty). `on_note` is called with (model,
+    step), the model in eval mode, after each of the steps in `notes` (0: before training). Raises
+    NotFinite with the step, the learning rate and the rows, and KdlibError where GPU memory does
+    not suffice, with what to lower.
     """
     torch.manual_seed(seed)
     planned = settings.epochs * epoch_steps
@@ -127,7 +127,7 @@ def fit(
         log.parent.mkdir(parents=True, exist_ok=True)
     if on_note and 0 in notes:
         on_note(model.eval(), 0)
-    bar = tqdm(total=planned, desc=name, mininterval=10)
+    bar = tqdm(total=planned, desc=name, mininterval=10, disable=not name)
     with runs.writing(log), log.open("w", 1, "utf-8") as lines, bar:
         for epoch in range(settings.epochs):
             for batches in source(model, epoch):

@@ -1,4 +1,4 @@
-"""What notebooks show of model text: its verbatim part marked, everything escaped."""
+"""What notebooks show of text: a verbatim part or tokens with a loss marked, all escaped."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -32,3 +32,15 @@ def answers(rows: Sequence[tuple[str, str]], example: Mapping[str, Any]) -> HTML
     ).replace("\n", "<br>")
     note = f"{marked('marked', 'marked')}: word for word the training response, from its beginning."
     return HTML(f"<p>{html.escape(title)}</p><table>{lines}</table><p>{note}</p>")
+
+
+def tokens(rows: Sequence[Sequence[tuple[str, bool]]]) -> HTML:
+    """Rows of (token, does it carry a loss): with a loss in bold brackets, else "|" behind it."""
+    lines = []
+    for row in rows:
+        pieces = []
+        for text, with_loss in row:
+            token, after = html.escape(text).replace("\n", "\u21b5"), "<br>" * ("\n" in text)
+            pieces.append((f"<mark><b>[{token}]</b></mark>" if with_loss else f"{token}|") + after)
+        lines.append(f'<tr><td style="{STYLE}">{"".join(pieces)}</td></tr>')
+    return HTML(f"<table>{''.join(lines)}</table>")

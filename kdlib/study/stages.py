@@ -3,10 +3,13 @@
 `rows` are always all of the seed's: those that a run leaves out are measured, and not read.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -15,11 +18,11 @@ import torch
 from kdlib import runs
 from kdlib.config.sections import TrainSettings
 from kdlib.distill import methods, objectives, text_sources, trainer
-from kdlib.distill.teacher_targets import Targets
+from kdlib.distill.teacher_targets import Live, Targets
 from kdlib.errors import KdlibError
 from kdlib.measure import meter, usefulness
 from kdlib.model import checkpoints, generation
-from kdlib.model.tokens import Example, TokenizedRows
+from kdlib.model.tokens import Example, Objective, Source, TokenizedRows
 from kdlib.study import noting, pretraining, teacher_output
 from kdlib.study.run import BASE, Run, ground, load
 
@@ -120,6 +123,34 @@ def train(
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
     return model
+
+
+def few_steps(
+    run: Run,
+    rows: TokenizedRows,
+    read: text_sources.Reading,
+    source: Source | None = None,
+    minimized: Objective | None = None,
+) -> dict[str, float]:
+    """The run trained from its base weights on `read` alone; nothing of it is kept.
+
+    `source` or `minimized` takes the place of its own, so that two can be held against each other.
+    Gives the mean loss of the steps, of which there are to be at most `trainer.LOG_EVERY`, and the
+    gradient's norm at the last one.
+    """
+    recipe, how = run.recipe, read.settings
+    targets: Targets | None = None
+    if recipe.objective != "cross_entropy":
+        targets = Live(load(run.teacher), how.precision)
+    given = replace(materials(run, rows, how, targets), reading=read)
+    source = source or methods.text(recipe.text).source(given)
+    minimized = minimized or objectives.objective(recipe.objective, targets, run.coefficients)
+    with TemporaryDirectory() as folder:
+        fitting: dict[str, Any] = {"epoch_steps": len(read.steps(0)), "seed": read.seed}
+        fitting |= {"log": Path(folder) / "log.jsonl", "name": ""}
+        trainer.fit(load(run.base, how.dropout), source, minimized, how, **fitting)
+        last = json.loads(fitting["log"].read_text("utf-8").splitlines()[-1])
+    return {name: last[name] for name in ("loss_nats_per_token", "gradient_norm")}
 
 
 def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> methods.Materials:

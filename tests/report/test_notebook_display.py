@@ -33,3 +33,11 @@ def test_lines_stay_lines_without_a_style():
     example = {"instruction": "a", "category": "b", "response": "c\nd", "repetitions": 4}
     page = notebook_display.answers([("SFT", "c\nd")], example).data
     assert page.count("c<br>d") == 2 and "shown 4 times an epoch" in page
+
+
+def test_tokens_with_a_loss_are_marked_without_a_style():
+    row = [("a", False), ("\n", False), ("b", True), ("<b>", True), ("</s>", False)]
+    page = notebook_display.tokens([row, [("c", True)]]).data
+    marks = "<mark><b>[b]</b></mark><mark><b>[&lt;b&gt;]</b></mark>&lt;/s&gt;|</td>"
+    assert f"a|\u21b5|<br>{marks}" in page
+    assert page.count("<b>[") == 3 and page.count("<tr>") == 2

@@ -15,7 +15,7 @@ from own_data import ALL, run_of, save_base
 from safetensors.torch import save_file
 
 from kdlib import runs
-from kdlib.distill import objectives, trainer
+from kdlib.distill import objectives, text_sources, trainer
 from kdlib.distill.teacher_targets import Live, Remembered, Stored
 from kdlib.errors import KdlibError
 from kdlib.measure import meter
@@ -35,6 +35,19 @@ def make(run):
 def unfinished(run):
     (run.folder / runs.MANIFEST).unlink()
     return run
+
+
+@pytest.mark.parametrize("method", ["seq_kd", "rkld", "minillm"])
+def test_a_few_steps_take_text_or_objective_by_hand(folder, method):
+    run = run_of(folder, method)
+    rows, how = load_rows(run.profile, 0), run.settings.model_copy(update={"epochs": 1})
+    read = stages.reading(run, rows, how)
+    own = stages.few_steps(run, rows, read)
+    targets = Live(stages.load(run.teacher), how.precision)
+    same = objectives.objective(run.recipe.objective, targets, run.coefficients)
+    assert stages.few_steps(run, rows, read, minimized=same) == own
+    rows_alone = stages.few_steps(run, rows, read, source=text_sources.fixed(read))
+    assert abs(rows_alone["loss_nats_per_token"] - own["loss_nats_per_token"]) > 1e-3
 
 
 # --- what a run leaves
