@@ -10,8 +10,7 @@ SFT memorizes nearest `target`; it must memorize within `band` there.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
@@ -90,12 +89,13 @@ def searched(
     while trials := [one for model in models for one in wanted(table, profile, *model)]:
         # the slowest first, so that no core waits at the end
         trials.sort(key=lambda one: (one.method not in (TEACHER, "minillm"), -one.epochs))
-        threads = repeat(max(1, cores // len(trials)))
+        threads = max(1, cores // len(trials))
         with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
-            paths = processes.map(one_path, repeat(profile), trials, threads)
-            for trial, path in zip(trials, paths, strict=True):
-                same = (table[TRIAL] == list(trial[:3])).all(axis=1)
-                table = pd.concat([table[~same], path.assign(**facts)], ignore_index=True)
+            running = {processes.submit(one_path, profile, one, threads): one for one in trials}
+            for ended in as_completed(running):  # kept at once, whatever becomes of the others
+                same = (table[TRIAL] == list(running[ended][:3])).all(axis=1)
+                path = ended.result().assign(**facts)
+                table = pd.concat([table[~same], path]).sort_values([*TRIAL, "epoch", "split"])
                 runs.write_table(runs.results_dir(profile.name) / "calibration.csv", table)
     return table
 

@@ -1,6 +1,7 @@
 """The rule of the calibration, and committed profiles hold what it chooses from committed runs."""
 
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,10 @@ class Inline:
     def __exit__(self, *_):
         pass
 
-    map = staticmethod(map)
+    def submit(self, call, *given):
+        done = Future()
+        done.set_result(call(*given))
+        return done
 
 
 def test_the_cores_are_shared_among_the_trials(profile, monkeypatch, tmp_path):
