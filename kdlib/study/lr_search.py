@@ -4,9 +4,9 @@ A model's rate is the greatest at which its held-out loss, noted over `rate_epoc
 at any, within 1%: what learns as much in fewer epochs. Of a student that reads its own text, and is
 not to lower that loss, it is the greatest at which its held-out answers get as useful as at any,
 within 1%. Where that is the least or the greatest rate tried, half or twice of it is tried too,
-until it lies inside. Methods that are not searched take the rate of SFT at their size. The length of
-the teacher, and of all students of a size, is the number of epochs after which it, or SFT, memorizes
-nearest `target`; SFT must memorize within `band` there.
+until it lies inside. Methods that are not searched take the rate of SFT at their size. The length
+of the teacher, and of all students of a size, is the number of epochs after which it, or SFT,
+memorizes nearest `target`; SFT must memorize within `band` there.
 """
 
 from collections.abc import Sequence
