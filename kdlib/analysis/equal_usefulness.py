@@ -211,7 +211,8 @@ def same_fit(notes: pd.DataFrame) -> pd.DataFrame:
             group, hit = rows["group"], (own.max(0) > 0) | (hits.max(0) > 0)
             facts = {"method": method, "size": size, "from": levels[0], "to": levels[-1]}
             facts |= {"n": len(rows), "groups": group.nunique()}
-            lines.append(facts | {"hit_groups": group[hit].nunique()} | line(np.nan, NOTHING))
+            facts["hit_groups"] = group[hit].nunique()
+            lines.append(facts | line(np.nan, NOTHING, p=np.nan))
             if levels[-1] < levels[0]:
                 gaps[len(lines) - 1] = partial(_gap, levels, (own, own_nats), (hits, nats))
     if papers := [place for place in gaps if lines[place]["method"] in DISTILLED]:

@@ -201,7 +201,7 @@ class CalibrationSettings(Settings):
     methods: Annotated[tuple[str, ...], Distinct] = ("sft",)  # whose rates are searched
     max_epochs: dict[Literal["teacher", "student"], Positive]
     target: dict[Literal["teacher", "student"], Fraction] = {"teacher": 0.654, "student": 0.5}
-    band: tuple[Fraction, Fraction] = (0.3, 0.7)
+    band: tuple[Fraction, Fraction] = (0.3, 0.7)  # of what SFT memorizes at its end
 
     def _faults(self) -> Faults:
         low, high = self.band

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kdlib import stats
 from kdlib.analysis import equal_usefulness as equal
 
 EPOCHS = range(6)
@@ -183,3 +184,4 @@ def test_paths_that_do_not_meet_are_not_compared():
     )
     table = equal.same_fit(notes)
     assert table["value"].isna().all() and len(table) == 1 and table.loc[0, "groups"] == 400
+    assert not stats.sure(table, "hit_groups").any()

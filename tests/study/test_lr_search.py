@@ -1,6 +1,7 @@
 """The rule of the calibration, and committed profiles hold what it chooses from committed runs."""
 
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,8 @@ def test_length_is_where_sft_memorizes_nearest_the_target(profile):
     assert found["methods"]["rkld"] == {"lr": dict.fromkeys(profile.sizes, 2e-3)}
     with pytest.raises(KdlibError, match=r"sft, large memorizes 0.200 .*outside 0.3 to 0.7"):
         lr_search.rule(whole(profile, (0.0, 0.1, 0.2, 0.9)), profile)
+    learned = noted("teacher", "teacher", 2e-3, 4, 3.0, (0, 0.1, 0.9, 0.8, 0.85))
+    assert lr_search.chosen(learned, profile, "teacher", "teacher")["epochs"] == 3  # no band
 
 
 def test_only_the_methods_named_are_searched(profile, monkeypatch):
@@ -197,7 +200,10 @@ class Inline:
     def __exit__(self, *_):
         pass
 
-    map = staticmethod(map)
+    def submit(self, call, *given):
+        done = Future()
+        done.set_result(call(*given))
+        return done
 
 
 def test_the_cores_are_shared_among_the_trials(profile, monkeypatch, tmp_path):
@@ -327,10 +333,9 @@ def test_no_rule_no_search(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_search_from_end_to_end(tmp_path, monkeypatch):
-    rule = CALIBRATION.replace("[0.3, 0.7]", "[0.0, 1.0]").replace(
-        "rate_epochs = 2", "rate_epochs = 1"
-    )
-    folder = own_data.make(tmp_path, [("[measure]", f"{rule}[measure]")])
+    rule = CALIBRATION.replace("[0.3, 0.7]", "[0.0, 1.0]")
+    steps = ("lr = 1e-3\nbatch = 4", "lr = 1e-3\nbatch = 1")  # enough that some rate is too great
+    folder = own_data.make(tmp_path, [("[measure]", f"{rule}[measure]"), steps])
     monkeypatch.setenv("KDLIB_ROOT", str(folder))
     monkeypatch.setattr(lr_search, "EXTENSIONS", 9)
     monkeypatch.setattr(lr_search, "TOLERANCE", 0)  # else a few steps may ask for rates above .1
