@@ -1,4 +1,4 @@
-"""The commands `python -m kdlib study | verify | calibrate | report | audit`."""
+"""The commands `python -m kdlib study | verify | calibrate | report | site | audit`."""
 
 import argparse
 import json
@@ -43,6 +43,13 @@ def report(profile: str) -> None:
     from kdlib.report import results
 
     results.print_report(load_profile(profile).name)
+
+
+def site(profile: str) -> None:
+    """Lay out a profile's executed notebooks, from which `make site` builds the site."""
+    from kdlib.report import site as pages
+
+    pages.lay_out(load_profile(profile).name, runs.root() / "docs" / "notebooks")
 
 
 def audit(columns: list[str], **given: Any) -> None:
@@ -94,7 +101,7 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--precision", choices=("fp32", "bf16"), default="fp32")
         return
     add("--profile", default="laptop", help="name, or path of a .toml file")
-    if command is not report:
+    if command not in (report, site):
         add("--cores", type=_positive, default=cores, help="default: all there are")
     if command is pipeline.study:
         add("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
@@ -109,7 +116,7 @@ def main() -> int:
     """Run a command; bad input ends with one message and exit status 2."""
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (pipeline.study, verify, calibrate, report, audit):
+    for command in (pipeline.study, verify, calibrate, report, site, audit):
         child = commands.add_parser(command.__name__, help=(command.__doc__ or "").split("\n")[0])
         child.set_defaults(command=command)
         _add_arguments(child, command)

@@ -111,7 +111,8 @@ def attackers(profile: str) -> pd.DataFrame:
         "AUC, with references": auc["likelihood_ratio"],
         "found at 1% false alarms": _texts(scores, "tpr_1pct", "score")["likelihood_ratio"],
     }
-    frame = pd.DataFrame(columns).loc[[*PAPER]]
+    frame = pd.DataFrame(columns)
+    frame = frame.loc[[one for one in PAPER if one in frame.index]]
     return frame.rename(index=lambda method: f"{label(method)}, {size}").reset_index()
 
 

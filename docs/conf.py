@@ -1,0 +1,88 @@
+"""Settings of the site. `make site` lays out docs/notebooks, then calls Sphinx with PROFILE."""
+
+import os
+import pkgutil
+import re
+
+from docutils.nodes import SkipNode
+from jinja2 import StrictUndefined, Template
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+
+import kdlib
+from kdlib.config.profile import load_profile
+from kdlib.report import results, site
+
+project = html_title = "What a model remembers"
+author = copyright = "The kdlib authors"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = [".doctrees"]
+
+# Notebooks are shown as they were executed.
+nb_execution_mode = "off"
+nb_render_markdown_format = "myst"  # links and tables in outputs, too
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+default_role = "code"  # docstrings mark code by single backticks
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True  # as written, without paths of this machine
+toc_object_entries = False
+
+html_theme = "sphinx_book_theme"
+html_context = {"default_mode": "auto"}
+html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
+html_css_files = ["site.css"]
+html_sourcelink_suffix = ""
+html_show_copyright = False
+html_use_index = html_domain_indices = False  # there is the search
+html_math_renderer = "mathml"  # browsers draw it themselves: no script, no network
+html_theme_options = {
+    "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search stands in the sidebar
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+}
+
+PROFILE = load_profile(os.environ.get("PROFILE", "laptop")).name
+MODULES = sorted(
+    found.name for found in pkgutil.walk_packages(kdlib.__path__, "kdlib.") if not found.ispkg
+)
+MARK = re.compile(r"(`[^`]*`)|[*|]|_(?!\w)")
+
+
+def fill(_: Sphinx, page: str, text: list[str]) -> None:
+    """Put numbers and names into the pages of this folder, which are Jinja templates."""
+    if page.startswith("notebooks/"):
+        return
+    known = {"profile": PROFILE, "modules": MODULES, "results": results}
+    if page == "decide":
+        known |= site.decision(PROFILE)
+    text[0] = Template(text[0], undefined=StrictUndefined).render(known)
+
+
+def plain(*about) -> None:
+    """Docstrings are plain text with code in single backticks: other marks stand for themselves."""
+    lines = about[-1]
+    lines[:] = [MARK.sub(lambda mark: mark[1] or f"\\{mark[0]}", line) for line in lines]
+
+
+def inline_math(writer, node) -> None:
+    """Write a formula within a line as MathML."""
+    writer.body.append(convert(node.astext()))
+    raise SkipNode
+
+
+def display_math(writer, node) -> None:
+    """Write a formula of its own line as MathML."""
+    writer.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", fill)
+    app.connect("autodoc-process-docstring", plain)
+    app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
