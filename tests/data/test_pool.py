@@ -95,7 +95,6 @@ def test_without_details_the_pool_is_what_it_was(detailed):
     plain = detailed.model_copy(update={"details_chars": 0})
     found = rowpool.load_pool(plain)
     assert len(found) == 7 and not found["context"].str.contains("\n").any()
-    assert "details_chars" not in plain.model_dump() and "details_chars" in detailed.model_dump()
     given = {"context": "one_package.f0(x)", "instruction": "What does `f0` do?"}
     row = found.set_index("instruction", drop=False).loc["What does `f0` do?"]
     assert row["row_id"] == runs.digest(given["instruction"], given["context"], SAID.format(0))

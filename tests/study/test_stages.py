@@ -142,7 +142,7 @@ def test_minillm_is_noted_from_its_start_on(folder):
     )
     after, start = sft[sft["epoch"] == 1], own[own["epoch"] == 0]
     both = start[columns].merge(after[columns], on="row_id")
-    assert len(both) == len(start) == 20
+    assert len(both) == len(start) == len(after) > 0
     assert both["nats_per_token_x"].tolist() == pytest.approx(
         both["nats_per_token_y"].tolist(), abs=1e-4
     )
