@@ -84,7 +84,7 @@ def stops(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
             of = dict(list(part[part["epoch"] > 0].groupby("method")))
             for method in distilled(part):
                 most = min(of[name]["useful"].max() for name in (method, "sft"))
-                level = most - max(0.0, margin[size])
+                level = most - margin[size]
                 facts = {"size": size, "method": method, "seed": seed, "half": half}
                 facts |= {"margin": margin[size], "before": before, "level": level}
                 epochs = [_stop(of[name], level) for name in (method, "sft")]
