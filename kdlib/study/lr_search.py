@@ -93,10 +93,14 @@ def searched(
         with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
             running = {processes.submit(one_path, profile, one, threads): one for one in trials}
             for ended in as_completed(running):  # kept at once, whatever becomes of the others
+                if ended.exception():
+                    continue
                 same = (table[TRIAL] == list(running[ended][:3])).all(axis=1)
                 path = ended.result().assign(**facts)
                 table = pd.concat([table[~same], path]).sort_values([*TRIAL, "epoch", "split"])
                 runs.write_table(runs.results_dir(profile.name) / "calibration.csv", table)
+            for ended in running:  # the first that failed, when all others are kept
+                ended.result()
     return table
 
 
