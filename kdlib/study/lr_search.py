@@ -86,11 +86,11 @@ def searched(
 ) -> pd.DataFrame:
     """The table with all that the rule needs of these models; written whenever it grows."""
     facts = {"settings": settings(profile), "commit": runs.commit()}
-    while trials := [one for model in models for one in wanted(table, profile, *model)]:
-        # the slowest first, so that no core waits at the end
-        trials.sort(key=lambda one: (one.method not in (TEACHER, "minillm"), -one.epochs))
-        threads = max(1, cores // len(trials))
-        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
+        while trials := [one for model in models for one in wanted(table, profile, *model)]:
+            # the slowest first, so that no core waits at the end
+            trials.sort(key=lambda one: (one.method not in (TEACHER, "minillm"), -one.epochs))
+            threads = max(1, cores // len(trials))
             running = {processes.submit(one_path, profile, one, threads): one for one in trials}
             for ended in as_completed(running):  # kept at once, whatever becomes of the others
                 if ended.exception():
