@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from kdlib.config import sections
+from kdlib.config.defences import DEFENCES, defence
 from kdlib.config.methods import METHODS, PAPER, Coefficient, Method
 from kdlib.config.sections import Distinct, Rate, Real, Seed, Settings, Template, TrainSettings
 from kdlib.errors import KdlibError, clearly
@@ -68,6 +69,7 @@ class Profile(Settings):
     teacher: TrainSettings
     student: TrainSettings
     methods: dict[str, MethodSettings] = {}
+    defences: dict[str, dict[str, Real]] = {}  # coefficients other than the table's
     decoding: sections.DecodingSettings = sections.DecodingSettings()
     measure: sections.MeasureSettings = sections.MeasureSettings()
     probe: sections.ProbeSettings = sections.ProbeSettings()
@@ -83,6 +85,10 @@ class Profile(Settings):
             block.entry(name).checked(block.changed)
             partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)
             yield partial, f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}"
+        for name, changed in self.defences.items():
+            known = ", ".join(DEFENCES)
+            yield name not in DEFENCES, f"defences: '{name}' is no defence; known: {known}"
+            DEFENCES[name].checked(changed)
         scratch = {size for size, model in self.models.items() if model.width}
         mixed = bool(scratch) and scratch != set(self.models)
         yield mixed, "models: all or none are made from scratch; they share one tokenizer"
@@ -154,6 +160,12 @@ class Profile(Settings):
         own = self.methods[method].changed if method in self.methods else {}
         with clearly(f"profile '{self.name}'"):
             return self.method(method).checked({**own, **given})
+
+    def defence_coefficients(self, name: str, **given: float) -> dict[str, float]:
+        """The coefficients of one defence: the table's, changed by the profile, then by `given`."""
+        entry, own = defence(name), self.defences.get(name, {})
+        with clearly(f"profile '{self.name}'"):
+            return entry.checked({**own, **given})
 
 
 def read_templates(file: Path = TEMPLATES) -> dict[str, Template]:

@@ -48,6 +48,16 @@ class Batch:
     lengths: tuple[int, ...]  # predicted tokens of each row; they sum to N
     # whose text: also "teacher", "student" (fresh), "replay" (read again, same row id), "general"
     role: str = "rows"
+    kept: Tensor | None = None  # bool [N], which of the predictions count in the loss; None: all
+
+    @property
+    def count(self) -> int:
+        """How many predictions count in the loss."""
+        return sum(self.lengths) if self.kept is None else int(self.kept.sum())
+
+    def counted(self, nats: Tensor, part: slice) -> Tensor:
+        """The nats [n] of a part of the predictions, 0 where they do not count."""
+        return nats if self.kept is None else nats.where(self.kept[part], 0)
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device, copied without waiting."""
