@@ -1,6 +1,7 @@
 """What a defence changes of text, model, gradients and weights. Taught in notebook 15_defences."""
 
 import functools
+import importlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from kdlib.distill import trainer
 from kdlib.errors import KdlibError
@@ -84,9 +86,7 @@ def low_rank(model: Any, rank: int, alpha: float) -> Iterator[None]:
     (Hu et al., section 4.1); W, embeddings and norms stay. On leaving, B A is added to W, and the
     model is as large as before. KdlibError: the rank is above the smaller side of a matrix.
     """
-    from peft import LoraConfig, LoraModel
-    from transformers.pytorch_utils import Conv1D
-
+    peft = _package("peft")
     head, matrices = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
     found = {k: m for k, m in model.named_modules() if isinstance(m, matrices) and m is not head}
     name, least = min(((k, min(m.weight.shape)) for k, m in found.items()), key=lambda one: one[1])
@@ -95,7 +95,7 @@ def low_rank(model: Any, rank: int, alpha: float) -> Iterator[None]:
     transposed = any(isinstance(one, Conv1D) for one in found.values())
     how: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "fan_in_fan_out": transposed}
     trainable = {one: one.requires_grad for one in model.parameters()}
-    tuner = LoraModel(model, LoraConfig(target_modules=list(found), **how), "default")
+    tuner = peft.LoraModel(model, peft.LoraConfig(target_modules=list(found), **how), "default")
     try:
         yield
     finally:
@@ -154,22 +154,29 @@ def noise_for(epsilon: float, delta: float, chance: float, steps: int) -> float:
     `chance` is that of a row to be in a step (each by itself), `steps` are all of the training.
     By opacus' accountant of Renyi differential privacy (Mironov 2017), an upper bound.
     """
-    from opacus.accountants.utils import get_noise_multiplier
-
+    accountants = _package("opacus.accountants.utils")
     given = {"target_epsilon": epsilon, "target_delta": delta, "accountant": "rdp"}
     with warnings.catch_warnings():  # that its orders end, at noise so great that none is needed
         warnings.simplefilter("ignore")
-        return get_noise_multiplier(**given, sample_rate=chance, steps=steps)
+        return accountants.get_noise_multiplier(**given, sample_rate=chance, steps=steps)
 
 
 def spent(noise: float, delta: float, chance: float, steps: int) -> float:
     """The epsilon at delta of so many steps with that noise; infinite without noise."""
-    from opacus.accountants import RDPAccountant
-
     if noise == 0:
         return math.inf
-    accountant = RDPAccountant()
+    accountant = _package("opacus.accountants").RDPAccountant()
     accountant.history = [(noise, chance, steps)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return accountant.get_epsilon(delta)
+
+
+def _package(name: str) -> Any:
+    """A module of a package that only some defences need, read when one does: it takes a second."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        lacking = f"this defence needs the package {name.split('.')[0]}, which is not installed"
+        remedy = "pip install -c constraints.txt -e '.[defences]'"
+        raise KdlibError(f"{lacking}; {remedy}") from None

@@ -165,7 +165,8 @@ class Run:
         if not self.defence:
             return {}
         usual = self.profile.defence_coefficients(self.defence)
-        return self.profile.defence_coefficients(self.defence, **usual | dict(self.tuned))
+        found = self.profile.defence_coefficients(self.defence, **usual | dict(self.tuned))
+        return {name: float(value) for name, value in found.items()}
 
     @property
     def folder(self) -> Path:
