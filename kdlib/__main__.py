@@ -1,4 +1,4 @@
-"""The commands `python -m kdlib study | verify | calibrate | report | site | audit`."""
+"""The commands `python -m kdlib study | verify | calibrate | report | findings | site | audit`."""
 
 import argparse
 import json
@@ -43,6 +43,15 @@ def report(profile: str) -> None:
     from kdlib.report import results
 
     results.print_report(load_profile(profile).name)
+
+
+def findings() -> None:
+    """Write what the reference run found into README.md and the notebooks."""
+    from kdlib.report import findings as found
+    from kdlib.report import readme
+
+    found.write()
+    readme.write(found.REFERENCE)
 
 
 def site(profile: str) -> None:
@@ -100,6 +109,8 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
         add("--precision", choices=("fp32", "bf16"), default="fp32")
         return
+    if command is findings:
+        return
     add("--profile", default="laptop", help="name, or path of a .toml file")
     if command not in (report, site):
         add("--cores", type=_positive, default=cores, help="default: all there are")
@@ -116,7 +127,7 @@ def main() -> int:
     """Run a command; bad input ends with one message and exit status 2."""
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (pipeline.study, verify, calibrate, report, site, audit):
+    for command in (pipeline.study, verify, calibrate, report, findings, site, audit):
         child = commands.add_parser(command.__name__, help=(command.__doc__ or "").split("\n")[0])
         child.set_defaults(command=command)
         _add_arguments(child, command)

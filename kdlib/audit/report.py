@@ -133,8 +133,9 @@ def _roc(sample: pd.DataFrame, table: pd.DataFrame) -> str:
     least = 1 / max(1, int((~member).sum()))  # the least rate above 0 that can be seen
     areas = table[table["metric"] == "auc"].set_index("at")["value"]
     for score, area in areas.items():
-        false, hits = roc.roc(sample[score].to_numpy(), member)
-        axes.plot(np.maximum(false, least), hits, label=f"{score} (AUC {area:.2f})")
+        curve = roc.roc(sample[score].to_numpy(), member)
+        name = f"{score} (AUC {area:.2f})"
+        axes.plot(curve["false"].clip(lower=least), curve["true"], label=name)
     guess = np.geomspace(least, 1, 50)
     axes.plot(guess, guess, "--", color="0.5")
     axes.set(xscale="log", xlim=(least, 1), ylim=(-0.02, 1.02))

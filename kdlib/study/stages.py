@@ -21,8 +21,8 @@ from kdlib.distill import methods, objectives, text_sources, trainer
 from kdlib.distill.teacher_targets import Live, Targets
 from kdlib.errors import KdlibError
 from kdlib.measure import meter, usefulness
-from kdlib.model import checkpoints, generation
-from kdlib.model.tokens import Example, Objective, Source, TokenizedRows
+from kdlib.model import checkpoints
+from kdlib.model.tokens import Objective, Source, TokenizedRows
 from kdlib.study import noting, pretraining, teacher_output
 from kdlib.study.run import BASE, Run, ground, load
 
@@ -190,16 +190,6 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     how["encoder"] = settings.encoder
     written = usefulness.answers(model, asked, references, rows.tokenizer, **how)
     runs.write_table(run.folder / "answers.parquet", written)
-
-
-def answers(asked: Iterable[Run], rows: TokenizedRows, example: Example) -> list[tuple[str, str]]:
-    """What several finished models write, greedily, to one prompt: pairs of a label and a text."""
-    written = []
-    for run in asked:
-        how: dict[str, Any] = {"end_id": rows.pad_id, "max_new": run.profile.tokens.max_new}
-        (ids,) = generation.continue_prompts(load(run), [example.prompt], greedy=True, **how)
-        written.append((run.label, rows.tokenizer.decode(ids, skip_special_tokens=True)))
-    return written
 
 
 def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
