@@ -97,7 +97,7 @@ def _positive(word: str) -> int:
 def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     add, cores = child.add_argument, len(os.sched_getaffinity(0))
     if command is audit:
-        add("--model", required=True, help="folder, or hub name, of a causal model")
+        add("--model", required=True, help="causal model: folder, hub name or package:NAME")
         add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
         add("--held-out", help="like rows that it was not trained on")
         add("--reference", help="the model before that training")

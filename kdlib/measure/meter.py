@@ -34,7 +34,7 @@ def meter(
     """
     where, parts = next(model.parameters()).device, []
     with checkpoints.inference(model), checkpoints.autocast(where, precision):
-        for rows in by_length(examples, batch):
+        for rows in by_length(examples, batch, checkpoints.cached_positions(model)):
             moved = collate(rows, pad_id).to(where)
             parts += [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, moved)]
     if not parts:
@@ -85,7 +85,7 @@ def divergence(
     """KL(teacher || student) of every tuple: nats per response token, by row_id."""
     nats: dict[str, float] = {}
     with checkpoints.inference(teacher), checkpoints.inference(student):
-        for rows in by_length(examples, batch):
+        for rows in by_length(examples, batch, checkpoints.cached_positions(student)):
             moved = collate(rows, pad_id).to(next(student.parameters()).device)
             chunks = [checkpoints.response_chunks(model, moved) for model in (student, teacher)]
             parts = []

@@ -1,5 +1,6 @@
 """Causal models, made, read (no pickles, no remote code), checked, saved. Taught in 02_teacher."""
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,9 @@ from kdlib.errors import KdlibError
 
 MIN_ROWS = 64  # of hidden states for each reading of a head that no cache holds
 CACHED_LOGITS = 2**18  # logits scored at once: 1 MiB in float32, which a CPU's cache holds
+CACHED_STATES = (
+    2**20
+)  # numbers of a hidden state at once, of which layers make some four times more
 _PLAIN_HEAD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -195,6 +199,13 @@ def response_hidden(model: Any, batch: Any) -> Tensor:
 def response_logits(model: Any, batch: Any) -> Tensor:
     """Logits [N, V] of the labelled tokens: prompt and padding never meet the vocabulary."""
     return model.get_output_embeddings()(response_hidden(model, batch))
+
+
+def cached_positions(model: Any) -> float:
+    """The most tokens of a forward pass: on a CPU those whose hidden states its cache holds."""
+    if next(model.parameters()).device.type != "cpu":
+        return math.inf
+    return CACHED_STATES // model.config.get_text_config().hidden_size
 
 
 def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:

@@ -86,17 +86,21 @@ def searched(
 ) -> pd.DataFrame:
     """The table with all that the rule needs of these models; written whenever it grows."""
     facts = {"settings": settings(profile), "commit": runs.commit()}
-    while trials := [one for model in models for one in wanted(table, profile, *model)]:
-        # the slowest first, so that no core waits at the end
-        trials.sort(key=lambda one: (one.method not in (TEACHER, "minillm"), -one.epochs))
-        threads = max(1, cores // len(trials))
-        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
+        while trials := [one for model in models for one in wanted(table, profile, *model)]:
+            # the slowest first, so that no core waits at the end
+            trials.sort(key=lambda one: (one.method not in (TEACHER, "minillm"), -one.epochs))
+            threads = max(1, cores // len(trials))
             running = {processes.submit(one_path, profile, one, threads): one for one in trials}
             for ended in as_completed(running):  # kept at once, whatever becomes of the others
+                if ended.exception():
+                    continue
                 same = (table[TRIAL] == list(running[ended][:3])).all(axis=1)
                 path = ended.result().assign(**facts)
                 table = pd.concat([table[~same], path]).sort_values([*TRIAL, "epoch", "split"])
                 runs.write_table(runs.results_dir(profile.name) / "calibration.csv", table)
+            for ended in running:  # the first that failed, when all others are kept
+                ended.result()
     return table
 
 

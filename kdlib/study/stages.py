@@ -104,12 +104,6 @@ def train(
         raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
-    if run.start:
-        sft = text_sources.fixed(reading(run, rows, run.start))
-        first: dict[str, Any] = {"epoch_steps": noting.epoch_steps(read, run.start)}
-        first |= {"seed": training_seed(run), "log": log.with_stem(f"{log.stem}-start")}
-        plain = objectives.objective("cross_entropy")
-        trainer.fit(model, sft, plain, run.start, name=f"{run.label}, SFT before", **first)
     source = methods.text(recipe.text).source(materials(run, rows, how, targets))
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
     steps = noting.epoch_steps(read, how)
@@ -118,11 +112,24 @@ def train(
     if notes:
         fitting |= {"notes": notes.steps, "on_note": notes}
     try:
+        if run.start:
+            _start(run, rows, model, run.start, log)
         trainer.fit(model, source, minimized, how, **fitting)
     except trainer.NotFinite:  # the model is as it was before that step
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
     return model
+
+
+def _start(run: Run, rows: TokenizedRows, model: Any, how: TrainSettings, log: Path) -> None:
+    """The SFT from which a method starts; its log lies beside that of the run."""
+    read = reading(run, rows, how)
+    fitting: dict[str, Any] = {"epoch_steps": noting.epoch_steps(rows.without(run.left_out), how)}
+    fitting |= {"seed": training_seed(run), "log": log.with_stem(f"{log.stem}-start")}
+    plain = objectives.objective("cross_entropy")
+    trainer.fit(
+        model, text_sources.fixed(read), plain, how, name=f"{run.label}, SFT before", **fitting
+    )
 
 
 def few_steps(

@@ -321,6 +321,16 @@ def test_infinite_loss_keeps_the_last_good_model(copy, monkeypatch):
     assert runs.read_manifest(run.folder) is None
 
 
+def test_sft_before_a_method_that_breaks_off_keeps_the_model_too(copy, monkeypatch):
+    run = unfinished(run_of(copy, "minillm"))
+    monkeypatch.setattr(
+        objectives.losses, "cross_entropy", lambda logits, labels: logits[:, 0] * torch.nan
+    )
+    with pytest.raises(trainer.NotFinite, match="SFT before: loss nan.* at step 1"):
+        make(run)
+    assert checkpoints.load_model(run.folder / "last-good")
+
+
 def test_unknown_method_and_general_text_that_is_not_there(copy):
     with pytest.raises(KdlibError, match="'gdk' is no method; known: sft, .*, mine"):
         make(run_of(copy, "gdk"))
