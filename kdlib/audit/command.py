@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
-from kdlib.audit import report, scoring, summary
+from kdlib.audit import gate, policy, record, report, scoring, summary
 from kdlib.audit.scoring import Loaded
 from kdlib.config.profile import read_templates
 from kdlib.config.sections import AuditSettings
@@ -28,23 +28,32 @@ from kdlib.model import checkpoints, packaged
 BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
 COMPLETE = "instruction != '' and response != ''"  # rows that can be measured
+GATE = "gate.csv"
 CLAIM = "audit.json"  # written first: whose folder it is
 Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are empty
 
 
-def run(settings: AuditSettings) -> Path:
+def run(
+    settings: AuditSettings, asked: policy.Read | None = None, sign: Path | None = None
+) -> Path:
     """Measure every tuple, or those that an interrupted run left; the path of the report.
 
     Files may be larger than memory. Only into `settings.out` go rows/part-*.parquet (one line per
-    tuple), summary.csv, report.html and manifest.json; a model "package:NAME" is kept where the
-    study keeps it, too. KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`),
-    or the folder is not this audit's.
+    tuple), summary.csv, report.html and manifest.json, with a policy also gate.csv and the record,
+    which the private key of the file `sign` signs; a model "package:NAME" is kept where the study
+    keeps it, too. KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`,
+    `gate.require_rows`, `record.private_key`), or the folder is not this audit's.
     """
+    key = None if sign is None else record.private_key(sign)
+    if key is not None and asked is None:
+        raise KdlibError("--sign signs the record of a gated audit; name a policy with --policy")
     identity = fingerprint(settings)
     facts = claimed(settings.out, identity)
     loaded = scoring.load(settings)
     if facts is None:
         facts = {"fingerprint": identity, "rows": inspect(settings, loaded.tokenizer.eos_token)}
+    if asked is not None:
+        gate.require_rows(asked.policy, facts["rows"])
     with runs.alone(settings.out / "audit"):
         if claimed(settings.out, identity) is None:
             runs.write_text(settings.out / CLAIM, json.dumps(facts, indent=1) + "\n")
@@ -52,7 +61,7 @@ def run(settings: AuditSettings) -> Path:
         call: dict[str, Any] = {"machine": runs.machine(), "threads": torch.get_num_threads()}
         call["tokens"] = measure_all(settings, loaded, facts["rows"])
         call["seconds"] = time.perf_counter() - started
-        about = write_report(settings, loaded, facts["rows"])
+        about = write_report(settings, loaded, facts["rows"], asked, key)
         runs.write_manifest(settings.out, identity, **about, last_call=call)
     return settings.out / "report.html"
 
@@ -162,8 +171,14 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     return read
 
 
-def write_report(settings: AuditSettings, loaded: Loaded, rows: Rows) -> dict[str, Any]:
-    """Write summary.csv and report.html from the parts; what was audited.
+def write_report(
+    settings: AuditSettings,
+    loaded: Loaded,
+    rows: Rows,
+    asked: policy.Read | None = None,
+    key: Any = None,
+) -> dict[str, Any]:
+    """Write what stands in `run`, but for the manifest, from the parts; what was audited.
 
     That is the settings, limit and vocabulary (tokens), the device, and by split how many rows
     there are, are empty, measured, too long, and cut.
@@ -183,6 +198,12 @@ def write_report(settings: AuditSettings, loaded: Loaded, rows: Rows) -> dict[st
         ids = loaded.tokenizer(list(top["response"]), add_special_tokens=False)["input_ids"]
         begun = [one[:prefix] for one, prefix in zip(ids, top["prefix"], strict=True)]
         top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
-    page = report.page(table, summary.attacked(tallied), top, about)
+    said = None
+    if asked is not None:
+        judged = gate.judged(summary.sampled(tallied), asked.policy)
+        runs.write_table(settings.out / GATE, judged)
+        record.write(settings.out, record.statement(settings, asked, judged, about), key)
+        said = gate.sentences(judged)
+    page = report.page(table, summary.attacked(tallied), top, about, said)
     runs.write_text(settings.out / "report.html", page)
     return about

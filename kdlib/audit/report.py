@@ -5,6 +5,7 @@ The page holds all it needs: nothing is requested when it is opened, and text of
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,26 @@ LOOKS = {"member": ("-", "o"), "held_out": (":", "x")}
 
 
 def page(
-    table: pd.DataFrame, sample: pd.DataFrame, top: pd.DataFrame, about: dict[str, Any]
+    table: pd.DataFrame,
+    sample: pd.DataFrame,
+    top: pd.DataFrame,
+    about: dict[str, Any],
+    gated: Sequence[str] | None = None,
 ) -> str:
-    """The report as HTML, of what `command.write_report` has; top with column verbatim (text)."""
+    """The report as HTML, of what `command.write_report` has; top with column verbatim (text).
+
+    `gated` are `gate.sentences`, where there was a policy.
+    """
     attacks: dict[str, dict[str, str]] = {}
     for row in table[table["split"] == "both"].to_dict("records"):
         attacks.setdefault(row["at"], {})[row["metric"]] = row_text(row)
     headline, sentences = verdict(table)
-    facts: dict[str, Any] = {"headline": headline, "sentences": sentences, "names": NAMES}
+    facts: dict[str, Any] = {
+        "headline": headline,
+        "sentences": sentences,
+        "names": NAMES,
+        "gated": gated,
+    }
     facts |= {"about": about, "attacks": attacks, "figures": figures(table, sample, about)}
     facts["guess"] = np.log(about["vocabulary"])
     facts["limits"] = {"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP}

@@ -1,7 +1,7 @@
 """Parts of an audit to counts, rates with intervals and samples, one part in memory at a time."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,14 @@ TOP = 50  # most memorized rows that the report shows
 SHOWN = 4000  # characters of a text that are kept for it
 DRAWS = 400  # of the bootstrap; of up to 2 * SAMPLE rows
 FEW = 30  # rows below which no ROC is drawn, and a rate is called uncertain
+# By measure: which rows are hit, and at which values of `at`.
+HITS: dict[str, tuple[Callable[[pd.DataFrame, Any], pd.Series], tuple[Any, ...]]] = {
+    "exact_rate": (exact, WINDOWS),
+    "near_verbatim": (extraction.near_verbatim, extraction.NEAR),
+    "extractable": (extraction.extractable, extraction.GIVEN),
+    "discoverable": (extraction.discoverable, extraction.SAMPLES),
+}
+KEPT = ("length", "prefix", "needed", "accuracy", "window_nats")  # of a row, for HITS
 TEXTS = ("instruction", "response", "category")
 COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
 
@@ -32,7 +40,7 @@ class Tally:
     """What is counted and kept of the parts, by split (member, held_out).
 
     Sums: n (rows), cut (responses that did not fit), nats (the rows' nats per token), and the hits
-    at each (metric, at). Samples: up to SAMPLE rows drawn uniformly, with order, SCORES, group.
+    at each (metric, at). Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
     """
 
     sums: dict[str, Counter[Any]] = field(default_factory=dict)
@@ -57,9 +65,7 @@ def tally(parts: Iterable[Path]) -> Tally:
 
 
 def _sums(part: pd.DataFrame) -> dict[Any, Any]:
-    hits = {("exact_rate", k): exact(part, k) for k in WINDOWS}
-    hits |= {("extractable", s): extraction.extractable(part, s) for s in extraction.GIVEN}
-    hits |= {("discoverable", n): extraction.discoverable(part, n) for n in extraction.SAMPLES}
+    hits = {(name, at): of(part, at) for name, (of, ats) in HITS.items() for at in ats}
     nats = float(part["nats_per_token"].astype(float).sum())
     counts = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
     return counts | {key: int(hit.sum()) for key, hit in hits.items()}
@@ -72,8 +78,9 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
     if len(sample) == SAMPLE:
         part = part[part["order"] < sample["order"].max()]
     group = [runs.digest(sources.normalised(text)) for text in part["response"]]
-    scored = part[["order", *(name for name in SCORES if name in part)]].assign(group=group)
-    return pd.concat([sample, scored], ignore_index=True).nsmallest(SAMPLE, "order")
+    kept = ["order", *(name for name in (*KEPT, *SCORES) if name in part)]
+    drawn = part[kept].assign(group=group)
+    return pd.concat([sample, drawn], ignore_index=True).nsmallest(SAMPLE, "order")
 
 
 def _most(rows: pd.DataFrame) -> pd.DataFrame:
@@ -86,9 +93,10 @@ def _most(rows: pd.DataFrame) -> pd.DataFrame:
 def summary(tallied: Tally) -> pd.DataFrame:
     """Tidy rates and scores, in COLUMNS.
 
-    exact_rate (at k, 0: the whole response), extractable (at the share given), discoverable (at the
-    answers drawn), each with its Wilson interval; nats_per_token; and, where there are rows enough,
-    auc, tpr_1pct, tpr_01pct of `attacked` (at the score, split both), intervals by the bootstrap.
+    exact_rate (at k, 0: the whole response), near_verbatim (at the share of tokens), extractable
+    (at the share given), discoverable (at the answers drawn), each with its Wilson interval;
+    nats_per_token; and, where there are rows enough, auc, tpr_1pct, tpr_01pct of `attacked` (at the
+    score, split both), intervals by the bootstrap.
     """
     rows: list[tuple[Any, ...]] = []
     for split, sums in tallied.sums.items():
@@ -104,9 +112,14 @@ def summary(tallied: Tally) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def attacked(tallied: Tally) -> pd.DataFrame:
-    """The sample of both splits: member, group, scores; empty with fewer than FEW rows of one."""
+def sampled(tallied: Tally) -> pd.DataFrame:
+    """The samples of both splits: member (bool), order, KEPT, SCORES, group."""
     samples = [tallied.samples.get(split, pd.DataFrame()) for split in ("member", "held_out")]
     both = pd.concat(samples, ignore_index=True)
-    both["member"] = np.arange(len(both)) < len(samples[0])
-    return both if min(map(len, samples)) >= FEW else pd.DataFrame()
+    return both.assign(member=np.arange(len(both)) < len(samples[0]))
+
+
+def attacked(tallied: Tally) -> pd.DataFrame:
+    """`sampled`, or nothing with fewer than FEW rows of a split."""
+    both = sampled(tallied)
+    return both if min(both["member"].sum(), (~both["member"]).sum()) >= FEW else pd.DataFrame()
