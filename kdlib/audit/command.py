@@ -61,6 +61,9 @@ def run(
         call: dict[str, Any] = {"machine": runs.machine(), "threads": torch.get_num_threads()}
         call["tokens"] = measure_all(settings, loaded, facts["rows"])
         call["seconds"] = time.perf_counter() - started
+        if fingerprint(settings) != identity:  # a record would bind other files than were measured
+            changed = "the model or the data has changed while it was audited"
+            raise KdlibError(f"{changed}; remove {settings.out} and run the command again")
         about = write_report(settings, loaded, facts["rows"], asked, key)
         runs.write_manifest(settings.out, identity, **about, last_call=call)
     return settings.out / "report.html"

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from huggingface_hub import try_to_load_from_cache
+from transformers.utils import cached_file
 
 from kdlib import runs
 from kdlib.audit import gate
 from kdlib.audit.policy import Read
+from kdlib.audit.summary import SAMPLE
 from kdlib.config.sections import AuditSettings
 from kdlib.errors import KdlibError
 from kdlib.model import packaged
@@ -53,11 +54,11 @@ def sha256(path: Path) -> str:
 
 def folder_of(model: str) -> Path:
     """Where the files of a model lie that was loaded: a folder, a package's, or the hub's cache."""
-    path = Path(packaged.resolve(model))
-    if path.is_dir():
-        return path
-    found = try_to_load_from_cache(model, "config.json")
-    if not isinstance(found, str):
+    try:
+        found = cached_file(str(packaged.resolve(model)), "config.json", local_files_only=True)
+    except OSError:
+        found = None
+    if found is None:
         raise KdlibError(f"the files of '{model}' are not here, so no record can name them")
     return Path(found).parent
 
@@ -84,14 +85,17 @@ def statement(
     settings: AuditSettings, asked: Read, table: pd.DataFrame, about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The record: `table` is of `gate.judged`, `about` of `command.write_report`."""
-    digests = {name: {"sha256": sha256(path)} for name, path in files(settings).items()}
-    places = {
-        name: {"kdlib_path": os.path.relpath(path, settings.out)}
+    subject = [
+        {
+            "name": name,
+            "digest": {"sha256": sha256(path)},
+            "annotations": {"kdlib_path": os.path.relpath(path, settings.out)},
+        }
         for name, path in files(settings).items()
-    }
-    names = table.groupby("outcome")["name"].agg(list).to_dict()
-    verdict = gate.outcome(table)
-    kept = ("precision", "limit", "device", "vocabulary", "rows")
+    ]
+    verdict, names = gate.outcome(table), table.groupby("outcome")["name"].agg(list)
+    how = {name: about[name] for name in ("precision", "limit", "device", "vocabulary", "rows")}
+    template = settings.template.model_dump_json().encode()
     predicate = {
         "result": RESULT[verdict],
         "configuration": [{"name": asked.name, "digest": {"sha256": asked.sha256}}],
@@ -99,23 +103,13 @@ def statement(
         "kdlib_verdict": verdict,
         "kdlib_measures": json.loads(table.to_json(orient="records", double_precision=6)),
         "kdlib_policy": asked.policy.model_dump(mode="json"),
-        "kdlib_audit": {name: about[name] for name in kept}
-        | {
-            "template_sha256": hashlib.sha256(
-                settings.template.model_dump_json().encode()
-            ).hexdigest()
-        },
+        "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
         "kdlib_not_tested": untested(settings, about),
         "kdlib_versions": {"kdlib": version("kdlib"), "commit": runs.commit(), **runs.versions()},
         "kdlib_time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    subject = [{"name": n, "digest": digests[n], "annotations": places[n]} for n in digests]
-    return {
-        "_type": STATEMENT,
-        "subject": subject,
-        "predicateType": PREDICATE,
-        "predicate": predicate,
-    }
+    kind = {"_type": STATEMENT, "predicateType": PREDICATE}
+    return kind | {"subject": subject, "predicate": predicate}
 
 
 def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
@@ -134,6 +128,8 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
         told = [f"{counts[key]:,} {words}" for key, words in reasons.items() if counts[key]]
         if told:
             said.append(f"{split.replace('_', '-')} rows, of which {', '.join(told)}")
+        if counts["measured"] > SAMPLE:
+            said.append(f"{split.replace('_', '-')} rows but for {SAMPLE:,} drawn uniformly")
     return said + list(NEVER)
 
 
