@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from kdlib import runs
 from kdlib.config.profile import load_profile, read_templates
-from kdlib.config.sections import FIELDS, AuditSettings, Template
+from kdlib.config.sections import FIELDS, SECRETS, AuditSettings, Template
 from kdlib.errors import KdlibError, clearly
 from kdlib.study import pipeline
 
@@ -60,7 +60,7 @@ def audit(columns: list[str], policy: str | None, sign: Path | None, **given: An
     from kdlib.audit import command, gate
     from kdlib.audit import policy as policies
 
-    named = _pairs("--columns", columns, FIELDS)
+    named = _pairs("--columns", columns, (*FIELDS, SECRETS))
     asked = None if policy is None else policies.read(policy)
     with clearly("audit"):
         settings = AuditSettings(columns=named, **given)
@@ -126,6 +126,7 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--template", type=_template, default="short", help=known)
         add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
         add("--precision", choices=("fp32", "bf16"), default="fp32")
+        add("--show-rows", action="store_true", help="let the report show text of rows")
         ends = "exit status 0 pass, 1 fail, 3 undecided"
         add("--policy", help=f"limits, a .toml file, or default; {ends}")
         add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")

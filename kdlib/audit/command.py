@@ -20,7 +20,7 @@ from kdlib import runs
 from kdlib.audit import gate, policy, record, report, scoring, summary
 from kdlib.audit.scoring import Loaded
 from kdlib.config.profile import read_templates
-from kdlib.config.sections import AuditSettings
+from kdlib.config.sections import SECRETS, AuditSettings
 from kdlib.data import sources, stream_rows
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, packaged
@@ -71,7 +71,7 @@ def run(
 
 def fingerprint(settings: AuditSettings) -> str:
     """Hash of settings, the data's ends, the models' files; a smaller batch goes on with a run."""
-    facts = described(settings, {"out", "batch"})
+    facts = described(settings, {"out", "batch", "show_rows"})
     for split, path in settings.files.items():
         stream_rows.require_file(path)
         about, data = path.stat(), np.memmap(path, mode="r")
@@ -119,13 +119,17 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
 
     Of the held-out file, a hash of each response is kept (8 bytes), against which the member rows
     stream by. KdlibError: unreadable (see `stream_rows.read`), all rows empty, a response that
-    holds the text of the end token, or responses in both files.
+    holds the text of the end token, responses in both files, or secrets that stand in no response.
     """
     counted: Rows = {}
     held_out, shared, quoted = np.array([], np.uint64), 0, ""
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
-        for block in stream_rows.read(path, settings.columns, BLOCK):
+        said = {True: 0, False: 0}  # strings of the column secrets, by whether they can be found
+        for block in scoring.blocks(path, settings, BLOCK):
+            for one in block[[SECRETS, "response"]].itertuples(index=False):
+                for secret in scoring.named(one[0]):
+                    said[secret in one[1]] += 1
             texts = block.query(COMPLETE)["response"]
             stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
             counts.update(rows=len(block), empty=len(block) - len(texts))
@@ -133,6 +137,10 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
                 shared, quoted = shared + both.sum(), quoted or texts[both].iloc[0][:60]
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
+        if not said[True] and stream_rows.has(path, settings.columns.get(SECRETS, SECRETS)):
+            few = f"none of its {said[False]} strings stands in its row's response"
+            what = few if said[False] else "no row has a string there"
+            raise KdlibError(f"{path}: column '{SECRETS}': {what}; fill it, or rename it")
         if counts["rows"] == counts["empty"]:
             empty = "every row has an empty instruction or response"
             raise KdlibError(f"{path}: {empty}; name the right columns with --columns")
@@ -161,7 +169,7 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     slow = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines of a batch log
     with tqdm(total=total, desc="audit", unit="row", mininterval=slow) as bar:
         for split, path in settings.files.items():
-            for block in stream_rows.read(path, settings.columns, BLOCK):
+            for block in scoring.blocks(path, settings, BLOCK):
                 part = settings.out / "rows" / f"part-{number:05d}.parquet"
                 if not whole(part):
                     frame, count = scoring.measured(block.query(COMPLETE), split, settings, loaded)
@@ -191,6 +199,7 @@ def write_report(
     runs.write_table(settings.out / "summary.csv", table)
     about = described(settings) | {"limit": loaded.limit, "device": str(checkpoints.device())}
     about |= {"vocabulary": len(loaded.tokenizer), "rows": {}}
+    about["secrets"] = len(tallied.secrets.get("member", ()))
     for split in settings.files:
         counts, sums = rows[split], tallied.sums.get(split, Counter())
         too_long = counts["rows"] - counts["empty"] - sums["n"]
@@ -203,7 +212,8 @@ def write_report(
         top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
     said = None
     if asked is not None:
-        judged = gate.judged(summary.sampled(tallied), asked.policy)
+        found = summary.sampled(tallied), summary.secrets(tallied)
+        judged = gate.judged(*found, asked.policy)
         runs.write_table(settings.out / GATE, judged)
         record.write(settings.out, record.statement(settings, asked, judged, about), key)
         said = gate.sentences(judged)

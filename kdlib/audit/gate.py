@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis import bounds, roc
-from kdlib.audit.policy import GUESS, Limit, Policy
-from kdlib.audit.summary import HITS
+from kdlib.audit.policy import GUESS, SHARES, Limit, Policy
+from kdlib.audit.summary import OF_SECRETS
 from kdlib.errors import KdlibError
 from kdlib.stats import MIN_GROUPS, Interval, Line
 
@@ -44,32 +44,33 @@ def require_rows(policy: Policy, rows: Mapping[str, Mapping[str, int]]) -> None:
 
 def _needs(limit: Limit) -> dict[str, int]:
     """By split the fewest cases of which there is a number at all."""
-    if limit.measure in HITS:
+    if limit.measure in SHARES:
         return {"member": 1} | ({"held_out": 1} if limit.compares else {})
     others = round(1 / roc.RATES[limit.measure]) if limit.measure in roc.RATES else MIN_GROUPS
     return {"member": MIN_GROUPS, "held_out": others}
 
 
-def judged(rows: pd.DataFrame, policy: Policy) -> pd.DataFrame:
-    """A line for each limit, in COLUMNS, of rows as `summary.sampled` gives them.
+def judged(rows: pd.DataFrame, secrets: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+    """A line for each limit, in COLUMNS, of rows as `summary.sampled` and secrets as its namesake.
 
     outcome (of STATUS) and why, in words; value with its bounds lo and hi; n and n_held_out (cases:
     different responses); needed (times so many cases would decide, if they showed the same shares;
     inf: no number of them, nan: decided); seen (the smallest share of training responses of which
     one would have come out, but for the policy's level).
     """
-    split = np.where(rows["member"].astype(bool), "member", "held_out") if len(rows) else []
-    sides = [rows[np.asarray(split) == one] for one in ("member", "held_out")]
     wrong = (policy.level / len(policy.limits), policy.level)
-    lines = [_line(*sides, limit, wrong) for limit in policy.limits]
+    of = [secrets if limit.measure in OF_SECRETS else rows for limit in policy.limits]
+    lines = [_line(one, limit, wrong) for one, limit in zip(of, policy.limits, strict=True)]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _line(member: pd.DataFrame, held_out: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
+def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
+    member, held_out = (rows[rows["member"].astype(bool) == side] for side in (True, False))
     facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
-    missing = "no training row was measured" if member.empty else ""
+    what = "secrets" if limit.measure in OF_SECRETS else "rows"
+    missing = f"no training {what} were measured" if member.empty else ""
     if limit.compares and held_out.empty:
-        missing = missing or "there are no held-out rows to compare with"
+        missing = missing or f"there are no held-out {what} to compare with"
     if not missing and limit.measure in GUESS and limit.at not in member:
         missing = "no reference model was given"
     if missing:
@@ -77,7 +78,7 @@ def _line(member: pd.DataFrame, held_out: pd.DataFrame, limit: Limit, wrong: bou
     cases = [_cases(one, limit) for one in (member, held_out) if len(one)]
     n, m = len(cases[0]), len(cases[1]) if len(cases) > 1 else 0
     facts |= {"n": n, "n_held_out": m}
-    if limit.measure in HITS:
+    if limit.measure in SHARES:
         facts["seen"] = -np.expm1(np.log(wrong[1]) / n)
     for (split, needed), there in zip(_needs(limit).items(), (n, m), strict=False):
         if there < needed:
@@ -103,14 +104,14 @@ def _line(member: pd.DataFrame, held_out: pd.DataFrame, limit: Limit, wrong: bou
 
 def _cases(rows: pd.DataFrame, limit: Limit) -> pd.Series:
     """By different response: whether it is hit, or its score."""
-    if limit.measure in HITS:
-        return HITS[limit.measure][0](rows, limit.at).groupby(rows["group"]).any()
+    if limit.measure in SHARES:
+        return SHARES[limit.measure][0](rows, limit.at).groupby(rows["group"]).any()
     return rows[limit.at].astype(float).groupby(rows["group"]).mean()
 
 
 def _number(cases: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
     """The number that is limited, and its bounds by the chances of being wrong and `times`."""
-    if limit.measure in HITS:
+    if limit.measure in SHARES:
         counts = [(int(one.sum()), len(one)) for one in cases]
 
         def of_shares(wrong: bounds.Wrong, times: float) -> Interval:

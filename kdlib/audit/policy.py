@@ -9,15 +9,16 @@ from pydantic import Field
 
 from kdlib.analysis import roc
 from kdlib.analysis.attacks import BASIC
-from kdlib.audit.summary import HITS
+from kdlib.audit.summary import HITS, OF_SECRETS
 from kdlib.config.profile import read_toml
 from kdlib.config.sections import Distinct, Faults, Fraction, Real, Settings, Whole
 from kdlib.errors import KdlibError, clearly
 
 DEFAULT = Path(__file__).with_name("policy.toml")
 GUESS = {"auc": 0.5, **roc.RATES}  # of measures of a score: what guessing gives
+SHARES = HITS | OF_SECRETS
 # By measure: the values of `at` that an audit has.
-AT: dict[str, tuple[Any, ...]] = {name: ats for name, (_, ats) in HITS.items()}
+AT: dict[str, tuple[Any, ...]] = {name: ats for name, (_, ats) in SHARES.items()}
 AT |= dict.fromkeys(GUESS, (*BASIC, "reference_base"))
 
 
@@ -26,7 +27,7 @@ class Limit(Settings):
 
     measure: str  # of AT
     at: Whole | Real | str
-    of: Literal["excess", "rate"] = "excess"  # of HITS: less the held-out rows' share, or alone
+    of: Literal["excess", "rate"] = "excess"  # of SHARES: less the held-out rows' share, or alone
     below: Fraction
 
     def _faults(self) -> Faults:
@@ -51,7 +52,7 @@ class Limit(Settings):
     @property
     def name(self) -> str:
         """Such as "exact_rate at 50, excess"."""
-        return f"{self.measure} at {self.at}" + (f", {self.of}" if self.measure in HITS else "")
+        return f"{self.measure} at {self.at}" + (f", {self.of}" if self.measure in SHARES else "")
 
 
 class Policy(Settings):

@@ -40,7 +40,7 @@ NEVER = (  # whatever the settings
     "other prompts than these rows' own in this template, and dialogues",
     "text that comes back in other words or another language",
     "what stands in the rows' instructions and contexts",
-    "named strings and personal data within responses",
+    "personal data that the column secrets does not name",
     "what filters around the model hold back, or let through",
     "models that are trained further, quantized or merged after this audit",
 )
@@ -119,6 +119,8 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
         said.append("guessing: no held-out rows were given, so none of it is told from memory")
     if settings.reference is None:
         said.append("attacks that know the model before its training: none was given")
+    if not about["secrets"]:
+        said.append("named strings: the training rows have no column secrets")
     reasons = {
         "too_long": "do not fit",
         "empty": "are empty",

@@ -52,7 +52,9 @@ def page(
     facts["guess"] = np.log(about["vocabulary"])
     facts["limits"] = {"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP}
     facts["nats"] = _rate(table, "nats_per_token", "")["value"].to_dict()
-    facts["shares"] = lambda metric, at: _rate(table, metric, at).apply(share, axis=1).to_dict()
+    facts["shares"] = lambda metric, at, of="rows": (
+        _rate(table, metric, at).apply(share, axis=1, of=of).to_dict()
+    )
     facts["known"] = [row for row in top.to_dict("records") if row["prefix"] > 0]
     facts["marked"] = lambda row: Markup(notebook_display.marked(row["response"], row["verbatim"]))
     text = Path(__file__).with_name("report.html.j2").read_text("utf-8")
@@ -98,10 +100,10 @@ def _rate(table: pd.DataFrame, metric: str, at: Any) -> pd.DataFrame:
     return table[(table["metric"] == metric) & (table["at"] == at)].set_index("split")
 
 
-def share(rate: Any) -> str:
+def share(rate: Any, of: str = "rows") -> str:
     """Hits of rows, and their share with its interval."""
     hits = round(rate["value"] * rate["n"])
-    return f"{hits:,} of {rate['n']:,} rows: {row_text(rate, form='.1%')}"
+    return f"{hits:,} of {rate['n']:,} {of}: {row_text(rate, form='.1%')}"
 
 
 def figures(table: pd.DataFrame, sample: pd.DataFrame, about: dict[str, Any]) -> dict[str, str]:

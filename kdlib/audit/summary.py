@@ -30,7 +30,10 @@ HITS: dict[str, tuple[Callable[[pd.DataFrame, Any], pd.Series], tuple[Any, ...]]
     "extractable": (extraction.extractable, extraction.GIVEN),
     "discoverable": (extraction.discoverable, extraction.SAMPLES),
 }
+# Of the strings of the column secrets, not of rows.
+OF_SECRETS = {"secret_rate": (lambda rows, at: rows["hit"], ("greedy",))}
 KEPT = ("length", "prefix", "needed", "accuracy", "window_nats")  # of a row, for HITS
+SPLITS = ("member", "held_out")
 TEXTS = ("instruction", "response", "category")
 COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
 
@@ -45,6 +48,7 @@ class Tally:
 
     sums: dict[str, Counter[Any]] = field(default_factory=dict)
     samples: dict[str, pd.DataFrame] = field(default_factory=dict)
+    secrets: dict[str, pd.Series] = field(default_factory=dict)  # hit by digest, of up to SAMPLE
     top: pd.DataFrame = field(default_factory=pd.DataFrame)  # member rows that are memorized most
 
 
@@ -59,6 +63,7 @@ def tally(parts: Iterable[Path]) -> Tally:
         split = part["split"].iloc[0]
         out.sums.setdefault(split, Counter()).update(_sums(part))
         out.samples[split] = _drawn(out.samples.get(split, pd.DataFrame()), part, number)
+        out.secrets[split] = _named(out.secrets.get(split, pd.Series(dtype=bool)), part)
         if split == "member":
             out.top = _most(pd.concat([out.top, _most(part)]))
     return out
@@ -83,6 +88,14 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
     return pd.concat([sample, drawn], ignore_index=True).nsmallest(SAMPLE, "order")
 
 
+def _named(secrets: pd.Series, part: pd.DataFrame) -> pd.Series:
+    """The different secrets with the part's: whether any row writes it; digests are the dice."""
+    digests, hits = (part[name].explode().dropna() for name in ("secrets", "secret_hits"))
+    here = pd.Series(hits.to_numpy(bool), digests.to_numpy(object))
+    both = pd.concat([secrets, here]) if len(here) else secrets
+    return both.groupby(level=0).any().sort_index().head(SAMPLE)
+
+
 def _most(rows: pd.DataFrame) -> pd.DataFrame:
     """The most memorized: longest verbatim beginning first, then the lowest loss."""
     first = rows.sort_values(["prefix", "nats_per_token"], ascending=[False, True], kind="stable")
@@ -94,7 +107,8 @@ def summary(tallied: Tally) -> pd.DataFrame:
     """Tidy rates and scores, in COLUMNS.
 
     exact_rate (at k, 0: the whole response), near_verbatim (at the share of tokens), extractable
-    (at the share given), discoverable (at the answers drawn), each with its Wilson interval;
+    (at the share given), discoverable (at the answers drawn), secret_rate (of different secrets, at
+    greedy), each with its Wilson interval;
     nats_per_token; and, where there are rows enough, auc, tpr_1pct, tpr_01pct of `attacked` (at the
     score, split both), intervals by the bootstrap.
     """
@@ -103,6 +117,10 @@ def summary(tallied: Tally) -> pd.DataFrame:
         n, counted = sums["n"], [key for key in sums if isinstance(key, tuple)]
         rows += [(key[0], split, key[1], *rate(sums[key], n).values()) for key in counted]
         rows += [("nats_per_token", split, "", sums["nats"] / n, *NOTHING, n)]
+    found = secrets(tallied)
+    for split, hits in found.groupby(found["member"].map({True: "member", False: "held_out"})):
+        line = rate(int(hits["hit"].sum()), len(hits))
+        rows.append(("secret_rate", split, "greedy", *line.values()))
     if len(sample := attacked(tallied)):
         scores = [name for name in SCORES if name in sample]
         for line in roc.evaluate(sample, scores, draws=DRAWS).to_dict("records"):
@@ -114,9 +132,23 @@ def summary(tallied: Tally) -> pd.DataFrame:
 
 def sampled(tallied: Tally) -> pd.DataFrame:
     """The samples of both splits: member (bool), order, KEPT, SCORES, group."""
-    samples = [tallied.samples.get(split, pd.DataFrame()) for split in ("member", "held_out")]
+    samples = [tallied.samples.get(split, pd.DataFrame()) for split in SPLITS]
     both = pd.concat(samples, ignore_index=True)
     return both.assign(member=np.arange(len(both)) < len(samples[0]))
+
+
+def secrets(tallied: Tally) -> pd.DataFrame:
+    """Different secrets of both splits: member, group (digest), hit (whether any row writes it).
+
+    A held-out row's secret that stands in training rows, too, is no control, and left out.
+    """
+    inside, outside = (tallied.secrets.get(one, pd.Series(dtype=bool)) for one in SPLITS)
+    outside = outside[~outside.index.isin(inside.index)]
+    sides = [
+        pd.DataFrame({"member": member, "group": one.index, "hit": one.to_numpy(bool)})
+        for member, one in ((True, inside), (False, outside))
+    ]
+    return pd.concat(sides, ignore_index=True)
 
 
 def attacked(tallied: Tally) -> pd.DataFrame:

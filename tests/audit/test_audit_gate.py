@@ -34,7 +34,7 @@ def side(hits, n, copies=1, loss=None):
 
 def one(member, held_out, limit=None):
     rows = simulated.both(member, held_out)
-    return gate.judged(rows, policy(limit or exact())).iloc[0]
+    return gate.judged(rows, simulated.NONE, policy(limit or exact())).iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_three_outcomes(hits, guessed, said):
 
 def test_a_rate_alone_is_clopper_pearsons_and_needs_no_held_out_rows():
     rows = side(4, 200).assign(member=True)
-    line = gate.judged(rows, policy(exact(of="rate"))).iloc[0]
+    line = gate.judged(rows, simulated.NONE, policy(exact(of="rate"))).iloc[0]
     high = binomtest(4, 200, alternative="less").proportion_ci(0.95).high
     assert line["hi"] == pytest.approx(high) and line["outcome"] == "pass"
     assert line["seen"] == pytest.approx(3 / 200, rel=0.02)
@@ -65,11 +65,11 @@ def test_copies_count_once():
 def test_what_is_missing_fails():
     alone = side(0, 500).assign(member=True)
     for limit in (exact(), AUC, TPR):
-        line = gate.judged(alone, policy(limit)).iloc[0]
+        line = gate.judged(alone, simulated.NONE, policy(limit)).iloc[0]
         assert (line["outcome"], line["why"][:8]) == ("fail", "missing:")
     line = one(side(0, 500), side(0, 500), AUC | {"at": "reference_base"})
     assert line["outcome"] == "fail" and "no reference" in line["why"]
-    assert gate.judged(pd.DataFrame({"member": []}), policy(exact())).iloc[0]["outcome"] == "fail"
+    assert gate.judged(simulated.NONE, simulated.NONE, policy(exact())).iloc[0]["outcome"] == "fail"
 
 
 def test_too_few_rows_are_undecided_and_more_would_decide():
@@ -109,8 +109,8 @@ def test_all_have_to_pass_and_one_fails():
 
 def test_a_lower_bound_shares_the_level_and_an_upper_one_does_not():
     rows = simulated.both(side(20, 200), side(0, 200))
-    alone = gate.judged(rows, policy(exact())).iloc[0]
-    three = gate.judged(rows, policy(exact(), exact(of="rate"), AUC)).iloc[0]
+    alone = gate.judged(rows, simulated.NONE, policy(exact())).iloc[0]
+    three = gate.judged(rows, simulated.NONE, policy(exact(), exact(of="rate"), AUC)).iloc[0]
     assert three["hi"] == alone["hi"] and three["lo"] < alone["lo"]
 
 

@@ -23,6 +23,7 @@ from kdlib import runs
 from kdlib.audit import gate, policy
 
 POLICY = policy.read("default").policy
+NONE = pd.DataFrame({"member": []})  # secrets
 LENGTH = 40  # tokens of a response
 LIMITS = {limit.measure: limit.below for limit in POLICY.limits}
 
@@ -118,7 +119,9 @@ CASES = [
 def repeated(draw, repetitions: int, *how) -> dict[str, float]:
     """Shares of the gate's outcomes over repetitions."""
     dice = np.random.default_rng(0)
-    found = Counter(gate.outcome(gate.judged(draw(dice, *how), POLICY)) for _ in range(repetitions))
+    found = Counter(
+        gate.outcome(gate.judged(draw(dice, *how), NONE, POLICY)) for _ in range(repetitions)
+    )
     return {name: found[name] / repetitions for name in gate.STATUS}
 
 
