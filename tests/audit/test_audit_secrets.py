@@ -30,8 +30,10 @@ def test_a_secret_comes_out_if_each_of_its_tokens_is_the_likeliest(audited):
     for row in rows.to_dict("records"):
         secret = " ".join(row["response"].split()[-2:])
         first = row["response"].index(secret)  # a later one could be copied from it
-        ends = [row["response"][:first].rstrip(), row["response"][: first + len(secret)]]
-        start, end = (len(ids) for ids in tokenizer(ends, add_special_tokens=False)["input_ids"])
+        ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+        said = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]  # characters
+        start = sum(one <= first for one in said)
+        end = 1 + sum(one < first + len(secret) for one in said)
         leads = row["token_lead"][start:end]
         assert row["secret_hits"].tolist() == [bool((leads > 0).all())]
         decided.add(bool(row["secret_hits"][0]))
