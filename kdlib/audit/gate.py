@@ -115,8 +115,10 @@ def _number(cases: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
         counts = [(int(one.sum()), len(one)) for one in cases]
 
         def of_shares(wrong: bounds.Wrong, times: float) -> Interval:
-            one, *other = [(hits * times, n * times) for hits, n in counts]
-            return bounds.excess(one, *other, wrong) if limit.compares else bounds.rate(one, wrong)
+            scaled = [(hits * times, n * times) for hits, n in counts]
+            if limit.compares:
+                return bounds.excess(scaled[0], scaled[1], wrong)
+            return bounds.rate(scaled[0], wrong)
 
         guessed = counts[1][0] / counts[1][1] if limit.compares else 0.0
         return counts[0][0] / counts[0][1] - guessed, of_shares

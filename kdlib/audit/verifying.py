@@ -92,7 +92,8 @@ def _signature(path: Path, key: Any) -> list[str]:
 
 
 def _files(body: Mapping[str, Any], folder: Path, at: Mapping[str, Path]) -> list[str]:
-    found, listed = [], {}
+    found: list[str] = []
+    listed: dict[str, tuple[Path, set[str]]] = {}
     for one in body["subject"]:
         name, was = one["name"], folder / one["annotations"]["kdlib_path"]
         role, file = name.split("/")
