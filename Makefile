@@ -75,6 +75,7 @@ bench: $(READY)  ## the meter against decoding; training speed and memory agains
 ifeq ($(SIZE),all)
 	python tests/benchmarks/memory.py
 	python tests/benchmarks/audit.py
+	python tests/benchmarks/gate.py
 endif
 
 calibrate: $(READY)  ## find learning rates and training length by the rule in the profile
