@@ -173,7 +173,7 @@ def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
     for axes, (claim, title) in zip(panels, ways.items(), strict=True):
         axes.axvline(0, **style.DOTTED)
         for row in lines[lines["claim"] == claim].to_dict("records"):
-            mean = (
+            mean: dict[str, Any] = (
                 {"color": "black", "marker": "D", "linewidth": 2} if row["method"] == "all" else {}
             )
             place = models.index((row["method"], row["size"]))
