@@ -54,12 +54,12 @@ format: $(READY)  ## let ruff sort imports and lay out code
 	ruff format .
 
 lab: $(READY)  ## JupyterLab on the series
-	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_map.ipynb
+	PYTHONWARNINGS="ignore:IProgress not found" jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_map.ipynb
 
 # The notebooks are shown as they were executed. Only the first call needs a network.
 site: $(READY)  ## the notebooks, results and library as a website, in site/
 	@python -m kdlib site --profile "$(PROFILE)"
-	@python -c 'import latex2mathml, myst_nb, sphinx_book_theme' 2> /dev/null || \
+	@python -c 'import latex2mathml, matplotlib_fontja, myst_nb, sphinx_book_theme' 2> /dev/null || \
 	    python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@rm -rf site docs/.doctrees
 	@PROFILE="$(PROFILE)" python -m sphinx --quiet --jobs "$(CORES)" -d docs/.doctrees docs site
@@ -69,12 +69,13 @@ site: $(READY)  ## the notebooks, results and library as a website, in site/
 # laptop: at the default profile's size alone, 25 minutes; tiny; all: the audit and losses, too.
 SIZE ?= all
 bench: $(READY)  ## the meter against decoding; training speed and memory against other libraries
-	python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	python -m pip install --quiet --constraint constraints.txt --editable '.[dev,defences,peers]'
 	TRL_EXPERIMENTAL_SILENCE=1 python tests/benchmarks/training.py --size "$(SIZE)"
 	python tests/benchmarks/meter.py --size "$(SIZE)"
 ifeq ($(SIZE),all)
 	python tests/benchmarks/memory.py
 	python tests/benchmarks/audit.py
+	python tests/benchmarks/gate.py
 endif
 
 calibrate: $(READY)  ## find learning rates and training length by the rule in the profile
@@ -87,7 +88,7 @@ clean:  ## remove checkpoints, caches and stage markers; never results, figures,
 	    flock -n $$held || { echo "make clean: $$lock is held by a study that runs; stop it first" >&2; exit 2; }; \
 	done < <(find data/runs -name '*.lock' -print0); \
 	[ ! -d data/runs ] || find data/runs -mindepth 1 -maxdepth 1 ! -name '*.lock' -exec rm -rf {} +
-	rm -rf data/raw site docs/notebooks docs/.doctrees .snakemake .pytest_cache .ruff_cache .mypy_cache
+	rm -rf data/raw site docs/notebooks docs/figures docs/.doctrees .snakemake .pytest_cache .ruff_cache .mypy_cache
 	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Remade when the pins change; an installation that broke off leaves no .ready and is made anew.
@@ -97,5 +98,5 @@ clean:  ## remove checkpoints, caches and stage markers; never results, figures,
 	done) || { echo 'make: Python 3.11 or newer is needed; name it with PYTHON=/path/to/python' >&2; exit 2; }; \
 	echo "making .venv with $$python: the pinned packages, some minutes the first time"; \
 	rm -rf .venv; "$$python" -m venv .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,defences]'
 	@touch $@

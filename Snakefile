@@ -28,6 +28,7 @@ except KdlibError as error:
 
 SETTINGS, SEEDS = PLAN.profile, PLAN.seeds
 MAP, FIRST, TEACHER, METER = "00_map", "01_data_and_tokens", *pipeline.ALWAYS
+CLOSING = "18_conclusion"
 TRAINING = sorted({TEACHER, *PLAN.trained})
 PAPERS = [name for name in TRAINING if name != TEACHER and set(PLAN.trained[name]) & set(PAPER)]
 TOGETHER = [name for name, given in PLAN.parameters.items() if "seeds" in given and name != MAP]
@@ -52,6 +53,7 @@ METERED = [f"{METER}-seed{seed}" for seed in SEEDS]
 # what trains needs nothing of 09: it runs beside it
 WAITING_FOR = dict.fromkeys(MORE_STUDENTS, [one for one in EACH if one not in METERED])
 WAITING_FOR["13_membership_and_canaries"] = ["11_inheritance", *METERED]  # with models of halves
+WAITING_FOR[CLOSING] = [name for name in TOGETHER if name != CLOSING]
 WAITING_FOR[MAP] = TOGETHER
 STAGES = [FIRST, *EACH, *TOGETHER, MAP]
 Path(RUNS, "locks").mkdir(parents=True, exist_ok=True)

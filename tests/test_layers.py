@@ -20,7 +20,7 @@ LAYERS = [  # a folder imports from those in earlier rows, and its own
 LAYER = {name: i for i, row in enumerate(LAYERS) for name in row}
 # Tables in, tables out: nothing of models, training and the study.
 ONLY = {
-    "analysis": {"errors", "runs", "stats", "config"},
+    "analysis": {"errors", "runs", "stats", "config", "data"},
     "figures": {"errors", "runs", "stats", "config", "analysis"},
     "report": {"errors", "runs", "stats", "config", "analysis"},
 }

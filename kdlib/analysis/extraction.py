@@ -15,6 +15,7 @@ from kdlib.stats import pooled
 GIVEN = (0.0, 0.1, 0.25, 0.5)  # shares of a response that an attacker already has
 SAMPLES = (1, 10, 100, 1000)  # answers that an attacker draws
 CHANCE = 0.5  # with which one of them is to be the response
+NEAR = (0.9,)  # shares of a response's tokens
 ALIKE, RUN = 0.9, 0.5  # from which edit similarity or longest run on an answer counts as a copy
 
 
@@ -36,6 +37,14 @@ def discoverable(tuples: pd.DataFrame, n: float, p: float = CHANCE) -> pd.Series
     """
     q = np.exp(-tuples["window_nats"].astype(float))
     return -np.expm1(n * np.log1p(-q.clip(upper=1 - 1e-12))) >= p
+
+
+def near_verbatim(tuples: pd.DataFrame, share: float) -> pd.Series:
+    """Whether that share of the tokens is the likeliest, each after the true ones before it.
+
+    So many of a response come out for who puts right what greedy decoding gets wrong.
+    """
+    return tuples["accuracy"] >= share - 1e-9  # 9 of 10 are 0.9
 
 
 def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:

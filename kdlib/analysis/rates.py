@@ -1,4 +1,4 @@
-"""Per-tuple tables to rates with intervals, differences and spreads (notebooks 09 and 10)."""
+"""Per-tuple tables to rates with intervals, and their differences (notebooks 09 and 10)."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -137,7 +137,8 @@ def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
 
     def mean(part: pd.DataFrame) -> Line:
         rows = part.groupby("row_id").agg({column: "mean", "group": "first"})
-        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=True)
+        share = rows[column].between(0, 1).all()  # losses are none, nor are all similarities
+        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=bool(share))
         return line(rows[column].mean(), interval, metric=metric, k=pd.NA, n=len(rows))
 
     return each(frame, [*IDENTITY, "split"], mean).reindex(columns=TIDY)
@@ -270,12 +271,6 @@ def usefulness_margins(asked: pd.DataFrame) -> dict[str, float]:
     sizes = student_sizes(asked)
     added = {size: means[size, "sft"] - means[size, "base"] for size in sizes}
     return {size: SAME * float(gain) if gain > 0 else np.nan for size, gain in added.items()}
-
-
-def spread(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation, least and greatest over seeds."""
-    grouped = tidy.groupby([*MODEL, "split", "metric", "k"], sort=False, dropna=False)["value"]
-    return grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
 
 
 def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:

@@ -35,10 +35,10 @@ def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
     return float(_found(*counts(score, member), fpr, int((~member).sum()))[0])
 
 
-def roc(score: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False- and true-positive rate at every threshold, from (0, 0) to (1, 1)."""
+def roc(score: np.ndarray, member: np.ndarray) -> pd.DataFrame:
+    """Rates of false and true positives at every threshold, from 0 to 1: false, true."""
     hits, false = (one[:, 0] for one in counts(score, member))
-    return false / false[-1], hits / hits[-1]
+    return pd.DataFrame({"false": false / false[-1], "true": hits / hits[-1]})
 
 
 def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) -> pd.DataFrame:

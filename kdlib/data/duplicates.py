@@ -1,4 +1,4 @@
-"""Texts that say the same, of which one is enough: exact and near duplicates."""
+"""Texts that say the same, or nearly: exact and near copies."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,8 @@ def jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def firsts(texts: Sequence[str], similarity: float = 1.0) -> list[bool]:
-    """Of each text, whether it is kept: none that was kept before shares so much of its `shingles`.
+def alike(texts: Sequence[str], similarity: float) -> list[list[int]]:
+    """Of each text the places of the others that share at least so much of its `shingles`.
 
     The share is `jaccard`, above 0 and at most 1 (all the same). Candidates are found by MinHash
     (Broder 1997; Lee et al. 2022), seeded, which misses few, and each is compared exactly.
@@ -29,10 +29,21 @@ def firsts(texts: Sequence[str], similarity: float = 1.0) -> list[bool]:
     hashes = MinHash.bulk(encoded, num_perm=128, seed=1)
     likely = min(similarity, 0.9)  # it knows no threshold near 1
     index = MinHashLSH(likely, 128, weights=(0.01, 0.99))  # of false candidates, of missed ones
-    kept = []
-    for row, (own, one) in enumerate(zip(sets, hashes, strict=True)):
-        like = any(jaccard(own, sets[other]) >= similarity for other in index.query(one))
-        kept.append(not like)
-        if not like:
-            index.insert(row, one)
+    for row, one in enumerate(hashes):
+        index.insert(row, one)
+    return [
+        [
+            other
+            for other in sorted(index.query(one))
+            if other != row and jaccard(sets[row], sets[other]) >= similarity
+        ]
+        for row, one in enumerate(hashes)
+    ]
+
+
+def firsts(texts: Sequence[str], similarity: float = 1.0) -> list[bool]:
+    """Of each text, whether it is kept: none that was kept before it is `alike`."""
+    kept: list[bool] = []
+    for row, others in enumerate(alike(texts, similarity)):
+        kept.append(not any(kept[other] for other in others if other < row))
     return kept

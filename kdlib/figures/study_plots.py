@@ -1,4 +1,4 @@
-"""Figures of the study itself: training, memorization and usefulness. For notebooks 01 to 10."""
+"""Figures of the study itself: training, memorization, usefulness. Notebooks 01 to 10, and 15."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,18 +67,17 @@ def memorization_by_k(tidy: pd.DataFrame) -> Figure:
     return style.beside(axes, title="member rows\n(dotted: held-out)")
 
 
-def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
-    """The paper's methods by size, least to greatest over seeds (both tables: `rates.spread`)."""
+def memorization_by_size(table: pd.DataFrame) -> Figure:
+    """The paper's methods by size, with their intervals (`paper_tables.table1`)."""
     figure, [[axes]] = style.panels(1, 1)
-    sizes = ["teacher", *student_sizes(rates)]
-    table = rates.rename(columns={"mean": "value", "min": "lo", "max": "hi"})
-    table["x"] = table["size"].map(sizes.index)
-    for method in DRAWN:
-        part = table[table["method"] == method].sort_values("x")
+    sizes = ["teacher", *student_sizes(table)]
+    drawn = table[table["method"].isin(DRAWN)].assign(x=lambda rows: rows["size"].map(sizes.index))
+    for method in ordered(drawn["method"]):
+        part = drawn[drawn["method"] == method].sort_values("x")
         shift = 0.0 if method == "teacher" else 0.09 * (PAPER.index(method) - (len(PAPER) - 1) / 2)
-        style.intervals(axes, part["x"] + shift, part, markersize=8)
-    floor = held_out[held_out["method"].isin(DRAWN)].groupby("size")["mean"].max().reindex(sizes)
-    axes.plot(floor.to_numpy(), marker="x", label="held-out rows (highest)", **style.DOTTED)
+        style.intervals(axes, part["x"] + shift, part, "member", markersize=8)
+    floor = drawn.groupby("x")["held_out"].max()
+    axes.plot(floor, marker="x", label="held-out rows (highest)", **style.DOTTED)
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set(xlabel="model size", ylabel=style.MEMORIZED, ylim=(-0.02, None))
     return style.beside(axes)
@@ -107,7 +106,8 @@ def utility_vs_memorization(points: pd.DataFrame) -> Figure:
             areas = [style.of_size(style.AREAS, size, sizes) for size in mean.index]
             axes.scatter(part["exact_rate"], part["useful"], **seeds, **mark)
             axes.scatter(mean["exact_rate"], mean["useful"], areas, label=label(method), **mark)
-    axes.set(xlabel=style.MEMORIZED, ylabel="usefulness of held-out answers", xlim=(-0.02, None))
+    style.near_zero(axes)
+    axes.set(xlabel=style.MEMORIZED + style.ROOT, ylabel="usefulness of held-out answers")
     return style.beside(axes, title="larger mark,\nlarger model")
 
 
@@ -120,7 +120,8 @@ def training_paths(
     ends are large marks, the model before fine-tuning is a cross.
     """
     sizes = sizes or student_sizes(curves)
-    figure, [panels] = style.panels(1, len(sizes), max(6, 1 + 3 * len(sizes)), 4.2, sharey=True)
+    size_of = (max(6, 1 + 3 * len(sizes)), 4.2)
+    figure, [panels] = style.panels(1, len(sizes), *size_of, sharex=True, sharey=True)
     for axes, size in zip(panels, sizes, strict=True):
         for method in PAPER:
             part = curves[(curves["method"] == method) & (curves["size"] == size)]
@@ -136,9 +137,10 @@ def training_paths(
                 face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
                 axes.scatter(ring["memorized"], ring["useful"], 150, linewidths=2, **face)
         axes.set_title(size, fontsize="medium")
+        style.near_zero(axes)
     panels[0].set(ylabel=useful)
-    panels[len(sizes) // 2].set(xlabel=style.MEMORIZED)
-    return style.below(figure, panels[0], ncols=2)
+    figure.supxlabel(style.MEMORIZED + style.ROOT)
+    return style.below(figure, panels[0], "upper center", ncols=2)
 
 
 def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
@@ -156,4 +158,29 @@ def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
                 axes.axvline(sft, color=style.look("sft")["color"], linestyle=":", zorder=0)
     grid[-1, 0].set(xlabel=style.MEMORIZED)
     grid[-1, 1].set(xlabel="held-out ROUGE-L (F1)")
+    return figure
+
+
+def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
+    """What distilled students memorize less SFT, a panel for each way to compare them.
+
+    `lines`: claim, method, size, value, lo, hi, where the method "all" is the mean over students;
+    `ways`: the claims of the panels, and their titles.
+    """
+    models = list(dict.fromkeys(zip(lines["method"], lines["size"], strict=True)))
+    size_of = (2.5 + 2.8 * len(ways), 1.4 + 0.32 * len(models))
+    figure, [panels] = style.panels(1, len(ways), *size_of, sharex=True, sharey=True)
+    for axes, (claim, title) in zip(panels, ways.items(), strict=True):
+        axes.axvline(0, **style.DOTTED)
+        for row in lines[lines["claim"] == claim].to_dict("records"):
+            mean: dict[str, Any] = (
+                {"color": "black", "marker": "D", "linewidth": 2} if row["method"] == "all" else {}
+            )
+            place = models.index((row["method"], row["size"]))
+            style.intervals(axes, place, row, across=True, **mean)
+        axes.set_title(title, fontsize="medium")
+        axes.locator_params(axis="x", nbins=4)
+    named = [f"{label(method)}, {size}" for method, size in models if method != "all"]
+    style.names_down(panels[0], ["mean of all", *named])
+    figure.supxlabel("memorized, less what SFT memorizes (share of member rows)")
     return figure

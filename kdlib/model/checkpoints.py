@@ -21,9 +21,7 @@ from kdlib.errors import KdlibError
 
 MIN_ROWS = 64  # of hidden states for each reading of a head that no cache holds
 CACHED_LOGITS = 2**18  # logits scored at once: 1 MiB in float32, which a CPU's cache holds
-CACHED_STATES = (
-    2**20
-)  # numbers of a hidden state at once, of which layers make some four times more
+CACHED_STATES = 2**20  # numbers of a hidden state read at once: 4 MiB, which the cache holds
 _PLAIN_HEAD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

@@ -1,7 +1,8 @@
-"""What the site shows of a profile: its executed notebooks, and one page of plain numbers."""
+"""What the site shows of a profile: its notebooks, and plain numbers in more than one language."""
 
 import re
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.analysis.rates import distilled, student_sizes
-from kdlib.config.methods import label
-from kdlib.errors import KdlibError
-from kdlib.report import executed, results
+from kdlib.config.methods import PAPER, label
+from kdlib.report import executed, results, sentences
 
+Say = Callable[[str], str]  # from English words to those of a page's language
 HEADING = re.compile(r"\]\(#[^)\s]+")  # within a page; Sphinx knows no capitals there
 COSTS = {
     "parameters": "parameters",
@@ -27,24 +28,28 @@ def lay_out(profile: str, folder: Path) -> None:
     """Write one notebook of each name to an empty `folder`: its executed copy, else its source.
 
     Where a notebook ran once for each seed, it is the copy of the first. Links lead from one to
-    the other. KdlibError where nothing was executed.
+    the other. A notebook that was not executed says so. KdlibError where the profile has no tables.
     """
-    sources = runs.root() / "notebooks"
-    copies: dict[str, Path] = {}
-    for file in sorted((sources / "executed" / profile).glob("*.ipynb"), key=_stem_and_seed):
-        copies.setdefault(_stem_and_seed(file)[0], file)
-    if not copies:
-        none = f"no executed notebooks of the profile '{profile}'"
-        raise KdlibError(f"{none}; make them with: make study PROFILE={profile}")
-    pages = {file.stem: file for file in sources.glob("*.ipynb")} | copies
+    results.read(profile, "table1")
+    made = copies(profile)
+    pages = {file.stem: file for file in (runs.root() / "notebooks").glob("*.ipynb")} | made
     shutil.rmtree(folder, ignore_errors=True)
     for stem, file in pages.items():
         notebook = nbformat.read(file, 4)
-        if stem not in copies:
-            said = f"*Not run on the profile `{profile}`: the source, without outputs.*"
+        if stem not in made:
+            said = f"*Not run on the profile `{profile}`: this is the source, without outputs.*"
             notebook.cells.insert(1, nbformat.v4.new_markdown_cell(said))
         _relink(notebook, pages)
         runs.write_text(folder / f"{stem}.ipynb", nbformat.writes(notebook))
+
+
+def copies(profile: str) -> dict[str, Path]:
+    """The executed notebooks of a profile by their name; where there are seeds, of the first."""
+    found: dict[str, Path] = {}
+    folder = runs.root() / "notebooks" / "executed" / profile
+    for file in sorted(folder.glob("*.ipynb"), key=_stem_and_seed):
+        found.setdefault(_stem_and_seed(file)[0], file)
+    return found
 
 
 def _stem_and_seed(file: Path) -> tuple[str, int]:
@@ -67,15 +72,25 @@ def _relink(notebook: Any, pages: dict[str, Path]) -> None:
 
 
 def _link(pages: dict[str, Path], link: re.Match[str]) -> str:
-    """A link to a notebook, source or copy of whatever seed, leads to its page."""
+    """A link to a notebook, source or copy of whatever seed, or to the data card, to its page."""
+    if link[2].endswith("data/README.md"):
+        return f"{link[1]}../data.md"
     stem = _stem_and_seed(Path(link[2]))[0] if link[2].endswith(".ipynb") else ""
     return f"{link[1]}{stem}.ipynb" if stem in pages else link[0]
 
 
-def decision(profile: str) -> dict[str, Any]:
-    """What the page for who decides is filled with, from the tables alone.
+def translator(words: Mapping[str, str]) -> Say:
+    """What puts the phrases of `words` in place of English ones in a text, the longest first."""
+    longest = sorted(words, key=len, reverse=True)
+    known = (r"(?<![A-Za-z])" * one[0].isalpha() + re.escape(one) for one in longest)
+    phrase = re.compile(f"(?:{'|'.join(known)})(?![a-z])")
+    return lambda text: phrase.sub(lambda found: words[found[0]], text)
 
-    of_hundred (a table in Markdown), rows, sizes; least and most, each the name of a distilled
+
+def decision(profile: str, say: Say = str) -> dict[str, Any]:
+    """What the page for who decides is filled with, from the tables alone; `say` translates words.
+
+    of_hundred (a table in Markdown), rows; least and most, each the name of a distilled
     student and its texts in a hundred; cost by what is counted (percent of the teacher); canaries
     (times, least, most) and attack (pairs of method and chance), empty where not measured; verdicts
     (number of claims by verdict) and claims.
@@ -84,25 +99,54 @@ def decision(profile: str) -> dict[str, Any]:
     sizes, taught = student_sizes(first), distilled(first)
     share = first.set_index(["method", "size"])["member"]
     own = share[share.index.isin(taught, level="method")]
-    lines = [_line(first, size, own) for size in ("teacher", *sizes)]
+    of_hundred = pd.DataFrame([_line(first, size, own) for size in ("teacher", *sizes)])
     mean = metrics.groupby(["metric", "size"])["value"].mean()
     judged = results.claims(profile)
     verdicts = judged["verdict"].value_counts()
     return {
-        "of_hundred": results.markdown(pd.DataFrame(lines)),
+        "of_hundred": results.markdown(of_hundred.rename(columns=say).map(say)),
         "rows": int(results.read(profile, "lengths").query("split == 'member'")["rows"].min()),
-        "smallest": sizes[-1],
-        "least": _named(own.idxmin(), own.min()),
-        "most": _named(own.idxmax(), own.max()),
+        "least": _named(own.idxmin(), own.min(), say),
+        "most": _named(own.idxmax(), own.max(), say),
         "cost": {
-            words: f"{mean[name, sizes[-1]] / mean[name, 'teacher']:.0%}"
+            say(words): f"{mean[name, sizes[-1]] / mean[name, 'teacher']:.0%}"
             for name, words in COSTS.items()
             if name in mean.index.get_level_values("metric")
         },
-        "canaries": _canaries(profile, taught),
-        "attack": _attack(profile, share),
+        "canaries": _canaries(profile, taught, say),
+        "attack": [(say(name), chance) for name, chance in _attack(profile, share)],
         "claims": len(judged),
         "verdicts": {one: verdicts.get(one, 0) for one in ("confirmed", "refuted", "open")},
+    }
+
+
+def conclusion(profile: str, say: Say = str) -> dict[str, Any]:
+    """What pages of conclusions are filled with, from the tables alone; `say` translates words.
+
+    seeds; gaps: by each of `results.WAYS` the mean difference to SFT over distilled students, with
+    its interval and a word, empty where nothing was compared; advice: what A1's interval says of
+    distilling ("less", "more" or "open"); planted: (times, least, most) of canaries that come out
+    of students, for the fewest and the most showings an epoch; open: the claims that are.
+    """
+    lengths, judged = results.read(profile, "lengths"), results.claims(profile)
+    means = results.read(profile, "primary", optional=True)
+    means = means.set_index("claim") if len(means) else means
+    repeated, advice = _repeated(profile, PAPER), "open"
+    if "A1" in means.index:
+        advice = "less" if means["hi"]["A1"] < 0 else "more" if means["lo"]["A1"] > 0 else "open"
+    return {
+        "seeds": ", ".join(map(str, sorted(lengths["seed"].unique()))),
+        "gaps": {
+            say(title): say(sentences.difference(means.loc[claim].to_dict()))
+            for claim, title in results.WAYS.items()
+            if claim in means.index
+        },
+        "advice": advice,
+        "planted": [
+            (times, f"{ends.least:.0%}", f"{ends.most:.0%}")
+            for times, ends in [*repeated.iterrows()][:: max(len(repeated) - 1, 1)]
+        ],
+        "open": list(judged.loc[judged["verdict"] == "open", "claim"]),
     }
 
 
@@ -111,8 +155,8 @@ def of_hundred(share: float) -> str:
     return "below 1" if 0 < share < 0.01 else f"{100 * share:.0f}"
 
 
-def _named(model: tuple[str, str], share: float) -> tuple[str, str]:
-    return f"{label(model[0])}, {model[1]}", of_hundred(share)
+def _named(model: tuple[str, str], share: float, say: Say) -> tuple[str, str]:
+    return say(f"{label(model[0])}, {model[1]}"), say(of_hundred(share))
 
 
 def _line(first: pd.DataFrame, size: str, taught: "pd.Series[float]") -> dict[str, str]:
@@ -128,16 +172,21 @@ def _line(first: pd.DataFrame, size: str, taught: "pd.Series[float]") -> dict[st
     }
 
 
-def _canaries(profile: str, taught: list[str]) -> dict[str, Any]:
-    table = results.read(profile, "repetitions", optional=True)
-    if table.empty:
-        return {}
-    own = table[(table["kind"] == "canary") & table["method"].isin(taught)]
-    often = own[own["times"] == own["times"].max()]["value"]
+def _canaries(profile: str, taught: list[str], say: Say) -> dict[str, Any]:
+    often = _repeated(profile, taught).tail(1)
     if often.empty:
         return {}
-    ends = {"least": of_hundred(often.min()), "most": of_hundred(often.max())}
-    return {"times": own["times"].max()} | ends
+    ends = {end: say(of_hundred(often[end].item())) for end in ("least", "most")}
+    return {"times": often.index.item()} | ends
+
+
+def _repeated(profile: str, methods: Iterable[str]) -> pd.DataFrame:
+    """Of canaries, the least and the most share that comes out of models, by times shown."""
+    table = results.read(profile, "repetitions", optional=True)
+    if table.empty:
+        return table
+    own = table[(table["kind"] == "canary") & table["method"].isin(methods)]
+    return own.groupby("times")["value"].agg(least="min", most="max")
 
 
 def _attack(profile: str, share: "pd.Series[float]") -> list[tuple[str, str]]:

@@ -1,11 +1,12 @@
 """Numbers with their intervals as notebooks show them: one number a cell."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from kdlib.config.methods import label
-from kdlib.stats import row_text
+from kdlib.stats import FEW, row_text
 
 
 def beside(
@@ -21,6 +22,35 @@ def beside(
     wide = named.pivot(index=rows, columns=columns, values="text")
     order = named.set_index(rows).index.unique(), named[columns].unique()
     return wide.reindex(index=order[0], columns=order[1]).fillna("").rename_axis(columns=None)
+
+
+def listed(
+    lines: pd.DataFrame,
+    rows: list[str],
+    columns: Mapping[str, str],
+    form: str = ".3f",
+    missing: str = FEW,
+) -> pd.DataFrame:
+    """The lines by `rows`, in the order in which they come; `columns` are theirs, with new names.
+
+    A number that has an interval is shown with it (`row_text`); one that has none in `form`, but
+    without its sign, or as the whole number that it is.
+    """
+    records = lines.to_dict("records")
+    texts = {
+        new: [_text(line, name, form, missing) for line in records] for name, new in columns.items()
+    }
+    return lines[rows].map(_words).assign(**texts).set_index(rows)
+
+
+def _text(line: Mapping[str, Any], name: str, form: str, missing: str) -> str:
+    value = line[name]
+    if ("lo" if name == "value" else f"{name}_lo") in line:
+        return row_text(line, name, form, missing)
+    if isinstance(value, str):
+        return str(_words(value))
+    whole = ",.0f" if float(value).is_integer() else form.removeprefix("+")
+    return "" if pd.isna(value) else f"{value:{whole}}"
 
 
 def _words(name: Any) -> Any:

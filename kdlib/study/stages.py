@@ -230,16 +230,6 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     runs.write_table(run.folder / "answers.parquet", written)
 
 
-def answers(asked: Iterable[Run], rows: TokenizedRows, example: Example) -> list[tuple[str, str]]:
-    """What several finished models write, greedily, to one prompt: pairs of a label and a text."""
-    written = []
-    for run in asked:
-        how: dict[str, Any] = {"end_id": rows.pad_id, "max_new": run.profile.tokens.max_new}
-        (ids,) = generation.continue_prompts(load(run), [example.prompt], greedy=True, **how)
-        written.append((run.label, rows.tokenizer.decode(ids, skip_special_tokens=True)))
-    return written
-
-
 def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
     """Hold finished models against their tables, on a few rows: what notebooks that train check."""
     for run in runs_of:

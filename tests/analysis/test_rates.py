@@ -30,7 +30,7 @@ def test_natural_leaves_canaries_out_and_says_what_is_memorized():
     assert small["hit"].mean() == 0.25 and rows["hit"].sum() == 3
 
 
-def test_memorization_and_spread_count_rows():
+def test_memorization_counts_rows():
     tuples, _ = studies.study({("sft", "small"): 0.5}, n=10)
     facts = {"run_id": "1", "commit": "c", "device": "cpu", "dtype": "float32"}
     tidy = rates.memorization(tuples.assign(**facts), [3, exact_match.FULL])
@@ -40,8 +40,6 @@ def test_memorization_and_spread_count_rows():
     pooled = rates.memorization(tuples, [50], by=["method", "size"])
     line = pooled.query("method == 'sft' and size == 'small' and split == 'member'").iloc[0]
     assert line["n"] == 30 and line["lo"] < 0.5 < line["hi"]
-    over = rates.spread(tidy).set_index(["method", "size", "split", "k"])
-    assert over.loc[("sft", "small", "member", 0), ["mean", "std", "count"]].tolist() == [0.5, 0, 3]
 
 
 @pytest.mark.parametrize("sizes", [("only",), ("a", "b"), ("xl", "l", "m", "s")])
@@ -103,6 +101,9 @@ def test_means_are_over_rows_and_sampled_answers_of_one_row_are_one():
     answers = pd.DataFrame({"row_id": [1, 1, 2], "group": [1, 1, 2], "rougeL": [0.0, 1.0, 1.0]})
     table = rates.means(answers.assign(**facts), "rougeL", "rougeL_sampled")
     assert table.loc[0, ["value", "n"]].tolist() == [0.75, 2]
+    rows = pd.DataFrame({"row_id": range(40), "group": range(40), "nats": [2.0, 4.0] * 20})
+    loss = rates.means(rows.assign(**facts), "nats", "nats_per_token").loc[0]
+    assert 2 < loss["lo"] < loss["value"] == 3 < loss["hi"] < 4  # no share, not cut off at 1
 
 
 @pytest.fixture

@@ -79,9 +79,9 @@ def test_too_few_rows_are_no_number():
 
 def test_the_roc_runs_from_corner_to_corner():
     frame = rows(ties=True)
-    false, true = roc.roc(frame["score"].to_numpy(), frame["member"].to_numpy())
-    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
-    assert (np.diff(false) >= 0).all() and (np.diff(true) >= 0).all()
+    curve = roc.roc(frame["score"].to_numpy(), frame["member"].to_numpy())
+    assert curve.iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
+    assert (curve.diff().iloc[1:] >= 0).all(axis=None)
 
 
 @pytest.mark.parametrize("seeds", [False, True])

@@ -28,10 +28,10 @@ def texts(artists):
 
 
 def test_memorization_by_size(models, sizes):
-    table = models.assign(mean=0.5, min=0.4, max=0.6)
-    [axes] = study_plots.memorization_by_size(table[::-1], table).axes
+    table = models.assign(member=0.5, member_lo=0.4, member_hi=0.6, held_out=0.1)
+    [axes] = study_plots.memorization_by_size(table[::-1]).axes
     assert texts(axes.get_xticklabels()) == ["teacher", *sizes[::-1]]
-    [axes] = study_plots.memorization_by_size(table, table).axes
+    [axes] = study_plots.memorization_by_size(table).axes
     assert texts(axes.get_xticklabels()) == ["teacher", *sizes]
     assert "mine" not in texts(axes.get_legend().get_texts())
     sft = next(one for one in axes.containers if one.get_label() == "SFT")
@@ -99,3 +99,17 @@ def test_layer_costs_show_what_each_size_keeps(sizes):
     _, rows = study_plots.layer_costs(costs, kept).axes
     assert texts(rows.get_yticklabels()) == [f"{size} keeps" for size in sizes]
     assert [line.get_xdata().tolist() for line in rows.lines] == list(map(list, kept.values()))
+
+
+def test_less_than_sft(models, sizes):
+    own = models[models["method"].isin(PAPER[1:])].assign(value=-0.1, lo=-0.2, hi=0.0)
+    mean = pd.DataFrame([{"method": "all", "size": "all", "value": 0.1, "lo": 0.0, "hi": 0.2}])
+    none = own.assign(value=np.nan, lo=np.nan, hi=np.nan)  # paths that do not meet
+    lines = pd.concat([mean.assign(claim="C1"), own.assign(claim="C1"), none.assign(claim="A2")])
+    ways = {"C1": "at the end", "A2": "as closely"}
+    ended, fitted = study_plots.less_than_sft(lines, ways).axes
+    assert [ended.get_title(), fitted.get_title()] == list(ways.values())
+    named = texts(ended.get_yticklabels())
+    assert named[:2] == ["mean of all", f"word-level KD, {sizes[0]}"] and len(named) == 1 + len(own)
+    drawn = [bar.lines[0].get_xydata()[0].tolist() for bar in ended.containers]
+    assert drawn[0] == [0.1, 0.0] and drawn[1] == [-0.1, 1.0]

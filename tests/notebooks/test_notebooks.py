@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 
 import nbformat
 import own_series
@@ -14,9 +15,11 @@ from project import ROOT, copy_project, run_study
 from kdlib.analysis import claims, rates
 from kdlib.config.methods import METHODS
 from kdlib.config.profile import load_profile
+from kdlib.report import results
 from kdlib.study import pipeline
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MOST_LINES = 12  # of a table in a notebook over all seeds: the rest is in data/results
 TOGETHER = {path.stem for path in NOTEBOOKS if "seeds" in pipeline.parameters(path)} - {"00_map"}
 PER_SEED = {path.stem for path in NOTEBOOKS if "seed" in pipeline.parameters(path)}
 
@@ -30,8 +33,31 @@ def tagged(path, tag):
     return [c for c in cells(path) if tag in c["metadata"].get("tags", [])]
 
 
+def table_lines(copy):
+    """How many lines, without its head, each table has that an executed copy shows."""
+    for output in (one for cell in cells(copy) for one in cell["outputs"]):
+        shown = output.get("data", {})
+        html, markdown = ("".join(shown.get(f"text/{kind}", "")) for kind in ("html", "markdown"))
+        for table in re.findall(r"<table.*?</table>", html, re.DOTALL):
+            yield re.sub(r"<thead.*?</thead>", "", table, flags=re.DOTALL).count("<tr")
+        for table in re.findall(r"(?:^\|.*\n?)+", markdown, re.MULTILINE):
+            yield table.rstrip().count("\n") - 1
+
+
+def test_lines_of_tables_are_counted(tmp_path):
+    frame = pd.DataFrame({"method": ["a", "b", "c"], "value": 1.0})
+    both = frame.pivot_table(index="method", values=["value"]).style.to_html(), frame.to_html()
+    shown = [{"text/html": one} for one in both]
+    shown += [{"text/markdown": "Two:\n\n" + results.markdown(frame[:2])}, {"image/png": "a"}]
+    outputs = [nbformat.v4.new_output("display_data", data) for data in shown]
+    copy = tmp_path / "copy.ipynb"
+    cell = nbformat.v4.new_code_cell(outputs=outputs)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), copy)
+    assert list(table_lines(copy)) == [3, 3, 2]
+
+
 def test_the_series_is_complete():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(15)]
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(16)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -42,10 +68,12 @@ def test_anatomy(path):
     (parameters,) = tagged(path, "parameters")
     (check,) = tagged(path, "check")
     assert check == everything[-1]
+    assert f'findings.check("{path.stem}", settings.name)' in "".join(check["source"])
     for node in ast.parse("".join(parameters["source"])).body:
         assert isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
     first = "".join(everything[0]["source"])
     assert first.startswith(f"# {path.stem[:2]} ") and "Reads:" in first and "Writes:" in first
+    assert "`%pip install -c ../constraints.txt -e ..`" in first  # to run it elsewhere
     lines = sum(len("".join(c["source"]).splitlines()) for c in cells(path))
     assert lines <= 250
     assert "## Exercises" in str(everything) and "## Summary" in str(everything)
@@ -66,6 +94,7 @@ def test_every_notebook_ran_on_smoke(smoke_study):
             assert not any(o["output_type"] == "error" for o in outputs)
             bars = "".join("".join(o["text"]) for o in outputs if o.get("name") == "stderr")
             assert "\r" not in bars and bars.count("\n") <= 16  # one line for each bar
+            assert path.stem not in TOGETHER or max(table_lines(copy), default=0) <= MOST_LINES
 
 
 @pytest.mark.slow
@@ -101,6 +130,7 @@ def test_tables_and_figures_of_smoke(smoke_study):
         "exposure_by_repetitions",
         "cause",
         "convergence",
+        "less_than_sft",
     }
 
 

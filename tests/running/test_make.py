@@ -92,7 +92,7 @@ def test_every_rule_passes_just_the_parameters_that_its_notebook_has(project):
         assert passed == known, notebook
 
 
-def test_a_site_without_executed_notebooks_names_the_command(project):
+def test_a_site_without_tables_names_the_command(project):
     command = ["make", "site", "PROFILE=smoke", f"BIN={Path(sys.executable).parent}"]
     run = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     said = run.stderr.splitlines()

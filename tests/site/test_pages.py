@@ -1,5 +1,6 @@
 """The site as a reader has it: every page opens, leads on and can be read on a phone."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from urllib.parse import unquote
 
 import pytest
 from project import ROOT, copy_project
+
+from kdlib.report import findings, site
 
 pytestmark = pytest.mark.slow
 LOADED = """async () => {
@@ -28,14 +31,16 @@ TOO_WIDE = """() => {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The site of the profile tiny, built in a copy of the project."""
+    """The site of the reference run, built in a copy of the project."""
     pytest.importorskip("sphinx_book_theme", reason="needs the extra 'docs'")
     project = copy_project(tmp_path_factory.mktemp("site") / "project")
-    ignored = shutil.ignore_patterns("notebooks", ".doctrees")
+    ignored = shutil.ignore_patterns("notebooks", "figures", ".doctrees")
     shutil.copytree(ROOT / "docs", project / "docs", ignore=ignored)
-    for part in ("data/results/tiny", "data/figures/tiny", "notebooks/executed/tiny"):
-        shutil.copytree(ROOT / part, project / part)
-    command = ["make", "site", "PROFILE=tiny", f"BIN={Path(sys.executable).parent}"]
+    for part in ("data/results", "data/figures", "notebooks/executed"):
+        shutil.copytree(ROOT / part / findings.REFERENCE, project / part / findings.REFERENCE)
+    shutil.copy2(ROOT / "data" / "README.md", project / "data")
+    profile = f"PROFILE={findings.REFERENCE}"
+    command = ["make", "site", profile, f"BIN={Path(sys.executable).parent}"]
     run = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "WARNING" not in run.stderr, run.stderr
@@ -103,11 +108,31 @@ def test_solutions_unfold(url, page):
     assert inside.is_visible()
 
 
-def test_search_finds_a_word(url, page):
-    page.goto(f"{url}/search.html?q=canary")
+def numbers(page, address):
+    """All numbers in the text of a page, as it is shown."""
+    page.goto(address)
+    text = page.locator("article").first.inner_text()
+    return set(re.findall(r"(?<![A-Za-z0-9_.])[+-]?\d+(?:\.\d+)?", text))
+
+
+def test_both_languages_say_the_same_numbers(url, page):
+    english = {name: numbers(page, f"{url}/{name}.html") for name in ("decide", "index", "results")}
+    assert len(english["decide"]) > 10
+    assert numbers(page, f"{url}/ja/decide.html") == english["decide"]
+    assert page.locator("html").get_attribute("lang") == "ja"
+    whole = english["index"] | numbers(page, f"{url}/notebooks/00_map.html")
+    assert english["index"] <= numbers(page, f"{url}/ja/index.html") <= whole
+    if "18_conclusion" in site.copies(findings.REFERENCE):
+        known = numbers(page, f"{url}/notebooks/18_conclusion.html")
+        assert numbers(page, f"{url}/ja/conclusion.html") <= known
+
+
+@pytest.mark.parametrize(("word", "pages"), [("canary", 4), ("記憶化", 1)])
+def test_search_finds_a_word(url, page, word, pages):
+    page.goto(f"{url}/search.html?q={word}")
     found = page.locator("#search-results li a")
-    found.first.wait_for()
-    assert found.count() > 3 and not page.complaints
+    found.nth(pages - 1).wait_for()
+    assert not page.complaints
 
 
 def test_dark_and_light(url, page):
