@@ -154,7 +154,7 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     if command is pipeline.study:
         add("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
         add("--methods", default="paper", help="paper, all, or names of further ones")
-        add("--parts", default="study", help="beside the study itself: lab, cause, all")
+        add("--parts", default="study", help="beside the study itself: lab, cause, defences, all")
         add("--gpu-jobs", type=_positive, help="notebooks that may share one GPU")
     if command is verify:
         add("--run", type=Path, help="results folder of a finished run")

@@ -1,4 +1,4 @@
-"""Figures of the study itself: training, memorization, usefulness. Notebooks 01 to 10, and 15."""
+"""Figures of the study itself: training, memorization, usefulness. Notebooks 01 to 10, 15, 18."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from kdlib.analysis.plane import MEASURES, front
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import PAPER, label, ordered
@@ -141,6 +142,34 @@ def training_paths(
     panels[0].set(ylabel=useful)
     figure.supxlabel(style.MEMORIZED + style.ROOT)
     return style.below(figure, panels[0], "upper center", ncols=2)
+
+
+def plane(points: pd.DataFrame, kinds: Mapping[str, str], useful: str = "useful") -> Figure:
+    """Students of `analysis.plane.points` through training, a panel for each of its MEASURES.
+
+    `kinds` says of each student to which kind it belongs. The front of a kind is a stair: what lies
+    to its right and below is beaten. Who is on one is named in the first panel, where it is most
+    useful on it.
+    """
+    figure, [panels] = style.panels(1, len(MEASURES), 12, 5, sharey=True)
+    colours = dict(zip(dict.fromkeys(kinds.values()), ("0.45", "C0", "C3"), strict=False))
+    for axes, (measure, words) in zip(panels, MEASURES.items(), strict=True):
+        for kind, colour in colours.items():
+            part = points[points["method"].map(kinds) == kind].sort_values("epoch")
+            for _, path in part.groupby("method"):
+                how: dict[str, Any] = {"color": colour, "alpha": 0.35, "markersize": 3}
+                axes.plot(path[measure], path["useful"], ".-", linewidth=0.8, **how)
+            best = front(part, measure)
+            stair: dict[str, Any] = {"color": colour, "linewidth": 2.5, "drawstyle": "steps-post"}
+            axes.plot(best[measure], best["useful"], label=f"front: {kind}", **stair)
+            last = best.drop_duplicates("method", keep="last") if axes is panels[0] else best[:0]
+            for place, point in enumerate(last.itertuples()):
+                at = {"xytext": (5, 4 - 11 * (place % 2)), "textcoords": "offset points"}
+                axes.annotate(label(point.method), (getattr(point, measure), point.useful), **at,
+                              fontsize="x-small", color=colour)  # fmt: skip
+        axes.set(xlabel=words)
+    panels[0].set(ylabel=useful)
+    return style.below(figure, panels[0], "upper center", ncols=len(colours))
 
 
 def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:

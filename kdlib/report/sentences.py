@@ -266,6 +266,27 @@ def _objectives(settings: Profile) -> str:
     return f"In place of cross-entropy, minimizing a divergence changes it: {text}."
 
 
+def _contrast(contrast: str, when: str, one: str, other: str, settings: Profile) -> str:
+    gap = _line(settings.name, "contrasts", method=contrast, metric="memorized")
+    text = f"{when}, {one} ({settings.probe_size} size) and {other}"
+    if not gap["gained"]:
+        return f"{text} gain too little usefulness in common to be compared."
+    return f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: difference {difference(gap)}."
+
+
+def _plane(settings: Profile) -> str:
+    one, other, gap = (
+        _line(settings.name, "hypervolumes", measure="verbatim", front=front)
+        for front in ("one", "other", "difference")
+    )
+    if pd.isna(gap["value"]):
+        return "SFT gains nothing in usefulness, so that there is no plane to be covered."
+    word = "less" if gap["hi"] < 0 else "more" if gap["lo"] > 0 else UNKNOWN
+    text = "of the plane (1: as useful as SFT at its best, nothing memorized) distilled students "
+    text += f"cover {row_text(one)}, what is cheaper {row_text(other)}: difference "
+    return f"{text}{row_text(gap, form='+.3f')}, {word}."
+
+
 OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any run), and sentence
     "README": [
         ("", partial(_plainly, "C1", "at the end of training")),
@@ -287,6 +308,29 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
     "12_what_stays": [("lab", _forecast), ("lab", _removal)],
     "13_membership_and_canaries": [("lab", _membership)],
     "14_cause": [("cause", _effects), ("cause", _objectives)],
+    "15_defences": [
+        (
+            "defences",
+            partial(
+                _contrast,
+                "B1",
+                "stopped early where both are as useful",
+                "distilled students",
+                "SFT",
+            ),
+        ),
+        (
+            "defences",
+            partial(
+                _contrast,
+                "B2",
+                "with the goldfish loss, stopped so",
+                label("word_kd"),
+                label("sft"),
+            ),
+        ),
+        ("defences", _plane),
+    ],
     "18_conclusion": [("", _main), ("", _useful), ("", _ledger)],
 }
 for _name, _method in METHODS.items():

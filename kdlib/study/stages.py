@@ -23,7 +23,7 @@ from kdlib.distill.teacher_targets import Live, Targets
 from kdlib.distill.text_sources import Reading
 from kdlib.errors import KdlibError
 from kdlib.measure import meter, usefulness
-from kdlib.model import checkpoints, generation
+from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, Objective, Source, TokenizedRows
 from kdlib.study import defending, noting, pretraining, teacher_output
 from kdlib.study.inputs import ground
@@ -51,8 +51,7 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
         if run.method == BASE:
             model = load(run)
         else:
-            pathless = beside(run) or defending.acts(run) == "models"
-            notes = None if pathless else notes_of(run, rows, run.settings)
+            notes = None if beside(run) else notes_of(run, rows, run.settings)
             model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets)
             if notes:
                 notes.write(folder)
@@ -102,10 +101,13 @@ def train(
     """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way.
 
     A method that starts from SFT is not noted while it is fine-tuned so, and the mean of models
-    never is.
+    at its end alone.
     """
     if run.defence == "averaging":
-        return _averaged(run, rows)
+        model = _averaged(run, rows)
+        if notes:
+            notes(model.eval(), max(notes.steps))
+        return model
     model, recipe = load(run.base, how.dropout), run.recipe
     if not checkpoints.plain_head(model):
         changed = "changes its logits behind the LM head (a scale, a soft cap)"
@@ -238,7 +240,7 @@ def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
         kept = pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")
         apart = (again["nats_per_token"] - kept.loc[again.index, "nats_per_token"]).abs()
         assert apart.max() < 1e-3, f"{run.label}: the checkpoint is not the one that was measured"
-        if defending.acts(run) == "models":  # which have no path
-            continue
         epochs = set(pd.read_parquet(run.folder / "path.parquet", columns=["epoch"])["epoch"])
-        assert epochs >= set(range(run.settings.epochs + 1)), f"{run.label}: epochs are missing"
+        first = run.settings.epochs if defending.acts(run) == "models" else 0
+        whole = set(range(first, run.settings.epochs + 1))
+        assert epochs >= whole, f"{run.label}: epochs are missing"

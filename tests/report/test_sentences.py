@@ -16,6 +16,7 @@ from kdlib.study import pipeline
 SMOKE = load_profile("smoke")
 SIZES = SMOKE.sizes
 SPAN = {"value": -0.15, "lo": -0.2, "hi": -0.1}
+FRONTS = ("one", "other", "difference")
 LESS = "-15.0 percentage points [-20.0, -10.0], less"
 
 
@@ -76,6 +77,7 @@ def write_all():
         {"against": "constant", "value": 0.3, "lo": 0.2, "hi": 0.4},
     ]
     gap = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
+    contrast = {"metric": "memorized", "own": 0.2, "sft": 0.35, "gained": True} | SPAN
     roc = {"roc_auc": 0.9, "roc_auc_lo": 0.8, "roc_auc_hi": 1.0}
     write(
         lengths=lengths(0, 1, 2),
@@ -96,6 +98,8 @@ def write_all():
         removal=[{"predicted": 0.1, "random": 0.25, "n": 300} | SPAN],
         membership=every(score="loss", **auc),
         effects=cause,
+        contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
+        hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
     )
 
 
@@ -138,6 +142,15 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
         ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
         ("14_cause", f"the teacher's by {LESS}; the student's own by {LESS}."),
+        (
+            "15_defences",
+            "Stopped early where both are as useful, distilled students (middle size) ",
+        ),
+        ("15_defences", f"and SFT memorize 20.0% and 35.0%: difference {LESS}. With the goldfish"),
+        (
+            "15_defences",
+            "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100], less.",
+        ),
         ("14_cause", f"forward KL by {LESS}; reverse KL by {LESS}; generalized JSD by {LESS}."),
     ],
 )
@@ -224,6 +237,7 @@ def test_what_was_not_run_names_the_command_that_makes_it():
         "07_on_policy": 'make study PROFILE=smoke METHODS="imitkd gkd distillm distillm2"',
         "12_what_stays": "make study PROFILE=smoke PARTS=lab",
         "14_cause": "make study PROFILE=smoke PARTS=cause",
+        "15_defences": "make study PROFILE=smoke PARTS=defences",
     }
     for stem in sentences.OF:
         assert findings.said(stem, SMOKE).startswith("This was not run: `make study PROFILE=smoke")
