@@ -30,6 +30,7 @@ exclude_patterns = [".doctrees"]
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"  # links and tables in outputs, too
 nb_merge_streams = True
+nb_code_prompt_show = nb_code_prompt_hide = "What was seen"  # of cells tagged `solutions`
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 

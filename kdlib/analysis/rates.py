@@ -19,7 +19,8 @@ Frames = dict[str, pd.DataFrame]
 Model = tuple[str, str]  # method and size
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
 # of answers, see `usefulness.scored`; similarity only where there is an encoder
-MEASURES = ("rouge1", "rouge2", "rougeL", "similarity", "usefulness")
+OF_WORDS = ("rouge1", "rouge2", "rougeL")  # shares, 0 to 1; meaning goes down to -1
+MEASURES = (*OF_WORDS, "similarity", "usefulness")
 SAME = 0.2  # of what SFT adds to its base: a smaller difference is "as useful"
 WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
@@ -137,8 +138,7 @@ def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
 
     def mean(part: pd.DataFrame) -> Line:
         rows = part.groupby("row_id").agg({column: "mean", "group": "first"})
-        share = rows[column].between(0, 1).all()  # losses are none, nor are all similarities
-        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=bool(share))
+        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=column in OF_WORDS)
         return line(rows[column].mean(), interval, metric=metric, k=pd.NA, n=len(rows))
 
     return each(frame, [*IDENTITY, "split"], mean).reindex(columns=TIDY)

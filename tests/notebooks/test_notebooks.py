@@ -29,8 +29,20 @@ def cells(path, kind="code"):
     return [cell for cell in found if cell["cell_type"] == kind]
 
 
+def tags(cell):
+    return set(cell["metadata"].get("tags", []))
+
+
 def tagged(path, tag):
-    return [c for c in cells(path) if tag in c["metadata"].get("tags", [])]
+    return [cell for cell in cells(path) if tag in tags(cell)]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def lines(cell):
+    return len(source(cell).splitlines())
 
 
 def table_lines(copy):
@@ -63,7 +75,7 @@ def test_the_series_is_complete():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_anatomy(path):
     everything = json.loads(path.read_text("utf-8"))["cells"]
-    assert len(everything) <= 60
+    assert sum(not tags(cell) & {"answers", "solutions"} for cell in everything) <= 60
     assert not any(c.get("outputs") or c.get("execution_count") for c in cells(path))
     (parameters,) = tagged(path, "parameters")
     (check,) = tagged(path, "check")
@@ -74,9 +86,34 @@ def test_anatomy(path):
     first = "".join(everything[0]["source"])
     assert first.startswith(f"# {path.stem[:2]} ") and "Reads:" in first and "Writes:" in first
     assert "`%pip install -c ../constraints.txt -e ..`" in first  # to run it elsewhere
-    lines = sum(len("".join(c["source"]).splitlines()) for c in cells(path))
-    assert lines <= 250
+    taught = [cell for cell in cells(path) if not tags(cell) & {"answers", "solutions"}]
+    assert sum(map(lines, taught)) <= 250
     assert "## Exercises" in str(everything) and "## Summary" in str(everything)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercises(path):
+    everything = json.loads(path.read_text("utf-8"))["cells"]
+    (answers,), (solutions,) = tagged(path, "answers"), tagged(path, "solutions")
+    place = everything.index(answers)
+    asked, folded = (source(everything[i]) for i in (place - 1, place + 2))
+    assert everything[place + 1] == solutions and lines(solutions) <= 30
+    assert "## Exercises" in asked and folded.startswith("<details><summary>Solutions</summary>")
+    numbers = re.findall(r"^(\d)\. ", asked, re.MULTILINE)
+    assert numbers == [str(1 + i) for i in range(len(numbers))] and len(numbers) in (3, 4, 5)
+    assert re.findall(r"^(\d)\. ", folded, re.MULTILINE) == numbers
+    given = [ast.unparse(node) for node in ast.parse(source(answers)).body]
+    wanted = [f"answer_{number} = None" for number in numbers]
+    assert len(given) >= 2 and given == [one for one in wanted if one in given]
+    called = (one for one in ast.walk(ast.parse(source(solutions))) if isinstance(one, ast.Call))
+    checked = {
+        ast.unparse(one.args[1]): ast.unparse(one.args[0]).lstrip("f")[1:3]
+        for one in called
+        if ast.unparse(one.func) == "exercises.check"
+    }
+    assert checked == {name: f"{name[-1]}." for name in (one.split()[0] for one in given)}
+    assert tags(solutions) == {"solutions", "hide-cell"}  # the site folds it, JupyterLab too:
+    assert solutions["metadata"]["jupyter"] == {"source_hidden": True, "outputs_hidden": True}
 
 
 @pytest.mark.slow
@@ -92,6 +129,9 @@ def test_every_notebook_ran_on_smoke(smoke_study):
             assert all(ran) and ran == sorted(ran)
             outputs = [o for c in cells(copy) for o in c["outputs"]]
             assert not any(o["output_type"] == "error" for o in outputs)
+            ((answers,), (solved,)) = tagged(copy, "answers"), tagged(copy, "solutions")
+            said = "".join("".join(o["text"]) for o in solved["outputs"] if "text" in o)
+            assert len(re.findall(r"^\d\. .+: .", said, re.MULTILINE)) == lines(answers)
             bars = "".join("".join(o["text"]) for o in outputs if o.get("name") == "stderr")
             assert "\r" not in bars and bars.count("\n") <= 16  # one line for each bar
             assert path.stem not in TOGETHER or max(table_lines(copy), default=0) <= MOST_LINES

@@ -10,7 +10,7 @@ from project import ROOT
 from kdlib import runs
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
-from kdlib.report import findings, sentences
+from kdlib.report import findings, lookups, part_sentences, sentences
 from kdlib.study import pipeline
 
 SMOKE = load_profile("smoke")
@@ -69,8 +69,8 @@ def write_all():
         for at in (0.0, 0.5)
         for split in ("member", "held_out")
     ]
-    cause = [{"text": text, "n": 300} | SPAN for text in sentences.TEXTS]
-    cause += [{"objective": name, "n": 300} | SPAN for name in sentences.OBJECTIVES]
+    cause = [{"text": text, "n": 300} | SPAN for text in part_sentences.TEXTS]
+    cause += [{"objective": name, "n": 300} | SPAN for name in part_sentences.OBJECTIVES]
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
     trivial = [
         {"against": "echo"} | SPAN,
@@ -163,8 +163,8 @@ def test_what_is_said(stem, said):
     [
         (-0.2, -0.1, "[-20.0, -10.0], less."),
         (0.1, 0.2, "[+10.0, +20.0], more."),
-        (-0.1, 0.2, f"[-10.0, +20.0], {sentences.UNKNOWN}."),
-        (0.0, 0.2, f"[+0.0, +20.0], {sentences.UNKNOWN}."),
+        (-0.1, 0.2, f"[-10.0, +20.0], {lookups.UNKNOWN}."),
+        (0.0, 0.2, f"[+0.0, +20.0], {lookups.UNKNOWN}."),
         (None, None, "(too few different responses for an interval)."),
     ],
 )
@@ -178,7 +178,7 @@ def test_the_interval_chooses_the_word(lo, hi, word):
     wanted = f"At the end of training, {'this run' * ('tell' in sure)}"
     assert plain.startswith(wanted) and f" {sure} " in plain
     assert f"on average +0.0 percentage points {word.rstrip('.').partition(',')[0]}" in plain
-    assert sum(text.count(one) for one in (", less.", ", more.", sentences.UNKNOWN)) == (
+    assert sum(text.count(one) for one in (", less.", ", more.", lookups.UNKNOWN)) == (
         lo is not None
     )
     assert "Where both fit the rows as closely, no student can be compared with SFT." in text
@@ -187,7 +187,7 @@ def test_the_interval_chooses_the_word(lo, hi, word):
 
 
 @pytest.mark.parametrize(
-    ("lo", "hi", "word"), [(0.1, 0.3, "more useful"), (-0.1, 0.3, sentences.UNKNOWN)]
+    ("lo", "hi", "word"), [(0.1, 0.3, "more useful"), (-0.1, 0.3, lookups.UNKNOWN)]
 )
 def test_usefulness_over_the_best_trivial_answer(lo, hi, word):
     line = {"method": "teacher", "against": "echo", "value": 0.2, "lo": lo, "hi": hi}

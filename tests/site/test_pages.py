@@ -101,11 +101,13 @@ def test_a_reader_goes_on_from_the_map(url, page):
 
 def test_solutions_unfold(url, page):
     page.goto(f"{url}/notebooks/03_supervised_fine_tuning.html")
-    solutions = page.locator("details", has_text="Solutions")
-    inside = solutions.locator("li").first
-    assert not inside.is_visible()
-    solutions.locator("summary").click()
-    assert inside.is_visible()
+    every = page.locator("article details").all()
+    assert every
+    for folded in every:
+        inside = folded.locator("summary ~ *").first
+        assert not inside.is_visible()
+        folded.locator("summary").click()
+        assert inside.is_visible()
 
 
 def numbers(page, address):
