@@ -86,8 +86,8 @@ class Profile(Settings):
             partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)
             yield partial, f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}"
         for name, changed in self.defences.items():
-            known = ", ".join(DEFENCES)
-            yield name not in DEFENCES, f"defences: '{name}' is no defence; known: {known}"
+            unknown_defence = f"defences: '{name}' is no defence; known: {', '.join(DEFENCES)}"
+            yield name not in DEFENCES, unknown_defence
             DEFENCES[name].checked(changed)
         scratch = {size for size, model in self.models.items() if model.width}
         mixed = bool(scratch) and scratch != set(self.models)

@@ -121,5 +121,5 @@ def gradients(run: Run, read: Reading) -> trainer.Gradients:
         raise KdlibError(f"{run.label}: {bad}; lower it, or a whole row may come out")
     steps = read.settings.epochs * len(read.steps(0))
     noise = defences.noise_for(given["epsilon"], given["delta"], read.chance, steps)
-    how = {"norm": given["norm"], "noise": noise, "rows": read.chance * rows}
-    return partial(defences.private_gradients, **how)
+    norm, drawn = given["norm"], read.chance * rows
+    return partial(defences.private_gradients, norm=norm, noise=noise, rows=drawn)
