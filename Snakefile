@@ -32,7 +32,8 @@ CLOSING = "15_conclusion"
 TRAINING = sorted({TEACHER, *PLAN.trained})
 PAPERS = [name for name in TRAINING if name != TEACHER and set(PLAN.trained[name]) & set(PAPER)]
 TOGETHER = [name for name, given in PLAN.parameters.items() if "seeds" in given and name != MAP]
-MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause")  # are trained there, for all seeds
+# are trained there, for all seeds or, in 17, the first
+MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause", "17_release")
 USING_MODELS = (*MORE_STUDENTS, "13_membership_and_canaries")
 
 # Notebook of one seed: the notebooks of the same seed whose files it reads.

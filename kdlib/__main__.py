@@ -89,7 +89,8 @@ def release(profile: str, out: Path, policy: str, sign: Path | None) -> int:
     from kdlib.audit import gate
     from kdlib.audit import policy as policies
 
-    table = releases.make(load_profile(profile), out, policies.read(policy), sign)
+    settings, asked = load_profile(profile), policies.read(policy)
+    table = releases.make(settings, settings.seeds[0], out, asked, sign)
     print(pd.read_csv(out / releases.FILTERED).to_string(index=False))
     print("\n".join([*gate.sentences(table), str(out)]))
     return gate.STATUS[gate.outcome(table)]

@@ -37,17 +37,18 @@ NGRAMS, FILTERED = "ngrams.npz", "filtered.csv"
 LOG = "log.jsonl"
 
 
-def make(profile: Profile, out: Path, asked: policy.Read, sign: Path | None = None) -> pd.DataFrame:
+def make(
+    profile: Profile, seed: int, out: Path, asked: policy.Read, sign: Path | None = None
+) -> pd.DataFrame:
     """Filter, distil, audit and gate, or what is left of it; the gate's table (`gate.judged`).
 
-    The student is `profile.release`'s, of the first seed. Called again with another policy it
+    The student is that of `profile.release`. Called again with another policy it
     judges what it has measured. KdlibError, before anything is trained: the policy needs more rows
     than there are, the key is none, or the folder holds something else.
     """
     if sign is not None:
         record.private_key(sign)
     pretraining.prepare(profile)
-    seed = profile.seeds[0]
     rows = load_rows(profile, seed)
     read = releasing.filtered(profile, rows)
     split = written_rows(read.rows)

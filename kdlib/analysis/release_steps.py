@@ -4,55 +4,58 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis import extraction
-from kdlib.stats import MIN_GROUPS, Line, named, paired_difference, ratio
+from kdlib.stats import MIN_GROUPS, Line, paired_difference, ratio
 
-# By measure, of which answers: to held-out rows, to member rows, to all that hold personal data.
+# By measure: the column, and of which answers it is the mean.
+MEMBERS = "split == 'member' and kind == 'row'"
 MEASURES = {
-    "usefulness": "split == 'held_out' and kind == 'row'",
-    "exact": "split == 'member' and kind == 'row'",
-    "near": "split == 'member' and kind == 'row'",
-    "personal": "split == 'member' and personal == personal",
+    "usefulness": ("usefulness", "split == 'held_out' and kind == 'row'"),
+    "word for word": ("exact", MEMBERS),
+    "near copies": ("near", MEMBERS),
+    "personal data": ("personal", "split == 'member' and personal == personal"),
 }
+SHOWN = ["value", "lo", "hi", "n", "groups"]
 
 
 def table(answers: pd.DataFrame) -> pd.DataFrame:
-    """A line for each step and measure, of answers as `study.releasing.steps` has them.
+    """Lines for each step and measure, of answers as `study.releasing.steps` has them.
 
-    usefulness: the mean of answers to held-out rows. Of member rows, exact: the share whose
-    response comes out word for word; near: of which an answer has an edit similarity of ALIKE or
-    more; personal: of those with personal data, canaries too, the share whose answer has some.
-    Columns: step, measure, value, lo, hi, n, groups, and change (with lo, hi): less the step before
-    over the same rows, nan at the first.
+    usefulness: of answers to held-out rows. Of member rows the share whose response comes out word
+    for word, or as a near copy (`near`); of those with personal data, canaries too, the share whose
+    answer has some.
+    Columns: step, measure, kind ("level", or from the second step on "change": less the step before
+    over the same rows), value, lo, hi, n, groups.
     """
     answers = answers.assign(near=near(answers))
     lines: list[Line] = []
-    for measure, which in MEASURES.items():
+    for measure, (column, which) in MEASURES.items():
         before = None
         for step, part in answers.query(which).groupby("step", sort=False):
-            value = ratio(part["group"], part[measure], np.ones(len(part)))
             facts = {"step": step, "measure": measure}
-            facts |= {name: value[name] for name in ("value", "lo", "hi", "n", "groups")}
-            lines.append(facts | _change(part, before, measure))
+            level = ratio(part["group"], part[column], np.ones(len(part)))
+            lines.append(facts | {"kind": "level"} | level)
+            if before is not None:
+                lines.append(facts | {"kind": "change"} | _less(part, before, column))
             before = part
-    found = pd.DataFrame(lines)
     order = {step: i for i, step in enumerate(answers["step"].unique())}
+    found = pd.DataFrame(lines)[["step", "measure", "kind", *SHOWN]]
     return found.sort_values("step", key=lambda one: one.map(order), kind="stable")
+
+
+def _less(part: pd.DataFrame, before: pd.DataFrame, column: str) -> Line:
+    found = paired_difference(part, before, column)
+    return found | ({"lo": np.nan, "hi": np.nan} if found["groups"] < MIN_GROUPS else {})
 
 
 def near(answers: pd.DataFrame) -> pd.Series:
     """Whether an answer is a copy of the response but for a tenth of its characters."""
+    return (similarity(answers) >= extraction.ALIKE).astype(float)
+
+
+def similarity(answers: pd.DataFrame) -> pd.Series:
+    """The edit similarity of each answer and the response, 0 to 1."""
     alike = extraction.approximate(answers["text"], answers["response"])["edit_similarity"]
-    return pd.Series((alike >= extraction.ALIKE).to_numpy(float), answers.index)
-
-
-def _change(part: pd.DataFrame, before: pd.DataFrame | None, measure: str) -> Line:
-    nothing = {"value": np.nan, "lo": np.nan, "hi": np.nan}
-    if before is None:
-        return named("change", nothing)
-    found = paired_difference(part, before, measure)
-    if found["groups"] < MIN_GROUPS:
-        found |= {"lo": np.nan, "hi": np.nan}
-    return named("change", found)
+    return pd.Series(alike.to_numpy(), answers.index)
 
 
 def refused(filtered: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,8 @@
 MemFree decoding (Ippolito et al. 2023, arXiv 2210.17546): before each token is chosen, those are
 ruled out that would complete an n-gram of the training text. Asked are not all tokens, one by one,
 but once which tokens follow the last n - 1: a map from the hash of these to the tokens. It holds
-the texts as surely as a copy does: who has it and the first n - 1 tokens of a text reads on.
+the texts as surely as a copy does: who has it and the first n - 1 tokens of a text reads on. It
+compares tokens: a word that the model spells from smaller ones is another word to it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,7 +69,7 @@ class NGrams:
 def load(path: Path) -> NGrams:
     """The map that `NGrams.save` wrote; KdlibError where it is none. Nothing is unpickled."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return NGrams(int(kept["n"]), *(kept[name] for name in ("hashes", "starts", "last")))
     except Exception as error:  # zipfile, zlib and numpy have error classes of their own
         reason = f"{type(error).__name__}: {error}"

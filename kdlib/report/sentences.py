@@ -20,11 +20,8 @@ from kdlib.stats import MIN_SEEDS, row_text
 
 Sentence = Callable[[Profile], str]
 TEXTS = {"teacher": "the teacher's", "student": "the student's own"}
-OBJECTIVES = {
-    "forward_kl": "forward KL",
-    "reverse_kl": "reverse KL",
-    "generalized_jsd": "generalized JSD",
-}
+OBJECTIVES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL"}
+OBJECTIVES |= {"generalized_jsd": "generalized JSD"}
 UNKNOWN = "no difference that this run could tell"
 
 
@@ -266,6 +263,12 @@ def _objectives(settings: Profile) -> str:
     return f"In place of cross-entropy, minimizing a divergence changes it: {text}."
 
 
+def _steps(measure: str, settings: Profile) -> str:
+    lines = _lines(settings.name, "release_steps", kind="change", measure=measure)
+    told = (f"{one['step']} {row_text(one, form='+.3f')}" for one in lines.to_dict("records"))
+    return f"{measure}, each step less the one before: {'; '.join(told)}."
+
+
 OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any run), and sentence
     "README": [
         ("", partial(_plainly, "C1", "at the end of training")),
@@ -288,6 +291,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
     "13_membership_and_canaries": [("lab", _membership)],
     "14_cause": [("cause", _effects), ("cause", _objectives)],
     "15_conclusion": [("", _main), ("", _useful), ("", _ledger)],
+    "17_release": [("release", partial(_steps, one)) for one in ("word for word", "usefulness")],
 }
 for _name, _method in METHODS.items():
     if _name != "sft":

@@ -70,6 +70,11 @@ def write_all():
     ]
     cause = [{"text": text, "n": 300} | SPAN for text in sentences.TEXTS]
     cause += [{"objective": name, "n": 300} | SPAN for name in sentences.OBJECTIVES]
+    steps = [
+        {"step": "distilled", "measure": measure, "kind": kind} | SPAN
+        for measure in ("word for word", "usefulness")
+        for kind in ("level", "change")
+    ]
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
     trivial = [
         {"against": "echo"} | SPAN,
@@ -96,6 +101,7 @@ def write_all():
         removal=[{"predicted": 0.1, "random": 0.25, "n": 300} | SPAN],
         membership=every(score="loss", **auc),
         effects=cause,
+        release_steps=steps,
     )
 
 
@@ -139,6 +145,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
         ("14_cause", f"the teacher's by {LESS}; the student's own by {LESS}."),
         ("14_cause", f"forward KL by {LESS}; reverse KL by {LESS}; generalized JSD by {LESS}."),
+        ("17_release", "Word for word, each step less the one before: distilled -0.150 [-0.200"),
     ],
 )
 def test_what_is_said(stem, said):
