@@ -13,6 +13,7 @@ import toy
 
 from kdlib import __main__, release, runs
 from kdlib.audit import policy, record
+from kdlib.config.sections import FIELDS
 from kdlib.errors import KdlibError
 from kdlib.model import memfree
 from kdlib.study import stages
@@ -78,19 +79,22 @@ def named(folder):
     return body, {one["name"] for one in body["subject"]}
 
 
+def lines(path):
+    return [json.loads(one) for one in path.read_text("utf-8").splitlines()]
+
+
 # --- the folder ------------------------------------------------------------------------------
 
 
 def test_the_record_binds_every_file_of_the_model_and_the_filter_with_it(made):
-    folder, profile = made
+    folder = made[0]
     body, names = named(folder)
     files = {f"model/{one.name}" for one in (folder / "model").iterdir()}
     assert files | {"data/member.jsonl", "held-out/held_out.jsonl"} == names
     assert {"model/ngrams.npz", "model/release.json", "model/model.safetensors"} <= files
     assert body["predicate"]["result"] == "PASSED"
-    read = [json.loads(one) for one in (folder / "rows" / "member.jsonl").open()]
-    said = (profile.template.model_dump_json(), json.dumps(read[0]))
-    assert len(read) == 12 and not any("row_id" in one for one in said)
+    read = lines(folder / "rows" / "member.jsonl")
+    assert len(read) == 12 and set(read[0]) == set(FIELDS)
 
 
 def test_called_again_it_trains_nothing_and_judges_by_another_policy(made, tmp_path, monkeypatch):
@@ -216,10 +220,6 @@ def knowing(tmp_path):
     return release.Released(toy.trained(), toy.tokenizer(), known, log, toy.TEMPLATE, 20)
 
 
-def lines(path):
-    return [json.loads(one) for one in path.read_text("utf-8").splitlines()]
-
-
 def test_no_n_gram_of_the_rows_is_written_however_it_is_decoded(knowing):
     for how in ({}, {"do_sample": True, "top_k": 3}, {"num_beams": 3}, {"max_new_tokens": 9}):
         torch.manual_seed(0)
@@ -302,8 +302,8 @@ def test_what_cannot_be_decided_is_refused_before_anything_is_trained(
 ):
     monkeypatch.setattr(stages, "make", lambda *_: pytest.fail("it was trained"))
     words = ["--profile", made[0].parent / "own.toml", "--out", tmp_path / "out"]
-    assert command(monkeypatch, *words) == 2  # the policy that ships needs 100 held-out rows
-    assert "needs 100 held-out rows, and there are 8" in capsys.readouterr().err
+    assert command(monkeypatch, *words) == 2  # the policy that ships needs more
+    assert "needs 10 held-out rows, and there are 8" in capsys.readouterr().err
     assert command(monkeypatch, *words, "--sign", tmp_path / "nowhere") == 2
     assert "key file" in capsys.readouterr().err and not runs.runs_dir("nowhere").exists()
     assert not (tmp_path / "out").exists()
