@@ -12,6 +12,7 @@ MEASURES = {
     "usefulness": ("usefulness", "split == 'held_out' and kind == 'row'"),
     "word for word": ("exact", MEMBERS),
     "near copies": ("near", MEMBERS),
+    "longest run": ("run", MEMBERS),
     "personal data": ("personal", "split == 'member' and personal == personal"),
 }
 SHOWN = ["value", "lo", "hi", "n", "groups"]
@@ -21,12 +22,13 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
     """Lines for each step and measure, of answers as `study.releasing.steps` has them.
 
     usefulness: of answers to held-out rows. Of member rows the share whose response comes out word
-    for word, or as a near copy (`near`); of those with personal data, canaries too, the share whose
-    answer has some.
+    for word, or as a near copy, and the longest run of its words that does (see `copies`); of those
+    with personal data, canaries too, the share whose answer has some.
     Columns: step, measure, kind ("level", or from the second step on "change": less the step before
     over the same rows), value, lo, hi, n, groups.
     """
-    answers = answers.assign(near=near(answers))
+    answers = answers.reset_index(drop=True)  # joined of several
+    answers = answers.join(copies(answers))
     lines: list[Line] = []
     for measure, (column, which) in MEASURES.items():
         before = None
@@ -47,15 +49,16 @@ def _less(part: pd.DataFrame, before: pd.DataFrame, column: str) -> Line:
     return found | ({"lo": np.nan, "hi": np.nan} if found["groups"] < MIN_GROUPS else {})
 
 
-def near(answers: pd.DataFrame) -> pd.Series:
-    """Whether an answer is a copy of the response but for a tenth of its characters."""
-    return (similarity(answers) >= extraction.ALIKE).astype(float)
+def copies(answers: pd.DataFrame) -> pd.DataFrame:
+    """How much of a response an answer has: `extraction.approximate`, with the same index.
 
-
-def similarity(answers: pd.DataFrame) -> pd.Series:
-    """The edit similarity of each answer and the response, 0 to 1."""
-    alike = extraction.approximate(answers["text"], answers["response"])["edit_similarity"]
-    return pd.Series(alike.to_numpy(), answers.index)
+    near (0 or 1): word for word (column exact), or an edit similarity of ALIKE or more; alike: that
+    similarity; run: the longest run of words that both have, as a share of the response's.
+    """
+    found = extraction.approximate(answers["text"], answers["response"]).set_index(answers.index)
+    found = found.set_axis(["alike", "run"], axis=1)
+    near = (found["alike"] >= extraction.ALIKE) | (answers["exact"] > 0)
+    return found.assign(near=near.astype(float))
 
 
 def refused(filtered: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ def answers(step, exact, useful, personal, n=40):
 
 
 def lines(*frames):
-    table = release_steps.table(pd.concat(frames, ignore_index=True))
+    table = release_steps.table(pd.concat(frames))
     return {kind: part.set_index(["step", "measure"]) for kind, part in table.groupby("kind")}
 
 
@@ -51,11 +51,14 @@ def test_without_personal_data_there_is_no_such_line():
     assert "personal data" not in lines(frame)["level"].index.unique("measure")
 
 
-def test_near_is_a_copy_but_for_a_tenth():
+def test_copies_are_near_but_for_a_tenth_and_run_as_far_as_words_are_the_same():
     text = "word " * 10
-    said = [text, text.replace("w", "W", 5), text.replace("w", "W", 6), "none"]
-    frame = pd.DataFrame({"response": text, "text": said})
-    assert release_steps.near(frame).tolist() == [1, 1, 0, 0]
+    said = [text, text.replace("w", "W", 5), text.replace("w", "W", 6), "none", "a word word"]
+    frame = pd.DataFrame({"response": text, "text": said, "exact": [1, 0, 0, 0, 1]})
+    found = release_steps.copies(frame.set_axis(list("abcde")))
+    assert found["near"].to_dict() == {"a": 1, "b": 1, "c": 0, "d": 0, "e": 1}
+    assert found["run"].tolist() == [1.0, 0.5, 0.4, 0.0, 0.2]
+    assert found["alike"].iloc[0] == 1 > found["alike"].iloc[1] == 0.9
 
 
 def test_refused_are_rows_whose_answer_the_filter_changed():
