@@ -7,6 +7,7 @@ the texts as surely as a copy does: who has it and the first n - 1 tokens of a t
 compares tokens: a word that the model spells from smaller ones is another word to it.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,12 @@ def _windows(text: Sequence[int], n: int) -> np.ndarray:
 
 def _hashed(tokens: np.ndarray) -> np.ndarray:
     """A hash of each row of token ids, uint64: sum of a_i t_i modulo 2^64, each a_i drawn once."""
-    factors = np.random.default_rng(SEED).integers(0, 2**64, tokens.shape[1], np.uint64)
-    return (tokens.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
+    return (tokens.astype(np.uint64) * _factors(tokens.shape[1])).sum(axis=1, dtype=np.uint64)
+
+
+@functools.cache  # drawing them takes longer than all of the lookup
+def _factors(length: int) -> np.ndarray:
+    return np.random.default_rng(SEED).integers(0, 2**64, length, np.uint64)
 
 
 class MemFree(LogitsProcessor):
