@@ -114,7 +114,9 @@ def write_model(folder: Path, student: Run, read: releasing.Read) -> None:
     os.replace(part, folder)
 
 
-def load(folder: Path, key: Path | None = None, log: Path | None = None) -> "Released":
+def load(
+    folder: str | Path, key: str | Path | None = None, log: str | Path | None = None
+) -> "Released":
     """Open a release whose record holds, with its decoding filter and its log.
 
     The record has to say that the gate passed, and every file of model/ has to be the one that it
@@ -127,7 +129,8 @@ def load(folder: Path, key: Path | None = None, log: Path | None = None) -> "Rel
     if not path.is_file():
         raise KdlibError(f"{closed}: it has no record; make it with: python -m kdlib release")
     body = verifying.read(path)
-    faults = verifying.faults(path, key, {MODEL: folder / MODEL}, roles=(MODEL,))
+    signer = None if key is None else Path(key)
+    faults = verifying.faults(path, signer, {MODEL: folder / MODEL}, roles=(MODEL,))
     bound = {one["name"] for one in body["subject"]}
     faults += [
         f"{path.name} does not name {MODEL}/{name}"
@@ -145,7 +148,7 @@ def load(folder: Path, key: Path | None = None, log: Path | None = None) -> "Rel
         model,
         tokens.load_tokenizer(folder / MODEL),
         memfree.load(folder / MODEL / NGRAMS),
-        Log(log or folder / LOG),
+        Log(Path(log or folder / LOG)),
         Template(**how["template"]),
         how["max_new"],
     )

@@ -174,7 +174,8 @@ def test_a_file_more_is_named(out):
 def test_another_key_a_changed_record_and_none_at_all(signed, tmp_path):
     out, public = signed
     _, other = keys(tmp_path, "other")
-    assert release.load(out, public)
+    assert release.load(str(out), str(public), str(tmp_path / "other.jsonl"))
+    assert (tmp_path / "other.key").is_file()
     with pytest.raises(KdlibError, match="record.json was not signed by this key"):
         release.load(out, other)
     path = out / "audit" / "record.json"

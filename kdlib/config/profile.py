@@ -89,9 +89,9 @@ class Profile(Settings):
         yield mixed, "models: all or none are made from scratch; they share one tokenizer"
         yield self.cut(TEACHER), "models.teacher: give path, or layers, heads and width"
         shipped, template = read_templates(), self.tokens.template
-        for name, size in (("probe", self.probe.size), ("release", self.release.size)):
-            unknown = size not in (None, *self.sizes)
-            yield unknown, f"{name}.size = '{size}': known: {', '.join(self.sizes)}"
+        for where, wanted in (("probe", self.probe.size), ("release", self.release.size)):
+            unknown = wanted not in (None, *self.sizes)
+            yield unknown, f"{where}.size = '{wanted}': known: {', '.join(self.sizes)}"
         for name in set(self.templates) & set(shipped):
             yield True, f"templates.{name} is known already; give it another name"
         known = shipped | self.templates
