@@ -111,6 +111,15 @@ def test_called_again_it_trains_nothing_and_judges_by_another_policy(made, tmp_p
     shutil.copytree(again / "audit", folder / "audit")
 
 
+def test_signed_as_it_is_made_and_opened_by_that_key(made, tmp_path):
+    (private, public), (_, other) = keys(tmp_path), keys(tmp_path, "other")
+    asked = policy.read(str(limits(tmp_path)))
+    release.make(made[1], 0, tmp_path / "out", asked, private)
+    assert release.load(tmp_path / "out", public).known.n == 4
+    with pytest.raises(KdlibError, match="record.json was not signed by this key"):
+        release.load(tmp_path / "out", other)
+
+
 def test_broken_off_it_goes_on(made, tmp_path):
     _, profile = made
     folder, asked = tmp_path / "out", policy.read(str(limits(tmp_path)))
