@@ -33,8 +33,8 @@ TRAINING = sorted({TEACHER, *PLAN.trained})
 PAPERS = [name for name in TRAINING if name != TEACHER and set(PLAN.trained[name]) & set(PAPER)]
 TOGETHER = [name for name, given in PLAN.parameters.items() if "seeds" in given and name != MAP]
 DEFENDED = "15_defences"
-# in these notebooks further students are trained, for all seeds
-MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause", DEFENDED)
+# in these notebooks further students are trained, for all seeds or, in 17, the first
+MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause", DEFENDED, "17_release")
 USING_MODELS = (*MORE_STUDENTS, "13_membership_and_canaries")
 
 # Notebook of one seed: the notebooks of the same seed whose files it reads.

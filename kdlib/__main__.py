@@ -1,4 +1,4 @@
-"""The commands of `python -m kdlib`: the study's, the site and the audit's two."""
+"""The commands of `python -m kdlib`: the study's, the site, the audit's two and the release."""
 
 import argparse
 import json
@@ -81,12 +81,26 @@ def audit(columns: list[str], policy: str | None, sign: Path | None, **given: An
     return gate.STATUS[gate.outcome(table)]
 
 
+def release(profile: str, out: Path, policy: str, sign: Path | None) -> int:
+    """Filter a profile's rows, distil its student, audit and gate it: one folder, if it may go."""
+    import pandas as pd
+
+    from kdlib import release as releases
+    from kdlib.audit import gate
+    from kdlib.audit import policy as policies
+
+    settings, asked = load_profile(profile), policies.read(policy)
+    table = releases.make(settings, settings.seeds[0], out, asked, sign)
+    print(pd.read_csv(out / releases.FILTERED).to_string(index=False))
+    print("\n".join([*gate.sentences(table), str(out)]))
+    return gate.STATUS[gate.outcome(table)]
+
+
 def verify_record(record: Path, key: Path | None, at: list[str]) -> bool:
     """Check the signature of an audit's record, and the files that it names."""
     from kdlib.audit import verifying
 
-    roles = ("model", "reference", "data", "held-out")
-    places = {role: Path(place) for role, place in _pairs("--at", at, roles).items()}
+    places = {role: Path(place) for role, place in _pairs("--at", at, verifying.ROLES).items()}
     found = verifying.faults(record, key, places)
     print("\n".join(found or verifying.held(record, key)), file=sys.stderr if found else sys.stdout)
     return not found
@@ -149,6 +163,11 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     if command is findings:
         return
     add("--profile", default="laptop", help="name, or path of a .toml file")
+    if command is release:
+        add("--out", type=Path, required=True, help="folder of the release")
+        add("--policy", default="default", help="limits, a .toml file, or default")
+        add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
+        return
     if command not in (report, site):
         add("--cores", type=_positive, default=cores, help="default: all there are")
     if command is pipeline.study:
@@ -165,7 +184,7 @@ def main() -> int:
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     of_study = (pipeline.study, verify, calibrate, report, findings, site)
-    for command in (*of_study, audit, verify_record):
+    for command in (*of_study, audit, verify_record, release):
         name, about = command.__name__.replace("_", "-"), (command.__doc__ or "").split("\n")[0]
         child = commands.add_parser(name, help=about)
         child.set_defaults(command=command)

@@ -15,7 +15,8 @@ LAYERS = [  # a folder imports from those in earlier rows, and its own
     ["study"],
     ["analysis"],
     ["figures", "report"],
-    ["audit", "__main__"],
+    ["audit"],
+    ["release", "__main__"],
 ]
 LAYER = {name: i for i, row in enumerate(LAYERS) for name in row}
 # Tables in, tables out: nothing of models, training and the study.

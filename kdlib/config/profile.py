@@ -73,6 +73,7 @@ class Profile(Settings):
     decoding: sections.DecodingSettings = sections.DecodingSettings()
     measure: sections.MeasureSettings = sections.MeasureSettings()
     probe: sections.ProbeSettings = sections.ProbeSettings()
+    release: sections.ReleaseSettings = sections.ReleaseSettings()
     calibration: sections.CalibrationSettings | None = None
 
     def _faults(self) -> sections.Faults:
@@ -93,9 +94,10 @@ class Profile(Settings):
         mixed = bool(scratch) and scratch != set(self.models)
         yield mixed, "models: all or none are made from scratch; they share one tokenizer"
         yield self.cut(TEACHER), "models.teacher: give path, or layers, heads and width"
-        shipped, template, probed = read_templates(), self.tokens.template, self.probe.size
-        unknown = probed not in (None, *self.sizes)
-        yield unknown, f"probe.size = '{probed}': known: {', '.join(self.sizes)}"
+        shipped, template = read_templates(), self.tokens.template
+        for where, wanted in (("probe", self.probe.size), ("release", self.release.size)):
+            unknown = wanted not in (None, *self.sizes)
+            yield unknown, f"{where}.size = '{wanted}': known: {', '.join(self.sizes)}"
         for name in set(self.templates) & set(shipped):
             yield True, f"templates.{name} is known already; give it another name"
         known = shipped | self.templates
@@ -103,8 +105,11 @@ class Profile(Settings):
         seed = self.calibration.seed if self.calibration else None
         yield seed in self.seeds, f"calibration.seed = {seed} is among the reported seeds"
         methods = self.all_methods
+        asked = [("release.method", self.release.method)]
         for name in self.calibration.methods if self.calibration else ():
-            lacking = f"calibration.methods: '{name}' is no method; known: {', '.join(methods)}"
+            asked.append(("calibration.methods", name))
+        for where, name in asked:
+            lacking = f"{where}: '{name}' is no method; known: {', '.join(methods)}"
             yield name not in methods, lacking
 
     @property

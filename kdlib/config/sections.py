@@ -213,6 +213,17 @@ class CalibrationSettings(Settings):
                 yield True, f"{name} lacks {lacking}"
 
 
+class ReleaseSettings(Settings):
+    """Which student is released, and what is taken out of its rows and of what it writes."""
+
+    method: str = "word_kd"
+    size: str | None = None  # of the student; that of `probe` where none is named
+    personal: Literal["replace", "drop"] = "replace"  # their kind in place of them, or no such row
+    # share of common runs of characters from which two responses are near duplicates
+    similarity: Annotated[Real, Field(gt=0, le=1)] = 0.8
+    ngram: Annotated[Whole, Field(ge=2)] = 10  # tokens of a training response that never come out
+
+
 class AuditSettings(Settings):
     """What is audited, and how."""
 

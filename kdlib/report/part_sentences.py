@@ -1,4 +1,4 @@
-"""The sentences of the study's further parts, notebooks 11 to 15; see `sentences`."""
+"""The sentences of the study's further parts, notebooks 11 to 17; see `sentences`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -104,6 +104,12 @@ def _plane(settings: Profile) -> str:
     return f"{text}{row_text(gap, form='+.3f')}, {lookups.word(gap['lo'], gap['hi'])}."
 
 
+def _steps(measure: str, settings: Profile) -> str:
+    lines = lookups.lines(settings.name, "release_steps", kind="change", measure=measure)
+    told = (f"{one['step']} {row_text(one, form='+.3f')}" for one in lines.to_dict("records"))
+    return f"{measure}, each step less the one before: {'; '.join(told)}."
+
+
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "11_inheritance": [("lab", _excess), ("lab", _unread)],
     "12_what_stays": [("lab", _forecast), ("lab", _removal)],
@@ -114,4 +120,5 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("defences", partial(_contrast, "B2")),
         ("defences", _plane),
     ],
+    "17_release": [("release", partial(_steps, one)) for one in ("word for word", "usefulness")],
 }

@@ -69,7 +69,8 @@ def test_lines_of_tables_are_counted(tmp_path):
 
 
 def test_the_series_is_complete():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in (*range(16), 18)]
+    numbers = [f"{number:02}" for number in (*range(16), 17, 18)]  # 16 is to come
+    assert [path.stem[:2] for path in NOTEBOOKS] == numbers
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -71,6 +71,11 @@ def write_all():
     ]
     cause = [{"text": text, "n": 300} | SPAN for text in part_sentences.TEXTS]
     cause += [{"objective": name, "n": 300} | SPAN for name in part_sentences.OBJECTIVES]
+    steps = [
+        {"step": "distilled", "measure": measure, "kind": kind} | SPAN
+        for measure in ("word for word", "usefulness")
+        for kind in ("level", "change")
+    ]
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
     trivial = [
         {"against": "echo"} | SPAN,
@@ -100,6 +105,7 @@ def write_all():
         effects=cause,
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
         hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
+        release_steps=steps,
     )
 
 
@@ -152,6 +158,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100], less.",
         ),
         ("14_cause", f"forward KL by {LESS}; reverse KL by {LESS}; generalized JSD by {LESS}."),
+        ("17_release", "Word for word, each step less the one before: distilled -0.150 [-0.200"),
     ],
 )
 def test_what_is_said(stem, said):
