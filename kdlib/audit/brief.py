@@ -35,13 +35,13 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with sentences, tables (their first line heads them), points, and a small note."""
+    """A heading; sentences, tables (their first line heads them), points, and small print."""
 
     heading: str
     text: tuple[str, ...] = ()
     tables: tuple[list[list[str]], ...] = ()
     points: tuple[str, ...] = ()
-    note: str = ""
+    note: tuple[str, ...] = ()
 
 
 def write(folder: Path, priced: prices.Read) -> None:
@@ -56,7 +56,7 @@ def write(folder: Path, priced: prices.Read) -> None:
 
 def _filled(form: str, facts: Mapping[str, Any]) -> str:
     text = Path(__file__).with_name(f"brief{form}.j2").read_text("utf-8")
-    how: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    how: dict[str, Any] = {"trim_blocks": True, "keep_trailing_newline": True}
     jinja = Environment(autoescape=form == ".html", undefined=StrictUndefined, **how)
     jinja.filters["plain"] = plain
     return jinja.from_string(text).render(facts)
@@ -82,42 +82,34 @@ def page(
     def told(place: str, *keys: str) -> tuple[str, ...]:
         return tuple(words[place][key].format(**known) for key in keys)
 
-    compared = "compared" if found["kdlib_audit"]["rows"].get("held_out") else "alone"
-    open_ended = tuple(say(one) for one in found["kdlib_not_tested"])
-    seen = told("remains", "seen") if known["seen"] else ()
-    steps = _steps(verdict, lines)
+    def headed(place: str, *keys: str, **rest: Any) -> Section:
+        return Section(words[place]["heading"], told(place, *keys), **rest)
+
+    others = found["kdlib_audit"]["rows"].get("held_out")
     limits = [words["limits"]["head"], *(_limit(line, words, say) for line in lines)]
     costs = _costs(known, words), _places(priced, known, words, language)
+    untested = tuple(say(one) for one in found["kdlib_not_tested"])
+    seen = ("seen",) if known["seen"] else ()
+    meeting = told("meeting", known["key"], "cost", f"then_{verdict}")
     sections = (
-        Section(words["asked"]["heading"], told("asked", compared, "policy")),
-        Section(
-            words["verdict"]["heading"],
-            told("verdict", verdict),
-            (limits,),
-            note=words["verdict"]["note"],
-        ),
-        Section(words["cost"]["heading"], (), costs, note=" ".join(told("cost", "timed", "priced"))),
-        Section(
-            words["remains"]["heading"],
-            told("remains", "standing") + seen + told("remains", "untested"),
-            points=open_ended,
-        ),
-        Section(words["next"]["heading"], points=told("next", *steps)),
-        Section(
-            words["meeting"]["heading"],
-            points=told("meeting", known["key"], "cost", f"then_{verdict}"),
-        ),
+        headed("asked", "compared" if others else "alone", "policy"),
+        headed("verdict", verdict, tables=(limits,), note=told("verdict", "note")),
+        headed("cost", tables=costs, note=told("cost", "timed", "priced")),
+        headed("remains", "standing", *seen, "untested", points=untested),
+        headed("next", points=told("next", *_steps(verdict, lines))),
+        headed("meeting", points=meeting),
     )
-    other = {one: f"{name}" for one, name in NAMES.items() if one != language}
-    facts = {"lang": language, "other": other, "verdict": verdict, "sections": sections}
-    facts["title"] = f"{MARKS[verdict]} {words['title'][verdict].format(**known)}"
-    return facts | {"foot": told("foot", "record", "check"), "languages": words["languages"]}
+    title = f"{MARKS[verdict]} {words['title'][verdict].format(**known)}"
+    facts = {"title": title, "verdict": verdict, "sections": sections}
+    facts |= {"lang": language, "other": {one: NAMES[one] for one in NAMES if one != language}}
+    facts |= {name: words[name] for name in ("languages", "gap")}
+    return facts | {"foot": told("foot", "record", "check")}
 
 
 def _numbers(body: Mapping[str, Any], digest: str, priced: prices.Read) -> dict[str, Any]:
     """Numbers and names that stand in sentences, as they are written in every language."""
     found, cost = body["predicate"], body["predicate"]["kdlib_cost"]
-    files = {role: name for role, name in (one["name"].split("/") for one in body["subject"])}
+    files = dict(one["name"].split("/") for one in body["subject"])
     rows, lines = found["kdlib_audit"]["rows"], found["kdlib_measures"]
     seen = [line["seen"] for line in lines if line["seen"]]
     places = priced.prices.places
@@ -180,8 +172,8 @@ def _needed(lines: list[Line], of_secrets: bool, n: str) -> str:
 
 
 def share(value: float) -> str:
-    """In percent, with up to four digits that count."""
-    return f"{100 * value:.4g}%"
+    """In percent, with three digits that count."""
+    return f"{100 * value:.3g}%"
 
 
 def gigabytes(count: float) -> str:
@@ -213,7 +205,7 @@ def _limit(line: Line, words: Mapping[str, Any], say: Callable[[str], str]) -> l
     """A line of the table of limits."""
     there = line["value"] is not None
     number = f"{share(line['value'])} [{share(line['lo'])}, {share(line['hi'])}]" if there else "–"
-    said = f"{MARKS[line['outcome']]} {words['outcomes'][line['outcome']]}"
+    said = f"{MARKS[line['outcome']]}\N{NO-BREAK SPACE}{words['outcomes'][line['outcome']]}"
     if not there or (line["outcome"] == gate.UNDECIDED and not line["needed"]):
         said = words["limits"]["why"].format(outcome=said, why=say(line["why"]))
     return [named(line, words), number, share(line["below"]), said]

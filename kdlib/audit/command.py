@@ -182,7 +182,9 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
             for block in scoring.blocks(path, settings, BLOCK):
                 part = settings.out / "rows" / f"part-{number:05d}.parquet"
                 if not whole(part):
-                    frame, count = scoring.measured(block.query(scoring.COMPLETE), split, settings, loaded)
+                    frame, count = scoring.measured(
+                        block.query(scoring.COMPLETE), split, settings, loaded
+                    )
                     runs.write_table(part, frame)
                     read += count
                     speed = read / max(bar.format_dict["elapsed"], 1e-9)

@@ -23,7 +23,7 @@ BUDGET = 2**14  # tokens of a forward pass, padding included: long rows go fewer
 UNLIMITED = 2**30  # tokens
 LENGTH = 2048  # tokens, for models without a greatest position when nothing is asked
 COMPLETE = "instruction != '' and response != ''"  # rows that can be measured
-TIMED, ANSWER = 8, 64  # rows whose prompts are answered to see what that costs, and tokens of each
+TIMED, ANSWER = 4, 64  # rows whose prompts are answered to see what that costs, and tokens of each
 
 
 @dataclass(frozen=True)
