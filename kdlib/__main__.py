@@ -62,7 +62,9 @@ def site(profile: str) -> None:
     pages.lay_out(load_profile(profile).name, runs.root() / "docs" / "notebooks")
 
 
-def audit(columns: list[str], policy: str | None, sign: Path | None, **given: Any) -> int:
+def audit(
+    columns: list[str], policy: str | None, sign: Path | None, prices: Path | None, **given: Any
+) -> int:
     """Measure what a model remembers of a file of tuples; write tables and a report."""
     import pandas as pd
 
@@ -73,7 +75,7 @@ def audit(columns: list[str], policy: str | None, sign: Path | None, **given: An
     asked = None if policy is None else policies.read(policy)
     with clearly("audit"):
         settings = AuditSettings(columns=named, **given)
-    print(command.run(settings, asked, sign))
+    print(command.run(settings, asked, sign, prices))
     if asked is None:
         return 0
     table = pd.read_csv(settings.out / command.GATE)
@@ -153,6 +155,7 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         ends = "exit status 0 pass, 1 fail, 3 undecided"
         add("--policy", help=f"limits, a .toml file, or default; {ends}")
         add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
+        add("--prices", type=Path, help="places and their prices for the brief, a .toml file")
         return
     if command is verify_record:
         add("record", type=Path, help="record.json of an audit")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
-from kdlib.audit import gate, policy, record, report, scoring, summary
+from kdlib.audit import brief, gate, policy, prices, record, report, scoring, summary
 from kdlib.audit.scoring import Loaded
 from kdlib.config.profile import read_templates
 from kdlib.config.sections import SECRETS, AuditSettings
@@ -27,26 +28,32 @@ from kdlib.model import checkpoints, packaged
 
 BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
-COMPLETE = "instruction != '' and response != ''"  # rows that can be measured
 GATE = "gate.csv"
+COST = "cost.json"
 CLAIM = "audit.json"  # written first: whose folder it is
 Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are empty
 
 
 def run(
-    settings: AuditSettings, asked: policy.Read | None = None, sign: Path | None = None
+    settings: AuditSettings,
+    asked: policy.Read | None = None,
+    sign: Path | None = None,
+    priced: Path | None = None,
 ) -> Path:
     """Measure every tuple, or those that an interrupted run left; the path of the report.
 
     Files may be larger than memory. Only into `settings.out` go rows/part-*.parquet (one line per
-    tuple), summary.csv, report.html and manifest.json, with a policy also gate.csv and the record,
-    which the private key of the file `sign` signs; a model "package:NAME" is kept where the study
-    keeps it, too. KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`,
-    `gate.require_rows`, `record.private_key`), or the folder is not this audit's.
+    tuple), summary.csv, report.html and manifest.json, with a policy also gate.csv, cost.json,
+    the record, which the private key of the file `sign` signs, and the brief, with the prices of
+    the file `priced`; a model "package:NAME" is kept where the study keeps it, too. KdlibError: bad
+    input (see `scoring.load`, `inspect`, `stream_rows.read`, `gate.require_rows`,
+    `record.private_key`, `prices.read`), or the folder is not this audit's.
     """
-    key = None if sign is None else record.private_key(sign)
+    key, table = None if sign is None else record.private_key(sign), prices.read(priced)
     if key is not None and asked is None:
         raise KdlibError("--sign signs the record of a gated audit; name a policy with --policy")
+    if priced is not None and asked is None:
+        raise KdlibError("--prices is for the brief of a gated audit; name a policy with --policy")
     identity = fingerprint(settings)
     facts = claimed(settings.out, identity)
     loaded = scoring.load(settings)
@@ -64,7 +71,10 @@ def run(
         if fingerprint(settings) != identity:  # a record would bind other files than were measured
             changed = "the model or the data has changed while it was audited"
             raise KdlibError(f"{changed}; remove {settings.out} and run the command again")
+        loaded = replace(loaded, reference=None)  # its memory is none of the model's costs
         about = write_report(settings, loaded, facts["rows"], asked, key)
+        if asked is not None:
+            brief.write(settings.out, table)
         runs.write_manifest(settings.out, identity, **about, last_call=call)
     return settings.out / "report.html"
 
@@ -130,7 +140,7 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             for one in block[[SECRETS, "response"]].itertuples(index=False):
                 for secret in scoring.named(one[0]):
                     said[secret in one[1]] += 1
-            texts = block.query(COMPLETE)["response"]
+            texts = block.query(scoring.COMPLETE)["response"]
             stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
             counts.update(rows=len(block), empty=len(block) - len(texts))
             hashes.append(pd.util.hash_array(texts.map(sources.normalised).to_numpy(object)))
@@ -172,7 +182,9 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
             for block in scoring.blocks(path, settings, BLOCK):
                 part = settings.out / "rows" / f"part-{number:05d}.parquet"
                 if not whole(part):
-                    frame, count = scoring.measured(block.query(COMPLETE), split, settings, loaded)
+                    frame, count = scoring.measured(
+                        block.query(scoring.COMPLETE), split, settings, loaded
+                    )
                     runs.write_table(part, frame)
                     read += count
                     speed = read / max(bar.format_dict["elapsed"], 1e-9)
@@ -180,6 +192,16 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
                 number += 1
                 bar.update(len(block))
     return read
+
+
+def costs(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
+    """What `cost.answering` found, timed once and kept."""
+    with suppress(FileNotFoundError, ValueError):
+        found: dict[str, Any] = json.loads((settings.out / COST).read_text("utf-8"))
+        return found
+    found = scoring.cost_of(settings, loaded)
+    runs.write_text(settings.out / COST, json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def write_report(
@@ -212,6 +234,7 @@ def write_report(
         top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
     said = None
     if asked is not None:
+        about["cost"] = costs(settings, loaded)
         found = summary.sampled(tallied), summary.secrets(tallied)
         judged = gate.judged(*found, asked.policy)
         runs.write_table(settings.out / GATE, judged)

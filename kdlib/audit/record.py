@@ -95,6 +95,7 @@ def statement(
     ]
     verdict, names = gate.outcome(table), table.groupby("outcome")["name"].agg(list)
     how = {name: about[name] for name in ("precision", "limit", "device", "vocabulary", "rows")}
+    how["model"] = Path(os.path.abspath(settings.model)).name
     template = settings.template.model_dump_json().encode()
     predicate = {
         "result": RESULT[verdict],
@@ -104,6 +105,7 @@ def statement(
         "kdlib_measures": json.loads(table.to_json(orient="records", double_precision=6)),
         "kdlib_policy": asked.policy.model_dump(mode="json"),
         "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
+        "kdlib_cost": about["cost"],
         "kdlib_not_tested": untested(settings, about),
         "kdlib_versions": {"kdlib": version("kdlib"), "commit": runs.commit(), **runs.versions()},
         "kdlib_time": datetime.now(UTC).isoformat(timespec="seconds"),

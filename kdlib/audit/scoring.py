@@ -15,13 +15,15 @@ from kdlib.analysis import attacks, extraction
 from kdlib.config.sections import FIELDS, SECRETS, AuditSettings, TokenSettings
 from kdlib.data import sources, stream_rows
 from kdlib.errors import KdlibError
-from kdlib.measure import meter
+from kdlib.measure import cost, meter
 from kdlib.model import checkpoints, packaged, tokens
 from kdlib.model.tokens import Example
 
 BUDGET = 2**14  # tokens of a forward pass, padding included: long rows go fewer at a time
 UNLIMITED = 2**30  # tokens
 LENGTH = 2048  # tokens, for models without a greatest position when nothing is asked
+COMPLETE = "instruction != '' and response != ''"  # rows that can be measured
+TIMED, ANSWER = 4, 64  # rows whose prompts are answered to see what that costs, and tokens of each
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,7 @@ def measured(
     secrets (of each that was measured a digest) with secret_hits (`written`).
     """
     rows = rows.assign(row_id=[f"{split}-{number}" for number in rows.index])
-    whole = TokenSettings(max_prompt=UNLIMITED, max_length=2 * UNLIMITED)
-    encoded = tokens.encode(rows.to_dict("records"), loaded.tokenizer, whole, settings.template)
+    encoded = _encoded(rows, settings, loaded)
     fits = [len(one.prompt) < loaded.limit for one in encoded]
     kept = list(itertools.compress(encoded, fits))
     cut = [len(one) > loaded.limit for one in kept]
@@ -98,6 +99,12 @@ def measured(
     frame = frame.assign(cut=np.array(cut, bool), **scores)
     frame.insert(1, "split", split)
     return pd.concat([frame, texts, found], axis=1), sum(map(len, kept))
+
+
+def _encoded(rows: pd.DataFrame, settings: AuditSettings, loaded: Loaded) -> list[Example]:
+    """Rows (FIELDS, row_id) to tokens, whatever their lengths."""
+    whole = TokenSettings(max_prompt=UNLIMITED, max_length=2 * UNLIMITED)
+    return tokens.encode(rows.to_dict("records"), loaded.tokenizer, whole, settings.template)
 
 
 def written(rows: pd.DataFrame, leads: pd.Series, tokenizer: Any) -> pd.DataFrame:
@@ -148,6 +155,20 @@ def metered(
         message = f"not enough memory for --batch {settings.batch}; {remedy}"
         raise KdlibError(message) from None
     return pd.concat(frames[len(places) > 0 :]).set_index(pd.Index(places)).sort_index()
+
+
+def cost_of(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
+    """`cost.answering` of the first training rows that are complete."""
+    answer = max(1, min(ANSWER, loaded.limit // 2))
+    room, prompts = max(1, loaded.limit - answer), []
+    for block in blocks(settings.data, settings, TIMED):
+        rows = block.query(COMPLETE).assign(row_id="")
+        # of a prompt that leaves no room for the answer only its end: what it says costs nothing
+        prompts += [one.prompt[-room:] for one in _encoded(rows, settings, loaded)]
+        if len(prompts) >= TIMED:
+            break
+    how: dict[str, Any] = {"tokens": answer, "precision": settings.precision}
+    return cost.answering(loaded.model, prompts[:TIMED], **how)
 
 
 def alike(examples: Sequence[Example], batch: int) -> Iterator[tuple[list[int], int]]:
