@@ -214,7 +214,7 @@ def write_report(
     about["blind"] = summary.blind(tallied, len(loaded.tokenizer))
     if about["blind"] and asked is not None:  # nothing comes out of it, and it would pass
         why = f"'{settings.model}' expects its training rows less than a blind guess does"
-        remedy = "its tokenizer is hardly its own; name the model's, or see the report (no --policy)"
+        remedy = "its tokenizer or --template is not its own; without --policy there is a report"
         raise KdlibError(f"no verdict: {why}; {remedy}")
     about["prompts"] = sum(sums["prompts"] for sums in tallied.sums.values())
     about["detected"] = scoring.detects(settings)

@@ -150,12 +150,12 @@ def strings(
     other = other.loc[np.array(fits, bool)]
     made = secrets.located(other.to_dict("records"), kept, *how)
     read = metered(loaded.model, kept, settings, loaded)
-    own = {one.digest: secrets.nats(one, frame.iloc[i]) for i, r in enumerate(standing) for one in r}
-    preferred = {
-        one.digest: own[one.digest] < secrets.nats(there[0], read.iloc[i])
-        for i, (one, there) in enumerate(zip(itertools.compress(chosen, fits), made, strict=True))
-        if there and there[0].part == one.part
-    }
+    preferred: dict[str, bool] = {}
+    chosen = itertools.compress(chosen, fits)
+    for i, ((place, one), there) in enumerate(zip(chosen, made, strict=True)):
+        if there and there[0].part == one.part:
+            own = secrets.nats(one, frame.iloc[place])
+            preferred[one.digest] = own < secrets.nats(there[0], read.iloc[i])
     return secrets.table(standing, frame, preferred)
 
 

@@ -60,9 +60,7 @@ def located(
     return [list(_standing(row, one, tokenizer, template)) for row, one in pairs]
 
 
-def _standing(
-    row: Any, example: Example, tokenizer: Any, template: Template
-) -> Iterator[Standing]:
+def _standing(row: Any, example: Example, tokenizer: Any, template: Template) -> Iterator[Standing]:
     if not (strings := named(row[SECRETS])):
         return
     if not tokenizer.is_fast:
@@ -97,11 +95,11 @@ def nats(one: Standing, scores: Any) -> float:
 
 def counterparts(
     rows: pd.DataFrame, standing: Sequence[Sequence[Standing]]
-) -> tuple[pd.DataFrame, list[Standing]]:
-    """Up to COUNTERPARTS different strings, each with its row in which a made-up one stands.
+) -> tuple[pd.DataFrame, list[tuple[int, Standing]]]:
+    """Rows in which a made-up string stands, and for each its row's place and the true string.
 
-    Which: by digest, so by chance, but always the same; so are the made-up strings. The rows have
-    the made-up string as their secrets.
+    Up to COUNTERPARTS different strings, chosen by digest, so by chance, but always the same; so
+    are the made-up ones, which are the rows' secrets.
     """
     once = {one.digest: (i, one) for i, row in enumerate(standing) for one in row}
     made, chosen = [], []
@@ -110,7 +108,7 @@ def counterparts(
             row = rows.iloc[i]
             texts = {name: row[name].replace(one.words, words) for name in TEXTS}
             made.append(row.to_dict() | texts | {SECRETS: words})
-            chosen.append(one)
+            chosen.append((i, one))
         if len(chosen) == COUNTERPARTS:
             break
     return pd.DataFrame(made, columns=rows.columns), chosen

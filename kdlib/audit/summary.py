@@ -136,8 +136,8 @@ def summary(tallied: Tally) -> pd.DataFrame:
     (at the share given), discoverable (at the answers drawn), greedy_run and prompt_run (at the
     tokens in a row), of decoded rows edit_similarity and longest_run (at the least value), of
     different secrets secret_rate and secret_preferred (at the part in which they stand), each with
-    its Wilson interval; nats_per_token and prompt_nats; and, where there are rows enough, auc, tpr_1pct, tpr_01pct of `attacked` (at the
-    score, split both), intervals by the bootstrap.
+    its Wilson interval; nats_per_token and prompt_nats; and, where there are rows enough, auc,
+    tpr_1pct, tpr_01pct of `attacked` (at the score, split both), intervals by the bootstrap.
     """
     rows: list[tuple[Any, ...]] = []
     for split, sums in tallied.sums.items():

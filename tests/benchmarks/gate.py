@@ -33,8 +33,8 @@ def rows(dice, n: int, copies: int = 1, shares=NEVER, shift=None) -> pd.DataFram
     """One side of an audit: n rows of n / copies responses, with the columns of a sample.
 
     `shares` of responses come out word for word, nearly so, by their half, in 100 samples, by a run
-    of 25 tokens, and so their prompts; one number of each response says which, so that rare events are nested. `shift` moves the loss of
-    members (a function of standard normal numbers).
+    of 25 tokens, and so their prompts; one number of each response says which, so that rare events
+    are nested. `shift` moves the loss of members (a function of standard normal numbers).
     """
     different = n // copies
     luck, near, known, run, prompt = dice.random((5, different))

@@ -149,7 +149,7 @@ def test_a_run_is_what_decoding_writes_from_its_beginning(model):
         given = example.prompt + example.response[:start]
         (wrote,) = generation.continue_prompts(model, [given], max_new=run + 1, **how)
         assert wrote[:run] == rest[:run] and (len(rest) == run or wrote[run] != rest[run])
-        tried += 0 < start
+        tried += start > 0
     assert tried > 3
 
 
