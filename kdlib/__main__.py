@@ -151,6 +151,8 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--template", type=_template, default="short", help=known)
         add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
         add("--precision", choices=("fp32", "bf16"), default="fp32")
+        many = "rows of each file to answer, too, for edit distances: a forward pass per token"
+        add("--decode", type=_positive, default=0, metavar="N", help=many)
         add("--show-rows", action="store_true", help="let the report show text of rows")
         ends = "exit status 0 pass, 1 fail, 3 undecided"
         add("--policy", help=f"limits, a .toml file, or default; {ends}")

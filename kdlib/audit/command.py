@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
-from kdlib.audit import brief, gate, policy, prices, record, report, scoring, summary
+from kdlib.audit import brief, gate, policy, prices, record, report, scoring, secrets, summary
 from kdlib.audit.scoring import Loaded
 from kdlib.config.profile import read_templates
 from kdlib.config.sections import SECRETS, AuditSettings
@@ -129,17 +129,23 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
 
     Of the held-out file, a hash of each response is kept (8 bytes), against which the member rows
     stream by. KdlibError: unreadable (see `stream_rows.read`), all rows empty, a response that
-    holds the text of the end token, responses in both files, or secrets that stand in no response.
+    holds the text of the end token, responses in both files, secrets that stand in no row, or in
+    the held-out file alone.
     """
     counted: Rows = {}
     held_out, shared, quoted = np.array([], np.uint64), 0, ""
+    named = not scoring.detects(settings)
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
+        column = stream_rows.has(path, settings.columns.get(SECRETS, SECRETS))
+        if column and not named:
+            lacking = f"has a column '{SECRETS}', and {settings.data} has none"
+            raise KdlibError(f"{path} {lacking}; name the strings of both files, or of none")
         said = {True: 0, False: 0}  # strings of the column secrets, by whether they can be found
         for block in scoring.blocks(path, settings, BLOCK):
-            for one in block[[SECRETS, "response"]].itertuples(index=False):
-                for secret in scoring.named(one[0]):
-                    said[secret in one[1]] += 1
+            for row in block[[SECRETS, *secrets.TEXTS]].to_dict("records") if column else ():
+                for one in secrets.named(row[SECRETS]):
+                    said[any(one in row[name] for name in secrets.TEXTS)] += 1
             texts = block.query(scoring.COMPLETE)["response"]
             stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
             counts.update(rows=len(block), empty=len(block) - len(texts))
@@ -147,8 +153,8 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
                 shared, quoted = shared + both.sum(), quoted or texts[both].iloc[0][:60]
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
-        if not said[True] and stream_rows.has(path, settings.columns.get(SECRETS, SECRETS)):
-            few = f"none of its {said[False]} strings stands in its row's response"
+        if column and not said[True]:
+            few = f"none of its {said[False]} strings stands in its row"
             what = few if said[False] else "no row has a string there"
             raise KdlibError(f"{path}: column '{SECRETS}': {what}; fill it, or rename it")
         if counts["rows"] == counts["empty"]:
@@ -179,12 +185,14 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     slow = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines of a batch log
     with tqdm(total=total, desc="audit", unit="row", mininterval=slow) as bar:
         for split, path in settings.files.items():
+            n = rows[split]["rows"]
+            chosen = np.random.default_rng(0).choice(n, min(n, settings.decode), replace=False)
+            decode = frozenset((1 + chosen).tolist())
             for block in scoring.blocks(path, settings, BLOCK):
                 part = settings.out / "rows" / f"part-{number:05d}.parquet"
                 if not whole(part):
-                    frame, count = scoring.measured(
-                        block.query(scoring.COMPLETE), split, settings, loaded
-                    )
+                    given = block.query(scoring.COMPLETE), split, settings, loaded, decode
+                    frame, count = scoring.measured(*given)
                     runs.write_table(part, frame)
                     read += count
                     speed = read / max(bar.format_dict["elapsed"], 1e-9)
@@ -213,15 +221,26 @@ def write_report(
 ) -> dict[str, Any]:
     """Write what stands in `run`, but for the manifest, from the parts; what was audited.
 
-    That is the settings, limit and vocabulary (tokens), the device, and by split how many rows
-    there are, are empty, measured, too long, and cut.
+    That is the settings, limit and vocabulary (tokens), the device, how many prompts were scored,
+    how many secrets there are, in which parts, and whether they were detected; and by split how
+    many rows there are, are empty, measured, too long, and cut. KdlibError: a verdict is asked of a
+    model whose tokenizer is hardly its own.
     """
     tallied = summary.tally(parts(settings.out))
     table = summary.summary(tallied)
     runs.write_table(settings.out / "summary.csv", table)
     about = described(settings) | {"limit": loaded.limit, "device": str(checkpoints.device())}
     about |= {"vocabulary": len(loaded.tokenizer), "rows": {}}
-    about["secrets"] = len(tallied.secrets.get("member", ()))
+    about["blind"] = summary.blind(tallied, len(loaded.tokenizer))
+    if about["blind"] and asked is not None:  # nothing comes out of it, and it would pass
+        why = f"'{settings.model}' expects its training rows less than a blind guess does"
+        remedy = "its tokenizer or --template is not its own; without --policy there is a report"
+        raise KdlibError(f"no verdict: {why}; {remedy}")
+    about["prompts"] = sum(sums["prompts"] for sums in tallied.sums.values())
+    about["detected"] = scoring.detects(settings)
+    found = summary.secrets(tallied)
+    about["secrets"] = int(found["member"].sum())
+    about["secret_parts"] = [part for part in secrets.PARTS if part in set(found["part"])]
     for split in settings.files:
         counts, sums = rows[split], tallied.sums.get(split, Counter())
         too_long = counts["rows"] - counts["empty"] - sums["n"]
@@ -235,8 +254,7 @@ def write_report(
     said = None
     if asked is not None:
         about["cost"] = costs(settings, loaded)
-        found = summary.sampled(tallied), summary.secrets(tallied)
-        judged = gate.judged(*found, asked.policy)
+        judged = gate.judged(summary.sampled(tallied), found, asked.policy)
         runs.write_table(settings.out / GATE, judged)
         record.write(settings.out, record.statement(settings, asked, judged, about), key)
         said = gate.sentences(judged)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FIELDS = ("instruction", "context", "response", "category")  # of a row
-SECRETS = "secrets"  # of an audit's row: strings of its response, one a line
+SECRETS = "secrets"  # of an audit's row: strings of its texts, one a line
 CANARY_KINDS = ("telephone", "drawing", "account")  # short enough for the shipped profiles
 
 
@@ -237,6 +237,7 @@ class AuditSettings(Settings):
     template: Template
     columns: dict[str, str] = {}  # our names of columns to the files'
     precision: Literal["fp32", "bf16"] = "fp32"
+    decode: Count = 0  # rows of each file that are answered greedily, too: many times the cost
     show_rows: bool = False  # whether the report shows text of rows
 
     @property

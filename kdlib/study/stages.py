@@ -217,7 +217,8 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     """Write tuples.parquet (scores) and, of the study's own, tokens.parquet and answers.parquet."""
     settings, examples = run.profile.measure, list(rows.examples.values())
     metered = meter.meter(model, examples, pad_id=rows.pad_id, batch=settings.batch)
-    tuples = metered.drop(columns=list(meter.PER_TOKEN)).join(rows.frame[FACTS], on="row_id")
+    arrays = [*meter.PER_TOKEN, *meter.PROMPT_TOKEN]
+    tuples = metered.drop(columns=arrays).join(rows.frame[FACTS], on="row_id")
     runs.write_table(run.folder / "tuples.parquet", tuples)
     if beside(run):
         return
