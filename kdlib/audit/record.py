@@ -104,12 +104,19 @@ def statement(
         "kdlib_measures": json.loads(table.to_json(orient="records", double_precision=6)),
         "kdlib_policy": asked.policy.model_dump(mode="json"),
         "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
+        "kdlib_models": names_of(settings),
         "kdlib_not_tested": untested(settings, about),
         "kdlib_versions": {"kdlib": version("kdlib"), "commit": runs.commit(), **runs.versions()},
         "kdlib_time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     kind = {"_type": STATEMENT, "predicateType": PREDICATE}
     return kind | {"subject": subject, "predicate": predicate}
+
+
+def names_of(settings: AuditSettings) -> dict[str, str]:
+    """What the models are called, by role: their folder's own name, or the name that was given."""
+    given = {role: one for role in FOLDERS if (one := getattr(settings, role))}
+    return {r: Path(one).resolve().name if Path(one).is_dir() else one for r, one in given.items()}
 
 
 def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from kdlib import runs
 from kdlib.analysis import attacks, extraction
-from kdlib.config.sections import FIELDS, SECRETS, AuditSettings, TokenSettings
+from kdlib.config.sections import FIELDS, SECRETS, AuditSettings
 from kdlib.data import sources, stream_rows
 from kdlib.errors import KdlibError
 from kdlib.measure import meter
@@ -83,12 +83,11 @@ def measured(
     secrets (of each that was measured a digest) with secret_hits (`written`).
     """
     rows = rows.assign(row_id=[f"{split}-{number}" for number in rows.index])
-    whole = TokenSettings(max_prompt=UNLIMITED, max_length=2 * UNLIMITED)
-    encoded = tokens.encode(rows.to_dict("records"), loaded.tokenizer, whole, settings.template)
+    given = rows.to_dict("records"), loaded.tokenizer
+    encoded = tokens.encode(*given, tokens.WHOLE, settings.template)
     fits = [len(one.prompt) < loaded.limit for one in encoded]
-    kept = list(itertools.compress(encoded, fits))
-    cut = [len(one) > loaded.limit for one in kept]
-    kept = [replace(one, response=one.response[: loaded.limit - len(one.prompt)]) for one in kept]
+    cut = [len(one) > loaded.limit for one in itertools.compress(encoded, fits)]
+    kept = tokens.within(encoded, loaded.limit)
     frame, base = metered(loaded.model, kept, settings, loaded), None
     if loaded.reference is not None:
         base = metered(loaded.reference, kept, settings, loaded)["nats_per_token"]
