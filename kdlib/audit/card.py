@@ -83,7 +83,8 @@ def card(found: Mapping[str, Any], subject: list[dict[str, Any]], given: Licence
             metric_type=one["measure"],
             metric_name=one["name"],
             metric_value=one["value"],
-            metric_args={name: one[name] for name in ("lo", "hi", "n", "n_held_out", "below")},
+            metric_args={name: one[name] for name in ("lo", "hi", "below")}
+            | {name: int(one[name]) for name in ("n", "n_held_out")},
         )
         for one in found["kdlib_measures"]
         if one["value"] is not None
