@@ -111,7 +111,7 @@ class MemorizationCallback(TrainerCallback):
             numbers = point(self.measured())
             # Still in eval mode, in which TRL's trainers leave their averages over steps alone.
             self.trainer.log(dict(numbers))
-        pass
+        control.should_log = due  # the trainer's own line at this step, which `log` calls off
         if self.limit is not None and numbers["memorized_excess_lo"] > self.limit:
             control.should_training_stop = True
             if state.is_world_process_zero:
