@@ -1,4 +1,4 @@
-"""The commands of `python -m kdlib`: the study's, the site, the audit's two and the release."""
+"""The commands of `python -m kdlib`: the study's, the site, the audit's three, the release."""
 
 import argparse
 import json
@@ -108,6 +108,13 @@ def verify_record(record: Path, key: Path | None, at: list[str]) -> bool:
     return not found
 
 
+def card(record: Path, license: str, license_link: str | None) -> None:
+    """Write a model card and an ML-BOM (CycloneDX) of an audit's record, beside it."""
+    from kdlib.audit import card as cards
+
+    print(*cards.write(record, cards.licence(license, license_link)), sep="\n")
+
+
 def _pairs(option: str, words: list[str], ours: Sequence[str]) -> dict[str, str]:
     """The words ours=theirs of an option, by ours."""
     named = dict(word.split("=", 1) for word in words if "=" in word)
@@ -165,6 +172,12 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         moved = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
         add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=moved)
         return
+    if command is card:
+        add("record", type=Path, help="record.json of an audit")
+        spdx = "the model's licence: identifier of the SPDX list, or another's name"
+        add("--license", required=True, help=spdx)
+        add("--license-link", help="address of the text of a licence that is not in that list")
+        return
     if command is findings:
         return
     add("--profile", default="laptop", help="name, or path of a .toml file")
@@ -189,7 +202,7 @@ def main() -> int:
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     of_study = (pipeline.study, verify, calibrate, report, findings, site)
-    for command in (*of_study, audit, verify_record, release):
+    for command in (*of_study, audit, verify_record, card, release):
         name, about = command.__name__.replace("_", "-"), (command.__doc__ or "").split("\n")[0]
         child = commands.add_parser(name, help=about)
         child.set_defaults(command=command)

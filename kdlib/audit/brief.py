@@ -115,7 +115,7 @@ def _numbers(body: Mapping[str, Any], digest: str, priced: prices.Read) -> dict[
     places = priced.prices.places
     told = {split: f"{counts['measured']:,}" for split, counts in rows.items()}
     return {
-        "model": found["kdlib_audit"]["model"],
+        "model": found["kdlib_models"]["model"],
         "data": files["data"],
         "others": files.get("held-out"),
         "n": told["member"],

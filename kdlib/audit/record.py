@@ -96,7 +96,6 @@ def statement(
     verdict, names = gate.outcome(table), table.groupby("outcome")["name"].agg(list)
     facts = ("precision", "limit", "device", "vocabulary", "rows", "secrets", "detected", "decode")
     how = {name: about[name] for name in facts}
-    how["model"] = Path(os.path.abspath(settings.model)).name
     template = settings.template.model_dump_json().encode()
     predicate = {
         "result": RESULT[verdict],
@@ -107,12 +106,19 @@ def statement(
         "kdlib_policy": asked.policy.model_dump(mode="json"),
         "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
         "kdlib_cost": about["cost"],
+        "kdlib_models": names_of(settings),
         "kdlib_not_tested": untested(settings, about),
         "kdlib_versions": {"kdlib": version("kdlib"), "commit": runs.commit(), **runs.versions()},
         "kdlib_time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     kind = {"_type": STATEMENT, "predicateType": PREDICATE}
     return kind | {"subject": subject, "predicate": predicate}
+
+
+def names_of(settings: AuditSettings) -> dict[str, str]:
+    """What the models are called, by role: their folder's own name, or the name that was given."""
+    given = {role: one for role in FOLDERS if (one := getattr(settings, role))}
+    return {r: Path(one).resolve().name if Path(one).is_dir() else one for r, one in given.items()}
 
 
 def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from kdlib import runs
 from kdlib.analysis import attacks, extraction
 from kdlib.audit import secrets
-from kdlib.config.sections import FIELDS, SECRETS, AuditSettings, TokenSettings
+from kdlib.config.sections import FIELDS, SECRETS, AuditSettings
 from kdlib.data import sources, stream_rows
 from kdlib.errors import KdlibError
 from kdlib.measure import cost, meter, scores
@@ -120,15 +120,13 @@ def encoded(
     rows: pd.DataFrame, settings: AuditSettings, loaded: Loaded
 ) -> tuple[list[bool], list[Example], list[bool]]:
     """Of each row whether its prompt fits; examples of those that do, and which of them are cut."""
-    whole = TokenSettings(max_prompt=UNLIMITED, max_length=2 * UNLIMITED)
     records, how = rows.to_dict("records"), (loaded.tokenizer, settings.template)
-    every = tokens.encode(records, how[0], whole, how[1])
+    every = tokens.encode(records, how[0], tokens.WHOLE, how[1])
     fits = [len(one.prompt) < loaded.limit for one in every]
     there = itertools.compress(every, fits), itertools.compress(records, fits)
     kept = tokens.with_own_text(*map(list, there), *how)
     cut = [len(one) > loaded.limit for one in kept]
-    kept = [replace(one, response=one.response[: loaded.limit - len(one.prompt)]) for one in kept]
-    return fits, kept, cut
+    return fits, tokens.within(kept, loaded.limit), cut
 
 
 def prompt_group(row: Any) -> str:

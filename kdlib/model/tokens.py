@@ -21,6 +21,7 @@ from kdlib.model import checkpoints
 
 IGNORE = -100  # the label torch's cross-entropy leaves out
 END = "<|endoftext|>"
+WHOLE = TokenSettings(max_prompt=2**30, max_length=2**31)  # of `encode`: nothing is cut or refused
 FILES = re.compile(r"tokenizer\.|vocab|merges|piece|tiktoken|tekken")  # of a tokenizer, some such
 
 
@@ -179,6 +180,12 @@ def covering(places: Sequence[Sequence[int]], spans: Iterable[tuple[int, int]]) 
     for start, end in spans:
         inside |= (starts < end) & (ends > start)
     return np.flatnonzero(inside).tolist()
+
+
+def within(examples: Iterable[Example], limit: int) -> list[Example]:
+    """Those whose prompts leave room in `limit` tokens, with their responses cut there."""
+    kept = (one for one in examples if len(one.prompt) < limit)
+    return [replace(one, response=one.response[: limit - len(one.prompt)]) for one in kept]
 
 
 def collate(examples: Sequence[Example], pad_id: int, role: str = "rows") -> Batch:

@@ -80,7 +80,7 @@ def test_both_languages_hold_the_same_numbers(written):
 def test_the_japanese_page_is_japanese(written):
     found, path = written
     facts = json.loads(path.read_text())["predicate"]
-    names = [COST["machine"], facts["kdlib_audit"]["model"], "rows.jsonl", "others.csv"]
+    names = [COST["machine"], facts["kdlib_models"]["model"], "rows.jsonl", "others.csv"]
     names += [
         facts["configuration"][0]["name"],
         prices.DEFAULT.name,
@@ -283,7 +283,7 @@ def test_the_table_that_ships_is_explained_and_says_that_it_is_an_example():
 
 def test_the_page_asks_for_nothing_and_names_are_text(model, tmp_path):
     body = body_of(tmp_path, model, "fail")
-    body["predicate"]["kdlib_audit"]["model"] = "<script>alert(1)</script> {n} *a*"
+    body["predicate"]["kdlib_models"]["model"] = "<script>alert(1)</script> {n} *a*"
     record.write(tmp_path, body)
     brief.write(tmp_path, prices.read())
     for name, other in (("brief", "brief.ja"), ("brief.ja", "brief")):
