@@ -46,7 +46,7 @@ def distilled(frame: pd.DataFrame) -> list[str]:
 
 
 def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
-    """Frames tuples, answers, paths, costs, made of all models; KdlibError says which is missing."""
+    """Frames tuples, answers, paths, costs, made of all models; KdlibError where one is missing."""
     parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seed, (method, size) in product(seeds, models(profile.sizes, methods)):
         folder = runs.seed_dir(profile.name, seed) / f"{method}-{size}"
