@@ -46,7 +46,7 @@ def distilled(frame: pd.DataFrame) -> list[str]:
 
 
 def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
-    """Frames tuples, answers, paths, costs of all models; KdlibError says which run is missing."""
+    """Frames tuples, answers, paths, costs, made of all models; KdlibError where one is missing."""
     parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seed, (method, size) in product(seeds, models(profile.sizes, methods)):
         folder = runs.seed_dir(profile.name, seed) / f"{method}-{size}"
@@ -58,6 +58,7 @@ def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAP
         tuples, answers = (pd.read_parquet(folder / f"{n}.parquet") for n in ("tuples", "answers"))
         group = tuples.set_index("row_id")["group"]
         tables = {"tuples": tuples, "answers": answers.join(group, on="row_id")}
+        tables["made"] = pd.DataFrame({"seconds": [manifest["seconds"]]})
         if method != "base":
             tables["paths"] = noted(folder)
         if (file := folder / "path_answers.parquet").is_file():
@@ -192,9 +193,14 @@ def beats_trivial(
     return each(own, MODEL, lines)
 
 
-def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Tidy parameters, file_bytes and ms_per_token of the teacher and the student sizes."""
-    long = frame.melt(IDENTITY, ["parameters", "file_bytes", "ms_per_token"], "metric")
+def costs(frame: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
+    """Tidy parameters, file_bytes and ms_per_token of the teacher and the student sizes.
+
+    And the seconds in which every model was `made`: trained, noted and measured.
+    """
+    named = ["parameters", "file_bytes", "ms_per_token"]
+    parts = [frame.melt(IDENTITY, named, "metric"), made.melt(IDENTITY, ["seconds"], "metric")]
+    long = pd.concat(parts, ignore_index=True)
     return long.assign(split="", k=pd.NA, n=1, lo=np.nan, hi=np.nan).reindex(columns=TIDY)
 
 

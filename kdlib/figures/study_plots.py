@@ -139,6 +139,7 @@ def training_paths(
                 face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
                 axes.scatter(ring["memorized"], ring["useful"], 150, linewidths=2, **face)
         axes.set_title(size, fontsize="medium")
+    for axes in panels:  # their common limits are set when all is drawn
         style.near_zero(axes)
     panels[0].set(ylabel=useful)
     figure.supxlabel(style.MEMORIZED + style.ROOT)

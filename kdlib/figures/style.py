@@ -99,7 +99,7 @@ def grouped(
 
 
 def near_zero(axes: Axes) -> None:
-    """Shares across on a square-root scale, which tells small ones apart."""
+    """Shares across on a square-root scale, which tells small ones apart; after all is drawn."""
     both = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x))
     axes.set_xscale("function", functions=both)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.01, 0.1, 0.25, 0.5, 0.75, 1]))

@@ -15,7 +15,7 @@ from kdlib.config.profile import Profile, load_profile
 from kdlib.errors import KdlibError
 from kdlib.report import lookups, results, sentences
 
-REFERENCE = "tiny"  # the profile whose committed tables README and notebooks speak of
+REFERENCE = "laptop"  # the profile whose committed tables README and notebooks speak of
 OPENING = "**In the reference run**"
 
 

@@ -66,11 +66,13 @@ def numbers(profile: str) -> str:
     models, first = (results.read(profile, name) for name in ("metrics", "table1"))
     commits, devices = (", ".join(sorted(models[one].unique())) for one in ("commit", "device"))
     made = f"Reference run: profile `{profile}`, commit {commits}, on {devices}."
+    seconds = models.loc[models["metric"] == "seconds", "value"]
+    made += f" Its {len(seconds)} models took {seconds.sum() / 60:.0f} minutes to train, note and "
+    made += "measure, added up."
     stages = results.read(profile, "stages", optional=True)
     if len(stages):  # they were timed
-        minutes, most = stages["seconds"].sum() / 60, stages["peak_mib"].max() / 1024
-        made += f" Its {len(stages)} stages took {minutes:.0f} minutes in all, side by side on "
-        made += f"{stages['machine'].iloc[0]}; the largest held {most:.1f} GiB."
+        most, machine = stages["peak_mib"].max() / 1024, stages["machine"].iloc[0]
+        made += f" Stages ran side by side on {machine}; the largest held {most:.1f} GiB."
     judged = results.claims(profile)
     short = {
         "claim": judged["claim"] + " " + judged["statement"],
