@@ -144,27 +144,32 @@ def _positive(word: str) -> int:
     return int(word)
 
 
+def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
+    add = child.add_argument
+    add("--model", required=True, help="causal model: folder, hub name or package:NAME")
+    add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
+    add("--held-out", help="like rows that it was not trained on")
+    add("--reference", help="the model before that training")
+    add("--out", required=True, help="folder for what is found")
+    add("--batch", type=_positive, default=64, help="rows per forward pass")
+    add("--max-length", type=_positive, help="tokens; default: what the model reads")
+    known = "short, alpaca, or a file: text with {instruction} and {context}, or a .toml block"
+    add("--template", type=_template, default="short", help=known)
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
+    add("--precision", choices=("fp32", "bf16"), default="fp32")
+    many = "rows of each file to answer, too, for edit distances: a forward pass per token"
+    add("--decode", type=_positive, default=0, metavar="N", help=many)
+    add("--show-rows", action="store_true", help="let the report show text of rows")
+    ends = "exit status 0 pass, 1 fail, 3 undecided"
+    add("--policy", help=f"limits, a .toml file, or default; {ends}")
+    add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
+    add("--prices", type=Path, help="places and their prices for the brief, a .toml file")
+
+
 def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     add, cores = child.add_argument, len(os.sched_getaffinity(0))
     if command is audit:
-        add("--model", required=True, help="causal model: folder, hub name or package:NAME")
-        add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
-        add("--held-out", help="like rows that it was not trained on")
-        add("--reference", help="the model before that training")
-        add("--out", required=True, help="folder for what is found")
-        add("--batch", type=_positive, default=64, help="rows per forward pass")
-        add("--max-length", type=_positive, help="tokens; default: what the model reads")
-        known = "short, alpaca, or a file: text with {instruction} and {context}, or a .toml block"
-        add("--template", type=_template, default="short", help=known)
-        add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
-        add("--precision", choices=("fp32", "bf16"), default="fp32")
-        many = "rows of each file to answer, too, for edit distances: a forward pass per token"
-        add("--decode", type=_positive, default=0, metavar="N", help=many)
-        add("--show-rows", action="store_true", help="let the report show text of rows")
-        ends = "exit status 0 pass, 1 fail, 3 undecided"
-        add("--policy", help=f"limits, a .toml file, or default; {ends}")
-        add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
-        add("--prices", type=Path, help="places and their prices for the brief, a .toml file")
+        _add_arguments_of_audit(child)
         return
     if command is verify_record:
         add("record", type=Path, help="record.json of an audit")
@@ -191,7 +196,8 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     if command is pipeline.study:
         add("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
         add("--methods", default="paper", help="paper, all, or names of further ones")
-        add("--parts", default="study", help="beside the study itself: lab, cause, defences, all")
+        further = ", ".join((*pipeline.PARTS, "all"))
+        add("--parts", default="study", help=f"beside the study itself: {further}")
         add("--gpu-jobs", type=_positive, help="notebooks that may share one GPU")
     if command is verify:
         add("--run", type=Path, help="results folder of a finished run")
