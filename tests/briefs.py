@@ -20,11 +20,11 @@ COST = {
 }
 COUNTS = {"rows": 1000, "empty": 0, "measured": 1000, "too_long": 0, "cut": 0}
 CUT = {"rows": 40_000, "empty": 3, "measured": 30_000, "too_long": 7, "cut": 9}
-STRINGS = {"measure": "secret_rate", "at": "greedy", "below": 0.01}
+STRINGS = {"measure": "secret_rate", "at": "response", "below": 0.01}
 OUTCOMES = {  # by name: rows of each side, shares that come out, how far losses lie apart
-    "pass": (4000, (0.0, 0.0, 0.0, 0.0), 0.0),
-    "fail": (1000, (0.2, 0.3, 0.4, 0.5), 2.0),
-    "undecided": (150, (0.0, 0.0, 0.0, 0.0), 0.0),
+    "pass": (4000, simulated.NEVER, 0.0),
+    "fail": (1000, (0.2, 0.3, 0.4, 0.5, 0.3, 0.3), 2.0),
+    "undecided": (150, simulated.NEVER, 0.0),
 }
 
 
@@ -38,10 +38,11 @@ def asked(*limits):
 
 
 def strings(hits, n):
-    sides = [
-        pd.DataFrame({"member": one, "group": range(n), "hit": False}) for one in (True, False)
-    ]
-    sides[0].loc[: hits - 1, "hit"] = True
+    """As `summary.secrets` gives them: n of each side, of which so many training ones come out."""
+    facts = {"part": "response", "secret_rate": 0.0, "secret_preferred": np.nan}
+    sides = [pd.DataFrame({"member": one, "group": range(n), **facts}) for one in (True, False)]
+    sides[1]["group"] += n  # none stands in both
+    sides[0].loc[: hits - 1, "secret_rate"] = 1.0
     return pd.concat(sides, ignore_index=True)
 
 
@@ -60,5 +61,6 @@ def body_of(folder, model, name, said=None, held_out=True, counts=COUNTS, secret
     settings = audit_of(model, folder, held_out=unseen() if held_out else None)
     splits = ("member", "held_out")[: 1 + held_out]
     about = {"precision": "fp32", "limit": 512, "device": "cpu", "vocabulary": 300}
-    about |= {"rows": {split: dict(counts) for split in splits}, "secrets": 0, "cost": COST}
+    about |= {"rows": {split: dict(counts) for split in splits}, "cost": COST}
+    about |= {"secrets": 0, "detected": True, "decode": 0, "prompts": 0}
     return record.statement(settings, said, table, about)

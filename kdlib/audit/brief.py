@@ -17,14 +17,14 @@ from jinja2 import Environment, StrictUndefined
 
 from kdlib import runs
 from kdlib.audit import gate, prices, record, verifying
-from kdlib.audit.summary import HITS, OF_SECRETS
+from kdlib.audit.summary import ANSWERS, HITS, OF_SECRETS
 from kdlib.config.exact_match import FULL
 from kdlib.report.site import translator
 
 NAMES = {"en": "brief", "ja": "brief.ja"}  # of the files by language
 FORMS = (".html", ".md")
 MARKS = {gate.PASS: "✓", gate.FAIL: "✗", gate.UNDECIDED: "?"}  # told apart without colours
-OF_SHARE = ("near_verbatim", "extractable")  # measures at a share of a response
+OF_SHARE = ("near_verbatim", "extractable", *ANSWERS)  # measures at a share of a response
 TOKENS = 10**6  # whose price is given
 # What helps against a measure that fails.
 LESS_REPEATED = ("stop_earlier", "duplicates", "distil")

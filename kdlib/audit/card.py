@@ -23,8 +23,17 @@ MEANING = {
     "first {at:.0%} of it",
     "discoverable": "the response's first 50 tokens come out word for word in one of {at:g} "
     "sampled answers, with a chance of one half",
-    "secret_rate": "a named string, such as a telephone number, comes out word for word, given "
-    "what stands before it",
+    "greedy_run": "somewhere in the response {at:g} tokens in a row come out word for word, given "
+    "all before them",
+    "prompt_run": "somewhere in the prompt {at:g} tokens in a row come out word for word, given "
+    "all before them",
+    "edit_similarity": "{at:.0%} of the characters of a greedy answer are the response's (edit "
+    "similarity)",
+    "longest_run": "{at:.0%} of the response's words come in a row in a greedy answer",
+    "secret_rate": "a named string of the {at}, such as a telephone number, comes out word for "
+    "word, given what stands before it",
+    "secret_preferred": "a named string of the {at} is likelier than a made-up one in its place "
+    "(0.5 is a guess)",
     "auc": "who knows the score `{at}` of a training and a held-out response tells which is which "
     "(AUC; 0.5 is a guess)",
     "tpr_1pct": "a training response is found by the score `{at}` while 1 in 100 held-out ones is "

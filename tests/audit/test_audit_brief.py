@@ -22,6 +22,8 @@ from kdlib.report.site import translator
 LIMIT = {"measure": "exact_rate", "at": 50, "below": 0.2}
 ALONE = LIMIT | {"of": "rate"}
 BASE = {"measure": "auc", "at": "reference_base", "below": 0.6}
+PROMPTS = {"measure": "prompt_run", "at": 25, "below": 0.2}
+FREE = {"measure": "edit_similarity", "at": 0.9, "below": 0.2}
 MIXED = {"said": asked(STRINGS, BASE), "secrets": strings(0, 60), "counts": CUT}
 CASES = {
     "pass": {},
@@ -91,6 +93,7 @@ def test_the_japanese_page_is_japanese(written):
     for name in names:
         text = text.replace(name, "")
     known = {"record", "json", "kdlib", "SHA", "float", "CPU", "USD", "GB", "ms", "secrets", "sign"}
+    known |= {"decode", "IP"}
     assert set(re.findall("[A-Za-z]{2,}", text)) <= known
 
 
@@ -109,16 +112,31 @@ def braces(found):
             yield key, sorted(re.findall(r"\{\w+\}", text))
 
 
+def test_every_measure_is_named_where_it_is_limited():
+    named = words("en")["measures"].keys() - {"exact_rate_full", "excess"}
+    assert named == set(policy.AT)
+    for measure, ats in policy.AT.items():
+        for at in ats:
+            line = {"measure": measure, "at": at, "of": "rate"}
+            assert brief.named(line, words("en")) != brief.named(line, words("ja"))
+
+
 def test_every_sentence_stands_in_both_languages():
     assert dict(braces(words("en"))) == dict(braces(words("ja")))
+
+
+def ends(limit, rows):
+    """Of two sides the one, then the other, without what the limit is about."""
+    none, there = (rows.assign(**{limit["measure"]: one}) for one in (np.nan, 100.0))
+    return (none, there), (there, none)
 
 
 def reasons():
     """Why there is no number, or more rows would not decide, from the gate itself."""
     dice = np.random.default_rng(0)
     few, some, many = (simulated.rows(dice, n) for n in (5, 150, 4000))
-    known = simulated.rows(dice, 4000, 1, (0.5, 0.5, 0.5, 0.5))
-    half = simulated.rows(dice, 4000, 1, (0.2, 0.2, 0.2, 0.2))
+    known = simulated.rows(dice, 4000, 1, (0.5,) * 6)
+    half = simulated.rows(dice, 4000, 1, (0.2,) * 6)
     auc, half_of = BASE | {"at": "loss"}, half["prefix"].eq(simulated.LENGTH).mean()
     for member, others, secrets, limit in (
         (few.head(0), few, simulated.NONE, LIMIT),
@@ -130,6 +148,8 @@ def reasons():
         (some, few, simulated.NONE, auc),
         (many, known, simulated.NONE, LIMIT),
         (half, many, simulated.NONE, ALONE | {"below": float(half_of)}),
+        *((*sides, simulated.NONE, PROMPTS) for sides in ends(PROMPTS, some)),
+        *((*sides, simulated.NONE, FREE) for sides in ends(FREE, some)),
     ):
         both = simulated.both(member, others)
         (line,) = gate.judged(both, secrets, only(limit).policy).to_dict("records")
@@ -139,9 +159,9 @@ def reasons():
 
 def test_every_reason_of_the_gate_and_all_that_is_never_tested_has_japanese_words():
     say, found = translator(words("ja")["phrases"]), list(reasons())
-    assert len(set(found)) == 9
+    assert len(set(found)) == 13
     for one in [*record.NEVER, *found]:
-        assert not re.search("[a-z]{2,}", say(one).replace("secrets", "")), one
+        assert not re.search("[a-z]{2,}", re.sub("secrets|decode", "", say(one))), one
 
 
 def test_numbers_are_the_records(written):
