@@ -38,6 +38,7 @@ def built(tmp_path_factory):
     shutil.copytree(ROOT / "docs", project / "docs", ignore=ignored)
     for part in ("data/results", "data/figures", "notebooks/executed"):
         shutil.copytree(ROOT / part / findings.REFERENCE, project / part / findings.REFERENCE)
+    shutil.copytree(ROOT / "data" / "results" / "bench", project / "data" / "results" / "bench")
     shutil.copy2(ROOT / "data" / "README.md", project / "data")
     profile = f"PROFILE={findings.REFERENCE}"
     command = ["make", "site", profile, f"BIN={Path(sys.executable).parent}"]
