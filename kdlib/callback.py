@@ -6,7 +6,7 @@ docs/callback.md has an example.
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -25,7 +25,7 @@ from kdlib.measure import meter
 from kdlib.model import tokens
 from kdlib.stats import ALPHA
 
-Rows = pd.DataFrame | Iterable[Mapping[str, Any]]  # a list, a datasets.Dataset, ...
+Rows: TypeAlias = pd.DataFrame | Iterable[Mapping[str, Any]]  # a list, a datasets.Dataset, ...
 FIELDS = ("instruction", "context", "response")
 KEPT = ["length", "prefix", "nats_per_token"]  # of the meter's columns
 
@@ -164,7 +164,7 @@ def point(table: pd.DataFrame) -> dict[str, float]:
     hits, nats = exact(table).groupby(case).any(), table["nats_per_token"].groupby(case).mean()
     counts = [(int(hits[side].sum()), len(hits[side])) for side in (True, False)]
     shares = [hit / n for hit, n in counts]
-    lo, hi = bounds.excess(*counts, (ALPHA, ALPHA))
+    lo, hi = bounds.excess(counts[0], counts[1], (ALPHA, ALPHA))
     loss = table.groupby("member")["nats_per_token"].mean()
     member = nats.index.get_level_values("member").to_numpy(bool)
     return {

@@ -105,8 +105,9 @@ def measured(
         base = metered(loaded.reference, plain, settings, loaded)["nats_per_token"]
     texts = rows.reset_index(drop=True)[["instruction", "response", "category"]]
     membership = attacks.membership(frame, extraction.zlib_bytes(texts["response"]), base=base)
+    nats, leads = (frame[name] for name in meter.PROMPT_TOKEN)
     more = [
-        scores.of_prompts(*(frame[name] for name in meter.PROMPT_TOKEN), [e.own for e in kept]),
+        scores.of_prompts(nats, leads, [e.own for e in kept]),
         texts.assign(prompt_group=[prompt_group(row) for row in rows.to_dict("records")]),
         strings(rows, kept, frame, settings, loaded),
         decoded([n in decode for n in rows.index], kept, settings, loaded),
@@ -120,11 +121,11 @@ def encoded(
     rows: pd.DataFrame, settings: AuditSettings, loaded: Loaded
 ) -> tuple[list[bool], list[Example], list[bool]]:
     """Of each row whether its prompt fits; examples of those that do, and which of them are cut."""
-    records, how = rows.to_dict("records"), (loaded.tokenizer, settings.template)
-    every = tokens.encode(records, how[0], tokens.WHOLE, how[1])
+    records, tokenizer = rows.to_dict("records"), loaded.tokenizer
+    every = tokens.encode(records, tokenizer, tokens.WHOLE, settings.template)
     fits = [len(one.prompt) < loaded.limit for one in every]
-    there = itertools.compress(every, fits), itertools.compress(records, fits)
-    kept = tokens.with_own_text(*map(list, there), *how)
+    examples, read = (list(itertools.compress(of, fits)) for of in (every, records))
+    kept = tokens.with_own_text(examples, read, tokenizer, settings.template)
     cut = [len(one) > loaded.limit for one in kept]
     return fits, tokens.within(kept, loaded.limit), cut
 
@@ -151,8 +152,8 @@ def strings(
     made = secrets.located(other.to_dict("records"), kept, *how)
     read = metered(loaded.model, kept, settings, loaded)
     preferred: dict[str, bool] = {}
-    chosen = itertools.compress(chosen, fits)
-    for i, ((place, one), there) in enumerate(zip(chosen, made, strict=True)):
+    fitting = itertools.compress(chosen, fits)
+    for i, ((place, one), there) in enumerate(zip(fitting, made, strict=True)):
         if there and there[0].part == one.part:
             own = secrets.nats(one, frame.iloc[place])
             preferred[one.digest] = own < secrets.nats(there[0], read.iloc[i])

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ TOP = 50  # most memorized rows that the report shows
 SHOWN = 4000  # characters of a text that are kept for it
 DRAWS = 400  # of the bootstrap; of up to 2 * SAMPLE rows
 FEW = 30  # rows below which no ROC is drawn, and a rate is called uncertain
+
+
+def _reaches(name: str, rows: pd.DataFrame, at: float) -> pd.Series:
+    return extraction.reaches(rows[name], at)
+
+
 # By measure: which rows are hit (1 or 0, nan: not measured), and at which values of `at`.
 HITS: dict[str, tuple[Callable[[pd.DataFrame, Any], pd.Series], tuple[Any, ...]]] = {
     "exact_rate": (exact, WINDOWS),
@@ -37,10 +44,7 @@ REACHED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("greedy_run", "prompt_run"), extraction.RUNS),
     **dict(zip(ANSWERS, ((extraction.ALIKE,), (extraction.RUN,)), strict=True)),
 }
-HITS |= {
-    name: (lambda rows, at, name=name: extraction.reaches(rows[name], at), ats)
-    for name, ats in REACHED.items()
-}
+HITS |= {name: (partial(_reaches, name), ats) for name, ats in REACHED.items()}
 # Of named strings, not of rows; `at` is the part in which they stand.
 OF_SECRETS = {
     name: (lambda rows, at, name=name: rows[name].where(rows["part"] == at), PARTS)
