@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kdlib import runs
-from kdlib.config.profile import load_profile, read_templates
+from kdlib.config.profile import TEACHER, load_profile, read_seeds, read_templates
 from kdlib.config.sections import FIELDS, SECRETS, AuditSettings, Template
 from kdlib.errors import KdlibError, clearly
 from kdlib.study import pipeline
@@ -37,6 +37,26 @@ def calibrate(profile: str, cores: int) -> None:
     from kdlib.study import lr_search
 
     print(json.dumps(lr_search.calibrate(load_profile(profile), cores), indent=1))
+
+
+def train(profile: str, method: str, size: str, seed: str) -> None:
+    """Train and measure one model of the study, on all processes that were started for it."""
+    from kdlib.distill import sharing
+    from kdlib.study import stages
+    from kdlib.study.run import Run, load_rows
+
+    with sharing.joined():
+        settings = load_profile(profile)
+        one, *more = read_seeds(seed, settings)
+        if method != TEACHER:
+            settings.method(method)
+        sizes = (TEACHER,) if method == TEACHER else settings.sizes
+        if more or size not in sizes:
+            known = f"--size of {method} is one of {', '.join(sizes)}, --seed one whole number"
+            raise KdlibError(f"--size {size} --seed {seed}: {known}")
+        folder = stages.make(Run(settings, one, method, size), load_rows(settings, one))
+        if sharing.is_main():
+            print(folder)
 
 
 def report(profile: str) -> None:
@@ -191,6 +211,11 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--policy", default="default", help="limits, a .toml file, or default")
         add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
         return
+    if command is train:
+        add("--method", required=True, help="teacher, or a method of the profile")
+        add("--size", default=TEACHER, help="of a student; default: the teacher's")
+        add("--seed", default="0", help="default: 0")
+        return
     if command not in (report, site):
         add("--cores", type=_positive, default=cores, help="default: all there are")
     if command is pipeline.study:
@@ -207,7 +232,7 @@ def main() -> int:
     """Run a command; bad input ends with one message and exit status 2."""
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    of_study = (pipeline.study, verify, calibrate, report, findings, site)
+    of_study = (pipeline.study, train, verify, calibrate, report, findings, site)
     for command in (*of_study, audit, verify_record, card, release):
         name, about = command.__name__.replace("_", "-"), (command.__doc__ or "").split("\n")[0]
         child = commands.add_parser(name, help=about)

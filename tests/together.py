@@ -1,0 +1,67 @@
+"""Training on several processes of this machine, connected by gloo, and what the main one has."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import toy
+import torch
+from torch import multiprocessing
+
+from kdlib.distill import objectives, sharing, text_sources, trainer
+
+
+def environment(rank, processes, port):
+    """What torchrun and `accelerate launch` set for a process."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    own = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+    return where | own | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+
+
+def free_port():
+    """A port that nothing uses now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def on_processes(work, folder: Path, *given, processes: int = 2):
+    """What `work(folder, *given)`, a function of a module, gives on the main process."""
+    arguments = (processes, free_port(), work, folder, given)
+    multiprocessing.spawn(_process, arguments, nprocs=processes)
+    return torch.load(folder / "found.pt")
+
+
+def _process(rank, processes, port, work, folder, given):
+    os.environ |= environment(rank, processes, port)
+    torch.set_num_threads(1)
+    with sharing.joined():
+        found = work(folder / str(rank), *given)
+    if rank == 0:
+        torch.save(found, folder / "found.pt")
+
+
+def curve(folder, settings, count, fault=None):
+    """The loss of each step, and all weights at the end, of a toy trained on `count` examples."""
+    trainer.LOG_EVERY = 1
+    plain = toy.reading(settings, toy.examples()[:count])
+    read, fit = plain, trainer.fit
+    if sharing.processes() > 1:
+        read, fit = sharing.SharedReading(**vars(plain)), sharing.fit
+    if fault:
+        sharing.Shared.gradients = fault
+    log, steps = folder / "log.jsonl", len(read.steps(0))
+    minimized = objectives.objective("cross_entropy")
+    fitting = {"epoch_steps": steps, "seed": 0, "log": log, "name": "toy"}
+    model = fit(toy.new_model(), text_sources.fixed(read), minimized, settings, **fitting)
+    lines = map(json.loads, log.read_text("utf-8").splitlines())
+    return torch.tensor([one["loss_nats_per_token"] for one in lines]), toy.weights_of(model)
+
+
+def mean_of_means(self, _model, batches, minimized, precision):
+    """A wrong gradient: each process counts as much as another, however many tokens it read."""
+    own = sum(batch.count for batch in batches)
+    total = sum(self.loss(batch, minimized, precision) for batch in batches) / max(1, own)
+    total.backward()
+    return self.accelerator.reduce(total.detach(), "mean"), own
