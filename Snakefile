@@ -147,6 +147,7 @@ onerror:
 
 
 rule stages:
+    localrule: True  # seconds: no job of a cluster
     input:
         done(MAP),
     output:  # a marker among the runs: a table may be older than they are, or be committed

@@ -3,12 +3,16 @@
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import toy
 import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState
 from torch import multiprocessing
 
+from kdlib import __main__
 from kdlib.distill import objectives, sharing, text_sources, trainer
 
 
@@ -36,8 +40,7 @@ def on_processes(work, folder: Path, *given, processes: int = 2):
 def _process(rank, processes, port, work, folder, given):
     os.environ |= environment(rank, processes, port)
     torch.set_num_threads(1)
-    with sharing.joined():
-        found = work(folder / str(rank), *given)
+    found = work(folder / str(rank), *given)
     if rank == 0:
         torch.save(found, folder / "found.pt")
 
@@ -57,6 +60,28 @@ def curve(folder, settings, count, fault=None):
     model = fit(toy.new_model(), text_sources.fixed(read), minimized, settings, **fitting)
     lines = map(json.loads, log.read_text("utf-8").splitlines())
     return torch.tensor([one["loss_nats_per_token"] for one in lines]), toy.weights_of(model)
+
+
+def shared_curve(folder, *given):
+    """`curve` on all processes."""
+    with sharing.joined():
+        return curve(folder, *given)
+
+
+def sharded_curve(folder, *given):
+    """`curve` by FSDP, which accelerate takes up on GPUs alone: here it is told to."""
+    how = {"auto_wrap_policy": "transformer_based_wrap", "cpu_ram_efficient_loading": False}
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True, **how)
+    with sharing.joined():
+        state = AcceleratorState()
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+        return curve(folder, *given)
+
+
+def command(_folder, root, *words):
+    """The exit status of `python -m kdlib` on all processes."""
+    os.environ["KDLIB_ROOT"], sys.argv = str(root), ["kdlib", *words]
+    return __main__.main()
 
 
 def mean_of_means(self, _model, batches, minimized, precision):

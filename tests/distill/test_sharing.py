@@ -35,10 +35,10 @@ def test_processes_share_every_row_of_a_step(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(tmp_path):
+@pytest.mark.parametrize("way", [together.shared_curve, together.sharded_curve], ids=["whole", "FSDP"])
+def test_two_processes_give_the_curve_of_one(way, tmp_path):
     one, weights = together.curve(tmp_path, SETTINGS, COUNT)
-    two, shared = together.on_processes(together.curve, tmp_path, SETTINGS, COUNT)
-    print("apart:", (one - two).abs().max(), (weights - shared).abs().max())
+    two, shared = together.on_processes(way, tmp_path, SETTINGS, COUNT)
     assert close(one, two)
     assert torch.allclose(weights, shared, rtol=0, atol=SETTINGS.lr / 10)
 
@@ -48,5 +48,5 @@ def test_a_mean_of_the_processes_means_gives_another_curve(tmp_path):
     """So the test above can fail: processes read unequal numbers of tokens."""
     one, _ = together.curve(tmp_path, SETTINGS, COUNT)
     given = (SETTINGS, COUNT, together.mean_of_means)
-    wrong, _ = together.on_processes(together.curve, tmp_path, *given)
+    wrong, _ = together.on_processes(together.shared_curve, tmp_path, *given)
     assert len(wrong) == len(one) and not close(one, wrong)
