@@ -6,8 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
-import toy
 import torch
+import toy
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from torch import multiprocessing

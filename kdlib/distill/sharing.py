@@ -101,7 +101,10 @@ class _Loss(torch.nn.Module):
 
     def forward(self, batch: Batch, minimized: Objective, precision: str) -> Tensor:
         """Nats of all positions that count, summed; logits are made anew on the way back."""
-        head, total = self.model.get_output_embeddings(), torch.zeros((), device=batch.places.device)
+        head, total = (
+            self.model.get_output_embeddings(),
+            torch.zeros((), device=batch.places.device),
+        )
 
         def nats(hidden: Tensor, part: slice) -> Tensor:
             return batch.counted(minimized(head(hidden), batch, part), part).sum()

@@ -35,7 +35,9 @@ def test_processes_share_every_row_of_a_step(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [together.shared_curve, together.sharded_curve], ids=["whole", "FSDP"])
+@pytest.mark.parametrize(
+    "way", [together.shared_curve, together.sharded_curve], ids=["whole", "FSDP"]
+)
 def test_two_processes_give_the_curve_of_one(way, tmp_path):
     one, weights = together.curve(tmp_path, SETTINGS, COUNT)
     two, shared = together.on_processes(way, tmp_path, SETTINGS, COUNT)
