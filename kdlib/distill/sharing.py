@@ -101,15 +101,13 @@ class _Loss(torch.nn.Module):
 
     def forward(self, batch: Batch, minimized: Objective, precision: str) -> Tensor:
         """Nats of all positions that count, summed; logits are made anew on the way back."""
-        head, total = (
-            self.model.get_output_embeddings(),
-            torch.zeros((), device=batch.places.device),
-        )
+        head, where = self.model.get_output_embeddings(), batch.places.device
+        total = torch.zeros((), device=where)
 
         def nats(hidden: Tensor, part: slice) -> Tensor:
             return batch.counted(minimized(head(hidden), batch, part), part).sum()
 
-        with checkpoints.autocast(batch.places.device, precision):
+        with checkpoints.autocast(where, precision):
             hidden = checkpoints.response_hidden(self.model, batch)
             size = max(1, trainer.CHUNK_LOGITS // head.out_features)
             for start in range(0, len(hidden), size):
