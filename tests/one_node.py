@@ -82,14 +82,20 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n", "utf-8")
     for number in range(2):
         (folder / f"gpu{number}").touch()
-    for name in ("profile", "state", "spool"):
+    for name in ("bin", "profile", "state", "spool"):
         (folder / name).mkdir()
     # without a data base for accounts, nothing can be asked of it
     own = {"slurm-no-account": True, "slurm-status-command": "squeue", "latency-wait": 10}
     own |= {"slurm-init-seconds-before-status-checks": 5, "default-resources": {"mem_mb": 1000}}
     profile = yaml.safe_load(PROFILE.read_text("utf-8")) | own
     (folder / "profile" / "config.yaml").write_text(yaml.safe_dump(profile), "utf-8")
-    environment = os.environ | {"PATH": _path(), "SLURM_CONF": f"{folder}/slurm.conf"}
+    srun = folder / "bin" / "srun"  # inside a job the plugin drops what says where Slurm is
+    srun.write_text(
+        f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n', "utf-8"
+    )
+    srun.chmod(0o755)
+    environment = os.environ | {"PATH": f"{srun.parent}:{_path()}"}
+    environment["SLURM_CONF"] = f"{folder}/slurm.conf"
     environment["SNAKEMAKE_PROFILE"] = str(folder / "profile")
     daemons = []
     try:
