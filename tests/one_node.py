@@ -47,6 +47,7 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 GresTypes=gpu
+AccountingStorageTRES=gres/gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=gpu:2 State=UNKNOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
@@ -90,9 +91,8 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     profile = yaml.safe_load(PROFILE.read_text("utf-8")) | own
     (folder / "profile" / "config.yaml").write_text(yaml.safe_dump(profile), "utf-8")
     srun = folder / "bin" / "srun"  # inside a job the plugin drops what says where Slurm is
-    srun.write_text(
-        f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n', "utf-8"
-    )
+    within = f"SLURM_CONF={folder}/slurm.conf"
+    srun.write_text(f'#!/bin/sh\n{within} exec {shutil.which("srun")} "$@"\n', "utf-8")
     srun.chmod(0o755)
     environment = os.environ | {"PATH": f"{srun.parent}:{_path()}"}
     environment["SLURM_CONF"] = f"{folder}/slurm.conf"
