@@ -11,6 +11,7 @@ import toy
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from torch import multiprocessing
+from torch.distributed.tensor import DTensor
 
 from kdlib import __main__
 from kdlib.distill import objectives, sharing, text_sources, trainer
@@ -45,15 +46,17 @@ def _process(rank, processes, port, work, folder, given):
         torch.save(found, folder / "found.pt")
 
 
-def curve(folder, settings, count, fault=None):
-    """The loss of each step, and all weights at the end, of a toy trained on `count` examples."""
+def curve(folder, settings, count, gradients=None):
+    """The loss of each step, and all weights at the end, of a toy trained on `count` examples.
+
+    `gradients` takes the place of those of `sharing.Shared`.
+    """
     trainer.LOG_EVERY = 1
     plain = toy.reading(settings, toy.examples()[:count])
     read, fit = plain, trainer.fit
     if sharing.processes() > 1:
         read, fit = sharing.SharedReading(**vars(plain)), sharing.fit
-    if fault:
-        sharing.Shared.gradients = fault
+    sharing.Shared.gradients = gradients or sharing.Shared.gradients
     log, steps = folder / "log.jsonl", len(read.steps(0))
     minimized = objectives.objective("cross_entropy")
     fitting = {"epoch_steps": steps, "seed": 0, "log": log, "name": "toy"}
@@ -75,7 +78,19 @@ def sharded_curve(folder, *given):
     with sharing.joined():
         state = AcceleratorState()
         state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
-        return curve(folder, *given)
+        return curve(folder, *given, of_parts)
+
+
+def of_parts(self, model, *given, gradients=sharing.Shared.gradients):
+    """The gradient as it is, of a model of which each process has a part of every weight."""
+    assert all(isinstance(one, DTensor) for one in model.parameters())
+    assert sum(one.to_local().numel() for one in model.parameters()) < weights_in(self.whole)
+    return gradients(self, model, *given)
+
+
+def weights_in(model):
+    """How many numbers a whole model has."""
+    return sum(one.numel() for one in model.parameters())
 
 
 def command(_folder, root, *words):
