@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -47,7 +47,6 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 GresTypes=gpu
-AccountingStorageTRES=gres/gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=gpu:2 State=UNKNOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
@@ -108,7 +107,10 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(60)
+            with suppress(subprocess.TimeoutExpired):  # it may be waiting for the other
+                daemon.wait(20)
+            daemon.kill()
+            daemon.wait()
 
 
 def _await_node(environment: dict[str, str], folder: Path, seconds: int = 120) -> None:
