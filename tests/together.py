@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import toy
-from accelerate import DistributedType, FullyShardedDataParallelPlugin
+from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
 from torch import multiprocessing
 from torch.distributed.tensor import DTensor
@@ -76,8 +76,8 @@ def sharded_curve(folder, *given):
     how = {"auto_wrap_policy": "transformer_based_wrap", "cpu_ram_efficient_loading": False}
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True, **how)
     with sharing.joined():
-        state = AcceleratorState()
-        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+        AcceleratorState().fsdp_plugin = plugin
+        PartialState().distributed_type = DistributedType.FSDP  # read by each new Accelerator
         return curve(folder, *given, of_parts)
 
 
