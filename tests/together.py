@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import toy
@@ -51,16 +52,17 @@ def curve(folder, settings, count, gradients=None):
 
     `gradients` takes the place of those of `sharing.Shared`.
     """
-    trainer.LOG_EVERY = 1
     plain = toy.reading(settings, toy.examples()[:count])
     read, fit = plain, trainer.fit
     if sharing.processes() > 1:
         read, fit = sharing.SharedReading(**vars(plain)), sharing.fit
-    sharing.Shared.gradients = gradients or sharing.Shared.gradients
     log, steps = folder / "log.jsonl", len(read.steps(0))
     minimized = objectives.objective("cross_entropy")
     fitting = {"epoch_steps": steps, "seed": 0, "log": log, "name": "toy"}
-    model = fit(toy.new_model(), text_sources.fixed(read), minimized, settings, **fitting)
+    used = gradients or sharing.Shared.gradients
+    source = text_sources.fixed(read)
+    with patch.object(trainer, "LOG_EVERY", 1), patch.object(sharing.Shared, "gradients", used):
+        model = fit(toy.new_model(), source, minimized, settings, **fitting)
     lines = map(json.loads, log.read_text("utf-8").splitlines())
     return torch.tensor([one["loss_nats_per_token"] for one in lines]), toy.weights_of(model)
 
