@@ -22,16 +22,18 @@ from kdlib.study import pipeline
 
 try:
     PROFILE = str(config.get("profile", "laptop"))
-    PLAN = pipeline.plan(PROFILE, config.get("seeds"), config.get("methods"))
+    PLAN = pipeline.plan(PROFILE, config.get("seeds"), config.get("methods"), config.get("parts"))
 except KdlibError as error:
     sys.exit(f"kdlib: {error}")
 
 SETTINGS, SEEDS = PLAN.profile, PLAN.seeds
 MAP, FIRST, TEACHER, METER = "00_map", "01_data_and_tokens", *pipeline.ALWAYS
+CLOSING = "15_conclusion"
 TRAINING = sorted({TEACHER, *PLAN.trained})
 PAPERS = [name for name in TRAINING if name != TEACHER and set(PLAN.trained[name]) & set(PAPER)]
 TOGETHER = [name for name, given in PLAN.parameters.items() if "seeds" in given and name != MAP]
-USING_MODELS = ("12_what_stays", "13_membership_and_canaries")
+MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause")  # are trained there, for all seeds
+USING_MODELS = (*MORE_STUDENTS, "13_membership_and_canaries")
 
 # Notebook of one seed: the notebooks of the same seed whose files it reads.
 BEFORE = {}
@@ -40,16 +42,19 @@ for name in TRAINING:
     if name not in (TEACHER, *PAPERS):  # it may compare its models with those of the paper's methods
         BEFORE[name] += PAPERS
 BEFORE[METER] = TRAINING
-# What others wait for comes first (12 waits for all that train), and the longest of it.
+# What others wait for comes first (11, 12 and 14 wait for all that train), and the longest of it.
 PRIORITY = {name: 2 if PLAN.samples(name) else 1 for name in TRAINING}
-PRIORITY |= {TEACHER: 3, "12_what_stays": 3}
+PRIORITY |= dict.fromkeys((TEACHER, *MORE_STUDENTS), 3)
 
 RUNS = os.path.relpath(runs.runs_dir(SETTINGS.name))
 EXECUTED = os.path.relpath(runs.root() / "notebooks" / "executed" / SETTINGS.name)
 EACH = [f"{name}-seed{seed}" for name in BEFORE for seed in SEEDS]
 METERED = [f"{METER}-seed{seed}" for seed in SEEDS]
-# 12 trains, and needs nothing of 09: it runs beside it
-WAITING_FOR = {MAP: TOGETHER, "12_what_stays": [one for one in EACH if one not in METERED]}
+# what trains needs nothing of 09: it runs beside it
+WAITING_FOR = dict.fromkeys(MORE_STUDENTS, [one for one in EACH if one not in METERED])
+WAITING_FOR["13_membership_and_canaries"] = ["11_inheritance", *METERED]  # with models of halves
+WAITING_FOR[CLOSING] = [name for name in TOGETHER if name != CLOSING]
+WAITING_FOR[MAP] = TOGETHER
 STAGES = [FIRST, *EACH, *TOGETHER, MAP]
 Path(RUNS, "locks").mkdir(parents=True, exist_ok=True)
 

@@ -1,15 +1,16 @@
-"""The commands `python -m kdlib study | verify | calibrate | report | audit`."""
+"""The commands of `python -m kdlib`: the study's, the site and the audit's two."""
 
 import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kdlib import runs
 from kdlib.config.profile import load_profile, read_templates
-from kdlib.config.sections import FIELDS, AuditSettings, Template
+from kdlib.config.sections import FIELDS, SECRETS, AuditSettings, Template
 from kdlib.errors import KdlibError, clearly
 from kdlib.study import pipeline
 
@@ -45,17 +46,59 @@ def report(profile: str) -> None:
     results.print_report(load_profile(profile).name)
 
 
-def audit(columns: list[str], **given: Any) -> None:
-    """Measure what a model remembers of a file of tuples; write tables and a report."""
-    from kdlib.audit import command
+def findings() -> None:
+    """Write what the reference run found into README.md and the notebooks."""
+    from kdlib.report import findings as found
+    from kdlib.report import readme
 
-    named = dict(word.split("=", 1) for word in columns if "=" in word)
-    if len(named) < len(columns) or not set(named) <= set(FIELDS):
-        wanted = f"give ours=theirs, where ours is one of {', '.join(FIELDS)}, each once"
-        raise KdlibError(f"--columns {' '.join(columns)}: {wanted}")
+    found.write()
+    readme.write(found.REFERENCE)
+
+
+def site(profile: str) -> None:
+    """Lay out a profile's executed notebooks, from which `make site` builds the site."""
+    from kdlib.report import site as pages
+
+    pages.lay_out(load_profile(profile).name, runs.root() / "docs" / "notebooks")
+
+
+def audit(columns: list[str], policy: str | None, sign: Path | None, **given: Any) -> int:
+    """Measure what a model remembers of a file of tuples; write tables and a report."""
+    import pandas as pd
+
+    from kdlib.audit import command, gate
+    from kdlib.audit import policy as policies
+
+    named = _pairs("--columns", columns, (*FIELDS, SECRETS))
+    asked = None if policy is None else policies.read(policy)
     with clearly("audit"):
         settings = AuditSettings(columns=named, **given)
-    print(command.run(settings))
+    print(command.run(settings, asked, sign))
+    if asked is None:
+        return 0
+    table = pd.read_csv(settings.out / command.GATE)
+    print("\n".join(gate.sentences(table)))
+    return gate.STATUS[gate.outcome(table)]
+
+
+def verify_record(record: Path, key: Path | None, at: list[str]) -> bool:
+    """Check the signature of an audit's record, and the files that it names."""
+    from kdlib.audit import verifying
+
+    roles = ("model", "reference", "data", "held-out")
+    places = {role: Path(place) for role, place in _pairs("--at", at, roles).items()}
+    found = verifying.faults(record, key, places)
+    print("\n".join(found or verifying.held(record, key)), file=sys.stderr if found else sys.stdout)
+    return not found
+
+
+def _pairs(option: str, words: list[str], ours: Sequence[str]) -> dict[str, str]:
+    """The words ours=theirs of an option, by ours."""
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(named) < len(words) or not set(named) <= set(ours):
+        wanted = f"give ours=theirs, where ours is one of {', '.join(ours)}, each once"
+        raise KdlibError(f"{option} {' '.join(words)}: {wanted}")
+    return named
 
 
 def _template(word: str) -> Template:
@@ -81,7 +124,7 @@ def _positive(word: str) -> int:
 def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     add, cores = child.add_argument, len(os.sched_getaffinity(0))
     if command is audit:
-        add("--model", required=True, help="folder, or hub name, of a causal model")
+        add("--model", required=True, help="causal model: folder, hub name or package:NAME")
         add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
         add("--held-out", help="like rows that it was not trained on")
         add("--reference", help="the model before that training")
@@ -92,13 +135,26 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--template", type=_template, default="short", help=known)
         add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
         add("--precision", choices=("fp32", "bf16"), default="fp32")
+        add("--show-rows", action="store_true", help="let the report show text of rows")
+        ends = "exit status 0 pass, 1 fail, 3 undecided"
+        add("--policy", help=f"limits, a .toml file, or default; {ends}")
+        add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
+        return
+    if command is verify_record:
+        add("record", type=Path, help="record.json of an audit")
+        add("--key", type=Path, help="public key (Ed25519, PEM) that must have signed it")
+        moved = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
+        add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=moved)
+        return
+    if command is findings:
         return
     add("--profile", default="laptop", help="name, or path of a .toml file")
-    if command is not report:
+    if command not in (report, site):
         add("--cores", type=_positive, default=cores, help="default: all there are")
     if command is pipeline.study:
         add("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
         add("--methods", default="paper", help="paper, all, or names of further ones")
+        add("--parts", default="study", help="beside the study itself: lab, cause, all")
         add("--gpu-jobs", type=_positive, help="notebooks that may share one GPU")
     if command is verify:
         add("--run", type=Path, help="results folder of a finished run")
@@ -108,13 +164,16 @@ def main() -> int:
     """Run a command; bad input ends with one message and exit status 2."""
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (pipeline.study, verify, calibrate, report, audit):
-        child = commands.add_parser(command.__name__, help=(command.__doc__ or "").split("\n")[0])
+    of_study = (pipeline.study, verify, calibrate, report, findings, site)
+    for command in (*of_study, audit, verify_record):
+        name, about = command.__name__.replace("_", "-"), (command.__doc__ or "").split("\n")[0]
+        child = commands.add_parser(name, help=about)
         child.set_defaults(command=command)
         _add_arguments(child, command)
     try:
         arguments = vars(parser.parse_args())
-        return int(arguments.pop("command")(**arguments) is False)
+        ended = arguments.pop("command")(**arguments)
+        return int(not ended) if isinstance(ended, bool) else ended or 0
     except (KdlibError, OSError) as error:  # OSError: a file that may not be read
         print(f"kdlib: {error}", file=sys.stderr)
     return 2

@@ -1,9 +1,15 @@
 """Statistics of the project: every interval, test and correction; nobody else draws samples.
 
-Intervals (lo, hi) are of 95%. Rows with the same response (`groups`, [n]) stand or fall together,
-so the bootstrap draws whole groups (Efron 1979), the same for the same number of groups. With the
-rows' `seeds`, seeds are drawn first, then groups within each: what another training run would
-change is in the interval too. Taught in notebooks 09 and 10.
+Intervals (lo, hi) are of 95%. Rows of one response (`groups`, [n]) stand or fall together: groups
+are drawn, not rows (Efron 1979). With the rows' `seeds`, seeds are drawn, then groups, and a row
+counts as often as its seed times as often as its group (pigeonhole bootstrap, Owen 2007), for seeds
+may share rows. Few seeds drawn from themselves vary too little: an interval also holds the t
+interval over seeds, each left out in turn (jackknife, Tukey 1958); with as many rows in each, it is
+that of their means. With one seed only groups are drawn, and nothing is said of another training
+run. Functions of frames use their column `seed`. Taught in notebooks 09 and 10.
+
+Replicates, [1 + seeds + DRAWS], are a number of all rows, without each seed (none with one seed),
+and drawn (the same draws for as many seeds and groups).
 """
 
 import functools
@@ -12,14 +18,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr, stdtr, stdtrit
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep
 
 from kdlib.errors import KdlibError
 
 DRAWS = 2000  # of the bootstrap
+ALPHA = 0.05  # of every test
 MIN_GROUPS = 10  # different responses; with fewer nothing is estimated and nothing judged
+MIN_SEEDS = 3  # training runs; with fewer no claim about trained models is judged
 BLOCK = 100  # draws at a time: their weights stay in the cache, which is most of the speed
 NOTHING = (float("nan"), float("nan"))
 FEW = "not enough rows"
@@ -29,27 +37,22 @@ Interval = tuple[float, float]
 Statistic = Callable[..., np.ndarray]  # of weights, float32 [n, draws]: numbers, [numbers, draws]
 
 
-def line(value: float, interval: Interval, **further: Any) -> Line:
+def line(value: float, ends: Interval, **further: Any) -> Line:
     """A value with its interval as a table has them: value, lo, hi, and further columns."""
-    return {"value": value, "lo": interval[0], "hi": interval[1]} | further
+    return {"value": value, "lo": ends[0], "hi": ends[1]} | further
 
 
 def wilson(hits: int, n: int) -> Interval:
     """Wilson interval of a rate (Wilson 1927); (0, 1) when there is nothing to count."""
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(int(hits), int(n)).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    found = binomtest(int(hits), int(n)).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def rate(hits: int, n: int) -> Line:
     """A share with its Wilson interval: value (nan of nothing), lo, hi, n."""
     return line(hits / n if n else float("nan"), wilson(hits, n), n=int(n))
-
-
-def newcombe(hits: int, n: int, other_hits: int, other_n: int) -> Interval:
-    """Interval of the difference of two independent rates (Newcombe 1998, method 10)."""
-    return confint_proportions_2indep(hits, n, other_hits, other_n, method="newcomb")
 
 
 def named(name: str, numbers: Mapping[str, Any]) -> Line:
@@ -66,122 +69,190 @@ def each(frame: pd.DataFrame, keys: Sequence[str], lines: Callable[..., Any]) ->
     return pd.DataFrame(rows)
 
 
-def percentiles(drawn: np.ndarray) -> Interval:
-    """The middle 95% of what was drawn; draws without a value (nan) are left out."""
-    drawn = drawn[~np.isnan(drawn)]
-    lo, hi = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else NOTHING
-    return float(lo), float(hi)
+def resampled(groups: pd.Series, columns: Sequence[Any], seeds: Any = None) -> np.ndarray:
+    """Replicates of sums of columns [n] over rows, [1 + seeds + DRAWS, columns]."""
+    (group, many), (seed, trained) = _codes(groups), _codes(seeds, len(groups))
+    cell, cells = seed * many + group, trained * many
+    sums = np.stack([np.bincount(cell, np.asarray(one, float), cells) for one in columns])
+    by_seed = sums.reshape(len(columns), trained, many).sum(2)
+    whole = by_seed.sum(1)
+    found = [whole[None], whole - by_seed.T] if trained > 1 else [whole[None]]
+    sums = sums.reshape(-1, many).T.astype(np.float32)
+    for of_groups, of_seeds in zip(_drawn(many), _drawn(trained, 1), strict=True):
+        block = (of_groups.astype(np.float32) @ sums).reshape(-1, len(columns), trained)
+        found.append((block * of_seeds[:, None]).sum(2))
+    return np.concatenate(found)
 
 
-def resampled(groups: pd.Series, columns: Sequence[np.ndarray], seeds: Any = None) -> np.ndarray:
-    """Sums of columns [n] over rows, [DRAWS, columns], with whole groups drawn with replacement."""
-    codes, sizes = _cells(groups, seeds)
-    sums = np.stack([np.bincount(codes, np.asarray(one, float)) for one in columns], axis=1)
-    return np.concatenate([block.astype(np.float32) @ sums for block in _drawn(sizes, DRAWS)])
+def estimate(of: Statistic, groups: Any, seeds: Any = None, draws: int = DRAWS) -> list[Line]:
+    """`summary` of each of the numbers that are no sums, such as areas under curves."""
+    (group, many), (seed, trained) = _codes(groups), _codes(seeds, len(groups))
+    without = np.arange(-1, trained if trained > 1 else 0)  # -1 is no seed: of all rows
+    found = [of((seed[:, None] != without).astype(np.float32))]
+    for of_groups, of_seeds in zip(_drawn(many, 0, draws), _drawn(trained, 1, draws), strict=True):
+        found.append(of((of_groups.T[group] * of_seeds.T[seed]).astype(np.float32)))
+    return [summary(replicates, draws) for replicates in np.concatenate(found, axis=1)]
 
 
-def estimate(statistic: Statistic, groups: pd.Series, draws: int = DRAWS) -> list[Line]:
-    """Value, lo and hi of numbers that are no sums, such as areas under curves, over groups."""
-    codes, sizes = _cells(groups, None)
-    values = statistic(np.ones((len(codes), 1), np.float32))[:, 0]
-    blocks = (block.T.astype(np.float32)[codes] for block in _drawn(sizes, draws))
-    drawn = np.concatenate([statistic(weights) for weights in blocks], axis=1)
-    return [line(float(x), percentiles(one)) for x, one in zip(values, drawn, strict=True)]
+def _codes(names: Any, n: int = 0) -> tuple[np.ndarray, int]:
+    """The number of each row's name, and how many names there are; None: one for all n rows."""
+    codes, different = pd.factorize(np.zeros(n) if names is None else np.asarray(names))
+    return codes, len(different)
 
 
-def _cells(groups: pd.Series, seeds: Any) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Number of each row's group, seed after seed, and how many groups each seed has."""
-    if seeds is None:
-        codes, names = pd.factorize(groups)
-        return codes, (len(names),)
-    cells = groups.groupby([np.asarray(seeds), np.asarray(groups)])
-    return cells.ngroup().to_numpy(), tuple(cells.size().groupby(level=0).size())
-
-
-@functools.lru_cache(maxsize=4)
-def _drawn(sizes: tuple[int, ...], draws: int) -> list[np.ndarray]:
-    """How often each group is drawn, in blocks of uint8 [BLOCK, groups]."""
-    dice, blocks = np.random.default_rng(0), []
-    for start in range(0, draws, BLOCK):
-        count = min(BLOCK, draws - start)
-        if len(sizes) == 1:
-            picks = dice.integers(0, *sizes, (count, *sizes))
-            block = np.stack([np.bincount(one, minlength=sizes[0]) for one in picks])
-        else:
-            times = dice.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), count)
-            within = zip(times.T, sizes, strict=True)
-            block = np.hstack([dice.multinomial(k * n, np.full(n, 1 / n)) for k, n in within])
+@functools.lru_cache(maxsize=12)
+def _drawn(of: int, stream: int = 0, draws: int = DRAWS) -> list[np.ndarray]:
+    """How often each of `of` is drawn, as many with replacement, in blocks of uint8 [BLOCK, of]."""
+    dice, blocks = np.random.default_rng(stream), []
+    for count in np.diff([*range(0, draws, BLOCK), draws]):
+        picks = dice.integers(0, of, (count, of)) + of * np.arange(count)[:, None]
+        block = np.bincount(picks.ravel(), minlength=count * of).reshape(count, of)
         blocks.append(block.astype(np.uint8))
     return blocks
 
 
-def bootstrap(values: Any, groups: pd.Series, seeds: Any = None, share: bool = False) -> Interval:
-    """Percentile interval of a mean of values [n], by groups.
+def percentiles(drawn: np.ndarray) -> Interval:
+    """The middle 95% of what was drawn; a draw without a value (nan) lies beyond either end."""
+    known = np.sort(drawn[~np.isnan(drawn)])
+    # the last place from either end at which `p_value` is under .05
+    place = max(0, int(np.ceil(ALPHA / 2 * (len(drawn) + 1))) - 2) - (len(drawn) - len(known))
+    return (float(known[place]), float(known[-1 - place])) if 0 <= place < len(known) else NOTHING
 
-    Of a share (values from 0 to 1) that is 0 or 1 it is Wilson's over the groups: there every draw
-    gives the same mean, which is no certainty about other rows.
+
+@np.errstate(invalid="ignore")
+def interval(replicates: np.ndarray, draws: int = DRAWS) -> Interval:
+    """The middle of the draws, and the t interval over seeds; NOTHING if too few have a value."""
+    (lo, hi), (error, freedom) = percentiles(replicates[-draws:]), _error(replicates[1:-draws])
+    reach = stdtrit(freedom, 1 - ALPHA / 2) * error
+    lo, hi = np.minimum(lo, replicates[0] - reach), np.maximum(hi, replicates[0] + reach)
+    return (float(lo), float(hi)) if np.isfinite([lo, hi]).all() else NOTHING
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # seeds may agree to the digit
+def p_value(replicates: np.ndarray, at: float = 0, draws: int = DRAWS) -> float:
+    """Two-sided p-value of a number being `at`: under .05 exactly where `interval` leaves it out.
+
+    Twice the smaller share of draws on one side, counting one more (Davison and Hinkley 1997, 4.2),
+    or that of the t test over seeds where it is greater.
     """
-    values, count = np.asarray(values, dtype=float), groups.nunique()
-    if not count:
-        return NOTHING
-    if share and values.min() == values.max() and values[0] in (0, 1):
-        return wilson(round(values[0] * count), count)
-    return quotient(groups, values, np.ones(len(values)), seeds)
+    drawn, (error, freedom) = replicates[-draws:], _error(replicates[1:-draws])
+    tails = np.array([1 + (~(drawn > at)).sum(), 1 + (~(drawn < at)).sum()]) / (1 + draws)
+    t = (replicates[0] - at) / np.float64(error)
+    return float(min(1, 2 * np.fmax(tails, stdtr(freedom, np.array([-t, t]))).min()))
 
 
-def ratio(groups: pd.Series, top: np.ndarray, bottom: np.ndarray) -> Line:
-    """A share of rows: value, lo, hi, hits, n (rows), groups (different responses among the n).
+def p_of_none(n: int, share: float) -> float:
+    """Two-sided p-value of a share of which none of n was seen (score test, as Wilson's bound)."""
+    return float(2 * ndtr(-np.sqrt(n * share / (1 - share)))) if share < 1 else 0.0
+
+
+def _error(without: np.ndarray) -> tuple[float, int]:
+    """Jackknife error over seeds (inf: no value without one of them), and degrees of freedom."""
+    if not len(without):  # one seed: the draws decide alone
+        return 0.0, 1
+    error = np.sqrt((1 - 1 / len(without)) * ((without - without.mean()) ** 2).sum())
+    return float(np.nan_to_num(error, nan=np.inf)), len(without) - 1
+
+
+def summary(replicates: np.ndarray, draws: int = DRAWS) -> Line:
+    """value, lo, hi, p (of being 0)."""
+    return line(float(replicates[0]), interval(replicates, draws), p=p_value(replicates, 0, draws))
+
+
+def quotient(
+    groups: pd.Series, top: Any, bottom: Any, seeds: Any = None, share: bool = False
+) -> Interval:
+    """Interval of one sum [n] over another, or of a share: top of bottom.
+
+    Where fewer than MIN_GROUPS groups are hit, or missed, draws know too little of a share, which
+    at 0 or 1 is no certainty about other rows; there it holds Wilson's interval over groups.
+    """
+    above, below = resampled(groups, [top, bottom], seeds).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lo, hi = interval(above / below)
+    if not share:
+        return lo, hi
+    count, hit, missed = (groups[of].nunique() for of in (bottom > 0, top > 0, top < bottom))
+    if min(hit, missed) < MIN_GROUPS and ((top == 0) | (top == bottom)).all():
+        rare = wilson(hit if hit <= missed else count - missed, count)
+        lo, hi = np.fmin(lo, rare[0]), np.fmax(hi, rare[1])
+    return float(np.clip(lo, 0, 1)), float(np.clip(hi, 0, 1))
+
+
+def bootstrap(values: Any, groups: pd.Series, seeds: Any = None, share: bool = False) -> Interval:
+    """Interval of a mean of values [n], which may be a share (each from 0 to 1); see `quotient`."""
+    values = np.asarray(values, dtype=float)
+    return quotient(groups, values, np.ones(len(values)), seeds, share) if len(values) else NOTHING
+
+
+def ratio(groups: pd.Series, top: Any, bottom: Any, seeds: Any = None) -> Line:
+    """A share of rows: value, lo, hi, hits, n (rows), groups (different responses), hit_groups.
 
     Rows are counted [n] where top is, only where bottom is; both may be counts. The interval is
-    over groups where MIN_GROUPS of them are counted.
+    there where MIN_GROUPS groups are counted.
     """
-    hits, n, chosen = top.sum(), bottom.sum(), bottom > 0  # so that no draw is without
-    counted, interval = int(groups[chosen].nunique()), NOTHING
-    if counted >= MIN_GROUPS and hits in (0, n):
-        interval = wilson(counted if hits else 0, counted)
-    elif counted >= MIN_GROUPS:
-        interval = quotient(groups[chosen], top[chosen], bottom[chosen])
-    return line(hits / n if n else np.nan, interval, hits=hits, n=n, groups=counted)
-
-
-def quotient(groups: pd.Series, top: Any, bottom: Any, seeds: Any = None) -> Interval:
-    """Interval of one sum [n] over another; none where a draw has nothing below the line."""
-    drawn = resampled(groups, [top, bottom], seeds)
-    return NOTHING if (drawn[:, 1] == 0).any() else percentiles(drawn[:, 0] / drawn[:, 1])
+    top, bottom = np.asarray(top), np.asarray(bottom)
+    hits, n, chosen = top.sum(), bottom.sum(), bottom > 0  # so that few draws are without
+    groups, top, bottom = groups[chosen], top[chosen], bottom[chosen]
+    count, ends = groups.nunique(), NOTHING
+    if count >= MIN_GROUPS:
+        seeds = None if seeds is None else np.asarray(seeds)[chosen]
+        ends = quotient(groups, top, bottom, seeds, share=True)
+    facts = {"hits": hits, "n": n, "groups": count, "hit_groups": groups[top > 0].nunique()}
+    return line(hits / n if n else np.nan, ends, **facts)
 
 
 def pooled(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean of a column (0 to 1) per model and split, all seeds together, intervals over groups.
-
-    Columns: method, size, split, value, sd (over seeds), lo, hi, n, seeds.
-    """
+    """`ratio` of a column (0 to 1) and sd over seeds, of all seeds, by method, size and split."""
 
     def numbers(part: pd.DataFrame) -> Line:
-        values, by_seed = part[column].to_numpy(float), part.groupby("seed")[column].mean()
-        lo, hi = bootstrap(values, part["group"], share=True)
-        facts = {"value": values.mean(), "sd": by_seed.std(), "lo": lo, "hi": hi}
-        return facts | {"n": len(values), "seeds": len(by_seed)}
+        by_seed = part.groupby("seed")[column].mean()
+        share = ratio(part["group"], part[column], np.ones(len(part)), part["seed"])
+        return share | {"seeds": len(by_seed), "sd": by_seed.std()}
 
     return each(frame, ["method", "size", "split"], numbers)
 
 
-def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Line:
-    """Mean of a less mean of b over the same rows and seeds: value, lo, hi, n, same_sign.
+def difference(groups: pd.Series, values: Any, side: np.ndarray, seeds: Any = None) -> Line:
+    """Mean of values [n] where side is (bool, [n]) less that of the others: value, lo, hi, p."""
+    x, n, y, m = resampled(groups, [values * side, side, values * ~side, ~side], seeds).T
+    with np.errstate(invalid="ignore"):  # a draw may be without a side
+        return summary(x / n - y / m)
 
-    Where no row differs in a column of 0 and 1, the interval is Wilson's bound, over groups, on the
-    share that differs, to both sides. KdlibError where they do not hold the same rows.
+
+def ratio_difference(groups: pd.Series, one: Any, other: Any, seeds: Any = None) -> Line:
+    """A quotient of sums (top and bottom, each [n]) less another: value, lo, hi, p, hit_groups.
+
+    hit_groups are the groups of either bottom, or those of both tops, whichever are the fewest.
     """
-    keys = ["seed", "row_id"]
-    both = a[[*keys, "group", column]].merge(b[[*keys, column]], on=keys, validate="1:1")
-    if not len(a) == len(both) == len(b):
+    a, b, c, d = resampled(groups, [*one, *other], seeds).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = summary(a / b - c / d)
+    hit = (one[1] > 0, other[1] > 0, (one[0] > 0) | (other[0] > 0))
+    return found | {"hit_groups": min(groups[some].nunique() for some in hit)}
+
+
+def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Line:
+    """Mean of a less mean of b over the same rows and seeds.
+
+    value, lo, hi, p, n (rows), groups, discordant (groups in which a row differs), same_sign (every
+    seed alone agrees). Where no row of a column of 0 and 1 differs, or all do alike, the ends are
+    as far off as Wilson's bound, over groups, on the share that would not. KdlibError where they do
+    not hold the same rows.
+    """
+    x, y = (one.iloc[np.lexsort((one["row_id"], one["seed"]))] for one in (a, b))
+    same = all(np.array_equal(x[key], y[key]) for key in ("seed", "row_id"))
+    if not same or x.duplicated(["seed", "row_id"]).any():
         raise KdlibError("the two runs do not hold the same rows; run the study again")
-    gap = both[f"{column}_x"].astype(float) - both[f"{column}_y"].astype(float)
-    interval = bootstrap(gap, both["group"])
-    if not gap.any() and both[f"{column}_x"].isin((0, 1)).all():
-        bound = wilson(0, both["group"].nunique())[1]
-        interval = (-bound, bound)
-    agreed = same_sign(gap.groupby(both["seed"]).mean())
-    return line(gap.mean(), interval, n=len(gap), same_sign=agreed)
+    gap, groups = x[column].to_numpy(float) - y[column].to_numpy(float), x["group"]
+    sums, n = resampled(groups, [gap, np.ones(len(gap))], x["seed"]).T
+    found, count = summary(sums / n), groups.nunique()
+    if (gap == gap[0]).all() and all(one[column].isin((0, 1)).all() for one in (x, y)):
+        bound = wilson(0, count)[1]
+        found |= {"lo": max(-1.0, gap[0] - bound), "hi": min(1.0, gap[0] + bound)}
+    facts = {"n": len(gap), "groups": count, "discordant": groups[gap != 0].nunique()}
+    facts["same_sign"] = same_sign(pd.Series(gap).groupby(x["seed"].to_numpy()).mean())
+    return found | facts
 
 
 def same_sign(by_seed: Iterable[float]) -> bool:
@@ -190,13 +261,34 @@ def same_sign(by_seed: Iterable[float]) -> bool:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values corrected for how many were tried (Holm 1979), in their order."""
-    return multipletests(p, method="holm")[1]
+    """p-values corrected for how many were tried (Holm 1979), in their order; nan: not tried."""
+    found, tried = np.array(p, dtype=float), ~np.isnan(np.array(p, dtype=float))
+    found[tried] = multipletests(found[tried], method="holm")[1] if tried.any() else found[tried]
+    return found
 
 
-def equivalent(lo: float, hi: float, margin: float) -> bool:
-    """Whether a difference is shown to be smaller than the margin (Schuirmann 1987)."""
-    return -margin < lo and hi < margin
+def judgeable(numbers: Any, by: str = "discordant") -> Any:
+    """Whether a line, or each of a table, rests on MIN_GROUPS different responses or more.
+
+    `by` counts those that carry a claim: "discordant" for more or less than another, "hit_groups"
+    for a rate above a limit, "groups" for one below and for equivalence, where none need differ.
+    """
+    return numbers[by] >= MIN_GROUPS
+
+
+def sure(differences: pd.DataFrame, by: str = "discordant") -> pd.Series:
+    """Which lines are not 0, where all of them have to be (intersection-union, Berger 1982)."""
+    return (differences["p"] < ALPHA) & judgeable(differences, by)
+
+
+def judged(differences: pd.DataFrame, p: str = "p", by: str = "discordant") -> pd.DataFrame:
+    """Lines with p_holm: a p, corrected where one of them is enough, nan where not `judgeable`.
+
+    direction: "below" or "above" 0, else "". A p at a limit: take it from one side beforehand.
+    """
+    found = holm(differences[p].where(judgeable(differences, by)))
+    side = np.where(differences["value"] > 0, "above", "below")
+    return differences.assign(p_holm=found, direction=np.where(found < ALPHA, side, ""))
 
 
 def row_text(row: Any, name: str = "value", form: str = ".3f", missing: str = FEW) -> str:

@@ -42,9 +42,16 @@ def start_study(project: Path, log: str = "make.log", **given: str) -> subproces
         )
 
 
-def run_study(project: Path, seeds: str = "", methods: str = "all", profile: str = "smoke") -> str:
+def run_study(
+    project: Path,
+    seeds: str = "",
+    methods: str = "all",
+    parts: str = "all",
+    profile: str = "smoke",
+) -> str:
     """Run `make study` to its end and give what it printed."""
-    code = start_study(project, SEEDS=seeds, METHODS=methods, PROFILE=profile).wait()
+    given = {"SEEDS": seeds, "METHODS": methods, "PARTS": parts, "PROFILE": profile}
+    code = start_study(project, **given).wait()
     text = (project / "make.log").read_text()
     logs = sorted(project.glob("data/runs/*/logs/*.log"), key=os.path.getmtime)
     assert code == 0, text + "".join(log.read_text()[-4000:] for log in logs[-2:])

@@ -19,9 +19,9 @@ def test_gpu_profile_runs_with_its_settings_on_tiny_models(tmp_path, monkeypatch
     """Every setting but the counts is the profile's own: lengths, batches, rates, methods."""
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
     profile = load_profile("gpu")
-    tiny = {"layers": 1, "heads": 1, "width": 16}
+    tiny = {"path": None, "layers": 1, "heads": 1, "width": 16}
     shapes = {size: shape.model_copy(update=tiny) for size, shape in profile.models.items()}
-    few = {"packages": ("seaborn",), "pool": 60, "members": 24, "held_out": 8, "twins": 1}
+    few = {"packages": ("datasets",), "pool": 60, "members": 24, "held_out": 8, "twins": 1}
     few["repetitions"] = (1,)
     shorter = {"epochs": 1, "batch": 16}
     profile = profile.model_copy(

@@ -4,16 +4,16 @@ The higher a score, the more a row looks like one that was trained on. `size` is
 responses (`extraction.zlib_bytes`), `unseen` of models without a row (`counterfactual.unseen`).
 """
 
-from itertools import permutations
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdlib.analysis.rates import MODEL, ROW, natural
-from kdlib.analysis.roc import auc, difference, evaluate
+from kdlib.analysis.roc import difference, evaluate
 from kdlib.errors import KdlibError
-from kdlib.stats import each, named, paired_difference
+from kdlib.stats import ALPHA, each, holm, judgeable, named, paired_difference
 
 BASIC = ("loss", "zlib", "min_k", "min_k_plus")  # of the model alone
 SCORES = (*BASIC, "reference_base", "reference_student", "likelihood_ratio")
@@ -60,13 +60,13 @@ def scored(
 
     The base models, which read none of the rows, are a control. `probed` is the size of the
     students of `unseen`: losses of two sizes differ by more than membership, so the scores that
-    need it are nan for other sizes.
+    need it are nan for other sizes, and for seeds that it lacks.
     """
     rows = natural(tuples).reset_index(drop=True)
     tuned = rows["method"] != "base"
     before = rows[~tuned].set_index(["size", *ROW])["nats_per_token"]
     base = rows.join(before.rename("base"), on=["size", *ROW])["base"].where(tuned)
-    comparable = (rows["size"] == probed) & tuned
+    comparable = (rows["size"] == probed) & tuned & rows["seed"].isin(unseen.index.unique("seed"))
     outside = rows[ROW].join(unseen, on=ROW)[list(unseen.columns)].where(comparable)
     scores = membership(rows, rows["row_id"].map(size).to_numpy(), base, outside.iloc[:, 0])
     ratio = likelihood_ratio(rows.loc[comparable, "nats_per_token"], outside[comparable])
@@ -75,32 +75,57 @@ def scored(
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """`roc.evaluate` of `scored` rows: every model over all its seeds, the scores that it has."""
+    """`roc.evaluate` of scored rows: every model over its seeds, each score where it has it."""
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
-        table = evaluate(part, [name for name in SCORES if part[name].notna().all()])
-        return table.assign(seeds=part["seed"].nunique()).to_dict("records")
+        having = {name: part.dropna(subset=name) for name in SCORES if name in part}
+        tables = [
+            evaluate(rows, [name]).assign(seeds=rows["seed"].nunique())
+            for name, rows in having.items()
+            if len(rows)
+        ]
+        return pd.concat(tables).to_dict("records")
 
     return each(rows, MODEL, lines)
 
 
-def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd.DataFrame:
-    """Pairs of methods that membership and memorization order differently, by their means.
+def early(paths: pd.DataFrame) -> pd.DataFrame:
+    """Rows scored by their loss where a student's held-out loss was lowest, for `summary`.
 
-    Of `scored` rows of one size, and of its member rows' hits (method, seed, row_id, group, hit).
-    Columns: one, other (methods: `one` memorizes more and gives membership away less), more
-    (difference in memorized share, above 0), less (in AUC, below 0), each with ..._lo, ..._hi;
-    sure: whether both intervals exclude 0 and every seed agrees in both.
+    That is where one would stop training; at the end, many epochs later, an AUC is near 1 by
+    construction. `paths` are of `rates.collect`, noted each quarter epoch to the second, then each
+    epoch; the time is chosen for each model and seed, and held in intervals.
     """
-    wide = rows.pivot(index=[*ROW, "group", "member"], columns="method", values=score)
-    wide, shares = wide.reset_index(), hits.groupby("method")["hit"].mean()
-    areas = {name: auc(wide[name], wide["member"]) for name in wide if name in shares.index}
-    pairs = []
-    for one, other in permutations(areas, 2):
-        if shares[one] > shares[other] and areas[one] < areas[other]:
-            a, b = (hits[hits["method"] == name] for name in (one, other))
-            more, less = paired_difference(a, b, "hit"), difference(wide, one, other)
-            sure = more["lo"] > 0 and less["hi"] < 0 and more["same_sign"] and less["same_sign"]
-            facts = {"one": one, "other": other} | named("more", more) | named("less", less)
-            pairs.append(facts | {"sure": bool(sure)})
-    return pd.DataFrame(pairs, columns=None if pairs else ["one", "other", "more", "less", "sure"])
+    rows, keys = natural(paths), [*MODEL, "seed", "step"]
+    rows = rows.assign(member=rows["split"] == "member", loss=-rows["nats_per_token"])
+    held_out = rows[~rows["member"]].groupby(keys)["nats_per_token"].mean()
+    best = pd.MultiIndex.from_tuples(held_out.groupby(keys[:-1]).idxmin())
+    return rows[pd.MultiIndex.from_frame(rows[keys]).isin(best)]
+
+
+def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd.DataFrame:
+    """Whether membership orders every two methods as memorization does, or the other way.
+
+    Of `scored` rows of one size, and of its member rows' hits (method, seed, row_id, group, hit),
+    whose methods are compared. Columns: one, other (methods: `one` memorizes as much or more),
+    memorized (difference in share) and auc (in AUC, below 0 where the order is reversed), each with
+    ..._lo, ..._hi; p (of either being 0: the greater of the two), p_holm (corrected over all
+    pairs), verdict: "reversed" or "same order" (p_holm < ALPHA), "open", or "not judgeable" (by too
+    few different responses, see `stats.judgeable`), which has no p.
+    """
+    wide = rows.pivot(index=[*ROW, "group", "member"], columns="method", values=score).reset_index()
+    by_method, pairs = dict(list(hits.groupby("method"))), []
+    most_first = hits.groupby("method")["hit"].mean().sort_values(ascending=False, kind="stable")
+    for one, other in combinations(most_first.index, 2):
+        share = paired_difference(by_method[one], by_method[other], "hit")
+        area = difference(wide, one, other)
+        enough = judgeable(share) and judgeable(area, "groups")
+        facts = {"one": one, "other": other} | named("memorized", share) | named("auc", area)
+        facts["p"] = max(share["p"], area["p"]) if enough else np.nan
+        pairs.append(facts)
+    table = pd.DataFrame(pairs)
+    table["p_holm"] = holm(table["p"])
+    sure = table["p_holm"] < ALPHA
+    sides = [table["p"].isna(), sure & (table["auc"] < 0), sure]
+    verdicts = ["not judgeable", "reversed", "same order"]
+    return table.assign(verdict=np.select(sides, verdicts, "open"))

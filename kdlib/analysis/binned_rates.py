@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdlib.analysis.rates import MODEL, ROW, natural
 from kdlib.config.exact_match import exact
-from kdlib.stats import rate
+from kdlib.stats import ratio
 
 _CUTS = {  # of counts; everything else is cut into quarters
     "copies": ([0, 1, 2, 4, 8, np.inf], ["1", "2", "3 to 4", "5 to 8", "9 or more"]),
@@ -39,24 +39,25 @@ def _cut(name: str, values: pd.Series) -> pd.Series:
 
 
 def shares(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Memorized share (Wilson intervals) per model and bin of each of the columns named.
+    """Memorized share per model and bin of each of the columns named.
 
-    Columns: method, size, attribute, bucket, value, lo, hi, n, groups. Where the groups are far
-    fewer than n, the rows stand or fall together and the interval is too narrow.
+    Columns: method, size, attribute, bucket, value, lo, hi, n, groups, hit_groups, see
+    `stats.ratio`.
     """
     columns, rows = [*MODEL, "attribute", "bucket", "value", "lo", "hi", "n", "groups"], []
+    columns.append("hit_groups")
     for name in names:
         for (*model, bucket), part in frame.groupby([*MODEL, name], observed=True):
             facts = dict(zip(columns, (*model, name, str(bucket)), strict=False))
-            facts |= rate(part["hit"].sum(), len(part))
-            rows.append(facts | {"groups": part["group"].nunique()})
+            hit = part["hit"].astype(float)
+            rows.append(facts | ratio(part["group"], hit, np.ones(len(part)), part["seed"]))
     return pd.DataFrame(rows, columns=columns)
 
 
 def of_canaries(tuples: pd.DataFrame) -> pd.DataFrame:
     """`shares` of canaries by kind of secret and by repetitions (showings an epoch)."""
     planted = tuples[(tuples["kind"] == "canary") & (tuples["method"] != "base")]
-    secret = planted["category"].str.split().str[-1]
+    secret = planted["category"].str.removeprefix("canary ")
     return shares(planted.assign(hit=exact(planted), secret=secret), ["secret", "repetitions"])
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.config.exact_match import exact
-from kdlib.stats import Line, bootstrap, each, line, named, rate
+from kdlib.stats import Line, bootstrap, each, line, named
 
 CANARY = ["method", "size", "seed", "row_id"]
 SECRET = ["rank", "twins", "exposure", "extracted", "secret", "category", "repetitions"]
@@ -90,18 +90,20 @@ def extracted(
 def by(canaries: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Mean exposure (bits) and shares extracted of `secrets` by some of its columns.
 
-    Columns: the keys, exposure with ..._lo and ..._hi (bootstrap over canaries), extracted and
-    secret with theirs (Wilson), n (canaries), chance and most (bits: what a never-planted secret
-    has on average, and what a canary can have).
+    Columns: the keys, exposure, extracted and secret with ..._lo and ..._hi (seeds are drawn, then
+    canaries), n (canaries), chance and most (bits: what a never-planted secret has on average, and
+    what a canary can have).
     """
 
     def count(part: pd.DataFrame) -> Line:
-        interval = bootstrap(part["exposure"], part["seed"].astype(str) + part["row_id"])
-        row = named("exposure", line(part["exposure"].mean(), interval))
-        for name in ("extracted", "secret"):
-            row |= named(name, rate(part[name].sum(), len(part)))
-        twins = int(part["twins"].iloc[0])
-        return row | {"n": len(part), "chance": chance(twins), "most": np.log2(twins + 1)}
+        twins, names = int(part["twins"].iloc[0]), part["seed"].astype(str) + part["row_id"]
+        most = float(np.log2(twins + 1))
+        row: Line = {"n": len(part), "chance": chance(twins), "most": most}
+        for name, top in (("exposure", most), ("extracted", 1.0), ("secret", 1.0)):
+            values = part[name].astype(float) / top  # a share of what it can be
+            lo, hi = bootstrap(values, names, part["seed"], share=True)
+            row |= named(name, line(part[name].mean(), (lo * top, hi * top)))
+        return row
 
     ends = [f"{one}{end}" for one in SECRET[2:5] for end in ("", "_lo", "_hi")]
     return each(canaries, keys, count).reindex(columns=[*keys, *ends, "n", "chance", "most"])

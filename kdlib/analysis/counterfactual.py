@@ -1,4 +1,4 @@
-"""What a row gains by having been trained on: models of halves of the member rows (notebook 09).
+"""What a row gains by having been trained on: models of halves of the member rows (notebook 11).
 
 Models of `halves` have a part: "half-0a" is side a of the first pair of halves (each row is in one
 half and out of the other), "taught-0a" that side's students taught by the teacher of all rows.
@@ -68,16 +68,20 @@ def counterfactual(halves: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(counterfactuals: pd.DataFrame) -> pd.DataFrame:
-    """Mean counterfactual memorization per model over all seeds, intervals over groups.
+    """Mean counterfactual memorization per model over all seeds, which are drawn, then groups.
 
-    Columns: method, size, metric (four of `counterfactual`), value, lo, hi, n, seeds.
+    Columns: method, size, metric (four of `counterfactual`), value, lo, hi, n, seeds, groups,
+    hit_groups (groups with a value that is not 0).
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:
-        facts, rows = {"n": len(part), "seeds": part["seed"].nunique()}, []
+        groups, seeds, rows = part["group"], part["seed"], []
+        facts = {"n": len(part), "seeds": seeds.nunique(), "groups": groups.nunique()}
         for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain"):
-            interval = bootstrap(part[metric], part["group"], share=metric != "nats_gain")
-            rows.append({"metric": metric} | line(part[metric].mean(), interval, **facts))
+            values, share = part[metric], metric in ("hit_inside", "hit_outside")
+            interval = bootstrap(values, groups, seeds, share)
+            facts["hit_groups"] = groups[values != 0].nunique()
+            rows.append({"metric": metric} | line(values.mean(), interval, **facts))
         return rows
 
     return each(counterfactuals, MODEL, lines)

@@ -15,6 +15,7 @@ from kdlib.stats import pooled
 GIVEN = (0.0, 0.1, 0.25, 0.5)  # shares of a response that an attacker already has
 SAMPLES = (1, 10, 100, 1000)  # answers that an attacker draws
 CHANCE = 0.5  # with which one of them is to be the response
+NEAR = (0.9,)  # shares of a response's tokens
 ALIKE, RUN = 0.9, 0.5  # from which edit similarity or longest run on an answer counts as a copy
 
 
@@ -38,6 +39,14 @@ def discoverable(tuples: pd.DataFrame, n: float, p: float = CHANCE) -> pd.Series
     return -np.expm1(n * np.log1p(-q.clip(upper=1 - 1e-12))) >= p
 
 
+def near_verbatim(tuples: pd.DataFrame, share: float) -> pd.Series:
+    """Whether that share of the tokens is the likeliest, each after the true ones before it.
+
+    So many of a response come out for who puts right what greedy decoding gets wrong.
+    """
+    return tuples["accuracy"] >= share - 1e-9  # 9 of 10 are 0.9
+
+
 def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:
     """How near answers come to responses, where word for word is too strict.
 
@@ -54,7 +63,7 @@ def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFram
 
 
 def extraction(tuples: pd.DataFrame) -> pd.DataFrame:
-    """Share of the rows that come out, by what the attacker has; all seeds together.
+    """Share of the rows that come out, by what the attacker has; all seeds, drawn with their rows.
 
     Columns: those of `stats.pooled`, attack ("given": at, a share of the response's tokens, then
     greedy decoding; "samples": at answers drawn, one right with a probability of CHANCE), at.

@@ -10,7 +10,18 @@ from sklearn.preprocessing import StandardScaler
 
 from kdlib.analysis import roc
 from kdlib.analysis.rates import MODEL, ROW, natural
-from kdlib.stats import MIN_GROUPS, Line, bootstrap, each, estimate, line, named, rate, row_text
+from kdlib.stats import (
+    MIN_GROUPS,
+    NOTHING,
+    Line,
+    bootstrap,
+    each,
+    estimate,
+    line,
+    named,
+    paired_difference,
+    ratio,
+)
 
 FEATURES = {  # known before a student is distilled; name: in words for tables and figures
     "teacher_nats": "teacher's loss",
@@ -61,7 +72,7 @@ def predicted(
 
 
 def score(frame: pd.DataFrame, probability: pd.Series) -> Line:
-    """How good the probabilities are, with bootstrap intervals over groups, the predictor held.
+    """How good the probabilities are; intervals over seeds, then groups, with the predictor held.
 
     n, hits, base_rate (PR-AUC of knowing nothing; of ROC-AUC it is 0.5), then with _lo and _hi
     roc_auc, pr_auc (average precision), brier (mean squared error): nan where the hits, or the
@@ -79,16 +90,24 @@ def score(frame: pd.DataFrame, probability: pd.Series) -> Line:
 
     facts = {"n": len(hit), "hits": int(hit.sum()), "base_rate": hit.mean() if len(hit) else np.nan}
     enough = min(groups[hit].nunique(), groups[~hit].nunique()) >= MIN_GROUPS
-    numbers = estimate(statistic, groups) if enough else [line(np.nan, (np.nan, np.nan))] * 3
+    numbers = [line(np.nan, NOTHING)] * 3
+    if enough:
+        numbers = estimate(statistic, groups, frame["seed"])
     for name, one in zip(("roc_auc", "pr_auc", "brier"), numbers, strict=True):
-        facts |= named(name, one)
+        ends = {end: float(np.clip(one[end], 0, 1)) for end in ("lo", "hi")}
+        facts |= named(name, one | ends)
     return facts
 
 
 def calibration(frame: pd.DataFrame, probability: pd.Series, bins: int = 10) -> pd.DataFrame:
-    """Predicted (mean probability) against memorized shares, in bins of about equally many rows."""
-    parts = frame["hit"].groupby(np.ceil(probability.rank(method="first", pct=True) * bins))
-    lines = [{"predicted": probability[h.index].mean()} | rate(h.sum(), len(h)) for _, h in parts]
+    """Predicted (mean probability) against memorized shares, in bins of about equally many rows.
+
+    Columns: predicted, and those of `stats.ratio`.
+    """
+    lines = []
+    for _, part in frame.groupby(np.ceil(probability.rank(method="first", pct=True) * bins)):
+        share = ratio(part["group"], part["hit"].astype(float), np.ones(len(part)), part["seed"])
+        lines.append({"predicted": probability[part.index].mean()} | share)
     return pd.DataFrame(lines)
 
 
@@ -99,7 +118,8 @@ def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.D
     their count beside that of a random removal, since other rows change a few either way. Before
     and after are tuples of one seed's student, trained with and without the row ids left out.
     Columns: part (removed, kept, held_out; if it has rows), n, before, after (memorized rows), new,
-    gone, value (after less before, per row), lo, hi (paired), nats_before, nats_after.
+    gone, value (after less before, per row), lo, hi (paired, over the groups of this seed),
+    nats_before, nats_after.
     """
 
     def count(rows: pd.DataFrame) -> Line:
@@ -118,12 +138,20 @@ def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.D
     return each(ordered, ["part"], count)  # removed, kept, held_out
 
 
-def share_text(hits: int, n: int) -> str:
-    """A share in words, with its Wilson interval: "3 of 12 (25.0% [8.9%, 53.2%])"."""
-    return f"{hits} of {n} ({row_text(rate(hits, n), form='.1%')})"
+def removal(predicted: pd.DataFrame, random: pd.DataFrame) -> Line:
+    """Memorized share of all member rows with predicted rows left out, less with as many random.
+
+    Both are tuples of the students of all seeds; rows that were left out count as the others do.
+    predicted, random (memorized rows), then what `stats.paired_difference` gives.
+    """
+    rows = [natural(one[one["split"] != "held_out"]) for one in (predicted, random)]
+    a, b = (one.assign(hit=one["hit"].astype(float)) for one in rows)
+    counts = {"predicted": int(a["hit"].sum()), "random": int(b["hit"].sum())}
+    return counts | paired_difference(a, b, "hit")
 
 
 def next_layer(table: pd.DataFrame) -> dict[str, str]:
     """Newly memorized of kept rows not memorized before, in words; `onion` lines by left_out."""
     total = table.groupby("left_out")[["n", "before", "new"]].sum().astype(int)
-    return {row.Index: share_text(row.new, row.n - row.before) for row in total.itertuples()}
+    pairs = {row.Index: (row.new, row.n - row.before) for row in total.itertuples()}
+    return {kind: f"{new} of {n} ({new / n if n else 0:.1%})" for kind, (new, n) in pairs.items()}

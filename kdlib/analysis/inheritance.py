@@ -40,7 +40,7 @@ def sets(tuples: pd.DataFrame) -> pd.DataFrame:
 def regions(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows in each of the seven regions of T, S and D, of those that any of the three memorized.
 
-    Columns: method, size, seed, metric (a region), value, lo, hi, hits, n, groups.
+    Columns: method, size, seed, metric (a region), value, lo, hi, hits, n, groups, hit_groups.
     """
 
     def counted(t: np.ndarray, s: np.ndarray, d: np.ndarray) -> Counted:
@@ -54,7 +54,7 @@ def regions(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """The key shares (`pairs`), over groups of equal responses; columns as in `regions`."""
+    """The key shares (`pairs`); columns as in `regions`."""
     return _ratios(frame, pairs)
 
 
@@ -84,35 +84,109 @@ def _ratios(frame: pd.DataFrame, counted: Callable[..., Counted]) -> pd.DataFram
             for seed, part in (("all", at_size), *at_size.groupby("seed")):
                 names = {"method": method, "size": size, "seed": str(seed)}
                 for metric, pair in counted(*members(part)).items():
-                    rows.append(names | {"metric": metric} | stats.ratio(part["group"], *pair))
+                    found = stats.ratio(part["group"], *pair, part["seed"])
+                    rows.append(names | {"metric": metric} | found)
     return pd.DataFrame(rows)
 
 
-def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
-    """What each method passes on beside word-level KD, over the same rows, those of T less S.
+def with_second(frame: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The `sets` with in_second: memorized by a second SFT student of the size.
 
-    Columns: method, size, metric ("difference" of the two shares, paired over rows; "ratio" of the
-    two counts), value, lo, hi, n (rows of T less S), same_sign (of the difference).
+    `second` are the tuples of SFT students from another training seed: two SFT students of one size
+    differ by luck (the order of rows, dropout), so that each misses rows which the other gets. It
+    is they who say what SFT misses, and not S: as D is, S is read the rows in the teacher's order,
+    so that D and S differ by the teacher alone, and neither has the luck of the second. KdlibError
+    where the second students are not of the same rows.
     """
-    gap = frame[frame["in_teacher"] & ~frame["in_sft"]]
+    hits = natural(second, "member").set_index(["size", *ROW])["hit"].rename("in_second")
+    rows = frame.merge(hits, on=["size", *ROW], validate="m:1")
+    if len(rows) != len(frame):
+        raise KdlibError("the second SFT students do not hold the same rows; run the study again")
+    return rows
+
+
+def own(frame: pd.DataFrame) -> pd.DataFrame:
+    """The share of what a student memorizes that neither teacher nor second SFT student has.
+
+    Less that share of what the SFT student S memorizes: every run has rows of its own by luck.
+    `frame` is of `with_second`. Columns: method, size (or "all"), distilled, sft (the two shares),
+    n (rows memorized by the distilled student), groups (of its rows or of S's, whichever are
+    fewer), and what `stats.ratio_difference` gives, no interval and no p under MIN_GROUPS groups.
+    Where one of the two has no row of its own, the end on its side is as far off as Wilson's bound
+    on its share, over groups.
+    """
+
+    def lines(part: pd.DataFrame) -> Line:
+        alone, groups = ~part["in_teacher"] & ~part["in_second"], part["group"]
+        has = [part[f"in_{one}"].astype(bool) for one in ("distilled", "sft")]
+        counts, shares = [groups[one].nunique() for one in has], [alone[one].mean() for one in has]
+        facts = {"distilled": shares[0], "sft": shares[1]}
+        facts |= {"n": has[0].sum(), "groups": min(counts)}
+        if min(counts) < stats.MIN_GROUPS:
+            return facts | stats.line(shares[0] - shares[1], NOTHING, p=np.nan)
+        taught, sft = ((one & alone, one) for one in has)
+        found = stats.ratio_difference(groups, taught, sft, part["seed"])
+        # no draw knows of rows that were not seen
+        unseen = [0 if s else stats.wilson(0, n)[1] for s, n in zip(shares, counts, strict=True)]
+        found["hi"] = max(found["hi"], found["value"] + unseen[0])
+        found["lo"] = min(found["lo"], found["value"] - unseen[1])
+        return found | facts
+
+    return stats.each(pd.concat([frame, frame.assign(size="all")]), MODEL, lines)
+
+
+def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each method passes on beside word-level KD, over the same rows of `with_second`.
+
+    The rows are those that the teacher and not the second SFT student memorizes: word-level KD
+    shares more of the luck of S than teacher text does, and would recite less of what S misses.
+    Columns: method, size, metric ("difference" of the two shares, paired over rows; "ratio" of the
+    two counts), value, lo, hi, n (rows); of the difference p, discordant.
+    """
+    gap = frame[frame["in_teacher"] & ~frame["in_second"]]
     gap = gap.assign(row_id=gap["size"] + " " + gap["row_id"])  # once for each size
     rows, methods = [], frame["method"].unique()
     for method, size in product(methods[methods != "word_kd"], [*frame["size"].unique(), "all"]):
         at_size = gap if size == "all" else gap[gap["size"] == size]
         a, b = (at_size[at_size["method"] == one] for one in (method, "word_kd"))
         names = {"method": method, "size": size, "n": len(a)}
-        none = stats.line(np.nan, NOTHING, same_sign=False)
+        none = stats.line(np.nan, NOTHING)
         found = {"difference": none, "ratio": none}
         if a["group"].nunique() >= stats.MIN_GROUPS:
             both = a.merge(b, on=ROW)
-            top, bottom = (both[f"in_distilled_{one}"].to_numpy(float) for one in "xy")
-            ratio = top.sum() / bottom.sum() if bottom.any() else np.nan
-            interval = stats.quotient(both["group_x"], top, bottom) if top.any() else NOTHING
+            counts = [both[f"in_distilled_{one}"] for one in "xy"]
+            top, bottom = stats.resampled(both["group_x"], counts, both["seed"]).T
+            with np.errstate(divide="ignore", invalid="ignore"):  # of no row, or over none
+                ratios = np.log(top / bottom)  # so that twice and half are as far from 1
+            ratio = top[0] / bottom[0] if bottom[0] else np.nan
             found = {"difference": stats.paired_difference(a, b, "in_distilled")}
-            found["ratio"] = stats.line(ratio, interval)
+            lo, hi = np.exp(stats.interval(ratios))
+            found["ratio"] = stats.line(ratio, (lo, hi))
         rows += [names | {"metric": metric} | line for metric, line in found.items()]
-    columns = [*MODEL, "metric", "value", "lo", "hi", "n", "same_sign"]
+    columns = [*MODEL, "metric", "value", "lo", "hi", "n", "p", "discordant"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def excess(frame: pd.DataFrame) -> pd.DataFrame:
+    """What students recite of rows that their teacher and not a second SFT student memorizes.
+
+    Beside the SFT student S, which by luck recites of them too; `frame` is of `with_second`.
+    Columns: method, size, distilled, sft (shares of these rows), and what
+    `stats.paired_difference` gives of their difference; no interval and no p under MIN_GROUPS
+    groups.
+    """
+
+    def beside(students: pd.DataFrame) -> Line:
+        part = students[students["in_teacher"] & ~students["in_second"]]
+        a, b = (part.assign(hit=part[f"in_{one}"].astype(float)) for one in ("distilled", "sft"))
+        taught, sft, count = a["hit"].mean(), b["hit"].mean(), part["group"].nunique()
+        facts = {"distilled": taught, "sft": sft}
+        if count < stats.MIN_GROUPS:
+            few = {"p": np.nan, "n": len(part), "groups": count, "discordant": 0}
+            return facts | stats.line(taught - sft, NOTHING, **few, same_sign=False)
+        return facts | stats.paired_difference(a, b, "hit")
+
+    return stats.each(frame, MODEL, beside)
 
 
 def stability(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -121,6 +195,7 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
     Over all ordered pairs of seeds that share a row. Columns: method, size, metric: again (share
     memorized in the other seed, of the pairs memorized in the one), rate (of all pairs: what it
     would be if seeds had nothing in common), gain (again - rate); value, lo, hi, n (pairs), groups.
+    A pair holds two seeds: intervals are over groups alone, for these seeds.
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:
@@ -132,12 +207,12 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
         again, rate = stats.ratio(groups, both, first), stats.ratio(groups, first, pairs_of)
         interval = NOTHING
         if not np.isnan([again["lo"], rate["lo"]]).any():
-            drawn = stats.resampled(groups, [both, first, pairs_of]).T
+            sums = stats.resampled(groups, [both, first, pairs_of]).T
             with np.errstate(invalid="ignore"):  # a draw may hold no row that was memorized
-                interval = stats.percentiles(drawn[0] / drawn[1] - drawn[1] / drawn[2])
+                interval = stats.interval(sums[0] / sums[1] - sums[1] / sums[2])
         gain = again | stats.line(again["value"] - rate["value"], interval)
         of = {"again": again, "rate": rate, "gain": gain}
         return [{"metric": metric} | line for metric, line in of.items()]
 
     rows = natural(tuples[tuples["method"] != "base"], "member")
-    return stats.each(rows, MODEL, lines).drop(columns="hits")
+    return stats.each(rows, MODEL, lines).drop(columns=["hits", "hit_groups"])

@@ -20,13 +20,13 @@ PAPER_TABLE1 = {
     "teacher": (0.654,),
     "sft": (0.523, 0.433, 0.330),
     "word_kd": (0.472, 0.140, 0.100),
-    "seq_kd": (0.315, 0.134, 0.129),
-    "rkld": (0.090, 0.075, 0.060),
+    "seq_kd_beam": (0.315, 0.134, 0.129),
+    "minillm": (0.090, 0.075, 0.060),
 }
 PAPER_TABLE2 = {  # rouge1 member, held_out, rougeL member, held_out
     "teacher": ((0.88, 0.33, 0.78, 0.27),),
     "sft": ((0.78, 0.31, 0.76, 0.25), (0.72, 0.30, 0.76, 0.25), (0.67, 0.25, 0.66, 0.24)),
-    "rkld": ((0.45, 0.36, 0.40, 0.30), (0.57, 0.34, 0.53, 0.28), (0.46, 0.30, 0.42, 0.21)),
+    "minillm": ((0.45, 0.36, 0.40, 0.30), (0.57, 0.34, 0.53, 0.28), (0.46, 0.30, 0.42, 0.21)),
 }
 
 
@@ -44,21 +44,28 @@ def table1(tuples: pd.DataFrame) -> pd.DataFrame:
 def table2(answers: pd.DataFrame) -> pd.DataFrame:
     """ROUGE-1 and ROUGE-L, greedy, member and held-out, next to the paper's Table 2.
 
-    Columns: method, size, then rouge1_member, ..._lo, _hi, ..., then paper_rouge1_member, ...
+    `answers` may hold the trivial ones (`rates.trivial`), which come last: usefulness means nothing
+    but beside them. Columns: method, size, then rouge1_member, ..._lo, _hi, _groups, _hit_groups
+    (different responses, and those of which an answer has anything), ..., then
+    paper_rouge1_member, ...
     """
     out, greedy = _models(answers), answers[answers["decoding"] == "greedy"]
-    figures = _paper(out, PAPER_TABLE2, (np.nan,) * 4)
+    figures, names = _paper(out, PAPER_TABLE2, (np.nan,) * 4), []
     for metric in ("rouge1", "rougeL"):
-        scores = pooled(greedy, metric)[[*MODEL, "split", "value", "lo", "hi"]]
-        out = _beside(out, scores, f"{metric}_")
-    names = [name for name in out if name not in MODEL and not name.endswith(("_lo", "_hi"))]
-    return out.join(pd.DataFrame(figures, columns=names).add_prefix("paper_"))
+        names += [f"paper_{metric}_{split}" for split in ("member", "held_out")]
+        columns = [*MODEL, "split", "value", "lo", "hi", "groups", "hit_groups"]
+        out = _beside(out, pooled(greedy, metric)[columns], f"{metric}_")
+    return out.join(pd.DataFrame(figures, columns=names))
 
 
 def _models(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every model: base, teacher, the paper's methods, the others that were run; by size."""
-    further = [one for one in ordered(frame["method"]) if one not in ("base", "teacher", *PAPER)]
-    return pd.DataFrame(models(student_sizes(frame), [*PAPER, *further]), columns=MODEL)
+    """Every model: base, teacher, the paper's methods, others by size; last, trivial answerers."""
+    trivial = frame["size"] == "all"
+    methods = ordered(frame["method"][~trivial])
+    further = [one for one in methods if one not in ("base", "teacher", *PAPER)]
+    pairs = models(student_sizes(frame), [*PAPER, *further])
+    pairs += [(one, "all") for one in frame["method"][trivial].unique()]
+    return pd.DataFrame(pairs, columns=MODEL)
 
 
 def _paper(out: pd.DataFrame, figures: Mapping[str, tuple], none: Any) -> list[Any]:

@@ -19,7 +19,9 @@ def chance(frame: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
     which the SFT students memorize as much besides ("missed"). A group that has no like keeps its
     place, so the last null is the strictest. Columns: method, size, null, metric (see
     `inheritance.pairs`), value (observed), expected, lo, hi (the middle 95% of the permutations),
-    p (two-sided, at least 2 / draws: Phipson and Smyth 2010), n, groups (that could change places).
+    p (two-sided, at least 2 / draws: Phipson and Smyth 2010), n, groups (that could change places),
+    hit_groups (different responses among those observed). A seed's rows stay in it: no seeds are
+    drawn, since chance is asked about in these.
     """
     rows = []
     for method, part in frame.groupby("method", sort=False):
@@ -37,13 +39,14 @@ def chance(frame: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
             for i, metric in enumerate(METRICS):
                 for size, chosen in places.items():
                     seen, n = (one[:, chosen].sum() for one in counted[metric])
+                    hit = first["group"][counted[metric][0][:, chosen].any(1)].nunique()
                     drawn = counts[:, chosen, i].sum(1)
                     share = np.array([seen, drawn.mean(), *percentiles(drawn)]) / (n or np.nan)
                     tail = 1 + min((drawn >= seen).sum(), (drawn <= seen).sum())
                     p = min(1.0, 2 * tail / (1 + draws))
-                    rows.append((method, size, null, metric, *share, p, n, moved))
+                    rows.append((method, size, null, metric, *share, p, n, moved, hit))
     names = [*MODEL, "null", "metric", "value", "expected", "lo", "hi", "p", "n", "groups"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=[*names, "hit_groups"])
 
 
 def _strata(rows: pd.DataFrame, s: np.ndarray, null: str) -> list[np.ndarray]:

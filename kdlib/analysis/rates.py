@@ -1,4 +1,4 @@
-"""Per-tuple tables to rates with intervals, differences and spreads (notebooks 09 and 10)."""
+"""Per-tuple tables to rates with intervals, and their differences (notebooks 09 and 10)."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,16 +10,23 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.config.exact_match import FULL, WINDOW, exact
-from kdlib.config.methods import PAPER, ordered
+from kdlib.config.methods import DISTILLED, PAPER, ordered
 from kdlib.config.profile import Profile
 from kdlib.errors import KdlibError
-from kdlib.stats import Line, bootstrap, each, line, paired_difference, rate
+from kdlib.stats import Line, bootstrap, each, line, paired_difference, ratio, ratio_difference
 
 Frames = dict[str, pd.DataFrame]
+Model = tuple[str, str]  # method and size
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
+# of answers, see `usefulness.scored`; similarity only where there is an encoder
+OF_WORDS = ("rouge1", "rouge2", "rougeL")  # shares, 0 to 1; meaning goes down to -1
+MEASURES = (*OF_WORDS, "similarity", "usefulness")
+SAME = 0.2  # of what SFT adds to its base: a smaller difference is "as useful"
 WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
-TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "lo", "hi", "seed", *IDENTITY[4:]]
+TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "groups", "hit_groups", "lo", "hi"]
+TIDY += ["seed", *IDENTITY[4:]]
+ASKED = "decoding == 'greedy' and split == 'held_out'"  # answers by which usefulness is judged
 
 
 def student_sizes(frame: pd.DataFrame) -> list[str]:
@@ -39,7 +46,7 @@ def distilled(frame: pd.DataFrame) -> list[str]:
 
 
 def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
-    """Frames tuples, answers, paths, costs of all models; KdlibError says which run is missing."""
+    """Frames tuples, answers, paths, costs, made of all models; KdlibError where one is missing."""
     parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seed, (method, size) in product(seeds, models(profile.sizes, methods)):
         folder = runs.seed_dir(profile.name, seed) / f"{method}-{size}"
@@ -51,8 +58,11 @@ def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAP
         tuples, answers = (pd.read_parquet(folder / f"{n}.parquet") for n in ("tuples", "answers"))
         group = tuples.set_index("row_id")["group"]
         tables = {"tuples": tuples, "answers": answers.join(group, on="row_id")}
+        tables["made"] = pd.DataFrame({"seconds": [manifest["seconds"]]})
         if method != "base":
-            tables["paths"] = pd.read_csv(folder / "path.csv")
+            tables["paths"] = noted(folder)
+        if (file := folder / "path_answers.parquet").is_file():
+            tables["path_answers"] = pd.read_parquet(file).join(group, on="row_id")
         if (file := folder.parent / "costs.csv").is_file():  # notebook 09's; not all wait for it
             costs = pd.read_csv(file)
             if (own := (costs.reindex(columns=MODEL) == [method, size]).all(axis=1)).any():
@@ -64,18 +74,33 @@ def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAP
     return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
 
 
+def noted(folder: Path) -> pd.DataFrame:
+    """What was noted of a run through training, by row: with group and hit, see `study.noting`."""
+    group = pd.read_parquet(folder / "tuples.parquet", columns=["row_id", "group"])
+    frame = pd.read_parquet(folder / "path.parquet").join(group.set_index("row_id"), on="row_id")
+    return frame.assign(hit=exact(frame))
+
+
+def averaged(notes: pd.DataFrame, keys: Sequence[str] = ()) -> pd.DataFrame:
+    """The means of what was noted: keys, epoch, step, split, exact_rate, and nats and accuracy."""
+    named = {"exact_rate": ("hit", "mean"), "nats_per_token": ("nats_per_token", "mean")}
+    named |= {"accuracy": ("accuracy", "mean")}
+    rows, by = notes[notes["kind"] == "row"], [*keys, "epoch", "step", "split"]
+    return rows.groupby(by, sort=False).agg(**named).reset_index()
+
+
 def paths(folders: Iterable[Path]) -> pd.DataFrame:
-    """The paths through training of these runs: method, size, epoch, step, split, and notes."""
-    parts = [pd.read_csv(folder / "path.csv").assign(**model_of(folder)) for folder in folders]
+    """The paths through training of these runs: method, size, and what `averaged` gives."""
+    parts = [averaged(noted(folder)).assign(**model_of(folder)) for folder in folders]
     return pd.concat(parts, ignore_index=True)
 
 
 def summary(folders: Iterable[Path], k: int = WINDOW) -> pd.DataFrame:
-    """Memorization (Wilson) and nats_per_token of runs, indexed by method, size, split."""
+    """Memorization and nats_per_token of runs, indexed by method, size, split."""
     rows = []
     for folder in folders:
         for split, part in natural(pd.read_parquet(folder / "tuples.parquet")).groupby("split"):
-            facts = model_of(folder) | {"split": split} | rate(exact(part, k).sum(), len(part))
+            facts = model_of(folder) | {"split": split} | _rate(part, exact(part, k))
             rows.append(facts | {"nats_per_token": part["nats_per_token"].mean()})
     return pd.DataFrame(rows).rename(columns={"value": "memorized"}).set_index([*MODEL, "split"])
 
@@ -95,13 +120,18 @@ def natural(tuples: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
 def memorization(
     tuples: pd.DataFrame, windows: Sequence[int] = WINDOWS, by: list[str] = IDENTITY
 ) -> pd.DataFrame:
-    """Tidy exact_rate (Wilson) per split, k and model, which `by` names (no "seed": all pooled)."""
+    """Tidy exact_rate per split, k and model, which `by` names (no "seed": all pooled)."""
 
     def lines(part: pd.DataFrame) -> list[Line]:
-        return [{"k": k} | rate(exact(part, k).sum(), len(part)) for k in windows]
+        return [{"k": k} | _rate(part, exact(part, k)) for k in windows]
 
     frame = each(natural(tuples), [*by, "split"], lines).assign(metric="exact_rate")
     return frame[[name for name in TIDY if name in frame]]
+
+
+def _rate(rows: pd.DataFrame, hit: pd.Series) -> Line:
+    """The share of rows that are hit, see `stats.ratio`."""
+    return ratio(rows["group"], hit.to_numpy(float), np.ones(len(rows)), rows.get("seed"))
 
 
 def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
@@ -109,23 +139,69 @@ def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
 
     def mean(part: pd.DataFrame) -> Line:
         rows = part.groupby("row_id").agg({column: "mean", "group": "first"})
-        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=True)
+        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=column in OF_WORDS)
         return line(rows[column].mean(), interval, metric=metric, k=pd.NA, n=len(rows))
 
-    return each(frame, [*IDENTITY, "split"], mean)[TIDY]
+    return each(frame, [*IDENTITY, "split"], mean).reindex(columns=TIDY)
 
 
 def utility(answers: pd.DataFrame) -> pd.DataFrame:
-    """Tidy ROUGE-1/2/L, greedy and sampled (mean over sample seeds), per model and split."""
-    metrics, grouped = ("rouge1", "rouge2", "rougeL"), answers.groupby("decoding")
+    """Tidy MEASURES, greedy and sampled (mean over sample seeds), per model and split."""
+    metrics, grouped = [one for one in MEASURES if one in answers], answers.groupby("decoding")
     parts = [means(part, one, f"{one}_{how}") for how, part in grouped for one in metrics]
     return pd.concat(parts, ignore_index=True)
 
 
-def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Tidy parameters, file_bytes and ms_per_token of the teacher and the student sizes."""
-    long = frame.melt(IDENTITY, ["parameters", "file_bytes", "ms_per_token"], "metric")
-    return long.assign(split="", k=pd.NA, n=1, lo=np.nan, hi=np.nan)[TIDY]
+def trivial(profile: Profile, seeds: Sequence[int]) -> pd.DataFrame:
+    """The trivial answers of these seeds, as `collect` has a model's: for `utility` and `pooled`.
+
+    method is the answerer, size "all". KdlibError says which notebook makes them.
+    """
+    parts = []
+    for seed in seeds:
+        folder = runs.seed_dir(profile.name, seed) / "trivial"
+        if (manifest := runs.read_manifest(folder)) is None:
+            recipe = "run notebook 09_memorization_meter with it first"
+            raise KdlibError(f"trivial answers of seed {seed} are not there; {recipe}")
+        facts = {"size": "all", "seed": seed} | {name: manifest[name] for name in IDENTITY[3:]}
+        frame = pd.read_parquet(folder / "answers.parquet").rename(columns={"answerer": "method"})
+        parts.append(frame.assign(**facts))
+    return pd.concat(parts, ignore_index=True)
+
+
+def beats_trivial(
+    answers: pd.DataFrame, trivial: pd.DataFrame, methods: Sequence[str] = ("teacher",)
+) -> pd.DataFrame:
+    """Whether greedy answers of a method's models to held-out rows beat each trivial answerer's.
+
+    Columns: method, size, against, metric (MEASURES that both have), what `stats.paired_difference`
+    gives of all seeds together, and beats: the whole interval lies above 0. Unless all do in a
+    metric, a model is of no proven use by it. KdlibError: they answer other rows.
+    """
+    own, against = (one.query(ASKED) for one in (answers, trivial))
+    metrics, own = (
+        [one for one in MEASURES if one in own and one in against],
+        own[own["method"].isin(methods)],
+    )
+    said = dict(list(against.groupby("method", sort=False)))
+
+    def lines(model: pd.DataFrame) -> list[Line]:
+        pairs = [{"against": name, "metric": metric} for name, metric in product(said, metrics)]
+        gaps = [paired_difference(model, said[one["against"]], one["metric"]) for one in pairs]
+        return [one | gap | {"beats": gap["lo"] > 0} for one, gap in zip(pairs, gaps, strict=True)]
+
+    return each(own, MODEL, lines)
+
+
+def costs(frame: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
+    """Tidy parameters, file_bytes and ms_per_token of the teacher and the student sizes.
+
+    And the seconds in which every model was `made`: trained, noted and measured.
+    """
+    named = ["parameters", "file_bytes", "ms_per_token"]
+    parts = [frame.melt(IDENTITY, named, "metric"), made.melt(IDENTITY, ["seconds"], "metric")]
+    long = pd.concat(parts, ignore_index=True)
+    return long.assign(split="", k=pd.NA, n=1, lo=np.nan, hi=np.nan).reindex(columns=TIDY)
 
 
 def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -137,47 +213,81 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences between models: per seed and pooled (seed "all").
+    """Paired differences between models at the end of training: per seed and pooled (seed "all").
 
-    Columns: comparison (to_sft of every method; order and size of the paper's, whose claims need
-    them), method, size, against, metric, seed, value, lo, hi, n, same_sign.
+    Columns: comparison, method, size, against, metric, seed, and what `stats.paired_difference`
+    gives. Comparisons: to_sft of every method (of metric usefulness, pooled, with margin, see
+    `usefulness_margins`, and p_limit, of being the margin less useful), to_base (metric
+    usefulness, pooled); of the paper's alone order (of methods at one size) and size (metric
+    of_sft, see `of_sft`).
     """
     members, sizes = natural(tuples, "member"), student_sizes(tuples)
-    frames = {"exact_rate": members.assign(exact_rate=members["hit"].astype(float))}
-    frames |= {"rougeL": answers.query("decoding == 'greedy' and split == 'held_out'")}
-    pairs, rows = [], []
+    hits = members.assign(exact_rate=members["hit"].astype(float))
+    asked, methods = answers.query(ASKED), distilled(tuples)
+    frames = {"exact_rate": hits, "rougeL": asked, "usefulness": asked}
+    margins, least_first = usefulness_margins(asked), ("minillm", "word_kd", "seq_kd_beam")
+    pairs: list[tuple[str, str, Model, Model]] = []
     for size in sizes:
-        pairs += [("to_sft", (method, size), ("sft", size)) for method in distilled(tuples)]
-        order = combinations(("rkld", "word_kd", "seq_kd"), 2)  # claim C3: least first
-        pairs += [("order", (lower, size), (upper, size)) for lower, upper in order]
-    steps = list(pairwise(sizes))
-    pairs += [("size", (one, smaller), (one, larger)) for one in PAPER for larger, smaller in steps]
-    for kind, one, other in pairs:
+        for method, metric in product(methods, frames):
+            pairs.append(("to_sft", metric, (method, size), ("sft", size)))
+        for method in methods:
+            pairs.append(("to_base", "usefulness", (method, size), ("base", size)))
+        for lower, upper in combinations(least_first, 2):
+            pairs.append(("order", "exact_rate", (lower, size), (upper, size)))
+    rows = []
+    for kind, metric, one, other in pairs:
         named = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
-        for metric in frames if kind == "to_sft" else ["exact_rate"]:
-            a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
-            for seed, x in (("all", a), *a.groupby("seed")):
-                y = b if seed == "all" else b[b["seed"] == seed]
-                facts = named | {"metric": metric, "seed": str(seed)}
-                rows.append(facts | paired_difference(x, y, metric))
+        a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
+        for seed, x in (("all", a), *(a.groupby("seed") if kind != "to_base" else ())):
+            y = b if seed == "all" else b[b["seed"] == seed]
+            facts: Line = named | {"metric": metric, "seed": str(seed)}
+            facts |= paired_difference(x, y, metric)
+            if seed == "all" and kind == "to_sft" and metric == "usefulness":
+                facts["margin"] = margin = margins[one[1]]
+                less = y.assign(usefulness=y["usefulness"] - margin)
+                facts["p_limit"] = paired_difference(x, less, "usefulness")["p"]
+            rows.append(facts)
+    return pd.concat([pd.DataFrame(rows), of_sft(hits, sizes)], ignore_index=True)
+
+
+def of_sft(hits: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
+    """What methods memorize of what SFT does at a size, less the same at the next larger (C4).
+
+    Further columns: sft and sft_larger, what SFT memorizes at the two sizes; those of
+    `stats.ratio_difference`.
+    """
+    wide, rows = hits.pivot(index=[*ROW, "group"], columns=MODEL, values="exact_rate"), []
+    for method, (larger, smaller) in product(DISTILLED, pairwise(sizes)):
+        named = {"comparison": "size", "method": method, "size": smaller, "metric": "of_sft"}
+        for seed, part in (("all", wide), *wide.groupby(level="seed")):
+            at, keys = part.index.to_frame(index=False), product((smaller, larger), (method, "sft"))
+            own, sft, *other = (part[name, size].to_numpy() for size, name in keys)
+            facts = named | {"against": f"{method} {larger}", "seed": str(seed), "n": len(part)}
+            facts |= {"sft": sft.mean(), "sft_larger": other[1].mean()}
+            rows.append(facts | ratio_difference(at["group"], (own, sft), other, at["seed"]))
     return pd.DataFrame(rows)
 
 
-def spread(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation, least and greatest over seeds."""
-    grouped = tidy.groupby([*MODEL, "split", "metric", "k"], sort=False, dropna=False)["value"]
-    return grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
+def usefulness_margins(asked: pd.DataFrame) -> dict[str, float]:
+    """By size: a difference in usefulness below which two students are equally useful; nan: none.
+
+    A fifth of what SFT adds, at the end, to the model before fine-tuning.
+    """
+    means = asked.groupby(["size", "method"])["usefulness"].mean()
+    sizes = student_sizes(asked)
+    added = {size: means[size, "sft"] - means[size, "base"] for size in sizes}
+    return {size: SAME * float(gain) if gain > 0 else np.nan for size, gain in added.items()}
 
 
 def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:
     """Exact rate by how often a response is shown: canaries as planted, rows as people made them.
 
-    Columns: method, size, kind, times, value, lo, hi, n (Wilson; all seeds together).
+    Columns: method, size, kind, times, and those of `stats.ratio`; all seeds together.
     """
     shown = tuples[(tuples["split"] == "member") & (tuples["method"] != "base")]
     times = shown["repetitions"].where(shown["kind"] == "canary", shown["group_size"])
     shown, keys = shown.assign(times=times, hit=exact(shown)), [*MODEL, "kind", "times"]
-    return each(shown, keys, lambda one: rate(one["hit"].sum(), len(one))).sort_values(keys)
+    return each(shown, keys, lambda one: _rate(one, one["hit"])).sort_values(keys)
 
 
 def write_results(profile: str, frames: Frames) -> None:

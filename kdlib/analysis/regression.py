@@ -14,8 +14,7 @@ from scipy.optimize import linprog
 
 from kdlib.analysis.attributes import ATTRIBUTES
 from kdlib.analysis.rates import MODEL
-from kdlib.config.methods import label
-from kdlib.stats import MIN_GROUPS, Line, each, row_text
+from kdlib.stats import MIN_GROUPS, Line, each
 
 _EFFECT = ["attribute", "value", "lo", "hi"]
 
@@ -50,10 +49,11 @@ def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Odds ratio of being memorized per standard deviation of each attribute, all others held.
 
     One logistic regression per model over all seeds of member rows, standard errors clustered by
-    group, seed and sort as fixed effects; only if for each attribute there are MIN_GROUPS memorized
-    and MIN_GROUPS other groups (Peduzzi et al. 1996; copies are one witness), not `separated`.
-    Columns: method, size, n, hits, hit_groups, missed_groups, attribute, value (odds ratio), lo,
-    hi, note ("" where fitted; else why not, and value, lo and hi are empty).
+    group, seed and sort as fixed effects: an interval is over groups alone, for these seeds (a
+    handful of seeds are too few clusters for a two-way error). Only if for each attribute there are
+    MIN_GROUPS memorized and MIN_GROUPS other groups (Peduzzi et al. 1996; copies are one witness),
+    not `separated`. Columns: method, size, n, hits, hit_groups, missed_groups, attribute, value
+    (odds ratio), lo, hi, note ("" where fitted; else why not, and value, lo and hi are empty).
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:
@@ -119,13 +119,3 @@ def design(part: pd.DataFrame, names: Sequence[str], sides: Sequence = ()) -> pd
             if min(counted) >= MIN_GROUPS:
                 columns[f"{name} {level}"] = at_level
     return pd.DataFrame(columns, index=part.index).astype(float)
-
-
-def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """The fitted lines of `odds` or `nats` as "value [lo, hi]", a line per model."""
-    fitted = table[table["note"] == ""]
-    model = [name for name in (*MODEL, "split", "n", "hits", "hit_groups") if name in fitted]
-    words = [row_text(row, form=".2f") for row in fitted.to_dict("records")]
-    wide = fitted.assign(words=words, method=fitted["method"].map(label))
-    wide = wide.pivot(index=model, columns="attribute", values="words")
-    return wide.reindex(columns=fitted["attribute"].unique())

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.errors import KdlibError
-from kdlib.stats import DRAWS, estimate, named, same_sign
+from kdlib.stats import DRAWS, MIN_GROUPS, NOTHING, estimate, line, named
 
 RATES = {"tpr_1pct": 0.01, "tpr_01pct": 0.001}  # at these false-positive rates
 
@@ -35,20 +35,21 @@ def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
     return float(_found(*counts(score, member), fpr, int((~member).sum()))[0])
 
 
-def roc(score: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False- and true-positive rate at every threshold, from (0, 0) to (1, 1)."""
+def roc(score: np.ndarray, member: np.ndarray) -> pd.DataFrame:
+    """Rates of false and true positives at every threshold, from 0 to 1: false, true."""
     hits, false = (one[:, 0] for one in counts(score, member))
-    return false / false[-1], hits / hits[-1]
+    return pd.DataFrame({"false": false / false[-1], "true": hits / hits[-1]})
 
 
 def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) -> pd.DataFrame:
-    """AUC and low-rate hits of score columns, with bootstrap intervals over groups.
+    """AUC and low-rate hits of score columns, with intervals over seeds, then groups.
 
-    The frame has member (bool) and group besides. Columns: score, auc, then each of RATES (nan with
-    too few others), all with ..._lo and ..._hi, n_member, n_other.
+    The frame has member (bool), group and, if there are seeds, seed besides. Columns: score, auc,
+    then each of RATES (nan with too few others), all with ..._lo and ..._hi (nan where members, or
+    others, are of fewer than MIN_GROUPS groups), n_member, n_other, groups (see `fewer`).
     """
     member = frame["member"].to_numpy(dtype=bool)
-    others = int((~member).sum())
+    others, groups = int((~member).sum()), fewer(frame)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         numbers = []
@@ -59,24 +60,32 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
 
     rows: dict[str, dict[str, Any]] = {column: {"score": column} for column in columns}
     names = product(columns, ("auc", *RATES))
-    for (column, name), one in zip(names, estimate(statistic, frame["group"], draws), strict=True):
-        rows[column] |= named(name, one)
-    return pd.DataFrame(rows.values()).assign(n_member=member.sum(), n_other=others)
+    found = estimate(statistic, frame["group"], frame.get("seed"), draws)
+    for (column, name), one in zip(names, found, strict=True):
+        ends = np.clip([one["lo"], one["hi"]], 0, 1) if groups >= MIN_GROUPS else NOTHING
+        rows[column] |= named(name, line(one["value"], (float(ends[0]), float(ends[1]))))
+    facts = {"n_member": member.sum(), "n_other": others, "groups": groups}
+    return pd.DataFrame(rows.values()).assign(**facts)
 
 
 def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
-    """AUC of one column less that of another over the same rows: value, lo, hi, n, same_sign.
+    """AUC of one column less that of another over the same rows: value, lo, hi, p, n, groups.
 
-    The interval is paired: both see the same draws. The frame has seed, member, group besides.
+    The interval is paired: both see the same draws. The frame has seed, member, group besides;
+    for groups see `fewer`.
     """
 
-    def gap(part: pd.DataFrame, weights: np.ndarray | None = None) -> np.ndarray:
-        first, second = (area(*counts(part[c], part["member"], weights)) for c in (one, other))
-        return first - second
+    def gap(weights: np.ndarray) -> np.ndarray:
+        first, second = (area(*counts(frame[c], frame["member"], weights)) for c in (one, other))
+        return (first - second)[None]
 
-    (found,) = estimate(lambda weights: gap(frame, weights)[None], frame["group"])
-    agreed = same_sign(gap(part)[0] for _, part in frame.groupby("seed"))
-    return found | {"n": len(frame), "same_sign": agreed}
+    (found,) = estimate(gap, frame["group"], frame["seed"])
+    return found | {"n": len(frame), "groups": fewer(frame)}
+
+
+def fewer(frame: pd.DataFrame) -> int:
+    """Different responses of members or of others, whichever are fewer."""
+    return min(frame["group"][frame["member"] == side].nunique() for side in (True, False))
 
 
 def counts(

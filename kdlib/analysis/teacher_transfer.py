@@ -42,16 +42,20 @@ def _kinds(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Both METRICS of `unread` rows: method, size, source, rows, metric, value, lo, hi, n."""
+    """Both METRICS of `unread` rows, seeds drawn, then groups.
+
+    Columns: method, size, source, rows, metric, value, lo, hi, n, groups, hit_groups (memorized).
+    """
 
     def lines(model: pd.DataFrame) -> list[stats.Line]:
         found = []
         for kind, part in _kinds(model).items():
-            groups, nats = part["group"], part["nats_per_token"]
-            share = stats.ratio(groups, part["memorized"], np.ones(len(part), bool))
-            loss = stats.line(nats.mean(), stats.bootstrap(nats, groups), n=len(part))
-            found += [{"rows": kind, "metric": "memorized"} | {name: share[name] for name in loss}]
-            found += [{"rows": kind, "metric": "nats_per_token"} | loss]
+            groups, seeds, nats = part["group"], part["seed"], part["nats_per_token"]
+            share = stats.ratio(groups, part["memorized"], np.ones(len(part)), seeds)
+            del share["hits"]
+            loss = stats.line(nats.mean(), stats.bootstrap(nats, groups, seeds))
+            found += [{"rows": kind, "metric": "memorized"} | share]
+            found += [{"rows": kind, "metric": "nats_per_token"} | share | loss]
         return found
 
     return stats.each(rows, [*MODEL, "source"], lines)
@@ -62,7 +66,8 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
 
     What a teacher of more rows teaches better in general, seen on held-out rows, is taken off in
     the lines BEYOND. Columns: method, size, metric, rows, value (nats below 0: better known), lo,
-    hi (paired; none under MIN_GROUPS groups, or where draws do not vary), n, groups, same_sign.
+    hi, p (paired; none under MIN_GROUPS groups, or where draws do not vary), n, groups, discordant,
+    same_sign.
     """
     lines = []
     for model, both in rows[rows["method"] != "teacher"].groupby(MODEL, sort=False):
@@ -71,23 +76,22 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
             names, other = dict(zip(MODEL, model, strict=True)) | {"metric": metric}, _kinds(lower)
             for kind, part in _kinds(upper).items():
                 if len(part):
-                    facts = {"rows": kind} | stats.paired_difference(part, other[kind], metric)
-                    lines.append(names | facts | {"groups": part["group"].nunique()})
+                    facts = stats.paired_difference(part, other[kind], metric)
+                    lines.append(names | {"rows": kind} | facts)
             lines.append(names | {"rows": BEYOND} | _beyond(upper, lower, metric))
     table = pd.DataFrame(lines)
     unsure = (table["groups"] < stats.MIN_GROUPS) | (table["lo"] == table["hi"])
-    table.loc[unsure, ["lo", "hi"]] = np.nan
+    table.loc[unsure, ["lo", "hi", "p"]] = np.nan
     return table
 
 
 def _beyond(upper: pd.DataFrame, lower: pd.DataFrame, metric: str) -> stats.Line:
-    """The gap on left-out rows less the gap on held-out rows, with an interval over groups."""
+    """The gap on left-out rows less the gap on held-out rows."""
     both = upper.merge(lower[[*ROW, metric]], on=ROW, validate="1:1")
     gap = (both[f"{metric}_x"] - both[f"{metric}_y"]).to_numpy()
     left = (both["split"] == "left_out").to_numpy()
-    drawn = stats.resampled(both["group"], [gap * left, left, gap * ~left, ~left]).T
-    interval = stats.percentiles(drawn[0] / drawn[1] - drawn[2] / drawn[3])
-    means = pd.Series(gap).groupby([both["seed"], left]).mean().unstack()
-    line = stats.line(gap[left].mean() - gap[~left].mean(), interval, n=len(gap))
-    agreed = stats.same_sign(means[True] - means[False])
-    return line | {"groups": both["group"].nunique(), "same_sign": agreed}
+    groups, seeds = both["group"], both["seed"]
+    means = pd.Series(gap).groupby([seeds, left]).mean().unstack()
+    facts = {"n": len(gap), "groups": groups.nunique(), "discordant": groups[gap != 0].nunique()}
+    facts["same_sign"] = stats.same_sign(means[True] - means[False])
+    return stats.difference(groups, gap, left, seeds) | facts

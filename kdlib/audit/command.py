@@ -17,33 +17,43 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
-from kdlib.audit import report, scoring, summary
+from kdlib.audit import gate, policy, record, report, scoring, summary
 from kdlib.audit.scoring import Loaded
 from kdlib.config.profile import read_templates
-from kdlib.config.sections import AuditSettings
+from kdlib.config.sections import SECRETS, AuditSettings
 from kdlib.data import sources, stream_rows
 from kdlib.errors import KdlibError
-from kdlib.model import checkpoints
+from kdlib.model import checkpoints, packaged
 
 BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
 COMPLETE = "instruction != '' and response != ''"  # rows that can be measured
+GATE = "gate.csv"
 CLAIM = "audit.json"  # written first: whose folder it is
 Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are empty
 
 
-def run(settings: AuditSettings) -> Path:
+def run(
+    settings: AuditSettings, asked: policy.Read | None = None, sign: Path | None = None
+) -> Path:
     """Measure every tuple, or those that an interrupted run left; the path of the report.
 
     Files may be larger than memory. Only into `settings.out` go rows/part-*.parquet (one line per
-    tuple), summary.csv, report.html and manifest.json. KdlibError: bad input (see `scoring.load`,
-    `inspect`, `stream_rows.read`), or the folder is not this audit's.
+    tuple), summary.csv, report.html and manifest.json, with a policy also gate.csv and the record,
+    which the private key of the file `sign` signs; a model "package:NAME" is kept where the study
+    keeps it, too. KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`,
+    `gate.require_rows`, `record.private_key`), or the folder is not this audit's.
     """
+    key = None if sign is None else record.private_key(sign)
+    if key is not None and asked is None:
+        raise KdlibError("--sign signs the record of a gated audit; name a policy with --policy")
     identity = fingerprint(settings)
     facts = claimed(settings.out, identity)
     loaded = scoring.load(settings)
     if facts is None:
         facts = {"fingerprint": identity, "rows": inspect(settings, loaded.tokenizer.eos_token)}
+    if asked is not None:
+        gate.require_rows(asked.policy, facts["rows"])
     with runs.alone(settings.out / "audit"):
         if claimed(settings.out, identity) is None:
             runs.write_text(settings.out / CLAIM, json.dumps(facts, indent=1) + "\n")
@@ -51,21 +61,26 @@ def run(settings: AuditSettings) -> Path:
         call: dict[str, Any] = {"machine": runs.machine(), "threads": torch.get_num_threads()}
         call["tokens"] = measure_all(settings, loaded, facts["rows"])
         call["seconds"] = time.perf_counter() - started
-        about = write_report(settings, loaded, facts["rows"])
+        if fingerprint(settings) != identity:  # a record would bind other files than were measured
+            changed = "the model or the data has changed while it was audited"
+            raise KdlibError(f"{changed}; remove {settings.out} and run the command again")
+        about = write_report(settings, loaded, facts["rows"], asked, key)
         runs.write_manifest(settings.out, identity, **about, last_call=call)
     return settings.out / "report.html"
 
 
 def fingerprint(settings: AuditSettings) -> str:
     """Hash of settings, the data's ends, the models' files; a smaller batch goes on with a run."""
-    facts = described(settings, {"out", "batch"})
+    facts = described(settings, {"out", "batch", "show_rows"})
     for split, path in settings.files.items():
         stream_rows.require_file(path)
         about, data = path.stat(), np.memmap(path, mode="r")
         ends = runs.digest((data[:MIB].tobytes() + data[-MIB:].tobytes()).hex())
         facts[split] = [str(path.resolve()), about.st_size, about.st_mtime_ns, ends]
     for name in ("model", "reference"):
-        if facts[name] and (folder := Path(facts[name])).is_dir():
+        if packed := packaged.sha256(facts[name]):
+            facts[name] = packed  # known before it is fetched
+        elif facts[name] and (folder := Path(facts[name])).is_dir():
             files = [(one.name, one.stat()) for one in sorted(folder.iterdir()) if one.is_file()]
             facts[name] = [[one, about.st_size, about.st_mtime_ns] for one, about in files]
     return runs.fingerprint(facts)
@@ -104,13 +119,17 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
 
     Of the held-out file, a hash of each response is kept (8 bytes), against which the member rows
     stream by. KdlibError: unreadable (see `stream_rows.read`), all rows empty, a response that
-    holds the text of the end token, or responses in both files.
+    holds the text of the end token, responses in both files, or secrets that stand in no response.
     """
     counted: Rows = {}
     held_out, shared, quoted = np.array([], np.uint64), 0, ""
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
-        for block in stream_rows.read(path, settings.columns, BLOCK):
+        said = {True: 0, False: 0}  # strings of the column secrets, by whether they can be found
+        for block in scoring.blocks(path, settings, BLOCK):
+            for one in block[[SECRETS, "response"]].itertuples(index=False):
+                for secret in scoring.named(one[0]):
+                    said[secret in one[1]] += 1
             texts = block.query(COMPLETE)["response"]
             stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
             counts.update(rows=len(block), empty=len(block) - len(texts))
@@ -118,6 +137,10 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
                 shared, quoted = shared + both.sum(), quoted or texts[both].iloc[0][:60]
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
+        if not said[True] and stream_rows.has(path, settings.columns.get(SECRETS, SECRETS)):
+            few = f"none of its {said[False]} strings stands in its row's response"
+            what = few if said[False] else "no row has a string there"
+            raise KdlibError(f"{path}: column '{SECRETS}': {what}; fill it, or rename it")
         if counts["rows"] == counts["empty"]:
             empty = "every row has an empty instruction or response"
             raise KdlibError(f"{path}: {empty}; name the right columns with --columns")
@@ -146,7 +169,7 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     slow = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines of a batch log
     with tqdm(total=total, desc="audit", unit="row", mininterval=slow) as bar:
         for split, path in settings.files.items():
-            for block in stream_rows.read(path, settings.columns, BLOCK):
+            for block in scoring.blocks(path, settings, BLOCK):
                 part = settings.out / "rows" / f"part-{number:05d}.parquet"
                 if not whole(part):
                     frame, count = scoring.measured(block.query(COMPLETE), split, settings, loaded)
@@ -159,8 +182,14 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     return read
 
 
-def write_report(settings: AuditSettings, loaded: Loaded, rows: Rows) -> dict[str, Any]:
-    """Write summary.csv and report.html from the parts; what was audited.
+def write_report(
+    settings: AuditSettings,
+    loaded: Loaded,
+    rows: Rows,
+    asked: policy.Read | None = None,
+    key: Any = None,
+) -> dict[str, Any]:
+    """Write what stands in `run`, but for the manifest, from the parts; what was audited.
 
     That is the settings, limit and vocabulary (tokens), the device, and by split how many rows
     there are, are empty, measured, too long, and cut.
@@ -170,6 +199,7 @@ def write_report(settings: AuditSettings, loaded: Loaded, rows: Rows) -> dict[st
     runs.write_table(settings.out / "summary.csv", table)
     about = described(settings) | {"limit": loaded.limit, "device": str(checkpoints.device())}
     about |= {"vocabulary": len(loaded.tokenizer), "rows": {}}
+    about["secrets"] = len(tallied.secrets.get("member", ()))
     for split in settings.files:
         counts, sums = rows[split], tallied.sums.get(split, Counter())
         too_long = counts["rows"] - counts["empty"] - sums["n"]
@@ -180,6 +210,13 @@ def write_report(settings: AuditSettings, loaded: Loaded, rows: Rows) -> dict[st
         ids = loaded.tokenizer(list(top["response"]), add_special_tokens=False)["input_ids"]
         begun = [one[:prefix] for one, prefix in zip(ids, top["prefix"], strict=True)]
         top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
-    page = report.page(table, summary.attacked(tallied), top, about)
+    said = None
+    if asked is not None:
+        found = summary.sampled(tallied), summary.secrets(tallied)
+        judged = gate.judged(*found, asked.policy)
+        runs.write_table(settings.out / GATE, judged)
+        record.write(settings.out, record.statement(settings, asked, judged, about), key)
+        said = gate.sentences(judged)
+    page = report.page(table, summary.attacked(tallied), top, about, said)
     runs.write_text(settings.out / "report.html", page)
     return about

@@ -5,6 +5,7 @@ The page holds all it needs: nothing is requested when it is opened, and text of
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,33 @@ LOOKS = {"member": ("-", "o"), "held_out": (":", "x")}
 
 
 def page(
-    table: pd.DataFrame, sample: pd.DataFrame, top: pd.DataFrame, about: dict[str, Any]
+    table: pd.DataFrame,
+    sample: pd.DataFrame,
+    top: pd.DataFrame,
+    about: dict[str, Any],
+    gated: Sequence[str] | None = None,
 ) -> str:
-    """The report as HTML, of what `command.write_report` has; top with column verbatim (text)."""
+    """The report as HTML, of what `command.write_report` has; top with column verbatim (text).
+
+    `gated` are `gate.sentences`, where there was a policy.
+    """
     attacks: dict[str, dict[str, str]] = {}
     for row in table[table["split"] == "both"].to_dict("records"):
         attacks.setdefault(row["at"], {})[row["metric"]] = row_text(row)
     headline, sentences = verdict(table)
-    facts: dict[str, Any] = {"headline": headline, "sentences": sentences, "names": NAMES}
+    facts: dict[str, Any] = {
+        "headline": headline,
+        "sentences": sentences,
+        "names": NAMES,
+        "gated": gated,
+    }
     facts |= {"about": about, "attacks": attacks, "figures": figures(table, sample, about)}
     facts["guess"] = np.log(about["vocabulary"])
     facts["limits"] = {"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP}
     facts["nats"] = _rate(table, "nats_per_token", "")["value"].to_dict()
-    facts["shares"] = lambda metric, at: _rate(table, metric, at).apply(share, axis=1).to_dict()
+    facts["shares"] = lambda metric, at, of="rows": (
+        _rate(table, metric, at).apply(share, axis=1, of=of).to_dict()
+    )
     facts["known"] = [row for row in top.to_dict("records") if row["prefix"] > 0]
     facts["marked"] = lambda row: Markup(notebook_display.marked(row["response"], row["verbatim"]))
     text = Path(__file__).with_name("report.html.j2").read_text("utf-8")
@@ -85,10 +100,10 @@ def _rate(table: pd.DataFrame, metric: str, at: Any) -> pd.DataFrame:
     return table[(table["metric"] == metric) & (table["at"] == at)].set_index("split")
 
 
-def share(rate: Any) -> str:
+def share(rate: Any, of: str = "rows") -> str:
     """Hits of rows, and their share with its interval."""
     hits = round(rate["value"] * rate["n"])
-    return f"{hits:,} of {rate['n']:,} rows: {row_text(rate, form='.1%')}"
+    return f"{hits:,} of {rate['n']:,} {of}: {row_text(rate, form='.1%')}"
 
 
 def figures(table: pd.DataFrame, sample: pd.DataFrame, about: dict[str, Any]) -> dict[str, str]:
@@ -133,8 +148,9 @@ def _roc(sample: pd.DataFrame, table: pd.DataFrame) -> str:
     least = 1 / max(1, int((~member).sum()))  # the least rate above 0 that can be seen
     areas = table[table["metric"] == "auc"].set_index("at")["value"]
     for score, area in areas.items():
-        false, hits = roc.roc(sample[score].to_numpy(), member)
-        axes.plot(np.maximum(false, least), hits, label=f"{score} (AUC {area:.2f})")
+        curve = roc.roc(sample[score].to_numpy(), member)
+        name = f"{score} (AUC {area:.2f})"
+        axes.plot(curve["false"].clip(lower=least), curve["true"], label=name)
     guess = np.geomspace(least, 1, 50)
     axes.plot(guess, guess, "--", color="0.5")
     axes.set(xscale="log", xlim=(least, 1), ylim=(-0.02, 1.02))

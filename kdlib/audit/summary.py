@@ -1,7 +1,7 @@
 """Parts of an audit to counts, rates with intervals and samples, one part in memory at a time."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,17 @@ TOP = 50  # most memorized rows that the report shows
 SHOWN = 4000  # characters of a text that are kept for it
 DRAWS = 400  # of the bootstrap; of up to 2 * SAMPLE rows
 FEW = 30  # rows below which no ROC is drawn, and a rate is called uncertain
+# By measure: which rows are hit, and at which values of `at`.
+HITS: dict[str, tuple[Callable[[pd.DataFrame, Any], pd.Series], tuple[Any, ...]]] = {
+    "exact_rate": (exact, WINDOWS),
+    "near_verbatim": (extraction.near_verbatim, extraction.NEAR),
+    "extractable": (extraction.extractable, extraction.GIVEN),
+    "discoverable": (extraction.discoverable, extraction.SAMPLES),
+}
+# Of the strings of the column secrets, not of rows.
+OF_SECRETS = {"secret_rate": (lambda rows, at: rows["hit"], ("greedy",))}
+KEPT = ("length", "prefix", "needed", "accuracy", "window_nats")  # of a row, for HITS
+SPLITS = ("member", "held_out")
 TEXTS = ("instruction", "response", "category")
 COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
 
@@ -32,11 +43,12 @@ class Tally:
     """What is counted and kept of the parts, by split (member, held_out).
 
     Sums: n (rows), cut (responses that did not fit), nats (the rows' nats per token), and the hits
-    at each (metric, at). Samples: up to SAMPLE rows drawn uniformly, with order, SCORES, group.
+    at each (metric, at). Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
     """
 
     sums: dict[str, Counter[Any]] = field(default_factory=dict)
     samples: dict[str, pd.DataFrame] = field(default_factory=dict)
+    secrets: dict[str, pd.Series] = field(default_factory=dict)  # hit by digest, of up to SAMPLE
     top: pd.DataFrame = field(default_factory=pd.DataFrame)  # member rows that are memorized most
 
 
@@ -51,15 +63,14 @@ def tally(parts: Iterable[Path]) -> Tally:
         split = part["split"].iloc[0]
         out.sums.setdefault(split, Counter()).update(_sums(part))
         out.samples[split] = _drawn(out.samples.get(split, pd.DataFrame()), part, number)
+        out.secrets[split] = _named(out.secrets.get(split, pd.Series(dtype=bool)), part)
         if split == "member":
             out.top = _most(pd.concat([out.top, _most(part)]))
     return out
 
 
 def _sums(part: pd.DataFrame) -> dict[Any, Any]:
-    hits = {("exact_rate", k): exact(part, k) for k in WINDOWS}
-    hits |= {("extractable", s): extraction.extractable(part, s) for s in extraction.GIVEN}
-    hits |= {("discoverable", n): extraction.discoverable(part, n) for n in extraction.SAMPLES}
+    hits = {(name, at): of(part, at) for name, (of, ats) in HITS.items() for at in ats}
     nats = float(part["nats_per_token"].astype(float).sum())
     counts = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
     return counts | {key: int(hit.sum()) for key, hit in hits.items()}
@@ -72,8 +83,17 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
     if len(sample) == SAMPLE:
         part = part[part["order"] < sample["order"].max()]
     group = [runs.digest(sources.normalised(text)) for text in part["response"]]
-    scored = part[["order", *(name for name in SCORES if name in part)]].assign(group=group)
-    return pd.concat([sample, scored], ignore_index=True).nsmallest(SAMPLE, "order")
+    kept = ["order", *(name for name in (*KEPT, *SCORES) if name in part)]
+    drawn = part[kept].assign(group=group)
+    return pd.concat([sample, drawn], ignore_index=True).nsmallest(SAMPLE, "order")
+
+
+def _named(secrets: pd.Series, part: pd.DataFrame) -> pd.Series:
+    """The different secrets with the part's: whether any row writes it; digests are the dice."""
+    digests, hits = (part[name].explode().dropna() for name in ("secrets", "secret_hits"))
+    here = pd.Series(hits.to_numpy(bool), digests.to_numpy(object))
+    both = pd.concat([secrets, here]) if len(here) else secrets
+    return both.groupby(level=0).any().sort_index().head(SAMPLE)
 
 
 def _most(rows: pd.DataFrame) -> pd.DataFrame:
@@ -86,15 +106,21 @@ def _most(rows: pd.DataFrame) -> pd.DataFrame:
 def summary(tallied: Tally) -> pd.DataFrame:
     """Tidy rates and scores, in COLUMNS.
 
-    exact_rate (at k, 0: the whole response), extractable (at the share given), discoverable (at the
-    answers drawn), each with its Wilson interval; nats_per_token; and, where there are rows enough,
-    auc, tpr_1pct, tpr_01pct of `attacked` (at the score, split both), intervals by the bootstrap.
+    exact_rate (at k, 0: the whole response), near_verbatim (at the share of tokens), extractable
+    (at the share given), discoverable (at the answers drawn), secret_rate (of different secrets, at
+    greedy), each with its Wilson interval;
+    nats_per_token; and, where there are rows enough, auc, tpr_1pct, tpr_01pct of `attacked` (at the
+    score, split both), intervals by the bootstrap.
     """
     rows: list[tuple[Any, ...]] = []
     for split, sums in tallied.sums.items():
         n, counted = sums["n"], [key for key in sums if isinstance(key, tuple)]
         rows += [(key[0], split, key[1], *rate(sums[key], n).values()) for key in counted]
         rows += [("nats_per_token", split, "", sums["nats"] / n, *NOTHING, n)]
+    found = secrets(tallied)
+    for split, hits in found.groupby(found["member"].map({True: "member", False: "held_out"})):
+        line = rate(int(hits["hit"].sum()), len(hits))
+        rows.append(("secret_rate", split, "greedy", *line.values()))
     if len(sample := attacked(tallied)):
         scores = [name for name in SCORES if name in sample]
         for line in roc.evaluate(sample, scores, draws=DRAWS).to_dict("records"):
@@ -104,9 +130,28 @@ def summary(tallied: Tally) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def attacked(tallied: Tally) -> pd.DataFrame:
-    """The sample of both splits: member, group, scores; empty with fewer than FEW rows of one."""
-    samples = [tallied.samples.get(split, pd.DataFrame()) for split in ("member", "held_out")]
+def sampled(tallied: Tally) -> pd.DataFrame:
+    """The samples of both splits: member (bool), order, KEPT, SCORES, group."""
+    samples = [tallied.samples.get(split, pd.DataFrame()) for split in SPLITS]
     both = pd.concat(samples, ignore_index=True)
-    both["member"] = np.arange(len(both)) < len(samples[0])
-    return both if min(map(len, samples)) >= FEW else pd.DataFrame()
+    return both.assign(member=np.arange(len(both)) < len(samples[0]))
+
+
+def secrets(tallied: Tally) -> pd.DataFrame:
+    """Different secrets of both splits: member, group (digest), hit (whether any row writes it).
+
+    A held-out row's secret that stands in training rows, too, is no control, and left out.
+    """
+    inside, outside = (tallied.secrets.get(one, pd.Series(dtype=bool)) for one in SPLITS)
+    outside = outside[~outside.index.isin(inside.index)]
+    sides = [
+        pd.DataFrame({"member": member, "group": one.index, "hit": one.to_numpy(bool)})
+        for member, one in ((True, inside), (False, outside))
+    ]
+    return pd.concat(sides, ignore_index=True)
+
+
+def attacked(tallied: Tally) -> pd.DataFrame:
+    """`sampled`, or nothing with fewer than FEW rows of a split."""
+    both = sampled(tallied)
+    return both if min(both["member"].sum(), (~both["member"]).sum()) >= FEW else pd.DataFrame()

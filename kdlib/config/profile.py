@@ -7,6 +7,7 @@ a KdlibError that names it. Taught in notebook 00_map.
 import difflib
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,8 +83,10 @@ class Profile(Settings):
             block.entry(name).checked(block.changed)
             partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)
             yield partial, f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}"
-        mixed = len({model.path is None for model in self.models.values()}) > 1
-        yield mixed, "models: either all have a path or none; they share one tokenizer"
+        scratch = {size for size, model in self.models.items() if model.width}
+        mixed = bool(scratch) and scratch != set(self.models)
+        yield mixed, "models: all or none are made from scratch; they share one tokenizer"
+        yield self.cut(TEACHER), "models.teacher: give path, or layers, heads and width"
         shipped, template, probed = read_templates(), self.tokens.template, self.probe.size
         unknown = probed not in (None, *self.sizes)
         yield unknown, f"probe.size = '{probed}': known: {', '.join(self.sizes)}"
@@ -93,6 +96,10 @@ class Profile(Settings):
         yield template not in known, f"tokens.template = '{template}': known: {', '.join(known)}"
         seed = self.calibration.seed if self.calibration else None
         yield seed in self.seeds, f"calibration.seed = {seed} is among the reported seeds"
+        methods = self.all_methods
+        for name in self.calibration.methods if self.calibration else ():
+            lacking = f"calibration.methods: '{name}' is no method; known: {', '.join(methods)}"
+            yield name not in methods, lacking
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -104,6 +111,10 @@ class Profile(Settings):
         """The size on which the memorization lab trains."""
         return self.probe.size or self.sizes[len(self.sizes) // 2]
 
+    def probed(self, seeds: Sequence[int]) -> list[int]:
+        """Those of the reported seeds on which the memorization lab trains."""
+        return list(seeds[: self.probe.seeds])
+
     @property
     def template(self) -> Template:
         """That of its prompts."""
@@ -111,8 +122,12 @@ class Profile(Settings):
 
     @property
     def from_scratch(self) -> bool:
-        """Whether base models are made and pretrained here (else they come by path)."""
+        """Whether base models are made and pretrained here (else the teacher's comes by path)."""
         return self.models[TEACHER].path is None
+
+    def cut(self, size: str) -> bool:
+        """Whether the models of a size are the teacher's with fewer layers."""
+        return self.models[size].path is None and self.models[size].width is None
 
     @property
     def all_methods(self) -> dict[str, Method]:

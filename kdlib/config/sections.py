@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FIELDS = ("instruction", "context", "response", "category")  # of a row
+SECRETS = "secrets"  # of an audit's row: strings of its response, one a line
+CANARY_KINDS = ("telephone", "drawing", "account")  # short enough for the shipped profiles
 
 
 def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
@@ -56,7 +58,11 @@ class DataSettings(Settings):
     held_out: Positive
     response_chars: tuple[Positive, Positive] = (1, 100_000)
     prompt_chars: Positive = 100_000
-    canaries: Count = 0
+    # of pydocs: so much of the docstring's next paragraph stands in the context, and rows without
+    # one are left out
+    details_chars: Count = 0
+    canaries: Count = 0  # of each kind and number of repetitions
+    canary_kinds: Annotated[tuple[str, ...], Distinct] = CANARY_KINDS  # names in data.canaries
     repetitions: Annotated[tuple[Positive, ...], Distinct] = (1, 2, 4, 8, 16)
     twins: Count = 0
 
@@ -68,7 +74,11 @@ class DataSettings(Settings):
         for name in set(self.columns) - set(FIELDS):
             yield True, f"columns: '{name}' is none of {', '.join(FIELDS)}"
         source, packages = self.source, self.packages
-        yield self.canaries > 0 and not self.repetitions, "repetitions is empty; canaries need some"
+        for name in ("canary_kinds", "repetitions"):
+            empty = self.canaries > 0 and not getattr(self, name)
+            yield empty, f"{name} is empty; canaries need some"
+        details = self.details_chars > 0 and source != "pydocs"
+        yield details, "details_chars is for source = 'pydocs' alone; leave it out"
         yield source == "pydocs" and not packages, "packages is empty; 'pydocs' reads packages"
         yield source == "file" and self.path is None, "path is missing; 'file' needs the data file"
 
@@ -105,9 +115,11 @@ class TokenSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """A size: a GPT-2 made from scratch (layers, heads, width), or a causal model by name or path.
+    """A size: a causal model by its path, one made from scratch, or one cut from the teacher's.
 
-    lr and epochs are for students of this size whose method has no rate of its own.
+    path is a folder, a hub name, or "package:NAME" of `model.packaged`. layers, heads and width
+    make a GPT-2 from scratch; layers alone keep so many of the teacher's. lr and epochs are for
+    students of this size whose method has no rate of its own.
     """
 
     path: str | None = None
@@ -118,19 +130,23 @@ class ModelSettings(Settings):
     epochs: Positive | None = None
 
     def _faults(self) -> Faults:
-        made, shape = self.path is None, (self.layers, self.heads, self.width)
-        yield made and None in shape, "give either path, or all of layers, heads and width"
-        yield not made and any(shape), "path and layers/heads/width exclude each other"
+        shape = (self.layers, self.heads, self.width)
+        made = None not in shape or (self.layers and not self.heads and not self.width)
+        ways = "give path, or layers, heads and width, or layers alone (so many of the teacher's)"
+        yield self.path is None and not made, ways
+        yield self.path is not None and any(shape), "path and layers/heads/width exclude each other"
         uneven = bool(self.width and self.heads and self.width % self.heads)
         yield uneven, f"width = {self.width} is not a multiple of heads = {self.heads}"
 
 
 class PretrainSettings(Settings):
-    """Pretraining of the base models made from scratch, on the general text."""
+    """Training of base models on the general text: from scratch, or of those cut, to heal them."""
 
     tokens: Positive = 1_000_000  # read in all, in blocks of up to 128
     batch: Positive = 32  # blocks
     lr: Rate = 1e-3
+    mix: Fraction = 1.0  # of cross-entropy in what heals; the rest is forward KL to the whole model
+    apart: Positive = 24  # blocks that are not read, on which what is cut is measured
 
 
 class TrainSettings(Settings):
@@ -162,45 +178,55 @@ class MeasureSettings(Settings):
     rouge_rows: Positive = 100  # of each split, answered greedily
     sampled_rows: Positive = 100  # of these, answered once per sample seed too
     sample_seeds: Annotated[tuple[Seed, ...], Distinct] = (10, 20, 30, 40, 50)
+    path_rows: Count = 0  # held-out rows answered greedily after every epoch of training, too
+    # of sentences: a folder, a hub name, or "package:NAME" of model.packaged; with it answers are
+    # compared in meaning, too
+    encoder: str | None = None
 
 
 class ProbeSettings(Settings):
     """What the memorization lab adds to the study."""
 
     size: str | None = None  # of the students that it trains; the middle one where none is named
+    seeds: Positive | None = None  # on so many reported seeds, the first; all where none is given
     splits: Annotated[Whole, Field(ge=2)] = 3  # pairs of halves; the first with every method
     twins: Positive = 99  # never planted, for each canary
 
 
 class CalibrationSettings(Settings):
-    """The rule by which learning rates and training length are set; see CONTRIBUTING.md."""
+    """The rule by which learning rates and training lengths are set; see `study.lr_search`."""
 
     seed: Seed
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1), Distinct]
+    rates: Annotated[tuple[Rate, ...], Field(min_length=2), Distinct]
+    rate_epochs: Positive = 3  # over which a rate is chosen
+    methods: Annotated[tuple[str, ...], Distinct] = ("sft",)  # whose rates are searched
     max_epochs: dict[Literal["teacher", "student"], Positive]
-    student_band: tuple[Fraction, Fraction] = (0.3, 0.6)
-    teacher_target: Fraction = 0.654
+    target: dict[Literal["teacher", "student"], Fraction] = {"teacher": 0.654, "student": 0.5}
+    band: tuple[Fraction, Fraction] = (0.3, 0.7)  # of what SFT memorizes at its end
 
     def _faults(self) -> Faults:
-        low, high = self.student_band
-        yield low >= high, f"student_band = [{low:g}, {high:g}]: the first must be the lower"
-        for name in {"teacher", "student"} - set(self.max_epochs):
-            yield True, f"max_epochs lacks {name}"
+        low, high = self.band
+        yield low >= high, f"band = [{low:g}, {high:g}]: the first must be the lower"
+        yield "sft" not in self.methods, "methods lacks sft; it sets all lengths"
+        for name in ("target", "max_epochs"):
+            for lacking in {"teacher", "student"} - set(getattr(self, name)):
+                yield True, f"{name} lacks {lacking}"
 
 
 class AuditSettings(Settings):
     """What is audited, and how."""
 
-    model: str  # folder or hub name of a causal model
+    model: str  # a causal model: a folder, a hub name, or "package:NAME" of model.packaged
     data: Path  # file of the rows that it was trained on
     out: Path  # folder for what is found
     held_out: Path | None = None  # file of like rows that it was not trained on
-    reference: str | None = None  # the model before that training; of the same tokenizer
+    reference: str | None = None  # likewise, the model before that training; same tokenizer
     batch: Positive = 64  # tuples of a forward pass; results do not depend on it beyond rounding
     max_length: Positive | None = None  # tokens of a tuple; None: as many as the models can read
     template: Template
     columns: dict[str, str] = {}  # our names of columns to the files'
     precision: Literal["fp32", "bf16"] = "fp32"
+    show_rows: bool = False  # whether the report shows text of rows
 
     @property
     def files(self) -> dict[str, Path]:

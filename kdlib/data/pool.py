@@ -17,6 +17,7 @@ TEXTS = list(FIELDS[:3])  # what makes a row
 def load_pool(settings: DataSettings) -> pd.DataFrame:
     """The fixed rows, whole groups chosen by their hash; KdlibError: too few fit.
 
+    With `details_chars` the context goes on with `sources.details`, and rows without are left out.
     Columns: row_id, FIELDS, group (of equal responses), kind ("row").
     """
     frame = sources.READERS[settings.source](settings)
@@ -25,10 +26,15 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
     fits &= frame["instruction"].str.len() + frame["context"].str.len() <= settings.prompt_chars
     if settings.source == "pydocs":
         fits &= frame["response"].map(sources.is_prose)
+    if settings.details_chars:
+        details = [sources.details(text, settings.details_chars) for text in frame["rest"]]
+        fits &= pd.Series(details, frame.index) != ""
+        frame["context"] += [f"\n{text}" for text in details]
     frame = frame.loc[fits, list(FIELDS)].drop_duplicates(TEXTS)
     if len(frame) < (needed := settings.members + settings.held_out):
         fitting = f"only {len(frame)} of the source's {count} rows can be used (each once, response"
-        ranges = f"of {least} to {most} characters, prompt of at most {settings.prompt_chars})"
+        ranges = f"of {least} to {most} characters, prompt of at most {settings.prompt_chars}"
+        ranges += ", a paragraph of prose behind it)" if settings.details_chars else ")"
         remedy = "lower members or held_out, widen these ranges, or give more rows"
         raise KdlibError(f"data: members + held_out = {needed}, but {fitting} {ranges}; {remedy}")
     frame["group"] = [runs.digest(sources.normalised(text)) for text in frame["response"]]

@@ -17,6 +17,7 @@ from kdlib.data import stream_rows
 from kdlib.errors import KdlibError
 
 BLOCK = 4096  # rows of a file or data set that are checked at a time
+LEAST_DETAILS = 60  # characters: less says little of what is described
 TESTS = re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|conftest)\.py$")
 
 
@@ -86,6 +87,14 @@ def is_prose(text: str) -> bool:
         and not any(mark in text for mark in (">>>", "---", "===", ":param", "\\", "``` "))
         and sum(letter.isalpha() or letter == " " for letter in text) >= 0.8 * len(text)
     )
+
+
+def details(rest: str, most: int) -> str:
+    """Whole words of a docstring's next paragraph, of `most` characters at most; "": no prose."""
+    paragraph = rest.partition("\n")[0]
+    if len(paragraph) < LEAST_DETAILS or not is_prose(paragraph):
+        return ""
+    return paragraph if len(paragraph) <= most else paragraph[: most + 1].rpartition(" ")[0]
 
 
 def read_file(settings: DataSettings) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -31,21 +31,23 @@ KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an ob
 Row = tuple[str, Mapping[str, Any]]  # where it stands ("line 7"), its values by column
 
 
-def read(path: Path, columns: Mapping[str, str], size: int) -> Iterator[pd.DataFrame]:
-    """Blocks of `size` rows (FIELDS, as text; the index counts the file's rows from 1).
+def read(
+    path: Path, columns: Mapping[str, str], size: int, fields: Sequence[str] = FIELDS
+) -> Iterator[pd.DataFrame]:
+    """Blocks of `size` rows (`fields`, as text; the index counts the file's rows from 1).
 
     The file is Parquet, or JSONL, JSON (an array) or CSV in UTF-8, with any line ends. `columns`
-    gives its names of FIELDS; a field not given has its own name, unless another has that.
+    gives its names of them; a field not given has its own name, unless another has that.
     """
     require_file(path)
     origin, missing = f"data file {path}", set(columns.values())
-    names = {name: None if name in missing else name for name in FIELDS} | dict(columns)
+    names = {name: None if name in missing else name for name in fields} | dict(columns)
     if None in (names[name] for name in NEEDED):
         raise KdlibError(f"{origin}: columns must name that of instruction and that of response")
     count = 0
     row: Mapping[str, Any] = {}
     with _reading(f"{origin} cannot be read as {path.suffix.lower()}"):
-        rows = _rows(origin, path, {*FIELDS, *missing}, size)
+        rows = _rows(origin, path, {*fields, *missing}, size)
         while chunk := list(islice(rows, size)):
             texts = []
             for place, row in chunk:
@@ -58,6 +60,13 @@ def read(path: Path, columns: Mapping[str, str], size: int) -> Iterator[pd.DataF
         raise KdlibError(f"{origin} has no rows; it needs at least one")
     if missing:
         raise KdlibError(f"{origin}: {_lacks(min(missing), row)}")
+
+
+def has(path: Path, column: str) -> bool:
+    """Whether the file's first row has a column of that name."""
+    require_file(path)
+    with _reading(f"data file {path}"):
+        return column in dict(next(_rows(f"data file {path}", path, {column}, 1), ("", {}))[1])
 
 
 def require_file(path: Path) -> None:

@@ -159,12 +159,17 @@ def adaptive_kl(
 
 
 def mixed_forward_kl(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, mix: float
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    mix: float,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Word-level KD: mix x cross-entropy + (1 - mix) x forward KL (Kim & Rush 2016, section 3.1).
 
     mix, from 0 to 1 (published: 0.5), is Liger's weight_hard_loss, 1 - mix its weight_soft_loss.
+    The temperature is of the forward KL alone (Hinton et al. 2015, section 2).
     """
     _require(0 <= mix <= 1, f"mix = {mix}: must be from 0 to 1")
     hard = cross_entropy(student_logits, labels)
-    return mix * hard + (1 - mix) * forward_kl(student_logits, teacher_logits)
+    return mix * hard + (1 - mix) * forward_kl(student_logits, teacher_logits, temperature)

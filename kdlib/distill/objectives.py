@@ -9,12 +9,13 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from kdlib.config.methods import METHODS, Coefficient
 from kdlib.distill import losses, policy_gradient
 from kdlib.distill.teacher_targets import Targets
 from kdlib.errors import KdlibError
 from kdlib.model.tokens import Batch, Objective, Rollout
 
-DIVERGENCES = {  # of `losses`, with the coefficients that they take
+DIVERGENCES = {  # of `losses`, with the coefficients that they need; each may have a temperature
     **dict.fromkeys(("forward_kl", "reverse_kl", "symmetric_kl", "total_variation"), ()),
     **{"adaptive_kl": (), "generalized_jsd": ("beta",), "mixed_forward_kl": ("mix",)},
     **{"skew_kl": ("alpha",), "skew_reverse_kl": ("alpha",)},
@@ -36,6 +37,8 @@ def objective(
     if name == "policy_gradient":
         return partial(_policy_gradient, targets, c)
     taken: dict[str, Any] = {one: c[one] for one in DIVERGENCES.get(name, ("alpha",))}
+    if "temperature" in c:
+        taken["temperature"] = c["temperature"]
 
     def minimized(logits: Tensor, batch: Batch, part: slice) -> Tensor:
         pair = logits, targets.logits(batch, part)
@@ -47,6 +50,12 @@ def objective(
         return getattr(losses, name)(*pair, **taken)
 
     return minimized
+
+
+def published(name: str) -> dict[str, Coefficient]:
+    """What a divergence needs, as the first method of the table has it; nothing of the others."""
+    known = {k: v for one in reversed(METHODS.values()) for k, v in one.coefficients.items()}
+    return {one: known[one] for one in DIVERGENCES.get(name, ())}
 
 
 def _policy_gradient(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdlib.distill import losses, policy_gradient
 from kdlib.distill.teacher_targets import Targets
-from kdlib.distill.text_sources import Reading, fixed, scored
+from kdlib.distill.text_sources import Reading, scored
 from kdlib.model.tokens import Batch, Example, Rollout, collate
 
 
@@ -20,8 +20,8 @@ class Rollouts:
 
     Answers to `rollouts` prompts are sampled from student and teacher mixed, scored once, and read
     in `inner_epochs` passes of optimizer steps, each with as much general text. An epoch has as
-    many steps as with any other method, so it samples for fewer prompts than it reads. The first
-    `sft_epochs` read the rows, as the published recipe starts from such a student.
+    many steps as with any other method, so it samples for fewer prompts than it reads. The model is
+    to be fine-tuned on the rows before: the published recipe starts from such a student.
     """
 
     reading: Reading
@@ -37,8 +37,6 @@ class Rollouts:
 
     def __call__(self, model: Any, epoch: int) -> Iterable[list[Batch]]:
         """The optimizer steps of an epoch."""
-        if epoch < self.c["sft_epochs"]:
-            return fixed(self.reading)(model, epoch)
         if self._running is None:
             self._running = self._endless(model)
         return itertools.islice(self._running, len(self.reading.steps(epoch)))

@@ -39,9 +39,13 @@ class Reading:
         return [collate(rows, self.pad_id, role) for rows in micro]
 
     def written(self, model: Any, micro: list[list[Example]], **how: Any) -> list[list[Example]]:
-        """The same prompts with what the model samples for them now; see `generation.rewrite`."""
+        """The same prompts with what the model samples for them now; see `generation.rewrite`.
+
+        Of a whole step at once, since decoding more rows takes hardly longer.
+        """
         how |= {"end_id": self.pad_id, "max_new": self.max_new, "greedy": False}
-        return [generation.rewrite(model, rows, **how) for rows in micro]
+        written = iter(generation.rewrite(model, list(itertools.chain(*micro)), **how))
+        return [list(itertools.islice(written, len(rows))) for rows in micro]
 
     def dice(self, epoch: int) -> random.Random:
         """The chance by which an epoch chooses between texts."""

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +106,17 @@ def fit(
     seed: int,
     log: Path,
     name: str,
-    on_epoch: Callable[[Any, int, int], None] | None = None,
+    notes: Container[int] = (),
+    on_note: Callable[[Any, int], None] | None = None,
 ) -> Any:
     """Train `model`, any causal one of transformers, in place; gives it back in eval mode.
 
     `epoch_steps` are the optimizer steps of one epoch, `seed` is of dropout and sampling (the
     source has its own), `log` takes a JSON line per LOG_EVERY optimizer steps and one at the end,
-    `name` is for the progress bar and errors. `on_epoch` is called with (model, epoch, step) before
-    training (epoch 0) and after each epoch. Raises NotFinite with the step, the learning rate and
-    the rows, and KdlibError where GPU memory does not suffice, with what to lower.
+    `name` is for errors and the progress bar (none, if empty). `on_note` is called with (model,
+    step), the model in eval mode, after each of the steps in `notes` (0: before training). Raises
+    NotFinite with the step, the learning rate and the rows, and KdlibError where GPU memory does
+    not suffice, with what to lower.
     """
     torch.manual_seed(seed)
     planned = settings.epochs * epoch_steps
@@ -123,9 +125,9 @@ def fit(
     step, tokens, started = 0, 0, time.perf_counter()
     with runs.writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-    if on_epoch:
-        on_epoch(model, 0, 0)
-    bar = tqdm(total=planned, desc=name, mininterval=10)
+    if on_note and 0 in notes:
+        on_note(model.eval(), 0)
+    bar = tqdm(total=planned, desc=name, mininterval=10, disable=not name)
     with runs.writing(log), log.open("w", 1, "utf-8") as lines, bar:
         for epoch in range(settings.epochs):
             for batches in source(model, epoch):
@@ -145,9 +147,8 @@ def fit(
                     noted.clear()
                     lines.write(json.dumps(entry) + "\n")
                     bar.set_postfix_str(f"loss {entry['loss_nats_per_token']:.3f}", refresh=False)
-            model.eval()
-            if on_epoch:
-                on_epoch(model, epoch + 1, step)
+                if on_note and step in notes:
+                    on_note(model.eval(), step)
     return model.eval()
 
 

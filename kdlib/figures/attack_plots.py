@@ -1,9 +1,7 @@
 """Figures of attacks: extraction, membership, canaries. For notebooks 09, 10 and 13."""
 
-from textwrap import fill
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -35,38 +33,37 @@ def counterfactual(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def roc(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+def roc(curves: pd.DataFrame) -> Figure:
     """ROC curves by method (`roc.roc`): all of it, and the corner of few false positives."""
     figure, [[left, right]] = style.panels(1, 2, 10, 4.4)
-    low = 0.5 / max(len(false) for false, _ in curves.values())
+    low = curves["false"][curves["false"] > 0].min() / 2
     for axes, scale, steps in ((left, "linear", "default"), (right, "log", "steps-post")):
-        for method, curve in curves.items():
-            colour = style.look(method)["color"]
-            axes.plot(*curve, label=label(method), color=colour, drawstyle=steps)
-        axes.plot([low, 1], [low, 1], **style.DOTTED)
+        for place, (method, curve) in enumerate(curves.groupby("method", sort=False)):
+            look = {"color": style.look(method)["color"], "linestyle": style.LINES[place % 4]}
+            axes.plot(curve["false"], curve["true"], label=label(method), drawstyle=steps, **look)
+        axes.plot([low, 1], [low, 1], color="0.7", linewidth=1, zorder=0)
         axes.set(xlabel="false positives (share of held-out rows)", xscale=scale, yscale=scale)
+    left.annotate("guessing", (0.6, 0.55), color="0.5", rotation=40, ha="center", va="center")
     left.set(ylabel="true positives (share of member rows)")
+    right.axvline(0.01, **style.DOTTED)
+    right.annotate("1%", (0.0105, low * 1.2), color="0.4")
     right.set(xlim=(low, 1), ylim=(low, 1.1), title="the same, logarithmic")
-    left.legend(loc="lower right", frameon=False)
-    return figure
+    return style.below(figure, left, ncols=4)
 
 
 def membership(table: pd.DataFrame) -> Figure:
     """AUC and, with 100 held-out rows, hits at 1% false positives (`attacks.summary`, one size)."""
-    scores, methods = list(dict.fromkeys(table["score"])), ordered(table["method"])
+    scores = list(dict.fromkeys(table["score"]))
     columns = [("auc", 0.5, "AUC"), ("tpr_1pct", 0.01, "member rows found at 1% false positives")]
     columns = [one for one in columns if table[one[0]].notna().any()]
-    size = (2 + 1.5 * len(scores), 0.5 + len(columns) * (0.7 + 0.22 * len(methods)))
-    figure, grid = style.panels(len(columns), len(scores), *size, sharex="row", sharey=True)
-    for line, (column, guess, title) in zip(grid, columns, strict=True):
-        for axes, score in zip(line, scores, strict=True):
-            axes.axvline(guess, **style.DOTTED)
-            part = table[table["score"] == score]
-            style.dots(axes, methods, part, column, markersize=6, capsize=2)
-            if column == "auc":
-                axes.set_title(fill(score.replace("_", " "), 11), fontsize="medium")
-        line[len(scores) // 2].set_xlabel(title)
-    return figure
+    inches = (1.5 + 4.5 * len(columns), 1.4 + 0.1 * len(scores) * table["method"].nunique())
+    figure, [panels] = style.panels(1, len(columns), *inches, sharey=True)
+    for axes, (column, guess, title) in zip(panels, columns, strict=True):
+        axes.axvline(guess, **style.DOTTED)
+        style.grouped(axes, table, scores, "score", column, markersize=6, capsize=2)
+        axes.set(xlabel=f"{title} (dotted: guessing)")
+    style.names_down(panels[0], [one.replace("_", " ") for one in scores])
+    return style.below(figure, panels[0], ncols=6)
 
 
 def membership_vs_memorization(points: pd.DataFrame, low: float, high: float) -> Figure:
@@ -74,11 +71,15 @@ def membership_vs_memorization(points: pd.DataFrame, low: float, high: float) ->
     figure, [[axes]] = style.panels(1, 1)
     axes.axhspan(low, high, color="0.93", zorder=0)
     axes.axhline(0.5, **style.DOTTED)
+    for text, height in (("published for distilled students", high), ("guessing", 0.5)):
+        where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "ha": "right", "va": "top"}
+        axes.annotate(text, (0.99, height - 0.005), color="0.4", fontsize="small", **where)
     mark: dict[str, Any] = {"markersize": 8, "linestyle": "", "capsize": 2}
     for _, row in points.iterrows():
         style.intervals(axes, row["auc"], row, "memorized", across=True, **mark, label="")
         style.intervals(axes, row["memorized"], row, "auc", **mark)
-    axes.set(xlabel=style.MEMORIZED, ylabel="membership: AUC of the loss", xlim=(-0.03, None))
+    style.near_zero(axes)
+    axes.set(xlabel=style.MEMORIZED + style.ROOT, ylabel="membership: AUC of the loss")
     return style.beside(axes)
 
 
@@ -87,8 +88,11 @@ def exposure(table: pd.DataFrame) -> Figure:
     figure, [[left, right]] = style.panels(1, 2, 10, 4.4)
     style.by_times(left, table, "repetitions", "exposure")
     style.by_times(right, table, "repetitions", "secret")
-    for level in table[["chance", "most"]].iloc[0]:
+    most = table["most"].iloc[0]
+    where: dict[str, Any] = {"xycoords": left.get_yaxis_transform(), "ha": "right"}
+    for text, level in (("never planted", table["chance"].iloc[0]), ("the most", most)):
         left.axhline(level, **style.DOTTED)
-    left.set(ylabel="exposure (bits)\ndotted: never planted, and most", ylim=(-0.2, None))
+        left.annotate(text, (0.99, level + 0.02 * most), color="0.4", fontsize="small", **where)
+    left.set(ylabel="exposure (bits)", ylim=(-0.03 * most, 1.12 * most))
     right.set(ylabel="secrets written (share),\nthe words before them given", ylim=(-0.03, 1.03))
     return style.below(figure, left, ncols=5)

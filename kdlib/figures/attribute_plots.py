@@ -17,10 +17,7 @@ def odds_ratios(table: pd.DataFrame) -> Figure:
     inches = (3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names))
     figure, [panels] = style.panels(1, len(sizes), *inches, sharex=True, sharey=True)
     for axes, size in zip(panels, sizes, strict=True):
-        for method, part in table[table["size"] == size].groupby("method"):
-            shift = 0.16 * (methods.index(method) - (len(methods) - 1) / 2)
-            places = part["attribute"].map(names.index) + shift
-            style.intervals(axes, places, part, across=True, linestyle="")
+        style.grouped(axes, table[table["size"] == size], names, "attribute")
         axes.axvline(1, **style.DOTTED, zorder=0)
         axes.set(xscale="log", title=size)
         axes.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
@@ -59,7 +56,7 @@ def onion(table: pd.DataFrame) -> Figure:
                 n, before, after = rows[["n", "before", "after"]].sum()
                 name = f"{part} rows: {before} to {after} of {n}"
                 axes.plot([before / n, after / n], marker, ls="-", c=colour, lw=2.5, label=name)
-                axes.legend(loc="upper center", frameon=False)
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
         axes.set_xticks([0, 1], ["before", "after"])
         axes.set(title=title, xlim=(-0.25, 1.25), ylim=(-0.03, 1.03))
     panels[0].set(ylabel="memorized (share)")

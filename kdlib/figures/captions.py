@@ -19,8 +19,8 @@ def figure(profile: str, drawn: Figure, file: str, caption: str, table: str) -> 
     with runs.atomic(path) as part:
         drawn.savefig(part, format="png", dpi=150, bbox_inches="tight")
     plt.close(drawn)
-    small = io.BytesIO()  # 64 colours show the same in a third of the bytes
-    picture = PIL.Image.open(path).convert("RGB").quantize(64)
+    small = io.BytesIO()  # 256 colours show the same in a third of the bytes
+    picture = PIL.Image.open(path).convert("RGB").quantize()
     picture.save(small, "png", optimize=True)
     display(Image(small.getvalue(), alt=caption, width=picture.width * 2 // 3))
     display(Markdown(f"*{caption} Drawn from `data/results/{profile}/{table}.csv`.*"))

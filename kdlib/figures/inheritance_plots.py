@@ -76,7 +76,9 @@ def passed_on(shares: pd.DataFrame, chance: pd.DataFrame) -> Figure:
         axes.vlines(null["expected"], null.index - 0.4, null.index + 0.4, color="0.45", zorder=1)
         style.dots(axes, methods, passed, markersize=8, zorder=3)
         axes.plot(neither["value"], neither.index, zorder=4, **hollow)
-    axes.set(xlabel="memorized by the distilled student (share)", xlim=(-0.02, None))
+    for axes in panels.values():  # their common limits are set when all is drawn
+        style.near_zero(axes)
+    axes.set(xlabel=f"memorized by the distilled student (share){style.ROOT}")
     handles = [
         Line2D([], [], color="0.2", marker="s", label="of rows that only the teacher memorizes"),
         Patch(color="0.75", label="the same by chance (95%)"),

@@ -1,6 +1,7 @@
-"""Figures of the study itself: training, memorization and usefulness. For notebooks 01 to 10."""
+"""Figures of the study itself: training, memorization, usefulness. Notebooks 01 to 10, and 15."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -21,6 +22,20 @@ def lengths(tokens: pd.DataFrame) -> Figure:
     axes.axvline(WINDOW, **style.DOTTED)
     axes.annotate(f"k = {WINDOW}", (WINDOW + 1, axes.get_ylim()[1] * 0.95), va="top")
     axes.set(xlabel="length (tokens)", ylabel="rows")
+    return figure
+
+
+def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figure:
+    """What each layer is worth (columns layer, nats_more), and which layers each size keeps."""
+    figure, [[bars], [rows]] = style.panels(
+        2, 1, 8, 4, sharex=True, gridspec_kw={"height_ratios": (4, len(kept))}
+    )
+    bars.bar(costs["layer"], costs["nats_more"], color="0.6")
+    bars.set(ylabel="loss without it, less that\nof all (nats per token)", yscale="log")
+    for place, (size, layers) in enumerate(kept.items()):
+        rows.plot(layers, [place] * len(layers), "s", color="0.2", label=size)
+    rows.set_yticks(range(len(kept)), [f"{size} keeps" for size in kept])
+    rows.set(xlabel="layer", ylim=(len(kept) - 0.5, -0.5))
     return figure
 
 
@@ -52,18 +67,17 @@ def memorization_by_k(tidy: pd.DataFrame) -> Figure:
     return style.beside(axes, title="member rows\n(dotted: held-out)")
 
 
-def memorization_by_size(rates: pd.DataFrame, held_out: pd.DataFrame) -> Figure:
-    """The paper's methods by size, least to greatest over seeds (both tables: `rates.spread`)."""
+def memorization_by_size(table: pd.DataFrame) -> Figure:
+    """The paper's methods by size, with their intervals (`paper_tables.table1`)."""
     figure, [[axes]] = style.panels(1, 1)
-    sizes = ["teacher", *student_sizes(rates)]
-    table = rates.rename(columns={"mean": "value", "min": "lo", "max": "hi"})
-    table["x"] = table["size"].map(sizes.index)
-    for method in DRAWN:
-        part = table[table["method"] == method].sort_values("x")
+    sizes = ["teacher", *student_sizes(table)]
+    drawn = table[table["method"].isin(DRAWN)].assign(x=lambda rows: rows["size"].map(sizes.index))
+    for method in ordered(drawn["method"]):
+        part = drawn[drawn["method"] == method].sort_values("x")
         shift = 0.0 if method == "teacher" else 0.09 * (PAPER.index(method) - (len(PAPER) - 1) / 2)
-        style.intervals(axes, part["x"] + shift, part, markersize=8)
-    floor = held_out[held_out["method"].isin(DRAWN)].groupby("size")["mean"].max().reindex(sizes)
-    axes.plot(floor.to_numpy(), marker="x", label="held-out rows (highest)", **style.DOTTED)
+        style.intervals(axes, part["x"] + shift, part, "member", markersize=8)
+    floor = drawn.groupby("x")["held_out"].max()
+    axes.plot(floor, marker="x", label="held-out rows (highest)", **style.DOTTED)
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set(xlabel="model size", ylabel=style.MEMORIZED, ylim=(-0.02, None))
     return style.beside(axes)
@@ -81,41 +95,53 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
 def utility_vs_memorization(points: pd.DataFrame) -> Figure:
     """Usefulness against memorization; one large mark per model, a small one per seed.
 
-    `points`: method, size, seed, exact_rate (members), rougeL (held-out).
+    `points`: method, size, seed, exact_rate (members), useful (held-out).
     """
     figure, [[axes]] = style.panels(1, 1)
     sizes = ["teacher", *student_sizes(points)]
     for method, part in points.groupby("method", sort=False):
         if method in ("base", *DRAWN):
             mark, seeds = style.look(method), {"s": 14, "alpha": 0.4, "linewidths": 0}
-            mean = part.groupby("size")[["exact_rate", "rougeL"]].mean()
+            mean = part.groupby("size")[["exact_rate", "useful"]].mean()
             areas = [style.of_size(style.AREAS, size, sizes) for size in mean.index]
-            axes.scatter(part["exact_rate"], part["rougeL"], **seeds, **mark)
-            axes.scatter(mean["exact_rate"], mean["rougeL"], areas, label=label(method), **mark)
-    axes.set(xlabel=style.MEMORIZED, ylabel="held-out ROUGE-L (F1, greedy)", xlim=(-0.02, None))
+            axes.scatter(part["exact_rate"], part["useful"], **seeds, **mark)
+            axes.scatter(mean["exact_rate"], mean["useful"], areas, label=label(method), **mark)
+    style.near_zero(axes)
+    axes.set(xlabel=style.MEMORIZED + style.ROOT, ylabel="usefulness of held-out answers")
     return style.beside(axes, title="larger mark,\nlarger model")
 
 
-def training_paths(paths: pd.DataFrame, sizes: Sequence[str] = ()) -> Figure:
-    """The paper's methods through training: held-out loss against memorization, a panel per size.
+def training_paths(
+    curves: pd.DataFrame, stops: pd.DataFrame, sizes: Sequence[str] = (), useful: str = "useful"
+) -> Figure:
+    """The paper's methods through training: usefulness against memorization, a panel per size.
 
-    `paths`: method, size, epoch, exact_rate (members), nats_per_token (held-out), means over seeds.
+    `curves` and `stops`: see `equal_usefulness`; where SFT and a method are compared is ringed, the
+    ends are large marks, the model before fine-tuning is a cross.
     """
-    sizes = sizes or student_sizes(paths)
-    figure, [panels] = style.panels(1, len(sizes), max(6, 1 + 3 * len(sizes)), 4, sharey=True)
+    sizes = sizes or student_sizes(curves)
+    size_of = (max(6, 1 + 3 * len(sizes)), 4.2)
+    figure, [panels] = style.panels(1, len(sizes), *size_of, sharex=True, sharey=True)
     for axes, size in zip(panels, sizes, strict=True):
         for method in PAPER:
-            part = paths[(paths["method"] == method) & (paths["size"] == size)]
-            path = part.sort_values("epoch").set_index("exact_rate")["nats_per_token"]
+            part = curves[(curves["method"] == method) & (curves["size"] == size)]
+            path = part.sort_values("epoch").set_index("memorized")["useful"]
             mark, name, wide = style.look(method), label(method), 1.5
             if method == "sft":
                 name, wide = f"{name} (each point: stopped early)", 3
+                axes.plot(path.iloc[:1], "x", color="0.2", label="before fine-tuning", zorder=3)
             axes.plot(path, ".-", color=mark["color"], linewidth=wide, label=name)
             axes.plot(path.iloc[-1:], markersize=8, **mark)
+            for stop in stops[(stops["method"] == method) & (stops["size"] == size)].itertuples():
+                ring = part[part["epoch"] == stop.epoch]
+                face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
+                axes.scatter(ring["memorized"], ring["useful"], 150, linewidths=2, **face)
         axes.set_title(size, fontsize="medium")
-    panels[0].set(ylabel="held-out loss (nats per token)")
-    panels[len(sizes) // 2].set(xlabel=style.MEMORIZED)
-    return style.below(figure, panels[0], ncols=2)
+    for axes in panels:  # their common limits are set when all is drawn
+        style.near_zero(axes)
+    panels[0].set(ylabel=useful)
+    figure.supxlabel(style.MEMORIZED + style.ROOT)
+    return style.below(figure, panels[0], "upper center", ncols=2)
 
 
 def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
@@ -133,4 +159,29 @@ def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
                 axes.axvline(sft, color=style.look("sft")["color"], linestyle=":", zorder=0)
     grid[-1, 0].set(xlabel=style.MEMORIZED)
     grid[-1, 1].set(xlabel="held-out ROUGE-L (F1)")
+    return figure
+
+
+def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
+    """What distilled students memorize less SFT, a panel for each way to compare them.
+
+    `lines`: claim, method, size, value, lo, hi, where the method "all" is the mean over students;
+    `ways`: the claims of the panels, and their titles.
+    """
+    models = list(dict.fromkeys(zip(lines["method"], lines["size"], strict=True)))
+    size_of = (2.5 + 2.8 * len(ways), 1.4 + 0.32 * len(models))
+    figure, [panels] = style.panels(1, len(ways), *size_of, sharex=True, sharey=True)
+    for axes, (claim, title) in zip(panels, ways.items(), strict=True):
+        axes.axvline(0, **style.DOTTED)
+        for row in lines[lines["claim"] == claim].to_dict("records"):
+            mean: dict[str, Any] = (
+                {"color": "black", "marker": "D", "linewidth": 2} if row["method"] == "all" else {}
+            )
+            place = models.index((row["method"], row["size"]))
+            style.intervals(axes, place, row, across=True, **mean)
+        axes.set_title(title, fontsize="medium")
+        axes.locator_params(axis="x", nbins=4)
+    named = [f"{label(method)}, {size}" for method, size in models if method != "all"]
+    style.names_down(panels[0], ["mean of all", *named])
+    figure.supxlabel("memorized, less what SFT memorizes (share of member rows)")
     return figure

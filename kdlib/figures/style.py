@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from kdlib.config.methods import METHODS, label, ordered
 
@@ -25,6 +26,7 @@ OTHERS = {"base": ("0.55", "P"), "teacher": ("0.15", "*")}
 LOOKS = {name: (one.colour, one.marker) for name, one in METHODS.items()} | OTHERS
 SPARE = [(colour, marker) for colour in ("#949494", "#fbafe4", "#ece133") for marker in "8H"]
 MEMORIZED = "memorized member rows (share)"
+ROOT = ", square-root scale"  # see `near_zero`
 DOTTED: dict[str, Any] = {"color": "0.4", "linestyle": ":"}  # what a number is held against
 
 
@@ -82,6 +84,27 @@ def intervals(
     x, y, error = (value, places, "xerr") if across else (places, value, "yerr")
     bars: dict[str, Any] = {error: np.maximum([value - lo, hi - value], 0), "capsize": 3}
     axes.errorbar(x, y, **bars | how)
+
+
+def grouped(
+    axes: Axes, table: pd.DataFrame, names: list[Any], by: str, column: str = "value", **how: Any
+) -> None:
+    """A line of the panel for each name in column `by`, from above, its methods side by side."""
+    methods = ordered(table["method"])
+    for place, method in enumerate(methods):
+        part = table[table["method"] == method]
+        shift = 0.7 * ((place + 0.5) / len(methods) - 0.5)
+        places = part[by].map(names.index) + shift
+        intervals(axes, places, part, column, across=True, **{"linestyle": ""} | how)
+
+
+def near_zero(axes: Axes) -> None:
+    """Shares across on a square-root scale, which tells small ones apart; after all is drawn."""
+    both = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x))
+    axes.set_xscale("function", functions=both)
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.01, 0.1, 0.25, 0.5, 0.75, 1]))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlim=(-0.002, None))
 
 
 def names_down(axes: Axes, names: Sequence[str]) -> None:

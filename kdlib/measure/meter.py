@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.config import exact_match
 from kdlib.measure import scores
 from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, by_length, collate
@@ -35,7 +34,7 @@ def meter(
     """
     where, parts = next(model.parameters()).device, []
     with checkpoints.inference(model), checkpoints.autocast(where, precision):
-        for rows in by_length(examples, batch):
+        for rows in by_length(examples, batch, checkpoints.cached_positions(model)):
             moved = collate(rows, pad_id).to(where)
             parts += [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, moved)]
     if not parts:
@@ -86,7 +85,7 @@ def divergence(
     """KL(teacher || student) of every tuple: nats per response token, by row_id."""
     nats: dict[str, float] = {}
     with checkpoints.inference(teacher), checkpoints.inference(student):
-        for rows in by_length(examples, batch):
+        for rows in by_length(examples, batch, checkpoints.cached_positions(student)):
             moved = collate(rows, pad_id).to(next(student.parameters()).device)
             chunks = [checkpoints.response_chunks(model, moved) for model in (student, teacher)]
             parts = []
@@ -96,15 +95,3 @@ def divergence(
             for row, part in zip(rows, torch.cat(parts).split(moved.lengths), strict=True):
                 nats[row.row_id] = float(part.mean())
     return pd.Series(nats)[[one.row_id for one in examples]]
-
-
-def note(
-    model: Any, splits: dict[str, list[Example]], *, precision: str, **settings: Any
-) -> list[dict[str, Any]]:
-    """Memorization and loss of each split, cheaply, for the path through training."""
-    rows = []
-    for split, examples in splits.items():
-        tuples = meter(model, examples, precision=precision, **settings)
-        exact, nats = exact_match.exact(tuples).mean(), tuples["nats_per_token"].mean()
-        rows.append({"split": split, "exact_rate": float(exact), "nats_per_token": float(nats)})
-    return rows

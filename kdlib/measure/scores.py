@@ -9,8 +9,8 @@ from kdlib.config.exact_match import WINDOW
 
 LOWEST = 0.2  # the k of Min-K%: the share of least likely tokens that is averaged
 COLUMNS = (
-    *("length", "prefix", "needed", "nats_per_token", "window_nats", "entropy", "margin"),
-    *("min_k", "min_k_plus"),
+    *("length", "prefix", "needed", "nats_per_token", "window_nats", "accuracy", "entropy"),
+    *("margin", "min_k", "min_k_plus"),
 )
 
 
@@ -20,7 +20,8 @@ def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataF
     `tokens` are flat arrays [N], tuple after tuple; `lengths` [n], at least 1 each, sum to N.
     prefix (0 to length) counts the tokens that greedy decoding gets right before its first error,
     needed (0 to length) the first tokens that must be given for it to write the rest. window_nats
-    is summed over the first WINDOW tokens; entropy the mean, in nats; margin the least absolute
+    is summed over the first WINDOW tokens; accuracy is the share of tokens that are the arg-max
+    given those before them; entropy the mean, in nats; margin the least absolute
     lead up to the first error, that position included (near 0: a near-tie); min_k the mean log p of
     the LOWEST share of tokens (Shi et al. 2024), min_k_plus that of z (Zhang et al. 2024).
     """
@@ -43,6 +44,7 @@ def of_tuples(tokens: Mapping[str, np.ndarray], lengths: np.ndarray) -> pd.DataF
         "needed": np.maximum.reduceat(np.where(wrong, place + 1, 0), starts),
         "nats_per_token": np.add.reduceat(tokens["token_nats"], starts) / lengths,
         "window_nats": np.add.reduceat(np.where(place < WINDOW, tokens["token_nats"], 0.0), starts),
+        "accuracy": np.add.reduceat(~wrong, starts, dtype=float) / lengths,
         "entropy": np.add.reduceat(tokens["token_entropy"], starts) / lengths,
         "margin": np.minimum.reduceat(leads, starts),
         "min_k": lowest(-tokens["token_nats"]),

@@ -1,12 +1,13 @@
-"""Answers of a model and their ROUGE. Taught in notebook 09_memorization_meter."""
+"""Answers of a model, their ROUGE and their meaning. Taught in notebook 09_memorization_meter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from rouge_score import rouge_scorer
 
+from kdlib.measure import similarity
 from kdlib.model import generation
 from kdlib.model.tokens import Example
 
@@ -14,32 +15,52 @@ from kdlib.model.tokens import Example
 def answers(
     model: Any,
     splits: dict[str, list[Example]],
-    references: dict[str, str],
+    references: Mapping[str, str],
     tokenizer: Any,
     *,
     seeds: Sequence[int],
     sampled: int,
     max_new: int,
     batch: int,
+    encoder: str | None = None,
 ) -> pd.DataFrame:
-    """The model's answers and their ROUGE-1/2/L (F1, 0 to 1, stemmed) against the references.
+    """The model's answers (row_id, split, decoding, sample_seed, text), `scored`.
 
     Greedy once (sample_seed -1), then, as published, the first `sampled` of each split once per
     seed at temperature 1.
     """
     how = {"end_id": tokenizer.eos_token_id, "max_new": max_new, "batch": batch}
-    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     rows = []
     for split, examples in splits.items():
         for seed in (-1, *seeds):
-            torch.manual_seed(max(seed, 0))
+            if seed >= 0:  # greedy answers leave the generator as it is, in the midst of training
+                torch.manual_seed(seed)
             queried = examples if seed < 0 else examples[:sampled]
             prompts = [example.prompt for example in queried]
             written = generation.continue_prompts(model, prompts, greedy=seed < 0, **how)
             texts = tokenizer.batch_decode(written, skip_special_tokens=True)
             decoding = {"decoding": "greedy" if seed < 0 else "sampled", "sample_seed": seed}
             for example, text in zip(queried, texts, strict=True):
-                scores = scorer.score(references[example.row_id], text).items()
-                row = {"row_id": example.row_id, "split": split, **decoding, "text": text}
-                rows.append(row | {name: score.fmeasure for name, score in scores})
-    return pd.DataFrame(rows)
+                rows.append({"row_id": example.row_id, "split": split, **decoding, "text": text})
+    return scored(pd.DataFrame(rows), references, encoder)
+
+
+def scored(
+    said: pd.DataFrame, references: Mapping[str, str], encoder: str | None = None
+) -> pd.DataFrame:
+    """Answers (row_id, text) with what they have in common with the references, by row id.
+
+    rouge1, rouge2, rougeL: of their words (F1, 0 to 1, stemmed); with an encoder similarity, of
+    their meaning (`similarity.cosine`, -1 to 1). usefulness is what models are judged by: the mean
+    of rougeL and similarity, since a string of common words does well in the one alone, and a copy
+    of the prompt in the other; without an encoder it is rougeL.
+    """
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    texts, wanted = said["text"].tolist(), [references[row] for row in said["row_id"]]
+    pairs = zip(wanted, texts, strict=True)
+    scores = pd.DataFrame([scorer.score(*pair) for pair in pairs], index=said.index)
+    found = said.join(scores.map(lambda score: score.fmeasure))
+    if encoder:
+        found["similarity"] = similarity.cosine(encoder, texts, wanted)
+    parts = ["rougeL", "similarity"] if encoder else ["rougeL"]
+    return found.assign(usefulness=found[parts].mean(axis=1))

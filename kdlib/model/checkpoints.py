@@ -1,5 +1,6 @@
 """Causal models, made, read (no pickles, no remote code), checked, saved. Taught in 02_teacher."""
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,14 @@ from kdlib import runs
 from kdlib.config.sections import ModelSettings
 from kdlib.errors import KdlibError
 
+MIN_ROWS = 64  # of hidden states for each reading of a head that no cache holds
 CACHED_LOGITS = 2**18  # logits scored at once: 1 MiB in float32, which a CPU's cache holds
+CACHED_STATES = 2**20  # numbers of a hidden state read at once: 4 MiB, which the cache holds
 _PLAIN_HEAD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 NEEDED = "it needs all files of one causal model and its tokenizer, as save_pretrained writes them"
+WAYS = "check name and network, or give a folder, or a model that a package carries (package:NAME)"
 
 
 def device() -> torch.device:
@@ -93,7 +97,7 @@ def reading(what: str, path: str | Path) -> Iterator[None]:
         reason = (str(error).splitlines() or [""])[0][:200]
         if type(error) not in (ValueError, OSError):
             reason = f"a file of it cannot be read ({type(error).__name__}: {reason})"
-        remedy = NEEDED if here else "it is no folder here: check path, name and network"
+        remedy = NEEDED if here else f"it is no folder here: {WAYS}"
         for made in (Path(path).parent, Path(path)) if here else ():
             if "run_id" in (runs.read_manifest(made) or ()):
                 remedy = f"delete the folder {made} and run the same command again"
@@ -195,6 +199,13 @@ def response_logits(model: Any, batch: Any) -> Tensor:
     return model.get_output_embeddings()(response_hidden(model, batch))
 
 
+def cached_positions(model: Any) -> float:
+    """The most tokens of a forward pass: on a CPU those whose hidden states its cache holds."""
+    if next(model.parameters()).device.type != "cpu":
+        return math.inf
+    return CACHED_STATES // model.config.get_text_config().hidden_size
+
+
 def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits [n, V] of the labelled tokens and the tokens [n], as many at a time as fit a cache."""
     if not plain_head(model):  # a scale or a soft cap stands behind the LM head
@@ -202,7 +213,7 @@ def response_chunks(model: Any, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield full.flatten(0, 1).index_select(0, batch.places), batch.targets
         return
     hidden, head = response_hidden(model, batch), model.get_output_embeddings()
-    size = max(16, CACHED_LOGITS // head.out_features)
+    size = max(MIN_ROWS, CACHED_LOGITS // head.out_features)
     for start in range(0, len(hidden), size):
         yield head(hidden[start : start + size]), batch.targets[start : start + size]
 

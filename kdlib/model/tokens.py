@@ -1,5 +1,6 @@
 """Tuples to padded batches: their padding, masks and buckets. Taught in 01_data_and_tokens."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -156,11 +157,18 @@ def steps(
         yield [rows[i : i + batch] for i in range(0, len(rows), batch)]
 
 
-def by_length(examples: Sequence[Example], batch: int) -> Iterator[list[Example]]:
-    """Every example once, longest first, in batches of similar length (for measuring)."""
+def by_length(
+    examples: Sequence[Example], batch: int, positions: float = math.inf
+) -> Iterator[list[Example]]:
+    """Every example once, longest first, in batches of similar length (for measuring).
+
+    A batch has at most `batch` examples and, padded, `positions` tokens, but at least one example.
+    """
     order = sorted(examples, key=len, reverse=True)
-    for start in range(0, len(order), batch):
-        yield order[start : start + batch]
+    while order:
+        count = int(min(batch, max(1, positions // len(order[0]))))
+        yield order[:count]
+        order = order[count:]
 
 
 def text_blocks(texts: Sequence[str], tokenizer: Any, length: int) -> list[Example]:

@@ -1,11 +1,13 @@
-"""What notebooks show of model text: its verbatim part marked, everything escaped."""
+"""What notebooks show of text: a verbatim part or tokens with a loss marked, all escaped."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os.path import commonprefix
-from typing import Any
 
+import pandas as pd
 from IPython.display import HTML
+
+from kdlib.config.exact_match import WINDOW
 
 STYLE = "text-align:left;vertical-align:top;white-space:pre-wrap"  # nothing is lost without it
 
@@ -13,22 +15,55 @@ STYLE = "text-align:left;vertical-align:top;white-space:pre-wrap"  # nothing is 
 def marked(text: str, reference: str) -> str:
     """`text` as HTML, its verbatim beginning marked, and bold where marks have no colour."""
     same = len(commonprefix([text, reference]))
-    if same < len(text):  # back to the last whole word
-        same = text.rfind(" ", 0, same + 1) + 1
+    if any(one[same : same + 1] not in ("", " ") for one in (text, reference)):
+        same = text.rfind(" ", 0, same) + 1  # back to the last whole word
     head = f"<mark><b>{html.escape(text[:same])}</b></mark>" if same else ""
     return head + html.escape(text[same:])
 
 
-def answers(rows: Sequence[tuple[str, str]], example: Mapping[str, Any]) -> HTML:
-    """(model, answer) pairs below `example`: instruction, response, category, repetitions."""
-    often = example["repetitions"]
-    times = f", shown {often} times an epoch" if often > 1 else ""
-    title = f"{example['instruction']} ({example['category']}{times})"
-    cells = [("training response", html.escape(example["response"]))]
-    cells += [(name, marked(text, example["response"])) for name, text in rows]
-    lines = "".join(
-        f'<tr><th style="{STYLE}">{html.escape(name)}</th><td style="{STYLE}">{body}</td></tr>'
-        for name, body in cells
-    ).replace("\n", "<br>")
-    note = f"{marked('marked', 'marked')}: word for word the training response, from its beginning."
-    return HTML(f"<p>{html.escape(title)}</p><table>{lines}</table><p>{note}</p>")
+def exhibits(shown: pd.DataFrame, answers: pd.DataFrame) -> HTML:
+    """The rows of `study.exhibits.of_seed`, and below each its response and the models' `answers`.
+
+    An answer's verbatim beginning is marked, its tokens are counted, and the last line counts what
+    each model has memorized.
+    """
+    lines = []
+    for name, row in shown.iterrows():
+        lines.append(f'<tr><th colspan="2" style="{STYLE}">{html.escape(row["title"])}</th></tr>')
+        if not row["row_id"]:
+            continue
+        prompt = "\n".join(filter(None, (row["instruction"], shortened(row["context"]))))
+        cells = [("prompt", html.escape(prompt)), ("response", html.escape(row["response"]))]
+        for one in answers[answers["exhibit"] == name].itertuples():
+            counted = f"{one.prefix} of {one.length} tokens{', memorized' * one.memorized}"
+            text = marked(one.text, row["response"]).replace("\n", "\u21b5")
+            cells.append((f"{one.model}\n{counted}", text))
+        lines += [
+            f'<tr><td style="{STYLE}">{html.escape(head)}</td><td style="{STYLE}">{body}</td></tr>'
+            for head, body in cells
+        ]
+    table = "".join(lines).replace("\n", "<br>")
+    known = answers.groupby("model", sort=False)["memorized"].agg(["sum", "size"]).itertuples()
+    counts = "; ".join(f"{one.Index}: {one.sum} of {one.size}" for one in known)
+    note = f"{marked('Marked', 'Marked')}: word for word the response, from its beginning, in "
+    note += "whole words; beside it, how many of the response's tokens. "
+    note += f"Memorized, up to token {WINDOW}: {html.escape(counts)}."
+    return HTML(f"<table>{table}</table><p>{note}</p>")
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """At most so many characters of a text, and where it is longer "..." for its middle."""
+    half = (most - 5) // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+def tokens(rows: Sequence[Sequence[tuple[str, bool]]]) -> HTML:
+    """Rows of (token, does it carry a loss): with a loss in bold brackets, else "|" behind it."""
+    lines = []
+    for row in rows:
+        pieces = []
+        for text, with_loss in row:
+            token, after = html.escape(text).replace("\n", "\u21b5"), "<br>" * ("\n" in text)
+            pieces.append((f"<mark><b>[{token}]</b></mark>" if with_loss else f"{token}|") + after)
+        lines.append(f'<tr><td style="{STYLE}">{"".join(pieces)}</td></tr>')
+    return HTML(f"<table>{''.join(lines)}</table>")

@@ -7,21 +7,26 @@ import pandas as pd
 from kdlib import runs
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
-from kdlib.config.methods import PAPER, label, ordered
+from kdlib.config.methods import DISTILLED, PAPER, label, ordered
 from kdlib.errors import KdlibError
 from kdlib.stats import row_text
 
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
 ATTACKERS = (
     "What an attacker can tell, by students trained on halves of the rows (memorized) and by "
     "scores of member and held-out rows (AUC: chance of ranking a member higher, 0.5 is a guess; "
-    "notebooks 09 and 13), with 95% intervals:"
+    "notebooks 09 and 13), with 95% intervals, as above:"
 )
 ALL_METHODS = (
     "All methods that were run: memorized as above, and usefulness, ROUGE-L (F1 of greedy answers) "
-    "on held-out rows, each with its 95% interval over all seeds. The claims are about the paper's "
+    "on held-out rows, each with its 95% interval, as above. The claims are about the paper's "
     f"{len(PAPER)} methods alone."
 )
+
+WAYS = {  # in which distilled students are compared with SFT, by the claim about it
+    "C1": "at the end of training",
+    "A1": "where both are as useful",
+    "A2": "where both fit\nthe rows as closely",
+}
 
 
 def read(profile: str, name: str, *, optional: bool = False) -> pd.DataFrame:
@@ -42,33 +47,61 @@ def claims(profile: str) -> pd.DataFrame:
     return pd.concat(judged).sort_values("claim", ignore_index=True)  # C5b stands behind C5
 
 
+def compared(profile: str) -> pd.DataFrame:
+    """What the paper's distilled students memorize less SFT, and their mean, in each of WAYS.
+
+    The lines of `study_plots.less_than_sft`; empty where runs were not compared in these ways.
+    """
+    means = read(profile, "primary", optional=True)
+    if means.empty:
+        return means
+    ended, useful = read(profile, "differences"), read(profile, "equal_usefulness")
+    tables = {
+        "C1": ended.query("comparison == 'to_sft' and metric == 'exact_rate' and seed == 'all'"),
+        "A1": useful[useful["metric"] == "memorized"],
+        "A2": read(profile, "same_fit"),
+    }
+    own = [one[one["method"].isin(DISTILLED)].assign(claim=way) for way, one in tables.items()]
+    return pd.concat([means.assign(method="all", size="all"), *own], ignore_index=True)
+
+
 def _texts(table: pd.DataFrame, name: str, across: str = "size") -> pd.DataFrame:
     """Values with their intervals: a line for each method, a column for each of `across`."""
     texts = table.assign(text=table.apply(row_text, axis=1, name=name))
     return texts.pivot(index="method", columns=across, values="text")
 
 
-def _by_size(table: pd.DataFrame, name: str, paper: str, digits: int) -> pd.DataFrame:
+def _by_size(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """A value as the paper lays it out: by size and the paper's methods, the teacher under SFT."""
-    published = table.pivot(index="method", columns="size", values=paper)
-    published = published.map(lambda value: "" if pd.isna(value) else f" ({value:.{digits}f})")
-    cells = (_texts(table, name) + published).T
+    cells = _texts(table, name).T
     cells.loc["teacher", "sft"] = cells.loc["teacher", "teacher"]
-    cells = cells.reindex(index=["teacher", *student_sizes(table)], columns=PAPER).fillna("")
+    cells = cells.reindex(index=["teacher", *student_sizes(table)], columns=PAPER)
+    cells = cells.astype(object).fillna("")  # a method may not have been run
     return cells.rename(columns=label).rename_axis(columns=None).reset_index()
 
 
 def memorized(table1: pd.DataFrame) -> pd.DataFrame:
-    """`paper_tables.table1` with the paper's figures in brackets; held-out rows beside it."""
-    frame = _by_size(table1, "member", "paper", 3)
+    """`paper_tables.table1` as the paper lays it out; held-out rows beside it."""
+    frame = _by_size(table1, "member")
     shown = table1[table1["method"].isin(("teacher", *PAPER))]
     highest = frame["size"].map(shown.groupby("size")["held_out"].max())
     return frame.assign(**{"held-out, highest": highest.map("{:.3f}".format)})
 
 
-def utility(table2: pd.DataFrame, split: str = "held_out", metric: str = "rougeL") -> pd.DataFrame:
-    """One ROUGE of one split of `paper_tables.table2` with the paper's figures in brackets."""
-    return _by_size(table2, f"{metric}_{split}", f"paper_{metric}_{split}", 2)
+def utility(table2: pd.DataFrame) -> pd.DataFrame:
+    """ROUGE-L of held-out rows, of `paper_tables.table2`, as the paper lays it out.
+
+    Beside it the models before fine-tuning; trivial answers come last, in the place of the
+    teacher's: usefulness means nothing without them.
+    """
+    name, trivial = "rougeL_held_out", table2[table2["size"] == "all"].to_dict("records")
+    frame = _by_size(table2, name)
+    before = _texts(table2[table2["method"] == "base"], name).loc["base"]
+    frame.insert(1, "before fine-tuning", frame["size"].map(before))
+    for row in trivial:
+        own = {"size": f"{row['method']} answer", label("sft"): row_text(row, name)}
+        frame.loc[len(frame)] = pd.Series(own).reindex(frame.columns, fill_value="")
+    return frame
 
 
 def more_methods(table1: pd.DataFrame) -> bool:
@@ -103,7 +136,8 @@ def attackers(profile: str) -> pd.DataFrame:
         "AUC, with references": auc["likelihood_ratio"],
         "found at 1% false alarms": _texts(scores, "tpr_1pct", "score")["likelihood_ratio"],
     }
-    frame = pd.DataFrame(columns).loc[[*PAPER]]
+    frame = pd.DataFrame(columns)
+    frame = frame.loc[[one for one in PAPER if one in frame.index]]
     return frame.rename(index=lambda method: f"{label(method)}, {size}").reset_index()
 
 
@@ -114,27 +148,20 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def memorized_by(table: pd.DataFrame, method: str, seed: int) -> str:
-    """What a method's students memorize, one sentence from `rates.summary`."""
-    rates = table.loc[method]["memorized"]
-    member, held_out = (rates.xs(split, level="split") for split in ("member", "held_out"))
-    shares = ", ".join(f"{size} {rate:.1%}" for size, rate in member.items())
-    most = f"of held-out rows at most {held_out.max():.1%}. (From `tuples.parquet` of each run.)"
-    return f"Memorized member rows with {label(method)}, seed {seed}: {shares}; {most}"
-
-
 def legend(profile: str) -> str:
     """What the numbers of `memorized` are, in two sentences."""
     lengths = read(profile, "lengths").query("split == 'member'")
     seeds = ", ".join(map(str, sorted(lengths["seed"].unique())))
+    over = "groups of equal responses"
+    alone = lengths["seed"].nunique() == 1
+    over = f"{over}; it says nothing of another training run" if alone else f"seeds, then {over}"
     median, shorter = lengths["median_tokens"].median(), lengths["shorter"].mean()
     return (
         f"Share of the {lengths['rows'].min()} member rows whose response greedy decoding writes "
         f"word for word, up to its {WINDOW}th token (median {median:.0f} tokens; {shorter:.1%} are "
         f"shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
-        "together, 95% interval (bootstrap over groups of equal responses). In brackets the "
-        "paper's figure, for its far larger models and another data set; the teacher stands "
-        "under SFT."
+        f"together, 95% interval (over {over}). The teacher stands under SFT. The paper's own "
+        "figures, of its far larger models and another data set, stand in `table1.csv`."
     )
 
 
@@ -148,7 +175,8 @@ def print_report(profile: str) -> None:
     print(f"\nMEMORIZATION, profile {profile}")
     wrap(legend(profile))
     print(f"\n{memorized(first).to_string(index=False)}")
-    print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows; in brackets the paper's\n")
+    print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows")
+    print("Teacher and trivial answers stand under SFT.\n")
     print(utility(second).to_string(index=False))
     if more_methods(first):
         words = all_methods(first, second).set_index("method")
@@ -169,31 +197,3 @@ def ledger(profile: str) -> str:
     words["claim"] += " " + words["statement"]
     words["verdict"] = "**" + words["verdict"] + "**"
     return markdown(words[["claim", "verdict", "evidence"]])
-
-
-def readme_block(profile: str) -> str:
-    """The results part of the README, from the tables alone."""
-    models, first, second = (read(profile, name) for name in ("metrics", "table1", "table2"))
-    commits, devices = (", ".join(sorted(models[one].unique())) for one in ("commit", "device"))
-    made = f"Reference run: commit {commits}, on {devices}."
-    stages = read(profile, "stages", optional=True)
-    if len(stages):  # they were timed
-        minutes, most = stages["seconds"].sum() / 60, stages["peak_mib"].max() / 1024
-        made += f" Its {len(stages)} stages took {minutes:.0f} minutes in all, side by side on "
-        made += f"{stages['machine'].iloc[0]}; the largest held {most:.1f} GiB."
-    parts = [f"{legend(profile)} {made}", markdown(memorized(first)), ledger(profile)]
-    if len(attacked := attackers(profile)):
-        parts += [ATTACKERS, markdown(attacked)]
-    if more_methods(first):
-        parts += [ALL_METHODS, markdown(all_methods(first, second))]
-    return "\n\n".join(parts)
-
-
-def update_readme(profile: str) -> None:
-    """Replace the README's results block, if it has one (KdlibError), by what the tables say."""
-    file = runs.root() / "README.md"
-    before, begin, rest = file.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise KdlibError(f"README.md has no {BEGIN} ... {END}; put both lines back")
-    runs.write_text(file, f"{before}{BEGIN}\n{readme_block(profile)}\n{END}{after}")

@@ -5,7 +5,8 @@ the committed interval (`value` in lo..hi, `x` in x_lo..x_hi) or, without one, w
 count (2 standard deviations), the width of the interval for its ends, 0.02 + 5% for others.
 All else is `different`, and so is a row, column or table that one side lacks. Rows are matched by
 their text and `KEYS`. Timings and memory are listed and never decide. Not compared: who made a row,
-and the sentences of `evidence` and `note`, whose numbers stand in the tables.
+the sentences of `evidence` and `note`, whose numbers stand in the tables, and the rows chosen to be
+shown.
 """
 
 import re
@@ -23,22 +24,26 @@ JUDGED = {"statement", "rule", "verdict"}  # text that has to be the same
 IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
 TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
 COUNTS = re.compile(r"n|n_.*|.*_n|hits|.*groups|rows|before|after|new|gone")
+NOT_COMPARED = {"calibration", "exhibits"}  # tables
+OF_PART = {"lab": "claims_inheritance", "cause": "cause"}  # a table that each part writes
 COLUMNS = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables of a results folder by name, as text; KdlibError where no study has ended."""
-    files = [file for file in sorted(folder.glob("*.csv")) if file.stem != "calibration"]
+    files = [file for file in sorted(folder.glob("*.csv")) if file.stem not in NOT_COMPARED]
     if not (folder / "metrics.csv").is_file():
         raise KdlibError(f"{folder} holds no finished study: no table metrics.csv")
     return {file.stem: pd.read_csv(file, dtype=str, keep_default_na=False) for file in files}
 
 
-def studied(tables: dict[str, pd.DataFrame]) -> tuple[str, str]:
-    """The seeds and the methods of the tables, as `study` takes them."""
+def studied(tables: dict[str, pd.DataFrame]) -> tuple[str, str, str]:
+    """The seeds, the methods and the parts of the tables, as `study` takes them."""
     metrics = tables["metrics"]
     methods = [one for one in metrics["method"].unique() if one not in ("base", "teacher")]
-    return " ".join(sorted(metrics["seed"].unique(), key=int)), " ".join(methods)
+    parts = [part for part, table in OF_PART.items() if table in tables]
+    seeds = sorted(metrics["seed"].unique(), key=int)
+    return " ".join(seeds), " ".join(methods), " ".join(parts)
 
 
 def compare(committed: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -20,6 +20,11 @@ from kdlib.errors import KdlibError
 
 SOURCE = Path(__file__).resolve().parents[2]  # where Snakefile and notebooks lie
 ALWAYS = TEACHER, METER = ("02_teacher", "09_memorization_meter")  # of one seed, for all methods
+# Notebooks beyond the study itself, by the part that they belong to: run where that is asked for.
+PARTS = {
+    "lab": ("11_inheritance", "12_what_stays", "13_membership_and_canaries"),
+    "cause": ("14_cause",),
+}
 NOTEBOOK = re.compile(r"\d\d_[a-z0-9_]+")  # Jupyter's "-Copy1" is none of the series
 FLAGS = "--quiet all --nolock --rerun-incomplete --rerun-triggers mtime --scheduler greedy"
 
@@ -45,14 +50,21 @@ class Plan(NamedTuple):
         return any(not text.startswith(("rows", "teacher")) for text in texts)
 
 
-def plan(profile: str, seeds: str | int | None, methods: str | None) -> Plan:
-    """Read and check what is to run; KdlibError where a method's notebook cannot train it."""
+def plan(
+    profile: str, seeds: str | int | None, methods: str | None, parts: str | None = None
+) -> Plan:
+    """Read and check what is to run; KdlibError where a method's notebook cannot train it.
+
+    `parts` are names of PARTS beside the study itself, "all", or nothing ("study").
+    """
     settings = load_profile(profile)
     chosen = read_methods(methods, settings)
     further = " ".join(name for name in chosen if name not in PAPER)
     named = {PAPER: "paper", tuple(settings.all_methods): "all"}.get(chosen, further)
     files = sorted(SOURCE.glob("notebooks/*.ipynb"))
     known = {file.stem: parameters(file) for file in files if NOTEBOOK.fullmatch(file.stem)}
+    left_out = {name for part in PARTS for name in PARTS[part] if part not in read_parts(parts)}
+    known = {name: given for name, given in known.items() if name not in left_out}
     trained: dict[str, list[str]] = {}
     for name in chosen:
         notebook = settings.method(name).notebook
@@ -65,6 +77,15 @@ def plan(profile: str, seeds: str | int | None, methods: str | None) -> Plan:
             remedy = "name one with a parameter 'methods', such as 07_on_policy"
             raise KdlibError(f"method '{name}': {alone}; {remedy}")
     return Plan(settings, read_seeds(seeds, settings), chosen, named, trained, known)
+
+
+def read_parts(text: str | None) -> tuple[str, ...]:
+    """The parts that are run beside the study itself."""
+    words = (text or "").replace(",", " ").split()
+    if unknown := [word for word in words if word not in ("study", "all", *PARTS)]:
+        known = f"known: study, {', '.join(PARTS)}, all"
+        raise KdlibError(f"PARTS: '{unknown[0]}' is no part of the study; {known}")
+    return tuple(PARTS) if "all" in words else tuple(part for part in PARTS if part in words)
 
 
 def parameters(notebook: Path) -> set[str]:
@@ -80,13 +101,15 @@ def assigned(source: str) -> list[str]:
     return [node.id for node in names if isinstance(node.ctx, ast.Store)]
 
 
-def study(profile: str, seeds: str, methods: str, cores: int, gpu_jobs: int | None = None) -> bool:
+def study(
+    profile: str, seeds: str, methods: str, parts: str, cores: int, gpu_jobs: int | None = None
+) -> bool:
     """Run the study, or what is left of it, and print how long it took."""
-    started, name = time.monotonic(), plan(profile, seeds, methods).profile.name
+    started, name = time.monotonic(), plan(profile, seeds, methods, parts).profile.name
     config = runs.runs_dir(name) / "inputs" / "study.json"
     by_path = profile.endswith(".toml") and Path(profile).is_file()
     source = os.path.relpath(profile, SOURCE) if by_path else profile
-    given = {"profile": source, "seeds": seeds, "methods": methods}
+    given = {"profile": source, "seeds": seeds, "methods": methods, "parts": parts}
     copies = runs.root() / "notebooks" / "executed" / name
     private = () if name in SHIPPED else (runs.results_dir(name), runs.figures_dir(name), copies)
     try:
@@ -94,7 +117,7 @@ def study(profile: str, seeds: str, methods: str, cores: int, gpu_jobs: int | No
             runs.write_text(config, json.dumps(given))
             for place in private:  # may hold text of private data: no part of any repository
                 runs.write_text(place / ".gitignore", "*\n")
-            shared = gpu_jobs or (4 if name in ("smoke", "laptop") else 1)  # small models share
+            shared = gpu_jobs or (4 if name in ("smoke", "tiny") else 1)  # small models share
             done = _snakemake(config, cores, shared)
     except Timeout:
         busy = f"PROFILE={profile} is being run already; wait for it or stop it"
@@ -121,9 +144,9 @@ def _snakemake(config: Path, cores: int, gpu_jobs: int) -> bool:
     return True
 
 
-def study_afresh(profile: str, seeds: str, methods: str, cores: int) -> Path:
+def study_afresh(profile: str, seeds: str, methods: str, parts: str, cores: int) -> Path:
     """Run the study in a copy of code and notebooks, which the same call resumes; where it lies."""
-    name = plan(profile, seeds, methods).profile.name
+    name = plan(profile, seeds, methods, parts).profile.name
     copy = runs.root() / "data" / "runs" / f"{name}-verified"
     skipped = shutil.ignore_patterns("__pycache__", "executed", ".ipynb_checkpoints")
     with runs.writing(copy):
@@ -133,7 +156,7 @@ def study_afresh(profile: str, seeds: str, methods: str, cores: int) -> Path:
         shutil.copy2(SOURCE / "Snakefile", copy)
     source = str(Path(profile).absolute()) if Path(profile).is_file() else profile
     command = [sys.executable, "-m", "kdlib", "study", "--profile", source, "--seeds", seeds]
-    command += ["--methods", methods, "--cores", str(cores)]
+    command += ["--methods", methods, "--parts", parts, "--cores", str(cores)]
     environment = {k: v for k, v in os.environ.items() if k not in ("KDLIB_ROOT", "PYTHONPATH")}
     if subprocess.run(command, cwd=copy, env=environment, check=False).returncode:
         raise KdlibError(f"the study in {copy} did not end well; the same command goes on with it")

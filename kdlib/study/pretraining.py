@@ -1,11 +1,15 @@
 """Tokenizer and base models, made once for all seeds. Taught in notebook 01_data_and_tokens."""
 
+import copy
 import functools
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from kdlib import runs
@@ -13,59 +17,175 @@ from kdlib.config.profile import TEACHER, Profile
 from kdlib.config.sections import DataSettings, TrainSettings
 from kdlib.data import pool
 from kdlib.distill import objectives, text_sources, trainer
+from kdlib.distill.teacher_targets import Live
 from kdlib.errors import KdlibError
-from kdlib.model import checkpoints, tokens
-from kdlib.study.run import BASE, Run, base_identity, load_pool, tokenizer_dir
+from kdlib.model import checkpoints, packaged, pruning, tokens
+from kdlib.study.run import (
+    BASE,
+    Run,
+    base_identity,
+    fitting,
+    load,
+    load_pool,
+    load_tokenizer,
+    tokenizer_dir,
+)
 
 MEAN_TOKENS = 20  # fewer than a paragraph of general text has, so that enough are taken
 GENERAL_DOCUMENTS = 2000  # that MiniLLM reads beside its own text
 BLOCK = 128  # tokens of general text
+WARMUP = 100  # optimizer steps at most
 
 
 def prepare(profile: Profile) -> None:
-    """Train the tokenizer and pretrain the base models, once for all seeds."""
+    """Make what the profile names no path of: tokenizer and base models, once for all seeds.
+
+    KdlibError, before any model is: a path or package is not to be had, sizes do not share a
+    tokenizer, students are not smaller than the teacher's model, or too few rows fit.
+    """
+    for path in (*(model.path for model in profile.models.values()), profile.measure.encoder):
+        packaged.resolve(path or "")
+    made = [size for size, model in profile.models.items() if model.path is None]
+    _require_fewer(profile, [size for size in made if profile.cut(size)])
     if not profile.from_scratch:
+        fitting(profile)  # with the tokenizer that all sizes share
+    if not made:
         return
-    remedy = "models from scratch need it: give models by path, or take data.source = 'pydocs'"
+    remedy = "models made here need it: give models by path, or take data.source = 'pydocs'"
     budget = max(1000, profile.pretrain.tokens // MEAN_TOKENS)
     documents = general_text(profile, budget, remedy)
-    folder, identity = tokenizer_dir(profile), base_identity(profile, TEACHER)
-    if not runs.done(folder, identity):
-        rows = load_pool(profile.data)[["instruction", "context"]].itertuples(index=False)
-        prompts = [tokens.prompt_text(asked, given, profile.template) for asked, given in rows]
-        made = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
-        (folder / runs.MANIFEST).unlink(missing_ok=True)
-        with runs.writing(folder):
-            made.save_pretrained(folder)
-        runs.write_manifest(folder, identity)
-    tokenizer = tokens.load_tokenizer(folder)
+    if profile.from_scratch:
+        train_tokenizer(profile, documents)
+        fitting(profile)
+    tokenizer = load_tokenizer(profile)
     blocks = tokens.text_blocks(documents, tokenizer, min(BLOCK, profile.tokens.max_length))
-    for size in profile.models:
+    for size in made:
         pretrain(profile, size, tokenizer, blocks)
 
 
+def _require_fewer(profile: Profile, cut: list[str]) -> None:
+    """Refuse students of as many layers as the teacher's model has, before anything is made."""
+    count = pruning.depth(Run(profile, 0, BASE, TEACHER).checkpoint) if cut else 0
+    for size in cut:
+        if (wanted := profile.models[size].layers or 0) >= count:
+            fewer = f"the teacher's model has {count}; give fewer, or its path"
+            raise KdlibError(f"models.{size}: layers = {wanted}, and {fewer}")
+
+
+def train_tokenizer(profile: Profile, documents: list[str]) -> None:
+    """The tokenizer of models made from scratch: of the general text and the prompts."""
+    folder, identity = tokenizer_dir(profile), base_identity(profile, TEACHER)
+    if runs.done(folder, identity):
+        return
+    rows = load_pool(profile.data)[["instruction", "context"]].itertuples(index=False)
+    prompts = [tokens.prompt_text(asked, given, profile.template) for asked, given in rows]
+    made = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
+    (folder / runs.MANIFEST).unlink(missing_ok=True)
+    with runs.writing(folder):
+        made.save_pretrained(folder)
+    runs.write_manifest(folder, identity)
+
+
 def pretrain(profile: Profile, size: str, tokenizer: Any, blocks: list[tokens.Example]) -> None:
-    """One base model: next-token prediction on the general text."""
+    """One base model, trained on the general text: from scratch, or cut from the teacher's."""
     folder, identity = Path(Run(profile, 0, BASE, size).checkpoint), base_identity(profile, size)
     if runs.done(folder, identity):
         return
     (folder / runs.MANIFEST).unlink(missing_ok=True)
+    started, name = time.perf_counter(), f"pretrain {size}"
+    if profile.cut(size):
+        model, facts = heal(profile, size, tokenizer, blocks, folder / "log.jsonl", name)
+    else:
+        shape, positions = profile.models[size], profile.tokens.max_length
+        model = checkpoints.make_model(shape, tokenizer, positions, seed=0)
+        model, facts = model.to(checkpoints.device()), {}
+        minimized = objectives.objective("cross_entropy")
+        fit(profile, model, blocks, minimized, tokenizer, folder / "log.jsonl", name)
+    checkpoints.save_model(model, tokenizer, folder)
+    facts |= {"threads": torch.get_num_threads(), "seconds": time.perf_counter() - started}
+    runs.write_manifest(folder, identity, size=size, **facts)
+
+
+def heal(
+    profile: Profile,
+    size: str,
+    tokenizer: Any,
+    blocks: list[tokens.Example],
+    log: Path,
+    name: str,
+) -> tuple[Any, dict[str, Any]]:
+    """The teacher's base model with fewer layers, trained until it writes text again.
+
+    Returns the model, the layers that were kept, and its nats per token on general text that it did
+    not read: nats_whole (of the teacher's base model), nats_cut (before healing), nats_healed.
+    """
+    pad_id, batch, mix = tokenizer.pad_token_id, profile.pretrain.batch, profile.pretrain.mix
+    apart, read = blocks[: profile.pretrain.apart], blocks[profile.pretrain.apart :]
+    if not read:
+        few = f"the general text has {len(blocks)} blocks; lower it, or take more data.packages"
+        raise KdlibError(f"pretrain.apart = {profile.pretrain.apart}: {few}")
+    start = Run(profile, 0, BASE, TEACHER)
+    whole = load(start, dropout=0.0)  # one short pass over text overfits nothing
+    loss = partial(pruning.mean_loss, blocks=apart, pad_id=pad_id, batch=batch)
+    kept = kept_layers(profile, size, whole, loss)
+    facts: dict[str, Any] = {"layers": kept, "nats_whole": loss(whole)}
+    model = pruning.prune(copy.deepcopy(whole), kept)
+    pruning.require_readable(model, start.checkpoint)
+    facts["nats_cut"] = loss(model)
+    minimized = objectives.objective("cross_entropy")
+    if mix < 1:
+        minimized = objectives.objective(
+            "mixed_forward_kl", Live(whole, profile.teacher.precision), {"mix": mix}
+        )
+    fit(profile, model, read, minimized, tokenizer, log, name)
+    return model, facts | {"nats_healed": loss(model)}
+
+
+def fit(
+    profile: Profile,
+    model: Any,
+    blocks: list[tokens.Example],
+    minimized: tokens.Objective,
+    tokenizer: Any,
+    log: Path,
+    name: str,
+) -> None:
+    """Train on so many tokens of the blocks, again from the first where these are too few."""
     batch, lr = profile.pretrain.batch, profile.pretrain.lr
     wanted = max(batch, profile.pretrain.tokens // len(blocks[0]))
     kept = blocks[:wanted]
-    epochs = max(1, round(wanted / len(kept)))
+    epochs, steps = max(1, round(wanted / len(kept))), math.ceil(len(kept) / batch)
+    warmup = WARMUP if profile.from_scratch else min(WARMUP, epochs * steps // 10)
     named: dict[str, Any] = {"schedule": "cosine", "precision": profile.teacher.precision}
-    how = TrainSettings(epochs=epochs, lr=lr, batch=batch, warmup=100, **named)
-    shape, positions = profile.models[size], profile.tokens.max_length
-    model = checkpoints.make_model(shape, tokenizer, positions, seed=0)
-    model, started = model.to(checkpoints.device()), time.perf_counter()
+    how = TrainSettings(epochs=epochs, lr=lr, batch=batch, warmup=warmup, **named)
     source = text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed=0))
-    minimized, steps = objectives.objective("cross_entropy"), math.ceil(len(kept) / batch)
-    log, name = folder / "log.jsonl", f"pretrain {size}"
     trainer.fit(model, source, minimized, how, epoch_steps=steps, seed=0, log=log, name=name)
-    checkpoints.save_model(model, tokenizer, folder)
-    facts = {"threads": torch.get_num_threads(), "seconds": time.perf_counter() - started}
-    runs.write_manifest(folder, identity, size=size, **facts)
+
+
+def layer_costs(profile: Profile) -> Path:
+    """Where the table of what each layer of the teacher's base model is worth lies."""
+    return runs.runs_dir(profile.name) / BASE / "layers" / "layers.csv"
+
+
+def kept_layers(profile: Profile, size: str, whole: Any, loss: Callable[[Any], float]) -> list[int]:
+    """The layers of the teacher's base model whose removal, one at a time, costs most.
+
+    The costs are measured once for all sizes, and kept as layers.csv: layer (from 0), nats_without,
+    and nats_more, which are those without it less those of the whole model (nats per token).
+    """
+    file, folder = layer_costs(profile), layer_costs(profile).parent
+    identity = runs.fingerprint([base_identity(profile, TEACHER), profile.pretrain.apart])
+    if not runs.done(folder, identity):
+        (folder / runs.MANIFEST).unlink(missing_ok=True)
+        started, before = time.perf_counter(), loss(whole)
+        frame = pd.DataFrame({"nats_without": pruning.without(whole, loss)})
+        frame.insert(0, "layer", frame.index)
+        frame["nats_more"] = frame["nats_without"] - before
+        runs.write_table(file, frame)
+        facts = {"nats_whole": before, "seconds": time.perf_counter() - started}
+        runs.write_manifest(folder, identity, **facts)
+    costs = pd.read_csv(file).sort_values("nats_without", kind="stable")
+    return sorted(costs["layer"].tail(profile.models[size].layers or 0))
 
 
 def general_blocks(profile: Profile, tokenizer: Any) -> list[tokens.Example]:

@@ -1,5 +1,9 @@
-"""What notebooks 09, 12 and 13 make beside the study, once: half models, twins, costs, reruns."""
+"""What notebooks 09 and 11 to 13 make beside the study, once.
 
+Costs, trivial answers, second SFT students, models of halves, twins, reruns.
+"""
+
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -8,10 +12,10 @@ from kdlib import runs
 from kdlib.config.methods import PAPER
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.data import canaries, pool
-from kdlib.measure import cost, meter
+from kdlib.measure import cost, meter, trivial_answers
 from kdlib.model.tokens import Example, TokenizedRows, encode
 from kdlib.study import stages
-from kdlib.study.run import Run, load, require
+from kdlib.study.run import DRAWN, UNCUT, Run, base_identity, ground, load, require
 
 
 def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
@@ -31,13 +35,50 @@ def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
     return frame
 
 
+def trivial(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
+    """The `trivial_answers` to the rows that models answer, with group; made without a model.
+
+    Kept as answers.parquet in the seed's folder `trivial`, for `analysis.rates.trivial`.
+    """
+    folder = runs.seed_dir(profile.name, seed) / "trivial"
+    facts = profile.measure.model_dump(include={"rouge_rows", "encoder"})
+    facts |= profile.data.model_dump(include=DRAWN)
+    identity = runs.fingerprint([base_identity(profile, TEACHER), seed, facts])
+    with runs.alone(folder):
+        if runs.done(folder, identity):
+            return pd.read_parquet(folder / "answers.parquet")
+        shutil.rmtree(folder, ignore_errors=True)
+        limit, natural = profile.measure.rouge_rows, rows.frame[rows.frame["kind"] == "row"]
+        by_split = {name: natural[natural["split"] == name] for name in stages.SPLITS}
+        asked = {name: part[:limit] for name, part in by_split.items()}
+        said = trivial_answers.scored(by_split["member"], asked, profile.measure.encoder)
+        said = said.join(rows.frame["group"], on="row_id")
+        runs.write_table(folder / "answers.parquet", said)
+        facts = {"seed": seed, "device": ground(profile)[0], "dtype": "float32"}
+        runs.write_manifest(folder, identity, **facts)
+    return said
+
+
+def second_sft(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
+    """The tuples of SFT students of every size from another training seed: how far luck goes.
+
+    They read the same rows as the study's own, in another order and with other dropout.
+    """
+    frames = []
+    for size in profile.sizes:
+        folder = stages.make(Run(profile, seed, "sft", size, order=1), rows)
+        tuples = pd.read_parquet(folder / "tuples.parquet")
+        frames.append(tuples.assign(method="sft", size=size, seed=seed))
+    return pd.concat(frames, ignore_index=True)
+
+
 def halves(profile: Profile, seed: int, rows: TokenizedRows) -> list[Path]:
     """The folders of models trained on halves of the member rows; each row is out of one half.
 
     The first pair goes to the teacher and the paper's methods, taught by their half's teacher;
-    further pairs to SFT alone (references of an attacker). Last, word_kd and seq_kd students of the
-    first half are taught by the teacher of all rows: what they know of the other half was handed
-    down, not read.
+    further pairs to SFT alone (references of an attacker). Last, word_kd and seq_kd_beam students
+    of the first half are taught by the teacher of all rows: what they know of the other half was
+    handed down, not read.
     """
     student = {method: Run(profile, seed, method, profile.probe_size) for method in PAPER}
     first = [Run(profile, seed, TEACHER, TEACHER), *student.values()]
@@ -48,7 +89,9 @@ def halves(profile: Profile, seed: int, rows: TokenizedRows) -> list[Path]:
             models, name = [student["sft"]] if split else first, f"half-{split}{side}"
             parts += [run.without(left_out, name, own_teacher=True) for run in models]
     left_out = pool.halves(rows.frame, seed, 0)[1]
-    parts += [student[method].without(left_out, "taught-0a") for method in ("word_kd", "seq_kd")]
+    parts += [
+        student[method].without(left_out, "taught-0a") for method in ("word_kd", "seq_kd_beam")
+    ]
     return [stages.make(part, rows) for part in parts]
 
 
@@ -58,9 +101,13 @@ def again(run: Run, rows: TokenizedRows, left_out: set[str], part: str) -> pd.Da
 
 
 def draw_twins(profile: Profile, seed: int, rows: TokenizedRows) -> tuple[list, list[Example]]:
-    """The never-planted twins of every canary that exposure ranks it among, as rows and tokens."""
+    """The never-planted twins of every canary that exposure ranks it among, as rows and tokens.
+
+    Whole, as the canary is: a twin that was cut would have fewer nats. `load_rows` saw that all
+    fit.
+    """
     drawn = canaries.twins(profile.data, seed, profile.probe.twins)
-    return drawn, encode(drawn, rows.tokenizer, profile.tokens, profile.template)
+    return drawn, encode(drawn, rows.tokenizer, UNCUT, profile.template)
 
 
 def twins(run: Run, rows: TokenizedRows) -> pd.DataFrame:

@@ -8,17 +8,22 @@ from typing import Any
 
 from kdlib import runs
 from kdlib.config.methods import METHODS, Method, label
-from kdlib.config.profile import TEACHER, Profile
-from kdlib.config.sections import DataSettings, TrainSettings
-from kdlib.data import pool
+from kdlib.config.profile import TEACHER, MethodSettings, Profile
+from kdlib.config.sections import DataSettings, PretrainSettings, TokenSettings, TrainSettings
+from kdlib.data import canaries, pool
 from kdlib.data.stream_rows import require_plain
-from kdlib.errors import KdlibError
-from kdlib.model import checkpoints, tokens
+from kdlib.distill import objectives
+from kdlib.errors import KdlibError, clearly
+from kdlib.model import checkpoints, packaged, tokens
 
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
 MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
+VARIED_BY, REORDERED_BY = "14_cause", "11_inheritance"  # the notebooks of variations, of order
+UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
+# settings of data on which no base model depends: they draw a seed's rows from the pool
+DRAWN = {"members", "held_out", "canaries", "canary_kinds", "repetitions", "twins"}
 
 
 @dataclass(frozen=True)
@@ -26,17 +31,36 @@ class Run:
     """One model of the study."""
 
     profile: Profile  # everything that is the same for all of its runs
-    seed: int  # of the split, of the order of rows and of sampling
+    seed: int  # of the split, of the order of rows, of dropout and of sampling
     method: str  # "base" (not fine-tuned), "teacher", or a method of the profile
     size: str  # "teacher", or one of the profile's sizes
     ablation: tuple[tuple[str, float], ...] = ()  # coefficients other than the profile's
     part: str = ""  # name of the folder of a run that leaves rows out
     left_out: frozenset[str] = frozenset()  # row ids that are measured and not trained on
     own_teacher: bool = False  # whether the teacher too was trained without them
+    text: str = ""  # whose text it reads, where that is not its method's
+    objective: str = ""  # what it minimizes, likewise
+    times: int = 1  # so many times the profile's epochs
+    order: int = 0  # of rows, by the same seed; another has other dropout and sampling too
 
     def changing(self, **coefficients: float) -> "Run":
-        """The same run with other coefficients."""
-        return replace(self, ablation=tuple(coefficients.items()))
+        """The same run with other coefficients; those that it has anyway change nothing."""
+        usual = replace(self, ablation=()).coefficients
+        changed = {name: value for name, value in coefficients.items() if usual.get(name) != value}
+        return replace(self, ablation=tuple(changed.items()))
+
+    def varied(self, text: str = "", objective: str = "") -> "Run":
+        """The same run on another text, or with another objective; its method's change nothing.
+
+        A coefficient that the objective needs and the method lacks has its published value.
+        """
+        own = replace(self, text="", objective="").recipe
+        text = "" if text == own.text else text
+        return replace(self, text=text, objective="" if objective == own.objective else objective)
+
+    def longer(self, times: int) -> "Run":
+        """The same run for so many times the profile's epochs, from 1 on."""
+        return replace(self, times=times)
 
     def without(self, left_out: Iterable[str], part: str, *, own_teacher: bool = False) -> "Run":
         """The same run with these member rows left out; other rows need another name."""
@@ -45,7 +69,8 @@ class Run:
     @property
     def teacher(self) -> "Run":
         """The teacher from which this student learns."""
-        teacher = replace(self, method=TEACHER, size=TEACHER, ablation=())
+        plain = self.varied().longer(1)
+        teacher = replace(plain, method=TEACHER, size=TEACHER, ablation=(), order=0)
         return teacher if self.own_teacher else teacher.without((), "")
 
     @property
@@ -56,35 +81,59 @@ class Run:
     @property
     def label(self) -> str:
         """Its name in tables and messages, such as "SFT, middle"."""
-        return self.method if self.method == self.size else f"{label(self.method)}, {self.size}"
+        if self.method == self.size:
+            return self.method
+        variation = (f", {name} = {value}" for name, value in self.variation.items())
+        return f"{label(self.method)}, {self.size}{''.join(variation)}"
+
+    @property
+    def variation(self) -> dict[str, Any]:
+        """What differs from its method and the profile: text, objective, times, order."""
+        given = {name: getattr(self, name) for name in ("text", "objective", "times", "order")}
+        return {name: value for name, value in given.items() if value != getattr(Run, name)}
 
     @property
     def recipe(self) -> Method:
         """Whose text it reads and what it minimizes there; a teacher is fine-tuned on the rows."""
-        return METHODS["sft"] if self.method == TEACHER else self.profile.method(self.method)
+        own = METHODS["sft"] if self.method == TEACHER else self.profile.method(self.method)
+        text, objective = self.text or own.text, self.objective or own.objective
+        lacking = objectives.published(self.objective)
+        changed = {"text": text, "objective": objective, "coefficients": lacking | own.coefficients}
+        return own.model_copy(update=changed)
 
     @property
     def notebook(self) -> str:
         """The notebook that makes it."""
-        return MADE_BY.get(self.method) or self.recipe.notebook
+        varied = REORDERED_BY if self.order else VARIED_BY
+        return MADE_BY.get(self.method) or (varied if self.variation else self.recipe.notebook)
 
     @property
     def settings(self) -> TrainSettings:
         """How it is trained, here."""
         how = self.profile.train_settings(self.method, self.size)
         precision = checkpoints.resolved(how.precision, checkpoints.device())
-        return how.model_copy(update={"precision": precision})
+        return how.model_copy(update={"precision": precision, "epochs": how.epochs * self.times})
+
+    @property
+    def start(self) -> TrainSettings | None:
+        """How the base is fine-tuned on the rows first, where the method starts from that."""
+        sft, epochs = replace(self.base, method="sft"), int(self.coefficients.get("sft_epochs", 0))
+        return sft.settings.model_copy(update={"epochs": epochs}) if epochs else None
 
     @property
     def coefficients(self) -> dict[str, float]:
         """The method's coefficients, by name."""
-        own, given = self.method not in (BASE, TEACHER), dict(self.ablation)
-        return self.profile.coefficients(self.method, **given) if own else {}
+        if self.method in (BASE, TEACHER):
+            return {}
+        own = self.profile.methods.get(self.method, MethodSettings()).changed
+        with clearly(f"profile '{self.profile.name}'"):
+            return self.recipe.checked(own | dict(self.ablation))
 
     @property
     def folder(self) -> Path:
         """Where the model and its measurements lie."""
         changed = "".join(f"-{name}={value:g}" for name, value in self.ablation)
+        changed += "".join(f"-{name}={value}" for name, value in self.variation.items())
         above = runs.seed_dir(self.profile.name, self.seed) / self.part
         return above / f"{self.method}-{self.size}{changed}"
 
@@ -94,26 +143,24 @@ class Run:
         if self.method != BASE:
             return self.folder / "checkpoint"
         path = self.profile.models[self.size].path
-        return path or runs.runs_dir(self.profile.name) / BASE / self.size
+        made = runs.runs_dir(self.profile.name) / BASE / self.size
+        return packaged.resolve(path) if path else made
 
     @functools.cached_property
     def identity(self) -> str:
         """Hash of everything that the model and its measurements depend on."""
         p = self.profile
         facts: list[Any] = [base_identity(p, self.size), p.measure.model_dump()]
-        facts += [self.seed, self.method, self.size]
+        facts += [self.seed, self.method, self.size, sorted(self.left_out), self.order]
+        facts.append(p.data.model_dump(include=DRAWN))
         if self.method != BASE:
             facts.append(self.settings.model_dump())
         if self.method not in (BASE, TEACHER):
-            facts.append(self.coefficients)
-            if self.method != "sft":
+            recipe, start = self.recipe, self.start
+            facts += [recipe.text, recipe.objective, self.coefficients, decoding(p, recipe.text)]
+            facts += [start.model_dump() if start else ""]
+            if self.method != "sft" or self.text or self.objective:
                 facts.append(self.teacher.identity)
-            if changed := decoding(p, self.recipe.text):  # what was made before keeps its identity
-                facts.append(changed)
-            if self.method not in METHODS:
-                facts.append([self.recipe.text, self.recipe.objective])
-        if self.left_out:
-            facts.append(sorted(self.left_out))
         return runs.fingerprint(facts)
 
 
@@ -130,17 +177,23 @@ def tokenizer_dir(profile: Profile) -> Path:
 def base_identity(profile: Profile, size: str) -> str:
     """Hash of everything that a base model's weights depend on."""
     model, trained = profile.models[size], {"lr", "epochs"}  # of its students
-    files = sorted(Path(model.path or "no folder").glob("*.safetensors"))
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    path = profile.models[TEACHER if profile.cut(size) else size].path
+    files = sorted(Path(path or "no folder").glob("*.safetensors"))
+    stats: list[Any] = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
+    if packed := packaged.sha256(path):
+        stats = [packed]  # known before it is fetched
+    elif profile.cut(size) and not files:
+        stats = [path]
     shape = model.model_dump(exclude=trained | {"path"} if files else trained)
-    rows = profile.data.model_dump(exclude={"path"})  # the pool's hash stands for the file
-    facts = [rows, profile.tokens.model_dump(), shape, stats, profile.pretrain.model_dump()]
+    rows = profile.data.model_dump(exclude={"path"} | DRAWN)  # the pool's hash stands for the file
+    # of a model by path nothing is pretrained: the defaults stand for that
+    training = PretrainSettings() if model.path else profile.pretrain
+    pretrain = training.model_dump(exclude=set() if profile.cut(size) else {"mix", "apart"})
+    facts = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
     precision = checkpoints.resolved(profile.teacher.precision, checkpoints.device())
-    if profile.from_scratch and precision != "bf16":  # what was made before keeps its identity
-        facts.append(precision)
-    return runs.fingerprint([ground(profile), *facts])
+    return runs.fingerprint([ground(profile), *facts, precision if model.path is None else ""])
 
 
 def ground(profile: Profile) -> list[str]:
@@ -167,7 +220,8 @@ def load_tokenizer(profile: Profile) -> Any:
     if profile.from_scratch:
         needed = tokenizer_dir(profile), base_identity(profile, TEACHER), profile.name, FIRST
         return tokens.load_tokenizer(runs.require(*needed))
-    first, *others = (str(model.path) for model in profile.models.values())
+    paths = (model.path for model in profile.models.values() if model.path)
+    first, *others = dict.fromkeys(str(packaged.resolve(path)) for path in paths)
     shared = tokens.load_tokenizer(first)
     for path in others:
         tokens.same_tokenizer(shared, tokens.load_tokenizer(path), (first, path))
@@ -175,12 +229,52 @@ def load_tokenizer(profile: Profile) -> Any:
 
 
 def load_rows(profile: Profile, seed: int) -> tokens.TokenizedRows:
-    """The rows of one seed as text and tokens: member and held-out rows, canaries and twins."""
-    rows = pool.draw(load_pool(profile.data), profile.data, seed).set_index("row_id", drop=False)
-    tokenizer = load_tokenizer(profile)
+    """The rows of one seed as text and tokens: member and held-out rows, canaries and twins.
+
+    All fit the limits, further twins too. KdlibError: too few rows do, or a canary does not.
+    """
+    tokenizer, how, (fit, _) = load_tokenizer(profile), profile.tokens, fitting(profile)
+    rows = pool.draw(fit, profile.data, seed).set_index("row_id", drop=False)
     require_plain(rows["response"], tokenizer.eos_token)
-    encoded = tokens.encode(rows.to_dict("records"), tokenizer, profile.tokens, profile.template)
-    return tokens.TokenizedRows(rows, tokenizer, {one.row_id: one for one in encoded})
+    ranked = canaries.twins(profile.data, seed, profile.probe.twins)
+    every = [*rows.to_dict("records"), *ranked]
+    encoded = tokens.encode(every, tokenizer, UNCUT, profile.template)
+    if long := [pair for pair in zip(encoded, every, strict=True) if not _fits(pair[0], how)]:
+        first, row = long[0]
+        kind = rows.loc[row["twin_of"] or first.row_id, "category"]
+        counts = f"has a prompt of {len(first.prompt)} tokens, {len(first)} with its response"
+        limits = f"tokens.max_prompt = {how.max_prompt}, tokens.max_length = {how.max_length}"
+        remedy = "raise these, or leave the kind out of data.canary_kinds"
+        raise KdlibError(f"{kind}: one {counts}, but {limits}; {remedy}")
+    own = {one.row_id: one for one in encoded[: len(rows)]}
+    return tokens.TokenizedRows(rows, tokenizer, own)
+
+
+def fitting(profile: Profile) -> tuple[Any, int]:
+    """The rows of the pool that fit the profile's limits, and the number of others, dropped.
+
+    A row fits whose prompt has at most `max_prompt` tokens, and `max_length` with response and end
+    token. Tokenized once in a process. KdlibError: too few do.
+    """
+    return _fitting(profile.model_dump_json(), base_identity(profile, TEACHER), str(runs.root()))
+
+
+@functools.lru_cache(maxsize=2)
+def _fitting(settings: str, _identity: str, _root: str) -> tuple[Any, int]:
+    profile = Profile.model_validate_json(settings)
+    rows, how, tokenizer = load_pool(profile.data), profile.tokens, load_tokenizer(profile)
+    encoded = tokens.encode(rows.to_dict("records"), tokenizer, UNCUT, profile.template)
+    fit = rows[[_fits(one, how) for one in encoded]]
+    if len(fit) < (needed := profile.data.members + profile.data.held_out):
+        left = f"only {len(fit)} of the pool's {len(rows)} rows fit"
+        limits = f"tokens.max_prompt = {how.max_prompt} and tokens.max_length = {how.max_length}"
+        remedy = "raise these, raise pool, or lower members or held_out"
+        raise KdlibError(f"data: members + held_out = {needed}, but {left} {limits}; {remedy}")
+    return fit, len(rows) - len(fit)
+
+
+def _fits(example: tokens.Example, limits: TokenSettings) -> bool:
+    return len(example.prompt) <= limits.max_prompt and len(example) <= limits.max_length
 
 
 def require(run: Run) -> Path:
@@ -193,13 +287,13 @@ def load(run: Run, dropout: float | None = None) -> Any:
     p = run.profile
     if run.method != BASE:
         require(run)
-    elif p.from_scratch:
+    elif p.from_scratch or p.cut(run.size):
         runs.require(Path(run.checkpoint), base_identity(p, run.size), p.name, FIRST)
     model, wanted = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
     room = getattr(model.config, "max_position_embeddings", None) or wanted
     if room < wanted:
         fewer = f"{room} tokens, fewer than tokens.max_length = {wanted}; lower tokens.max_length"
         raise KdlibError(f"model '{run.checkpoint}' reads {fewer}")
-    if run.method == BASE and not p.from_scratch:
+    if run.method == BASE and p.models[run.size].path:
         checkpoints.require_match(model, tokens.load_tokenizer(run.checkpoint), run.checkpoint)
     return model.to(checkpoints.device())

@@ -3,11 +3,13 @@
 `rows` are always all of the seed's: those that a run leaves out are measured, and not read.
 """
 
-import math
+import json
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -16,16 +18,15 @@ import torch
 from kdlib import runs
 from kdlib.config.sections import TrainSettings
 from kdlib.distill import methods, objectives, text_sources, trainer
-from kdlib.distill.teacher_targets import Targets
+from kdlib.distill.teacher_targets import Live, Targets
 from kdlib.errors import KdlibError
 from kdlib.measure import meter, usefulness
-from kdlib.model import checkpoints, generation
-from kdlib.model.tokens import Example, TokenizedRows
-from kdlib.study import pretraining, teacher_output
+from kdlib.model import checkpoints
+from kdlib.model.tokens import Objective, Source, TokenizedRows
+from kdlib.study import noting, pretraining, teacher_output
 from kdlib.study.run import BASE, Run, ground, load
 
 SPLITS = ("member", "held_out")
-NOTE_ROWS = 120  # tuples of each split noted once an epoch
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
 
 
@@ -46,9 +47,10 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
         if run.method == BASE:
             model = load(run)
         else:
-            model, path = train(run, rows, run.settings, folder / "log.jsonl", targets)
-            if not run.left_out:
-                runs.write_table(folder / "path.csv", path)
+            notes = None if beside(run) else notes_of(run, rows, run.settings)
+            model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets)
+            if notes:
+                notes.write(folder)
             checkpoints.save_model(model, rows.tokenizer, folder / "checkpoint")
         trained = round(time.perf_counter() - started, 2)
         measure(run, rows.without(run.left_out), model)
@@ -64,10 +66,37 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
     return folder
 
 
+def beside(run: Run) -> bool:
+    """Whether a run stands beside the study: nothing is noted on its way, nothing is answered.
+
+    Rows are left out, or in another order, or the seed is that by which rates are set.
+    """
+    rule = run.profile.calibration
+    return bool(run.left_out or run.order or (rule and run.seed == rule.seed))
+
+
+def training_seed(run: Run) -> int:
+    """The seed of the order of its rows, of dropout and of sampling; no other run's seed."""
+    return run.seed + 1_000_000 * run.order
+
+
+def notes_of(run: Run, rows: TokenizedRows, how: TrainSettings) -> noting.Notes:
+    """What takes the notes of a run that is trained by `how`."""
+    return noting.Notes(rows, how, run.profile.measure, run.profile.tokens.max_new)
+
+
 def train(
-    run: Run, rows: TokenizedRows, how: TrainSettings, log: Path, targets: Targets | None = None
-) -> tuple[Any, pd.DataFrame]:
-    """Fine-tune from the base weights by `how`: the model, and its path epoch by epoch."""
+    run: Run,
+    rows: TokenizedRows,
+    how: TrainSettings,
+    log: Path,
+    notes: noting.Notes | None = None,
+    targets: Targets | None = None,
+) -> Any:
+    """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way.
+
+    A method that starts from SFT is not noted while it is fine-tuned so.
+    """
     model, recipe, read = load(run.base, how.dropout), run.recipe, rows.without(run.left_out)
     if not checkpoints.plain_head(model):
         changed = "changes its logits behind the LM head (a scale, a soft cap)"
@@ -75,34 +104,69 @@ def train(
         raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
-    path: list[dict[str, Any]] = []
-    splits = {name: read.split(name, limit=NOTE_ROWS) for name in SPLITS}
-    noting: dict[str, Any] = {"pad_id": rows.pad_id, "batch": run.profile.measure.batch}
-
-    def on_epoch(current: Any, epoch: int, step: int) -> None:
-        noted = meter.note(current, splits, precision=how.precision, **noting)
-        path.extend({"epoch": epoch, "step": step, **row} for row in noted)
-
     source = methods.text(recipe.text).source(materials(run, rows, how, targets))
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
-    steps = math.ceil(len(read.presented) / (how.batch * how.accumulate))
-    fitting: dict[str, Any] = {"epoch_steps": steps, "seed": run.seed, "log": log}
-    fitting |= {"name": run.label, "on_epoch": None if run.left_out else on_epoch}
+    steps = noting.epoch_steps(read, how)
+    fitting: dict[str, Any] = {"epoch_steps": steps, "log": log}
+    fitting |= {"seed": training_seed(run), "name": run.label}
+    if notes:
+        fitting |= {"notes": notes.steps, "on_note": notes}
     try:
+        if run.start:
+            _start(run, rows, model, run.start, log)
         trainer.fit(model, source, minimized, how, **fitting)
     except trainer.NotFinite:  # the model is as it was before that step
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
-    return model, pd.DataFrame(path)
+    return model
+
+
+def _start(run: Run, rows: TokenizedRows, model: Any, how: TrainSettings, log: Path) -> None:
+    """The SFT from which a method starts; its log lies beside that of the run."""
+    read = reading(run, rows, how)
+    fitting: dict[str, Any] = {"epoch_steps": noting.epoch_steps(rows.without(run.left_out), how)}
+    fitting |= {"seed": training_seed(run), "log": log.with_stem(f"{log.stem}-start")}
+    plain = objectives.objective("cross_entropy")
+    trainer.fit(
+        model, text_sources.fixed(read), plain, how, name=f"{run.label}, SFT before", **fitting
+    )
+
+
+def few_steps(
+    run: Run,
+    rows: TokenizedRows,
+    read: text_sources.Reading,
+    source: Source | None = None,
+    minimized: Objective | None = None,
+) -> dict[str, float]:
+    """The run trained from its base weights on `read` alone; nothing of it is kept.
+
+    `source` or `minimized` takes the place of its own, so that two can be held against each other.
+    Gives the mean loss of the steps, of which there are to be at most `trainer.LOG_EVERY`, and the
+    gradient's norm at the last one.
+    """
+    recipe, how = run.recipe, read.settings
+    targets: Targets | None = None
+    if recipe.objective != "cross_entropy":
+        targets = Live(load(run.teacher), how.precision)
+    given = replace(materials(run, rows, how, targets), reading=read)
+    source = source or methods.text(recipe.text).source(given)
+    minimized = minimized or objectives.objective(recipe.objective, targets, run.coefficients)
+    with TemporaryDirectory() as folder:
+        fitting: dict[str, Any] = {"epoch_steps": len(read.steps(0)), "seed": read.seed}
+        fitting |= {"log": Path(folder) / "log.jsonl", "name": ""}
+        trainer.fit(load(run.base, how.dropout), source, minimized, how, **fitting)
+        last = json.loads(fitting["log"].read_text("utf-8").splitlines()[-1])
+    return {name: last[name] for name in ("loss_nats_per_token", "gradient_norm")}
 
 
 def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> methods.Materials:
     """What the run's text is made from."""
-    longest, read = run.profile.tokens.max_new, rows.without(run.left_out)
+    read = rows.without(run.left_out)
     return methods.Materials(
-        reading=text_sources.Reading(read.presented, how, rows.pad_id, run.seed, longest),
+        reading=reading(run, rows, how),
         coefficients=run.coefficients,
-        validation=read.split("held_out")[-NOTE_ROWS:],  # ROUGE asks the first
+        validation=noting.validation(read),
         teacher=lambda: load(run.teacher),
         teacher_text=lambda decoding: teacher_output.text(run.teacher, rows, decoding),
         general=lambda: pretraining.general_blocks(run.profile, rows.tokenizer),
@@ -110,13 +174,19 @@ def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -
     )
 
 
+def reading(run: Run, rows: TokenizedRows, how: TrainSettings) -> text_sources.Reading:
+    """The rows that the run reads, as `how` says."""
+    read, longest = rows.without(run.left_out), run.profile.tokens.max_new
+    return text_sources.Reading(read.presented, how, rows.pad_id, training_seed(run), longest)
+
+
 def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
-    """Write tuples.parquet (scores); without rows left out, tokens.parquet and answers.parquet."""
+    """Write tuples.parquet (scores) and, of the study's own, tokens.parquet and answers.parquet."""
     settings, examples = run.profile.measure, list(rows.examples.values())
     metered = meter.meter(model, examples, pad_id=rows.pad_id, batch=settings.batch)
     tuples = metered.drop(columns=list(meter.PER_TOKEN)).join(rows.frame[FACTS], on="row_id")
     runs.write_table(run.folder / "tuples.parquet", tuples)
-    if run.left_out:
+    if beside(run):
         return
     runs.write_table(run.folder / "tokens.parquet", metered[["row_id", *meter.PER_TOKEN]])
     asked = {name: rows.split(name, limit=settings.rouge_rows) for name in SPLITS}
@@ -124,18 +194,9 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     seeds = () if run.method == BASE else settings.sample_seeds  # of the base, only a floor
     how: dict[str, Any] = {"seeds": seeds, "sampled": settings.sampled_rows}
     how |= {"max_new": run.profile.tokens.max_new, "batch": settings.batch}
+    how["encoder"] = settings.encoder
     written = usefulness.answers(model, asked, references, rows.tokenizer, **how)
     runs.write_table(run.folder / "answers.parquet", written)
-
-
-def answers(asked: Iterable[Run], rows: TokenizedRows, example: Example) -> list[tuple[str, str]]:
-    """What several finished models write, greedily, to one prompt: pairs of a label and a text."""
-    written = []
-    for run in asked:
-        how: dict[str, Any] = {"end_id": rows.pad_id, "max_new": run.profile.tokens.max_new}
-        (ids,) = generation.continue_prompts(load(run), [example.prompt], greedy=True, **how)
-        written.append((run.label, rows.tokenizer.decode(ids, skip_special_tokens=True)))
-    return written
 
 
 def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
@@ -146,5 +207,5 @@ def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
         kept = pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")
         apart = (again["nats_per_token"] - kept.loc[again.index, "nats_per_token"]).abs()
         assert apart.max() < 1e-3, f"{run.label}: the checkpoint is not the one that was measured"
-        epochs = set(pd.read_csv(run.folder / "path.csv")["epoch"])
-        assert epochs == set(range(run.settings.epochs + 1)), f"{run.label}: epochs are missing"
+        epochs = set(pd.read_parquet(run.folder / "path.parquet", columns=["epoch"])["epoch"])
+        assert epochs >= set(range(run.settings.epochs + 1)), f"{run.label}: epochs are missing"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib.analysis import attacks, extraction
+from kdlib.analysis import attacks, extraction, roc
 from kdlib.errors import KdlibError
 
 
@@ -98,26 +98,75 @@ def test_scored_holds_every_score_where_it_can_be_had():
     assert abs(loss["base", "middle"] - 0.5) < 0.15 < 0.25 < loss["sft", "middle"] - 0.5
 
 
-def test_reversals_finds_the_pair_that_is_ordered_differently():
-    found = attacks.scored(
-        study({"base": 0.0, "sft": 3.0, "word_kd": 1.0, "rkld": 0.2}).query("size == 'middle'"),
-        pd.Series(20, [f"r{i}" for i in range(60)]),
-        pd.DataFrame(
-            2.0,
-            pd.MultiIndex.from_product([(0, 1), [f"r{i}" for i in range(60)]]),
-            [0, 1],
-        ).rename_axis(["seed", "row_id"])
-        + np.random.default_rng(0).uniform(0, 1, (120, 2)),
-        "middle",
+def test_early_is_where_the_held_out_loss_of_each_run_is_lowest():
+    whole = study({"sft": 0.0, "word_kd": 0.0}).drop(columns=["min_k", "min_k_plus"])
+    parts = []
+    for step, shift in ((0, 0.0), (4, 0.7), (9, 3.0)):  # members get ever easier
+        at = whole.assign(step=step, epoch=step / 4)
+        member, late = at["split"] == "member", (at["method"] == "sft") & (at["seed"] == 1)
+        held_out = np.where(late, 10.0 - step, 1.0 + abs(step - 4))  # one run is best at its end
+        nats = at["nats_per_token"] - shift * member + held_out
+        parts.append(at.assign(nats_per_token=nats))
+    canary = parts[1].iloc[:1].assign(kind="canary", row_id="c")
+    found = attacks.early(pd.concat([*parts, canary], ignore_index=True))
+    steps = found.groupby(["method", "size", "seed"])["step"].agg(["min", "max"])
+    assert (steps["min"] == steps["max"]).all() and len(found) == len(whole)
+    assert steps["min"].to_dict() == {
+        at: 9 if (at[0], at[2]) == ("sft", 1) else 4 for at in steps.index
+    }
+    assert (found["loss"] == -found["nats_per_token"]).all()
+    table = attacks.summary(found).set_index(["method", "size"])
+    assert set(table["score"]) == {"loss"} and len(table) == 4
+    both = found.query("method == 'word_kd' and size == 'small'")
+    area = roc.auc(both["loss"].to_numpy(), both["member"].to_numpy())
+    assert table.at[("word_kd", "small"), "auc"] == pytest.approx(area)
+
+
+SHARES = {"sft": 0.5, "word_kd": 0.9, "minillm": 0.0}
+
+
+def two_orders(shares=SHARES, n=60):
+    """Scored rows whose AUC falls from SFT over word-level KD to MiniLLM, and shares of hits."""
+    aucs, seeds = {"base": 0.0, "sft": 3.0, "word_kd": 1.0, "minillm": 0.2}, (0, 1, 2, 3)
+    index = pd.MultiIndex.from_product(
+        [seeds, [f"r{i}" for i in range(n)]], names=["seed", "row_id"]
     )
+    unseen = pd.DataFrame(2.0 + np.random.default_rng(0).uniform(0, 1, (len(index), 2)), index)
+    size = pd.Series(20, [f"r{i}" for i in range(n)])
+    found = attacks.scored(study(aucs, seeds, n).query("size == 'middle'"), size, unseen, "middle")
     members = found[found["member"] & (found["method"] != "base")]
-    shares = {"sft": 0.5, "word_kd": 0.9, "rkld": 0.0}
-    place = members.groupby(["method", "seed"]).cumcount() / 30
-    hits = members.assign(hit=(place < members["method"].map(shares)).astype(float))
-    pairs = attacks.reversals(found, hits)
-    assert pairs[["one", "other"]].to_numpy().tolist() == [["word_kd", "sft"]]
-    line = pairs.iloc[0]
-    assert line["more"] == pytest.approx(0.4) and line["less"] < 0 and line["sure"]
-    agreed = hits.assign(hit=(place < hits["method"].map({"sft": 0.9, "word_kd": 0.5, "rkld": 0})))
-    none = attacks.reversals(found, agreed.astype({"hit": float}))
-    assert len(none) == 0 and "sure" in none
+    place = members.groupby(["method", "seed"]).cumcount() / (n / 2)
+    return found, members.assign(hit=(place < members["method"].map(shares)).astype(float))
+
+
+def test_reversals_finds_the_pair_that_is_ordered_differently():
+    pairs = attacks.reversals(*two_orders()).set_index(["one", "other"])
+    verdicts = {("word_kd", "sft"): "reversed", ("word_kd", "minillm"): "same order"}
+    assert pairs["verdict"].to_dict() == verdicts | {("sft", "minillm"): "same order"}
+    line = pairs.loc[("word_kd", "sft")]
+    assert line["memorized"] == pytest.approx(0.4) and line["auc_hi"] < 0 < line["memorized_lo"]
+    assert (pairs["p_holm"] >= pairs["p"]).all() and pairs["p_holm"].max() > pairs["p"].max() / 2
+    assert pairs["p_holm"].min() == pytest.approx(3 * pairs["p"].min())
+    found, hits = two_orders()
+    likewise = hits.assign(hit=hits["hit"].where(hits["method"] != "word_kd", 0.0))
+    agreed = attacks.reversals(found, likewise)
+    assert not (agreed["verdict"] == "reversed").any()
+    same = agreed.set_index(["one", "other"]).loc[("minillm", "word_kd")]  # neither memorizes
+    assert same["memorized"] == 0 and np.isnan(same["p"]) and same["verdict"] == "not judgeable"
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(60, "reversed"), (18, "not judgeable")])
+def test_reversals_of_few_responses_are_not_judged(n, verdict):
+    """Of 9 member rows no 10 different responses can differ."""
+    found, hits = two_orders(n=n)
+    few = found["method"].isin(["base", "sft", "word_kd"])
+    pairs = attacks.reversals(found[few], hits[hits["method"] != "minillm"])
+    assert list(pairs["verdict"]) == [verdict]
+
+
+def test_a_reversal_has_to_be_beyond_what_seeds_differ():
+    found, hits = two_orders()
+    turned = (hits["seed"] == 0) & (hits["method"] == "word_kd")
+    pairs = attacks.reversals(found, hits.assign(hit=hits["hit"].where(~turned, 0.0)))
+    line = pairs.set_index(["one", "other"]).loc[("word_kd", "sft")]
+    assert line["memorized"] > 0 > line["auc"] and line["verdict"] == "open"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib import runs
+from kdlib import runs, stats
 from kdlib.analysis import canary_exposure
 from kdlib.config.profile import load_profile
 from kdlib.data import canaries
@@ -78,7 +78,7 @@ def test_secrets_of_finished_models(tmp_path):
     for method, lead in (("sft", [-1.0, 2.0, 2.0, 1.0]), ("rkld", [-1.0, -2.0, 2.0, 1.0])):
         folder = folders[method, "tiny"] = tmp_path / method
         tuples = pd.DataFrame({"row_id": ["x", "b", "a"], "kind": ["row", "canary", "canary"]})
-        tuples = tuples.assign(length=4, prefix=0, category="canary contact", repetitions=2)
+        tuples = tuples.assign(length=4, prefix=0, category="canary telephone", repetitions=2)
         runs.write_table(folder / "tuples.parquet", tuples)
         leads = [[1.0], [-1.0] * 4, lead]
         tokens = pd.DataFrame({"row_id": ["x", "b", "a"], "token_lead": leads})
@@ -123,11 +123,15 @@ def test_exposure_by_repetitions():
         for s in (0, 1)
         for t in (1, 4)
     ]
-    table = canary_exposure.by(pd.DataFrame(lines), ["method", "repetitions"]).set_index(
-        "repetitions"
-    )
-    assert table.loc[4, "exposure"] == table.loc[4, "exposure_lo"] == table.loc[4, "most"] == 2
-    assert table.loc[1, "exposure"] == 0.5 and table.loc[1, "exposure_lo"] == 0
+    frame = pd.DataFrame(lines)
+    table = canary_exposure.by(frame, ["method", "repetitions"]).set_index("repetitions")
+    four = table.loc[4]
+    assert four["exposure"] == four["most"] == 2 and four["exposure_hi"] > 1.999
+    assert four["exposure_lo"] == 2 * stats.wilson(2, 2)[0]  # of what it can be; two say little
+    assert table.loc[1, "exposure"] == 0.5 and np.isnan(table.loc[1, "exposure_lo"])  # of two
     assert (table["n"] == 2).all() and table.loc[4, "extracted"] == 1
     assert table.loc[1, "secret"] == 0.5 and table.loc[1, "secret_hi"] < 1
     assert table.loc[1, "chance"] == canary_exposure.chance(3)
+    more = pd.concat([frame.assign(row_id=frame["row_id"] + one) for one in "abcdefghijkl"])
+    known = canary_exposure.by(more.assign(secret=more["row_id"].str[-1] < "d"), ["repetitions"])
+    assert 0 < known["secret_lo"].iloc[0] < 0.25 < known["secret_hi"].iloc[0] < 1

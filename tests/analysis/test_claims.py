@@ -1,26 +1,46 @@
 """Every claim in every verdict."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 import studies
 from studies import ladder, study
 
-from kdlib.analysis import claims, rates
+from kdlib.analysis import claims, primary, rates
 from kdlib.config.methods import DISTILLED, PAPER
 
 MAIN = ["C1", "C2", "C3", "C4", "C5", "C6"]
+BEATS = pd.DataFrame(
+    [
+        (method, size, trivial)
+        for method, size in [("teacher", "teacher"), *(("sft", size) for size in studies.SIZES)]
+        for trivial in ("constant", "echo")
+    ],
+    columns=["method", "size", "against"],
+).assign(value=0.1, lo=0.05, hi=0.15, beats=True)
 
 
-def ledger(tuples, answers, cost):
+def ledger(tuples, answers, cost, beats=BEATS, seeds=3):
     gaps = rates.differences(tuples, answers)
-    return claims.ledger(MAIN, tuples=tuples, differences=gaps, costs=cost)
+    tables = {"tuples": tuples, "differences": gaps, "costs": cost, "over_trivial": beats}
+    return claims.ledger(MAIN, seeds, **tables)
 
 
-def verdicts(memorized, rouge=None, cost=None, held_out=0.0, sizes=studies.SIZES):
-    tuples, answers = study(memorized, rouge, held_out, sizes=sizes)
+def at(size, **changes):
+    """BEATS, changed at a size."""
+    there = BEATS["size"] == size
+    return BEATS.assign(**{name: BEATS[name].mask(there, one) for name, one in changes.items()})
+
+
+def verdicts(memorized, rouge=None, cost=None, held_out=0.0, sizes=studies.SIZES, beats=None):
+    tuples, answers = study(memorized, {"base": 0.2} | (rouge or {}), held_out, sizes=sizes)
+    if beats is None:
+        new = pd.DataFrame({"size": sizes}).merge(BEATS[2:4].drop(columns="size"), "cross")
+        beats = pd.concat([BEATS[:2], new])
     cost = studies.costs(0.5, sizes=sizes) if cost is None else cost
-    return ledger(tuples, answers, cost).set_index("claim")["verdict"].to_dict()
+    return ledger(tuples, answers, cost, beats).set_index("claim")["verdict"].to_dict()
 
 
 def test_claims_confirmed():
@@ -30,21 +50,98 @@ def test_claims_confirmed():
 def test_claims_refuted():
     upside_down = ladder(0.3, order=(0.2, 0.9, 0.5, 1.0))
     worse = dict.fromkeys(DISTILLED, 0.4)
-    found = verdicts(upside_down | {("sft", "small"): 0.9}, worse, studies.costs(1.5))
+    found = verdicts(upside_down | {("minillm", "small"): 0.9}, worse, studies.costs(1.5))
     assert found["C1"] == found["C2"] == found["C3"] == found["C4"] == found["C6"] == "refuted"
-    assert verdicts(ladder(0.9) | {("rkld", "small"): 0.0})["C5"] == "refuted"
+    assert verdicts(ladder(0.9) | {("minillm", "small"): 0.0})["C5"] == "refuted"
+    assert verdicts(ladder(0.9), cost=studies.costs(0.6))["C6"] == "refuted"
 
 
 def test_claims_open():
     flat = dict.fromkeys(rates.models(studies.SIZES), 0.3)
-    found = verdicts(flat, held_out=0.3)
-    assert [found[name] for name in ("C1", "C3", "C4", "C5")] == ["open"] * 4
-    tuples, answers = study(flat)
-    theirs = answers["method"] == "rkld"
-    noise = np.random.default_rng(0).normal(-claims.MARGIN, 0.3, int(theirs.sum()))
-    answers.loc[theirs, "rougeL"] += noise
+    found = verdicts(flat)
+    assert [found[name] for name in ("C1", "C3", "C4")] == ["open"] * 3
+    found = verdicts(ladder(0.9) | {("minillm", "small"): 0.02})  # 4 rows in 200: too few to tell
+    assert found["C5"] == "open"
+    tuples, answers = study(flat, {"base": 0.2})
+    theirs = answers["method"] == "minillm"
+    answers.loc[theirs, "usefulness"] += np.random.default_rng(0).normal(-0.06, 0.3, theirs.sum())
     found = ledger(tuples, answers, studies.costs(0.5)).set_index("claim")
     assert found.at["C2", "verdict"] == "open"
+
+
+def test_nothing_is_said_of_usefulness_where_trivial_answers_are_as_good_as_the_teachers():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    lost = at("teacher", beats=False, lo=-0.01)
+    row = ledger(tuples, answers, studies.costs(0.5), lost).set_index("claim").loc["C2"]
+    assert row["verdict"] == "open" and "no verdict on usefulness; the teacher" in row["evidence"]
+    assert "beats 0 of 2 trivial answers, 'constant' by +0.100 [" in row["evidence"]
+    assert "9 of 9 differences lie above" in row["evidence"]
+    assert verdicts(ladder(0.9), beats=BEATS[:0])["C2"] == "open"
+
+
+def test_a_size_whose_sft_answers_no_better_than_a_trivial_answer_is_named():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    lost = at("small", beats=False, lo=-0.01)
+    row = ledger(tuples, answers, studies.costs(0.5), lost).set_index("claim").loc["C2"]
+    assert row["verdict"] == "confirmed" and "the teacher beats 2 of 2" in row["evidence"]
+    said = "SFT, small, does not beat them all, 'constant' by +0.100 ["
+    assert said in row["evidence"] and "SFT, large" not in row["evidence"]
+
+
+def test_a_student_without_a_margin_leaves_usefulness_open():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    held = (answers["method"] == "base") & (answers["size"] == "small")
+    answers.loc[held, "usefulness"] += 0.4  # SFT adds nothing there
+    row = ledger(tuples, answers, studies.costs(0.5)).set_index("claim").loc["C2"]
+    assert row["verdict"] == "open" and "6 of 9 differences lie above" in row["evidence"]
+    assert "no margin, as SFT adds nothing, has word-level KD small, " in row["evidence"]
+
+
+def test_no_verdict_with_fewer_than_three_training_runs():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    two, three = (ledger(tuples, answers, studies.costs(0.5), seeds=n) for n in (2, 3))
+    assert set(three["verdict"]) == {"confirmed"}
+    two = two.set_index("claim")
+    assert set(two["verdict"].drop("C6")) == {"open"} and two.at["C6", "verdict"] == "confirmed"
+    assert two.at["C1", "evidence"].startswith("no verdict with fewer than 3 training runs; 9 of 9")
+    rules = three.set_index("claim")["rule"].str.endswith("fewer than 3 training runs")
+    assert rules.drop("C6").all() and not rules["C6"]
+
+
+def test_one_line_alone_refutes_only_after_correction():
+    """One of nine differences lies above 0 with p = .02: by chance one in six times."""
+    facts = {"seed": "all", "comparison": "to_sft", "metric": "exact_rate", "against": "sft small"}
+    pairs = [{"method": m, "size": s} for s in studies.SIZES for m in DISTILLED]
+    table = pd.DataFrame(pairs).assign(value=0.1, lo=0.01, hi=0.2, p=0.5, discordant=40, **facts)
+    for p, verdict in ((0.02, "open"), (0.005, "refuted")):
+        table.loc[0, "p"] = p
+        assert claims.judge("C1", 3, differences=table)["verdict"] == verdict
+    table = table.assign(metric="usefulness", value=-0.1, lo=-0.2, hi=0.0, groups=99, margin=0.05)
+    for p, verdict in ((0.02, "open"), (0.005, "refuted")):
+        changed = table.assign(hi=[-0.06] + [0.0] * 8, p_limit=[p] + [0.5] * 8)
+        found = claims.judge("C2", 3, differences=changed, over_trivial=BEATS)
+        assert found["verdict"] == verdict
+
+
+def test_what_is_left_of_what_sft_leaves_needs_sizes_that_start_alike():
+    shares = ladder(0.9) | {("sft", "small"): 0.5}
+    tuples, answers = study(shares, {"base": 0.2})
+    row = ledger(tuples, answers, studies.costs(0.5)).set_index("claim").loc["C4"]
+    assert row["verdict"] == "open"
+    assert "no verdict: SFT memorizes 0.500 to 0.810 of the rows by size" in row["evidence"]
+    assert verdicts(ladder(0.9) | {("sft", "small"): 0.75})["C4"] == "confirmed"
+    nothing = {("minillm", size): 0.0 for size in studies.SIZES}
+    assert verdicts(ladder(0.9) | nothing)["C4"] == "open"
+
+
+def test_a_student_that_learned_nothing_says_nothing_of_zero():
+    tuples, answers = study(ladder(0.9) | {("minillm", "small"): 0.0}, {"base": 0.2})
+    assert "refuted" in set(ledger(tuples, answers, studies.costs(0.5))["verdict"])
+    same = (answers["method"] == "minillm") & (answers["size"] == "small")
+    answers.loc[same, "usefulness"] -= 0.3  # as before fine-tuning
+    row = ledger(tuples, answers, studies.costs(0.5)).set_index("claim").loc["C5"]
+    assert row["verdict"] == "open"
+    assert "no more useful than before fine-tuning: MiniLLM small" in row["evidence"]
 
 
 def test_no_verdict_hangs_on_a_timing():
@@ -55,8 +152,9 @@ def test_no_verdict_hangs_on_a_timing():
 
 def test_with_one_size_what_needs_two_is_open_and_says_why():
     sizes = ("only",)
-    tuples, answers = study(ladder(0.9, sizes=sizes), sizes=sizes)
-    found = ledger(tuples, answers, studies.costs(0.5, sizes=sizes)).set_index("claim")
+    tuples, answers = study(ladder(0.9, sizes=sizes), {"base": 0.2}, sizes=sizes)
+    beats = BEATS[:4].replace("large", "only")
+    found = ledger(tuples, answers, studies.costs(0.5, sizes=sizes), beats).set_index("claim")
     assert found.at["C4", "verdict"] == "open" and "no two students" in found.at["C4", "evidence"]
     assert (found["verdict"].drop("C4") == "confirmed").all()
     four = ("xl", "l", "m", "s")
@@ -67,22 +165,127 @@ def test_claims_are_about_the_papers_methods_alone():
     """Further methods that would turn every verdict turn none, and words stay the same."""
     worse = {("gkd", "large"): 0.1, ("gkd", "middle"): 0.5, ("gkd", "small"): 1.0}
     ledgers = []
-    for methods in (PAPER, (*PAPER, "gkd", "minillm")):
-        tuples, answers = study(ladder(0.9) | worse, {"gkd": 0.1}, 0.0, methods)
+    for methods in (PAPER, (*PAPER, "gkd", "rkld")):
+        tuples, answers = study(ladder(0.9) | worse, {"gkd": 0.1, "base": 0.2}, 0.0, methods)
         ledgers.append(ledger(tuples, answers, studies.costs(0.5)))
     pd.testing.assert_frame_equal(*ledgers)
     assert set(ledgers[0]["verdict"]) == {"confirmed"}
     gaps = rates.differences(tuples, answers)
-    assert set(gaps["method"]) == {*PAPER, "gkd", "minillm"}
-    assert set(gaps[gaps["comparison"] != "to_sft"]["method"]) == set(PAPER)
+    assert set(gaps["method"]) == {*DISTILLED, "gkd", "rkld"}
+    assert set(gaps[gaps["comparison"].isin(["order", "size"])]["method"]) == set(DISTILLED)
 
 
-def test_one_seed_that_disagrees_leaves_a_claim_open():
+def test_seeds_that_disagree_leave_a_claim_open():
     tuples, answers = study(ladder(0.9))
-    turned = (tuples["seed"] == 2) & (tuples["method"] == "rkld") & (tuples["size"] == "small")
+    turned = (tuples["seed"] == 2) & (tuples["method"] == "minillm") & (tuples["size"] == "small")
     tuples.loc[turned & (tuples["split"] == "member"), "prefix"] = 10
     found = ledger(tuples, answers, studies.costs(0.5)).set_index("claim")["verdict"]
     assert found["C1"] == found["C3"] == "open"
+
+
+def test_fewer_than_ten_responses_judge_nothing():
+    few = {("sft", size): 0.045 for size in studies.SIZES}  # 9 rows of 200
+    assert verdicts(few)["C1"] == "open"
+    assert verdicts(dict.fromkeys(few, 0.1))["C1"] == "confirmed"
+
+
+def stopped(memorized, useful, methods=DISTILLED, sizes=("small",), **facts):
+    """Lines of `equal_usefulness.differences`: (value, lo, hi) of both, for every method."""
+    rows, common = [], {"margin": 0.02, "gained": True, "sft": 0.5, "discordant": 40, "groups": 200}
+    for size, method in product(sizes, methods):
+        for metric, (value, lo, hi) in (("memorized", memorized), ("useful", useful)):
+            line = {"size": size, "method": method, "metric": metric, **common, **facts}
+            p = 0.001 if hi < 0 or lo > 0 else 0.5
+            rows.append(line | {"value": value, "lo": lo, "hi": hi, "p": p})
+    return pd.DataFrame(rows)
+
+
+LESS, AS_USEFUL = (-0.2, -0.3, -0.1), (0.0, -0.01, 0.01)
+
+
+def a1(*parts, beats=BEATS):
+    lines = pd.concat(parts, ignore_index=True)
+    return claims.judge("A1", 3, stopped=lines, over_trivial=beats)
+
+
+@pytest.mark.parametrize(
+    ("memorized", "useful", "verdict"),
+    [
+        (LESS, AS_USEFUL, "confirmed"),
+        (LESS, (-0.03, -0.05, -0.01), "open"),  # less useful as well
+        ((0.0, -0.03, 0.03), AS_USEFUL, "refuted"),
+        ((-0.03, -0.04, -0.02), AS_USEFUL, "confirmed"),
+        ((-0.02, -0.09, 0.03), AS_USEFUL, "open"),  # a gain is not excluded
+        ((np.nan,) * 3, AS_USEFUL, "open"),
+    ],
+)
+def test_claim_a1(memorized, useful, verdict):
+    lines = stopped(memorized, useful)
+    assert a1(lines)["verdict"] == verdict
+    others = stopped((0.5, 0.4, 0.6), useful, ["gkd"])  # not of the claim
+    assert a1(lines, others)["verdict"] == verdict
+    mixed = a1(lines[2:], stopped((0.0, -0.09, 0.09), useful, [DISTILLED[0]]))
+    assert mixed["verdict"] == "open"
+    assert a1(lines, beats=BEATS.assign(beats=False))["verdict"] == "open"
+    few = claims.judge("A1", 2, stopped=lines, over_trivial=BEATS)
+    assert few["verdict"] == "open" and few["evidence"].startswith("no verdict with fewer than 3")
+
+
+def test_claim_a1_names_sizes_where_sft_is_not_useful():
+    lines = stopped(LESS, AS_USEFUL), stopped((0.2, 0.1, 0.3), AS_USEFUL, sizes=("large",))
+    assert a1(*lines)["verdict"] == "open"
+    row = a1(lines[0], beats=at("small", beats=False))
+    assert row["verdict"] == "confirmed" and "SFT, small, does not beat them" in row["evidence"]
+    assert "no verdict: usefulness of answers was not" in a1(*lines, beats=BEATS[2:])["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"sft": 0.09}, "SFT stopped for word-level KD large recites 0.090: nothing to save"),
+        ({"gained": False}, "with SFT no common gain in usefulness has word-level KD large"),
+        ({"groups": 9}, "3 of 6"),
+    ],
+)
+def test_claim_a1_leaves_students_out_and_says_why(facts, said):
+    none = (0.0, -0.03, 0.03)
+    for judged, verdict in ((LESS, "open"), (none, "refuted")):
+        row = a1(stopped(judged, AS_USEFUL), stopped(judged, AS_USEFUL, sizes=("large",), **facts))
+        assert row["verdict"] == verdict and said in row["evidence"]
+    assert a1(stopped(none, AS_USEFUL, **facts))["verdict"] == "open"  # nothing is judged
+
+
+@pytest.mark.parametrize(
+    ("gap", "verdict"),
+    [
+        ((-0.2, -0.3, -0.1), "confirmed"),
+        ((0.0, -0.03, 0.03), "refuted"),
+        ((-0.02, -0.09, 0.03), "open"),
+        ((np.nan, np.nan, np.nan), "open"),
+    ],
+)
+def test_claim_a2(gap, verdict):
+    lines = stopped(gap, gap, hit_groups=40).query("metric == 'memorized'")
+    assert claims.judge("A2", 3, same_fit=lines)["verdict"] == verdict
+    assert claims.judge("A2", 3, same_fit=lines.assign(hit_groups=9, groups=9))["verdict"] == "open"
+    missing = lines.assign(**{name: lines[name].mask(lines["method"] == "minillm") for name in
+                              ("value", "lo", "hi", "p")})  # fmt: skip
+    row = claims.judge("A2", 3, same_fit=missing)
+    assert row["verdict"] == "open"
+    assert "no common member loss with SFT has " in row["evidence"]
+    assert row["evidence"].endswith("MiniLLM small")
+
+
+def test_the_lines_of_claims_are_theirs():
+    tuples, answers = study(ladder(0.9), {"base": 0.2})
+    gaps = rates.differences(tuples, answers)
+    lines = stopped(LESS, AS_USEFUL)
+    found = claims.lines(lines, lines[::2], gaps, tuples)
+    wanted = {"A1": 3, "A2": 3, "C1": 9, "C2": 9, "C3": 9, "C4": 6, "C5": 9}
+    assert {claim: len(one) for claim, one in found.items()} == wanted
+    half = primary.reach(found).set_index("claim")
+    assert half.loc["A1", ["judged", "least", "greatest"]].tolist() == pytest.approx([3, 0.1, 0.1])
+    assert half.loc["C1", "lines"] == 9 and half.loc["C1", "median"] > 0.02
 
 
 def odds_line(method, attribute, lo, hi, note=""):
@@ -105,117 +308,86 @@ def test_claim_c5b(copies, rarity, verdict):
     lines += [odds_line("word_kd", "rarity", *rarity, note)]
     lines += [odds_line("sft", "copies", 0.1, 0.2)]  # not of the claim
     lines += [odds_line("word_kd", "length", 0.1, 0.2)]
-    assert claims.judge("C5b", odds=pd.DataFrame(lines))["verdict"] == verdict
+    assert claims.judge("C5b", 3, odds=pd.DataFrame(lines))["verdict"] == verdict
 
 
 def test_claim_c5b_needs_both():
     one = pd.DataFrame([odds_line("word_kd", "rarity", 2, 3)])
-    assert claims.judge("C5b", odds=one)["verdict"] == "open"
-    assert claims.judge("C5b", odds=one[:0])["verdict"] == "open"
-
-
-def line(metric, value, lo, hi, **facts):
-    return {"metric": metric, "value": value, "lo": lo, "hi": hi, "n": 50} | facts
-
-
-@pytest.mark.parametrize(
-    ("shared", "passed", "gap", "same", "verdicts"),
-    [
-        ((0.91, 0.99), (0.0, 0.02), (0.1, 0.2), True, ["confirmed"] * 3),
-        ((0.70, 0.89), (0.06, 0.2), (-0.2, -0.1), True, ["refuted"] * 3),
-        ((0.80, 0.95), (0.01, 0.2), (-0.2, 0.1), True, ["open"] * 3),
-        ((0.91, 0.99), (0.06, 0.2), (0.1, 0.2), False, ["confirmed", "refuted", "open"]),
-        ((np.nan, np.nan), (np.nan, np.nan), (np.nan, np.nan), False, ["open"] * 3),
-    ],
-)
-def test_verdicts_follow_the_rules(shared, passed, gap, same, verdicts):
-    pooled = {"method": "word_kd", "size": "all", "seed": "all"}
-    table = pd.DataFrame(
-        [
-            line("shared", np.mean(shared), *shared, **pooled),
-            line("passed_on", np.mean(passed), *passed, **pooled),
-            line("shared", 0.1, 0.0, 0.2, **pooled | {"size": "large"}),
-        ]
-    )
-    facts = {"method": "seq_kd", "size": "all"}
-    beside = pd.DataFrame(
-        [
-            line("difference", np.mean(gap), *gap, **facts, same_sign=same),
-            line("ratio", 2.0, 1.0, 3.0, **facts, same_sign=np.nan),
-        ]
-    )
-    found = claims.ledger(["D1", "D2", "D3"], shares=table, contrasts=beside)
-    assert list(found["claim"]) == ["D1", "D2", "D3"]
-    assert list(found["verdict"]) == verdicts
-    assert np.isfinite(shared[0]) or "not enough rows" in found["evidence"].iloc[0]
-
-
-@pytest.mark.parametrize(
-    ("lo", "hi", "verdict"),
-    [(0.995, 0.999, "confirmed"), (0.98, 0.995, "open"), (0.8, 0.9, "refuted")],
-)
-def test_claim_d4(lo, hi, verdict):
-    scores = {"roc_auc": (lo + hi) / 2, "roc_auc_lo": lo, "roc_auc_hi": hi, "n": 9, "hits": 3}
-    assert claims.judge("D4", scores=scores)["verdict"] == verdict
-
-
-@pytest.mark.parametrize(
-    ("pairs", "verdict"),
-    [
-        ([(200, 2), (100, 0)], "confirmed"),
-        ([(200, 2), (100, 2)], "open"),
-        ([(200, 50), (100, 40)], "refuted"),
-        ([(0, 0), (0, 0)], "open"),
-    ],
-)
-def test_claim_d5(pairs, verdict):
-    rows = [
-        {"seed": seed, "left_out": "predicted", "part": part, "before": was, "after": now}
-        for seed, (before, after) in enumerate(pairs)
-        for part, was, now in (("removed", before, 0), ("kept", 0, after), ("held_out", 9, 9))
-    ]
-    rows += [{**row, "left_out": "random", "after": 77} for row in rows]
-    assert claims.judge("D5", layers=pd.DataFrame(rows))["verdict"] == verdict
-
-
-def attack_line(method, lo, hi, score="loss"):
-    facts = {"method": method, "size": "middle", "score": score, "auc": (lo + hi) / 2}
-    return facts | {"auc_lo": lo, "auc_hi": hi}
-
-
-@pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [((0.55, 0.8), "confirmed"), ((0.5, 0.8), "open"), ((0.4, 0.53), "refuted")],
-)
-def test_claim_e1(interval, verdict):
-    lines = [attack_line(method, 0.6, 0.7) for method in DISTILLED]
-    lines += [attack_line("sft", 0.9, 0.99), attack_line("gkd", 0.9, 0.99)]  # not of the claim
-    lines += [attack_line("rkld", 0.1, 0.2, "zlib"), attack_line("word_kd", *interval)]
-    row = claims.judge("E1", attacks=pd.DataFrame(lines))
-    assert row["verdict"] == verdict and row["evidence"].startswith("4 distilled students: AUC ")
-
-
-@pytest.mark.parametrize(
-    ("sure", "shares", "verdict"),
-    [
-        ([False, True], (0.5, 0.2), "confirmed"),
-        ([False], (0.5, 0.2), "open"),
-        ([], (0.5, 0.2), "refuted"),
-        ([], (0.2, 0.2), "open"),  # there is no order that could be reversed
-    ],
-)
-def test_claim_e2(sure, shares, verdict):
-    pair = {"one": "sft", "other": "rkld", "more": 0.3, "less": -0.1}
-    pairs = pd.DataFrame([pair | {"sure": one} for one in sure], columns=[*pair, "sure"])
-    hits = pd.DataFrame({"method": ["sft", "rkld"], "hit": shares})
-    row = claims.judge("E2", reversals=pairs, hits=hits)
-    assert row["verdict"] == verdict
-    assert ("SFT memorizes 0.300 more than" in row["evidence"]) == (verdict == "confirmed")
+    assert claims.judge("C5b", 3, odds=one)["verdict"] == "open"
+    assert claims.judge("C5b", 3, odds=one[:0])["verdict"] == "open"
 
 
 def test_every_claim_has_words_and_a_judge():
-    assert list(claims.CLAIMS) == [*MAIN[:5], "C5b", "C6", "D1", "D2", "D3", "D4", "D5", "E1", "E2"]
+    known = ["A1", "A2", *MAIN[:5], "C5b", "C6", "D1", "D2", "D3", "D4", "D5", "E1", "E2"]
+    assert set(known) <= set(claims.CLAIMS) and list(claims.CLAIMS)[: len(known)] == known
     for claim in claims.CLAIMS.values():
         assert claim.statement.endswith(".") or claim.statement.endswith(")")
-        assert "confirmed if" in claim.rule and "refuted" in claim.rule
-    assert f"above -{claims.MARGIN};" in claims.CLAIMS["C2"].rule
+        assert "confirmed if" in claim.rule.lower() and "refuted" in claim.rule
+
+
+def effect(text, objective, lo, hi, groups=50):
+    facts = {"text": text, "objective": objective, "value": (lo + hi) / 2, "lo": lo, "hi": hi}
+    p = 0.5 if lo < 0 < hi else 0.001
+    return facts | {"p": p, "discordant": groups}
+
+
+BELOW, ABOVE, NEITHER = (-0.3, -0.1), (0.1, 0.3), (-0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "divergence", "larger", "further", "verdict"),
+    [
+        (BELOW, BELOW, NEITHER, BELOW, {}, "confirmed"),
+        (BELOW, BELOW, ABOVE, BELOW, {}, "confirmed"),
+        (BELOW, NEITHER, NEITHER, BELOW, {}, "open"),
+        (BELOW, BELOW, BELOW, NEITHER, {}, "open"),
+        (BELOW, BELOW, BELOW, ABOVE, {}, "refuted"),
+        (NEITHER, NEITHER, BELOW, ABOVE, {}, "refuted"),
+        (ABOVE, ABOVE, NEITHER, ABOVE, {}, "open"),
+        (BELOW, BELOW, NEITHER, BELOW, {"groups": 9}, "open"),
+    ],
+)
+def test_claim_a3(teacher, student, divergence, larger, further, verdict):
+    lines = [effect("teacher", "", *teacher), effect("student", "", *student)]
+    for how in ("forward_kl", "reverse_kl"):
+        lines += [effect("", how, *divergence), effect("teacher", how, *larger)]
+    lines += [effect("teacher", "generalized_jsd", *larger, **further)]
+    split = [effect("teacher", "", *NEITHER) | {"recited": same, "n": 50} for same in (True, False)]
+    tables = {"effects": pd.DataFrame(lines), "by_recited": pd.DataFrame(split)}
+    row = claims.judge("A3", 3, **tables)
+    assert row["verdict"] == verdict
+    assert row["evidence"].startswith("teacher ") and "text less objective " in row["evidence"]
+    assert row["evidence"].endswith(
+        "teacher where its text is not the row +0.000 [-0.100, +0.100] (50 rows)"
+    )
+
+
+def later_line(method, metric, lo, hi, sft=np.nan, margin=np.nan):
+    facts = {"method": method, "metric": metric, "value": (lo + hi) / 2, "lo": lo, "hi": hi}
+    return facts | {"sft": sft, "margin": margin}
+
+
+def later(method, end=(-0.5, -0.3), fit=(-0.4, -0.2), gain=(-0.1, 0.01), sft=0.6, margin=0.05):
+    return [
+        later_line(method, "end", *end, sft),
+        later_line(method, "same_fit", *fit, sft),
+        later_line(method, "gain", *gain, margin=margin),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [
+        ({}, "confirmed"),
+        ({"gain": (-0.1, 0.06)}, "open"),
+        ({"margin": -0.01, "gain": (-0.1, -0.05)}, "open"),  # SFT adds nothing
+        ({"fit": (-0.4, 0.01)}, "open"),
+        ({"fit": (np.nan, np.nan)}, "open"),
+        ({"end": (-0.049, -0.01)}, "refuted"),
+        ({"fit": (-0.049, -0.01)}, "refuted"),
+        ({"end": (-0.04, -0.01), "fit": (-0.04, -0.01), "sft": 0.09}, "open"),
+    ],
+)
+def test_claim_a4(other, verdict):
+    table = pd.DataFrame([*later("one x4"), *later("other x4", **other)])
+    assert claims.judge("A4", 3, convergence=table)["verdict"] == verdict

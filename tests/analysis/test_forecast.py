@@ -61,7 +61,7 @@ def test_predictions_where_there_is_nothing_to_learn():
     assert (forecast.predicted(nothing[:0], nothing) == 0.5).all()
     told = forecast.score(nothing, forecast.predicted(nothing, nothing))
     assert told["hits"] == 0 and np.isnan(told["roc_auc"])
-    assert claims.judge("D4", scores=told)["verdict"] == "open"
+    assert claims.judge("D4", 3, scores=told)["verdict"] == "open"
     copies = known(60).assign(hit=np.arange(60) < 20, group=np.arange(60) // 20)
     assert np.isnan(forecast.score(copies, pd.Series(np.arange(60.0)))["roc_auc"])  # one witness
 
@@ -92,11 +92,29 @@ def test_intervals_are_wider_where_rows_are_copies():
     assert four["roc_auc_lo"] == pytest.approx(alone["roc_auc_lo"])  # copies are no new witnesses
 
 
+def test_intervals_draw_seeds():
+    """A predictor that is of use in one seed of three is of no sure use in a fourth."""
+    frame = known(600).assign(group=np.arange(600))
+    right = pd.Series(np.where(frame["hit"], 0.9, 0.1) + np.arange(600) / 1e4)
+    dice = pd.Series(np.random.default_rng(0).random(600))
+    apart = forecast.score(frame, right.where(frame["seed"] == 0, dice))
+    alike = forecast.score(frame.assign(seed=0), right.where(frame["seed"] == 0, dice))
+    for name in ("roc_auc", "pr_auc", "brier"):
+        assert apart[name] == pytest.approx(alike[name])
+        assert apart[f"{name}_lo"] < alike[f"{name}_lo"] < alike[f"{name}_hi"] < apart[f"{name}_hi"]
+    assert apart["roc_auc_hi"] <= 1 and apart["brier_lo"] >= 0
+
+
 def test_calibration():
     frame, probability = known(100), pd.Series(np.linspace(0, 1, 100))
     bins = forecast.calibration(frame, probability, bins=5)
     assert list(bins["n"]) == [20] * 5 and bins["predicted"].is_monotonic_increasing
     assert bins["value"].iloc[0] == frame["hit"][:20].mean()
+    assert (bins["groups"] == 10).all() and (bins["lo"] <= bins["value"]).all()
+    of_one = forecast.calibration(frame.assign(seed=0), probability, bins=5)
+    assert (bins["lo"] <= of_one["lo"]).all() and (bins["lo"] < of_one["lo"]).any()
+    few = forecast.calibration(frame.assign(group=np.arange(100) // 4), probability, bins=5)
+    assert (few["groups"] == 5).all() and few["lo"].isna().all()  # responses
     assert len(forecast.calibration(frame, pd.Series(0.5, index=frame.index))) == 10  # all tied
     assert len(forecast.calibration(frame[:3], probability[:3])) == 3
 
@@ -114,9 +132,18 @@ def test_onion_counts_by_hand():
     whole = forecast.onion(before, before, set())
     assert list(whole["part"]) == ["kept", "held_out"] and (whole["value"] == 0).all()
     lines = found.reset_index().assign(left_out="predicted")
-    assert forecast.next_layer(lines[lines["part"] == "kept"])["predicted"].startswith("1 of 1 ")
+    assert forecast.next_layer(lines[lines["part"] == "kept"])["predicted"] == "1 of 1 (100.0%)"
 
 
-def test_rate_in_words():
-    assert forecast.share_text(3, 12) == "3 of 12 (25.0% [8.9%, 53.2%])"
-    assert forecast.share_text(0, 0) == "0 of 0 (not enough rows)"
+def test_removal_counts_rows_that_were_left_out():
+    def after(prefixes):
+        rows = [tuples("word_kd", "middle", prefix, seed) for seed, prefix in enumerate(prefixes)]
+        return pd.concat(rows)  # of seeds whose indices are the same
+
+    predicted, random = after([[5, 0, 0, 5], [0, 0, 0, 0]]), after([[5, 5, 0, 0], [5, 0, 5, 5]])
+    predicted.loc[predicted["row_id"] == "a", "split"] = "left_out"
+    found = forecast.removal(predicted, random)
+    assert (found["predicted"], found["random"], found["n"]) == (1, 4, 6)
+    assert found["value"] == -0.5 and found["groups"] == 2
+    same = forecast.removal(random, random)
+    assert same["value"] == 0 and claims.judge("D5", 3, removal=same)["verdict"] == "open"

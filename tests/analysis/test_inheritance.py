@@ -1,9 +1,10 @@
 """Sets, shares and contrasts, against the same written out naively."""
 
+import numpy as np
 import pytest
 from studies import SIZES, shared_rows
 
-from kdlib.analysis import inheritance
+from kdlib.analysis import claims, inheritance
 from kdlib.errors import KdlibError
 
 
@@ -45,20 +46,97 @@ def test_shares_and_regions_are_those_of_python_sets():
 
 
 def test_contrasts_are_paired_over_the_rows_of_the_teacher_alone():
-    frame = inheritance.sets(shared_rows())
-    gap = frame[frame["in_teacher"] & ~frame["in_sft"]]
+    given = shared_rows()
+    frame = inheritance.with_second(inheritance.sets(given), reread(given, 0.3))
+    gap = frame[frame["in_teacher"] & ~frame["in_second"]]
     # hand everything down in sequence-level KD
-    frame.loc[gap.index[gap["method"] == "seq_kd"], "in_distilled"] = True
+    frame.loc[gap.index[gap["method"] == "seq_kd_beam"], "in_distilled"] = True
     table = inheritance.contrasts(frame).set_index(["size", "metric"])
     soft = gap.loc[gap["method"] == "word_kd", "in_distilled"]
     assert table.loc[("all", "difference"), "value"] == pytest.approx(1 - soft.mean())
     assert table.loc[("all", "ratio"), "value"] == pytest.approx(len(soft) / soft.sum())
     assert table.loc[("all", "difference"), "n"] == len(soft)
-    assert table.loc[("all", "difference"), "same_sign"]
     lo, hi = table.loc[("all", "ratio"), ["lo", "hi"]]
     assert 1 < lo < len(soft) / soft.sum() < hi
+    assert table.loc[("all", "difference"), "p"] < 0.05
+    assert table.loc[("all", "difference"), "discordant"] >= 10
     empty = inheritance.contrasts(frame.assign(in_teacher=False))
-    assert empty["value"].isna().all() and not empty["same_sign"].any()
+    assert empty["value"].isna().all() and empty["discordant"].isna().all()
+
+
+def reread(given, shared, seed=5):
+    """SFT students from another training seed, which memorize a share of what the first do."""
+    sft = given[given["method"] == "sft"]
+    other = np.random.default_rng(seed).random(len(sft)) >= shared
+    drawn = np.random.default_rng(seed + 1).random(len(sft)) < 0.5
+    return sft.assign(prefix=sft["prefix"].where(~other, sft["length"] - 1 + drawn))
+
+
+def test_excess_is_beside_the_sft_student_on_rows_that_a_second_one_misses():
+    given = shared_rows(n=100)
+    sets, second = inheritance.sets(given), reread(given, 0.3)
+    frame = inheritance.with_second(sets, second)
+    table = inheritance.excess(frame).set_index(["method", "size"])
+    rows = second.query("split == 'member' and kind == 'row' and size == 'middle'")
+    missed = set(
+        rows.loc[rows["prefix"] < rows["length"], ["seed", "row_id"]].itertuples(
+            index=False, name=None
+        )
+    )
+    mine = frame.query("method == 'word_kd' and size == 'middle' and in_teacher")
+    asked = mine[[pair in missed for pair in zip(mine["seed"], mine["row_id"], strict=True)]]
+    line = table.loc[("word_kd", "middle")]
+    assert line["n"] == len(asked) and line["groups"] == asked["group"].nunique()
+    assert line["distilled"] == asked["in_distilled"].mean()
+    assert line["sft"] == asked["in_sft"].mean()
+    assert line["value"] == pytest.approx(line["distilled"] - line["sft"])
+    assert line["lo"] < line["value"] < line["hi"]
+    with pytest.raises(KdlibError, match="same rows"):
+        inheritance.with_second(sets, second[second["seed"] != 1])
+
+
+def test_own_is_beside_the_sft_student_and_beyond_a_second_one():
+    given = shared_rows(n=100)
+    frame = inheritance.with_second(inheritance.sets(given), reread(given, 0.3))
+    table = inheritance.own(frame).set_index(["method", "size"])
+    for size, rows in [*frame.groupby("size"), ("all", frame)]:
+        part, line = rows[rows["method"] == "word_kd"], table.loc[("word_kd", size)]
+        for who in ("distilled", "sft"):
+            has = [
+                not row.in_teacher and not row.in_second
+                for row in part[part[f"in_{who}"]].itertuples()
+            ]
+            assert line[who] == pytest.approx(np.mean(has))
+        assert line["n"] == part["in_distilled"].sum()
+        assert line["value"] == pytest.approx(line["distilled"] - line["sft"])
+        assert line["lo"] < line["value"] < line["hi"]
+    shares = inheritance.shares(inheritance.sets(given))
+    chosen = {"shares": shares, "own": inheritance.own(frame)}
+    assert claims.judge("D1", 3, **chosen)["verdict"] == "open"
+    alone = frame["in_distilled"] & ~frame["in_teacher"] & ~frame["in_second"]
+    none = inheritance.own(frame.assign(in_distilled=frame["in_distilled"] & ~alone))
+    assert (none["distilled"] == 0).all() and (none["value"] < none["hi"]).all()
+    assert claims.judge("D1", 3, **chosen | {"own": none})["verdict"] == "confirmed"
+    more = frame["in_distilled"] | ~frame["in_teacher"]
+    found = inheritance.own(frame.assign(in_distilled=more))
+    assert claims.judge("D1", 3, **chosen | {"own": found})["verdict"] == "refuted"
+    few = inheritance.own(frame.assign(in_distilled=False))
+    assert few[["lo", "hi", "p"]].isna().all(axis=None) and (few["n"] == 0).all()
+    assert claims.judge("D1", 3, **chosen | {"own": few})["verdict"] == "open"
+
+
+def test_excess_tells_what_a_teacher_passes_on_from_luck():
+    given = shared_rows(n=100)
+    frame = inheritance.with_second(inheritance.sets(given), reread(given, 0.0))
+    chance = inheritance.excess(frame)  # drawn alike: who was taught has nothing more
+    assert (chance["p"] < 0.05).mean() < 0.3 and chance["distilled"].gt(0.3).all()
+    handed = frame.assign(in_distilled=frame["in_distilled"] | frame["in_teacher"])
+    found = inheritance.excess(handed)
+    assert (found["lo"] > 0.05).all()
+    few = inheritance.excess(frame.assign(in_teacher=False))
+    assert len(few) == len(found) and few[["lo", "hi", "p"]].isna().all(axis=None)
+    for table, verdict in ((chance, "open"), (found, "refuted"), (few, "open")):
+        assert claims.judge("D2", 3, excess=table)["verdict"] == verdict
 
 
 def test_stability_counts_ordered_pairs_of_seeds():

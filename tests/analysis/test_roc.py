@@ -79,31 +79,37 @@ def test_too_few_rows_are_no_number():
 
 def test_the_roc_runs_from_corner_to_corner():
     frame = rows(ties=True)
-    false, true = roc.roc(frame["score"].to_numpy(), frame["member"].to_numpy())
-    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
-    assert (np.diff(false) >= 0).all() and (np.diff(true) >= 0).all()
+    curve = roc.roc(frame["score"].to_numpy(), frame["member"].to_numpy())
+    assert curve.iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
+    assert (curve.diff().iloc[1:] >= 0).all(axis=None)
 
 
+@pytest.mark.parametrize("seeds", [False, True])
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_bootstrap_is_that_of_repeated_rows(ties):
+def test_the_bootstrap_is_that_of_repeated_rows(ties, seeds):
     frame = rows(ties=ties)
+    frame = frame if seeds else frame.drop(columns="seed")
     found = roc.evaluate(frame, ["score", "other"], draws=130).set_index("score")
-    codes, sizes = stats._cells(frame["group"], None)
-    drawn = np.concatenate(stats._drawn(sizes, 130)).T[codes].astype(int)
-    sizes = frame["group"].value_counts()
+    codes, names = pd.factorize(frame["group"])
+    drawn = np.concatenate(stats._drawn(len(names), 0, 130)).T[codes].astype(int)
     for times in drawn.T[:5]:  # whole groups, as many as there are
         per_group = pd.Series(times).groupby(frame["group"].to_numpy())
-        assert (per_group.nunique() == 1).all() and per_group.first().sum() == len(sizes)
+        assert (per_group.nunique() == 1).all() and per_group.first().sum() == len(names)
+    whole = [np.ones(240, int)]
+    if seeds:
+        whole += [(frame["seed"] != i).astype(int).to_numpy() for i in range(3)]
+        drawn = drawn * np.concatenate(stats._drawn(3, 1, 130)).T[frame["seed"]]
     for column in ("score", "other"):
         areas, rates = [], []
-        for times in drawn.T:
+        for times in [*whole, *drawn.T]:
             score = np.repeat(frame[column].to_numpy(), times)
             member = np.repeat(frame["member"].to_numpy(), times)
             areas.append(naive_auc(score, member))
             rates.append(naive_tpr(score, member, 0.01))
         line = found.loc[column]
         assert line["auc"] == pytest.approx(naive_auc(frame[column], frame["member"]))
-        wanted = [*np.quantile(areas, [0.025, 0.975]), *np.quantile(rates, [0.025, 0.975])]
+        ends = [stats.interval(np.array(one), 130) for one in (areas, rates)]
+        wanted = np.clip(ends, 0, 1).ravel()
         given = line[["auc_lo", "auc_hi", "tpr_1pct_lo", "tpr_1pct_hi"]].astype(float)
         np.testing.assert_allclose(given, wanted, rtol=1e-5)
         assert line["auc_lo"] <= line["auc"] <= line["auc_hi"]
@@ -112,7 +118,7 @@ def test_the_bootstrap_is_that_of_repeated_rows(ties):
 
 
 def test_copies_of_a_row_are_no_further_evidence():
-    frame = rows(groups=10**9)
+    frame = rows(groups=10**9).drop(columns="seed")
     copied = pd.concat([frame] * 4)
     once, four = (roc.evaluate(f, ["score"], draws=200).iloc[0] for f in (frame, copied))
     for name in ("auc", "auc_lo", "auc_hi"):
@@ -122,20 +128,26 @@ def test_copies_of_a_row_are_no_further_evidence():
     assert narrow["auc_hi"] - narrow["auc_lo"] < 0.7 * (once["auc_hi"] - once["auc_lo"])
 
 
+@pytest.mark.parametrize("side", [True, False])
+def test_few_different_responses_have_no_interval(side):
+    frame = rows(groups=10**9)
+    for count, there in ((9, False), (10, True)):
+        place = frame.groupby("member").cumcount() % count
+        group = frame["group"].where(frame["member"] != side, "one " + place.astype(str))
+        found = roc.evaluate(frame.assign(group=group), ["score"], draws=100).iloc[0]
+        assert found["groups"] == count and found["auc"] > 0.5
+        ends = found[["auc_lo", "auc_hi", "tpr_1pct_lo", "tpr_1pct_hi"]]
+        assert ends.notna().all() == there and ends.isna().all() != there
+
+
 def test_difference_is_paired():
-    frame = rows()
+    frame = rows(960, 480, 900).assign(seed=np.arange(960) % 8)
     frame["close"] = frame["score"] + 0.01 * frame["other"]
     gap = roc.difference(frame, "score", "other")
-    parts = [
-        naive_auc(part["score"].to_numpy(), part["member"].to_numpy())
-        - naive_auc(part["other"].to_numpy(), part["member"].to_numpy())
-        for _, part in frame.groupby("seed")
-    ]
-    assert gap["same_sign"] == (min(parts) > 0 or max(parts) < 0)
-    assert gap["lo"] < gap["value"] < gap["hi"] and gap["lo"] > 0 and gap["n"] == 240
+    assert gap["lo"] < gap["value"] < gap["hi"] and gap["lo"] > 0 and gap["n"] == 960
     near = roc.difference(frame, "score", "close")
     assert near["hi"] - near["lo"] < 0.2 * (gap["hi"] - gap["lo"])
     same = roc.difference(frame, "score", "score")
-    assert (same["value"], same["lo"], same["hi"], same["same_sign"]) == (0, 0, 0, False)
+    assert (same["value"], same["lo"], same["hi"], same["p"]) == (0, 0, 0, 1)
     mirrored = roc.difference(frame, "other", "score")
     assert mirrored["value"] == -gap["value"] and mirrored["lo"] == pytest.approx(-gap["hi"])

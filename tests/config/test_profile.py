@@ -48,16 +48,17 @@ def smoke(tmp_path):
 def test_shipped_profiles_are_valid(name):
     profile = load_profile(name)
     assert profile.name == name
-    assert profile.from_scratch == (name != "paper")
-    assert profile.sizes == ("large", "middle", "small") and profile.probe_size == "middle"
+    assert profile.from_scratch == (name in ("smoke", "tiny"))
+    assert {profile.cut(size) for size in profile.sizes} == {name in ("laptop", "gpu")}
+    assert set(profile.sizes) <= {"large", "middle", "small"} and profile.probe_size == "middle"
 
 
 def test_rates_and_lengths_of_the_paper_go_by_size_and_method():
     profile = load_profile("paper")
     found = {(m, s): profile.train_settings(m, s) for m in PAPER for s in profile.sizes}
-    assert {key: one.lr for key, one in found.items()} == {
-        (m, s): 5e-4 if s == "small" else 1e-4 for m in PAPER for s in profile.sizes
-    }
+    rates = {(m, s): 5e-4 if s == "small" else 1e-4 for m in PAPER for s in profile.sizes}
+    rates |= {("minillm", size): 5e-6 for size in profile.sizes}
+    assert {key: one.lr for key, one in found.items()} == rates
     assert {s: found["sft", s].epochs for s in profile.sizes} == {
         "large": 10,
         "middle": 20,
@@ -119,6 +120,11 @@ def test_a_method_of_the_profiles_own(smoke):
     assert read_methods("all", profile) == (*METHODS, "mine")
 
 
+def test_rates_of_a_profiles_own_methods_may_be_searched(smoke):
+    searched = f"{MINE}{CALIBRATION}methods = ['sft', 'mine']"
+    assert smoke(more=searched).calibration.methods == ("sft", "mine")
+
+
 def test_coefficients_of_a_profile_change_the_published_ones(smoke):
     profile = smoke(more="\n[methods.gkd]\ncoefficients = { beta = 0.2 }")
     assert profile.coefficients("gkd") == {"beta": 0.2, "student_share": 0.5}
@@ -150,6 +156,9 @@ def test_coefficients_of_a_profile_change_the_published_ones(smoke):
         ('["seaborn", "huggingface_hub"]', "[]", "packages is empty"),
         ('source = "pydocs"', 'source = "file"', "path is missing"),
         ('source = "pydocs"', 'source = "csv"', "data.source = 'csv'"),
+        ('source = "pydocs"', 'source = "dolly"\ndetails_chars = 9', "details_chars is for source"),
+        ('source = "pydocs"', 'source = "file"\ndetails_chars = 9', "details_chars is for source"),
+        ("members = 32", "members = 32\ndetails_chars = -1", "data.details_chars = -1"),
         ("prompt_chars", 'columns = { contxt = "x" }\nprompt_chars', "'contxt' is none of"),
         ("vocabulary = 512", "vocabulary = 1", "tokens.vocabulary = 1:"),
         ("vocabulary = 512", "vocabulary = 10", "tokens.vocabulary = 10:"),
@@ -169,8 +178,12 @@ def test_coefficients_of_a_profile_change_the_published_ones(smoke):
         ("[models.large]", '[models."a b"]', "models: 'a b' is no name for a size"),
         ("[models.teacher]", "[models.master]", "models: a block 'teacher' and at least one size"),
         (SIZES, "", "models: a block 'teacher' and at least one size"),
-        ("layers = 2\nheads = 2\nwidth = 48", 'path = "x"', "models: either all have a path or no"),
-        ("width = 48", "", "models.large: .*give either path, or all of layers, heads and width"),
+        ("layers = 2\nheads = 2\nwidth = 48", 'path = "x"', "models: all or none are made from sc"),
+        (
+            "width = 48",
+            "",
+            "models.large: .*give path, or layers, heads and width, or layers",
+        ),
         ("width = 48", 'width = 48\npath = "x"', "path and layers/heads/width exclude each other"),
         ("seeds = [0, 1]", "seeds = [0, 1", "TOML"),
         ("seeds = [0, 1]", "seeds = []", "seeds = .*at least 1 item"),
@@ -229,7 +242,15 @@ def test_bad_settings(smoke, old, new, message):
         (CALIBRATION.replace("[1e-3, 2e-3]", "[1e-3, 1e-3]"), "calibration.rates.*each once"),
         (CALIBRATION.replace("teacher = 1, ", ""), "calibration.*max_epochs lacks teacher"),
         (CALIBRATION.replace("teacher = 1, ", "teacher = 0, "), "calibration.max_epochs.teacher"),
-        (f"{CALIBRATION}student_band = [0.6, 0.3]", "student_band = .0.6, 0.3.: the first must be"),
+        (
+            f"{CALIBRATION}methods = ['sft', 'sgt']",
+            "calibration.methods: 'sgt' is no method; known: sft, word",
+        ),
+        (f"{CALIBRATION}methods = ['sft', 'base']", "calibration.methods: 'base' is no method"),
+        (f"{CALIBRATION}methods = ['sft', 'sft']", "calibration.methods.*name each once"),
+        (f"{CALIBRATION}methods = ['gkd']", "calibration.*methods lacks sft"),
+        (f"{CALIBRATION}band = [0.6, 0.3]", "band = .0.6, 0.3.: the first must be"),
+        (f"{CALIBRATION}target = {{ teacher = 0.6 }}", "calibration.*target lacks student"),
         ("\n[unknown]\nx = 1", "unknown: Extra inputs"),
     ],
 )
@@ -351,8 +372,8 @@ def test_methods_of_the_paper_are_always_run():
     for text in ("paper", "", " ", None):
         assert read_methods(text, profile) == PAPER
     assert read_methods("all", profile) == read_methods("all gkd", profile) == tuple(METHODS)
-    assert read_methods("minillm gkd", profile) == (*PAPER, "gkd", "minillm")
-    assert read_methods("minillm,gkd", profile) == (*PAPER, "gkd", "minillm")
+    assert read_methods("imitkd gkd", profile) == (*PAPER, "imitkd", "gkd")
+    assert read_methods("gkd,imitkd", profile) == (*PAPER, "imitkd", "gkd")
     with pytest.raises(KdlibError, match="METHODS: 'gdk' is no method; known: sft, word"):
         read_methods("gkd gdk", profile)
 

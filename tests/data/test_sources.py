@@ -47,6 +47,46 @@ def test_docstrings_are_read_and_nothing_is_imported(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
+NEXT = "It is the sum of the two numbers that are given, whatever they are."
+
+
+def test_further_paragraphs_stand_one_a_line(tmp_path, monkeypatch):
+    (tmp_path / "b_package").mkdir()
+    (tmp_path / "b_package" / "__init__.py").write_text(
+        'def f(x):\n    """Adds\n    both.\n\n    More\n    of it.\n\n    >>> f(1)\n    2\n"""\n'
+        '    return "Returns."\n\ndef g(x): """Alone."""\n\ndef h(x):\n    return 1\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("b_package", None)
+    rows = sources.read_package("b_package")
+    assert [(row["response"], row["rest"]) for row in rows] == [
+        ("Adds both.", "More of it.\n>>> f(1) 2"),
+        ("Alone.", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rest", "most", "found"),
+    [
+        (NEXT, 200, NEXT),
+        (f"{NEXT}\nMore of it.", len(NEXT), NEXT),  # just so many, and the first paragraph alone
+        (NEXT, len(NEXT) - 1, NEXT.removesuffix(" are.")),
+        (NEXT, 26, "It is the sum of the two"),
+        (NEXT, 24, "It is the sum of the two"),
+        (NEXT, 23, "It is the sum of the"),
+        (NEXT, 2, "It"),
+        (NEXT, 1, ""),  # not even its first word: as if there were none
+        (NEXT[:59], 200, ""),
+        (NEXT[:60], 200, NEXT[:60]),
+        (f"Parameters ---------- x : the number of all the things that are\n{NEXT}", 200, ""),
+        (f"number of things that are given, and not of those that are\n{NEXT}", 200, ""),
+        ("", 200, ""),
+    ],
+)
+def test_details_are_whole_words_of_the_next_paragraph(rest, most, found):
+    assert sources.details(rest, most) == found
+
+
 def test_docstrings_are_kept(monkeypatch):
     settings = load_profile("smoke").data.model_copy(update={"packages": ("seaborn",)})
     first = sources.read_pydocs(settings)

@@ -17,7 +17,7 @@ NEEDS = {  # what of the materials a text makes; another one must not be made, i
 ROLES = {  # of the batches in the first two epochs
     **{"rows": {"rows"}, "student": {"student"}, "mix": {"rows", "student"}, "replay": {"rows"}},
     **{name: {"teacher"} for name in methods.DECODINGS},
-    **{"pairs": {"teacher", "student"}, "rollouts": {"rows", "replay", "general"}},
+    **{"pairs": {"teacher", "student"}, "rollouts": {"replay", "general"}},
 }
 
 
@@ -44,7 +44,7 @@ def materials(made, **coefficients):
 @pytest.mark.parametrize("name", methods.TEXTS)
 def test_a_text_makes_what_it_needs_and_no_more(name):
     (method,) = [one for one in METHODS.values() if one.text == name][:1]
-    smaller = {"rollouts": 16, "sft_epochs": 1} if name == "rollouts" else {}
+    smaller = {"rollouts": 16} if name == "rollouts" else {}
     made, model = set(), toy.new_model()
     source = methods.text(name).source(materials(made, **method.checked(smaller)))
     batches = [one for epoch in (0, 1) for step in source(model, epoch) for one in step]

@@ -62,3 +62,37 @@ def test_divergences_read_the_methods_coefficients(name):
         values.append(minimized(logits, batch, slice(None)))
         torch.testing.assert_close(values[-1], getattr(losses, name)(*pair, **taken))
     assert torch.equal(*values) == (not taken)
+
+
+@pytest.mark.parametrize("name", objectives.DIVERGENCES)
+def test_a_divergence_is_softened_where_the_method_has_a_temperature(name):
+    live, batch = Live(toy.trained(), "fp32"), tokens.collate(toy.examples()[:4], 0)
+    logits = checkpoints.response_logits(toy.new_model(), batch)
+    pair = [logits, live.logits(batch, slice(None))]
+    pair += [batch.targets] if name == "mixed_forward_kl" else []
+    taken = dict.fromkeys(objectives.DIVERGENCES[name], 0.3)
+    found = {}
+    for given in ({}, {"temperature": 1.0}, {"temperature": 2.0}):
+        minimized = objectives.objective(name, live, taken | given)
+        found[given.get("temperature")] = minimized(logits, batch, slice(None))
+    torch.testing.assert_close(found[2.0], getattr(losses, name)(*pair, **taken, temperature=2.0))
+    assert torch.equal(found[1.0], found[None]) and not torch.equal(found[2.0], found[1.0])
+
+
+def test_word_level_kd_softens_the_divergence_and_not_the_cross_entropy():
+    batch = tokens.collate(toy.examples()[:4], 0)
+    logits, teacher = (
+        checkpoints.response_logits(one, batch) for one in (toy.new_model(), toy.trained())
+    )
+    mixed = losses.mixed_forward_kl(logits, teacher, batch.targets, 0.25, temperature=4.0)
+    hard = losses.cross_entropy(logits, batch.targets)
+    soft = 16 * losses.forward_kl(logits / 4, teacher / 4)
+    torch.testing.assert_close(mixed, 0.25 * hard + 0.75 * soft)
+
+
+def test_published_coefficients_are_those_of_the_table():
+    beta, alpha = METHODS["gkd"].coefficients["beta"], METHODS["distillm"].coefficients["alpha"]
+    assert objectives.published("generalized_jsd") == {"beta": beta} and beta.value == 0.5
+    assert objectives.published("skew_reverse_kl") == {"alpha": alpha}
+    for name in objectives.OBJECTIVES:
+        assert set(objectives.published(name)) == set(objectives.DIVERGENCES.get(name, ()))

@@ -14,7 +14,7 @@ PUBLISHED = METHODS["minillm"].checked({})
 
 
 def rollouts(**changes):
-    coefficients = PUBLISHED | {"rollouts": 32, "sft_epochs": 0} | changes
+    coefficients = PUBLISHED | {"rollouts": 32} | changes
     teacher = toy.trained()
     targets = Remembered(teacher, "fp32", 1000)
     blocks = [tokens.Example(f"g{i}", (), tuple(range(5, 25))) for i in range(7)]
@@ -74,9 +74,6 @@ def test_switches():
         assert (changed[2] == 1).all() and not (plain[2] == 1).all()
     other, _, _ = rollouts(general_text=0)
     assert all(len(step) == 1 for step in other(model, 0))
-    other, _, _ = rollouts(sft_epochs=2)
-    roles = [{b.role for step in other(model, epoch) for b in step} for epoch in range(3)]
-    assert roles == [{"rows"}, {"rows"}, {"replay", "general"}]
 
 
 def test_single_step_term_is_weighed_and_switched():

@@ -7,8 +7,8 @@ import pytest
 from kdlib.figures import attack_plots
 
 pytestmark = pytest.mark.usefixtures("drawn")
-METHODS = ["mine", "rkld", "sft", "teacher"]  # "mine" is a method that only a profile has
-ORDERED = ["teacher", "SFT", "RKLD", "mine"]
+METHODS = ["mine", "minillm", "sft", "teacher"]  # "mine" is a method that only a profile has
+ORDERED = ["teacher", "SFT", "MiniLLM", "mine"]
 
 
 def lines(columns, **facts):
@@ -31,7 +31,7 @@ def test_extraction():
             ["value"], **dict(zip(("attack", "split", "at"), zip(*grid, strict=True), strict=True))
         )
     )
-    assert labels(figure.legends[0].get_texts()) == ["mine", "RKLD", "SFT", "teacher"]
+    assert labels(figure.legends[0].get_texts()) == ["mine", "MiniLLM", "SFT", "teacher"]
     styles = [one.lines[0].get_linestyle() for one in figure.axes[0].containers]
     assert styles.count(":") == styles.count("-") == len(METHODS)
 
@@ -46,25 +46,30 @@ def test_counterfactual():
 
 
 def test_roc():
-    curve = (np.linspace(0, 1, 11), np.linspace(0, 1, 11) ** 0.5)
-    left, right = attack_plots.roc({"sft": curve, "mine": curve}).axes
-    assert labels(left.get_legend().get_texts()) == ["SFT", "mine"]
-    assert right.get_xscale() == "log" and right.get_xlim()[0] == pytest.approx(0.5 / 11)
+    false = np.linspace(0, 1, 11)
+    curves = [
+        pd.DataFrame({"method": one, "false": false, "true": false**0.5}) for one in ("sft", "mine")
+    ]
+    figure = attack_plots.roc(pd.concat(curves))
+    left, right = figure.axes
+    assert labels(figure.legends[0].get_texts()) == ["SFT", "mine"]
+    assert len({line.get_linestyle() for line in left.lines[:2]}) == 2  # told apart without colour
+    assert right.get_xscale() == "log" and right.get_xlim()[0] == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize(("rate", "rows"), [(0.5, 2), (np.nan, 1)])
-def test_membership(rate, rows):
+@pytest.mark.parametrize(("rate", "panels"), [(0.5, 2), (np.nan, 1)])
+def test_membership(rate, panels):
     table = lines(["auc", "tpr_1pct"], score=["loss", "min_k"]).assign(tpr_1pct=rate)
     figure = attack_plots.membership(table)
-    assert len(figure.axes) == rows * 2 and labels(figure.axes[0].get_yticklabels()) == ORDERED
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["loss", "min k"]
+    assert len(figure.axes) == panels and labels(figure.legends[0].get_texts()) == ORDERED
+    assert labels(figure.axes[0].get_yticklabels()) == ["loss", "min k"]
 
 
 def test_membership_vs_memorization_and_exposure():
     [axes] = attack_plots.membership_vs_memorization(
         lines(["auc", "memorized"], score=["loss"]), 0.54, 0.83
     ).axes
-    assert labels(axes.get_legend().get_texts()) == ["mine", "RKLD", "SFT", "teacher"]
+    assert labels(axes.get_legend().get_texts()) == ["mine", "MiniLLM", "SFT", "teacher"]
     table = lines(["exposure", "secret"], repetitions=[1, 4, 16]).assign(chance=1.4, most=6.6)
     figure = attack_plots.exposure(table)
     assert labels(figure.legends[0].get_texts()) == ORDERED

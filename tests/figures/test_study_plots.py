@@ -28,10 +28,10 @@ def texts(artists):
 
 
 def test_memorization_by_size(models, sizes):
-    table = models.assign(mean=0.5, min=0.4, max=0.6)
-    [axes] = study_plots.memorization_by_size(table[::-1], table).axes
+    table = models.assign(member=0.5, member_lo=0.4, member_hi=0.6, held_out=0.1)
+    [axes] = study_plots.memorization_by_size(table[::-1]).axes
     assert texts(axes.get_xticklabels()) == ["teacher", *sizes[::-1]]
-    [axes] = study_plots.memorization_by_size(table, table).axes
+    [axes] = study_plots.memorization_by_size(table).axes
     assert texts(axes.get_xticklabels()) == ["teacher", *sizes]
     assert "mine" not in texts(axes.get_legend().get_texts())
     sft = next(one for one in axes.containers if one.get_label() == "SFT")
@@ -42,15 +42,24 @@ def test_all_methods(models, sizes):
     rouge = models.assign(rougeL_held_out=0.2, rougeL_held_out_lo=0.1, rougeL_held_out_hi=0.3)
     figure = study_plots.all_methods(models.assign(member=0.5, member_lo=0.4, member_hi=0.6), rouge)
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == list(sizes)
-    named = ["SFT", "word-level KD", "sequence-level KD", "RKLD", "GKD", "mine"]
+    named = ["SFT", "word-level KD", "sequence-level KD", "MiniLLM", "GKD", "mine"]
     assert texts(figure.axes[0].get_yticklabels()) == named
 
 
 def test_training_paths_and_loss_curves(models, sizes):
     epochs = pd.DataFrame({"epoch": [0, 1, 2], "exact_rate": [0, 0.2, 0.5]})
     paths = models.merge(epochs.assign(nats_per_token=[4.0, 3.0, 3.5]), "cross")
-    figure = study_plots.training_paths(paths.sort_values("size"), sizes)
+    curves = paths.rename(columns={"exact_rate": "memorized"})
+    curves["useful"] = [0.1, 0.2, 0.3] * len(models)
+    curves.loc[curves["size"] == sizes[0], "memorized"] /= 2  # others reach further than the first
+    stops = models.query("method in ('word_kd', 'minillm')").assign(epoch=2, sft_epoch=1)
+    figure = study_plots.training_paths(curves.sort_values("size"), stops, sizes, "ROUGE-L")
     assert [axes.get_title() for axes in figure.axes] == list(sizes)
+    assert figure.axes[0].get_ylabel() == "ROUGE-L"
+    rings = [one.get_offsets()[0].tolist() for one in figure.axes[-1].collections]
+    assert rings == [[0.5 if len(sizes) > 1 else 0.25, 0.3]] * 2
+    furthest = curves.loc[curves["size"].isin(sizes), "memorized"].max()
+    assert all(axes.get_xlim()[1] > furthest for axes in figure.axes)
     both = [paths.assign(split=split) for split in ("member", "held_out")]
     figure = study_plots.loss_curves(pd.concat(both).query("method == 'mine'"), sizes)
     names = texts(figure.legends[0].get_texts())
@@ -61,9 +70,9 @@ def test_training_paths_and_loss_curves(models, sizes):
 
 def test_utility_vs_memorization(models, sizes):
     points = models.merge(pd.DataFrame({"seed": [0, 1]}), "cross")
-    [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, rougeL=0.2)).axes
+    [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, useful=0.2)).axes
     names = texts(axes.get_legend().get_texts())
-    assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "RKLD"]
+    assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
 
 
 def test_windows_and_repetitions(models, sizes):
@@ -77,7 +86,7 @@ def test_windows_and_repetitions(models, sizes):
     often = often.assign(value=0.5, lo=0.4, hi=0.6)
     [axes] = study_plots.memorization_by_repetitions(often, sizes[-1]).axes
     names = texts(axes.get_legend().get_texts())
-    assert names == ["teacher", "SFT", "word-level KD", "sequence-level KD", "RKLD"]
+    assert names == ["teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
     assert texts(axes.get_xticklabels()) == ["1", "4"]
 
 
@@ -85,3 +94,25 @@ def test_lengths():
     tokens = pd.DataFrame({"part": ["prompt", "response"] * 9, "tokens": range(18)})
     [axes] = study_plots.lengths(tokens).axes
     assert texts(axes.texts) == ["k = 50"]
+
+
+def test_layer_costs_show_what_each_size_keeps(sizes):
+    costs = pd.DataFrame({"layer": range(6), "nats_more": [3.0, 0.1, 0.2, 0.1, 0.5, 2.0]})
+    kept = {size: [0, 5][: i + 1] for i, size in enumerate(sizes)}
+    _, rows = study_plots.layer_costs(costs, kept).axes
+    assert texts(rows.get_yticklabels()) == [f"{size} keeps" for size in sizes]
+    assert [line.get_xdata().tolist() for line in rows.lines] == list(map(list, kept.values()))
+
+
+def test_less_than_sft(models, sizes):
+    own = models[models["method"].isin(PAPER[1:])].assign(value=-0.1, lo=-0.2, hi=0.0)
+    mean = pd.DataFrame([{"method": "all", "size": "all", "value": 0.1, "lo": 0.0, "hi": 0.2}])
+    none = own.assign(value=np.nan, lo=np.nan, hi=np.nan)  # paths that do not meet
+    lines = pd.concat([mean.assign(claim="C1"), own.assign(claim="C1"), none.assign(claim="A2")])
+    ways = {"C1": "at the end", "A2": "as closely"}
+    ended, fitted = study_plots.less_than_sft(lines, ways).axes
+    assert [ended.get_title(), fitted.get_title()] == list(ways.values())
+    named = texts(ended.get_yticklabels())
+    assert named[:2] == ["mean of all", f"word-level KD, {sizes[0]}"] and len(named) == 1 + len(own)
+    drawn = [bar.lines[0].get_xydata()[0].tolist() for bar in ended.containers]
+    assert drawn[0] == [0.1, 0.0] and drawn[1] == [-0.1, 1.0]

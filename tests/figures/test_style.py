@@ -44,11 +44,27 @@ def test_intervals_reach_from_end_to_end(across):
     assert drawn.get_label() == "SFT" and drawn.lines[0].get_color() == style.look("sft")["color"]
 
 
-def test_one_line_for_each_method_from_above():
-    table = pd.DataFrame({"method": ["rkld", "sft", "base"], "value": [1, 2, 3]})
+def test_methods_side_by_side_in_the_line_of_a_name():
+    table = pd.DataFrame({"method": ["minillm", "sft"], "score": "b", "value": [1, 2]})
     _, [[axes]] = style.panels(1, 1)
-    style.dots(axes, ["sft", "rkld"], table.assign(lo=0, hi=4))
+    style.grouped(axes, table.assign(lo=0, hi=4), ["a", "b"], "score")
+    places = {one.get_label(): one.lines[0].get_ydata()[0] for one in axes.containers}
+    assert 0.5 < places["SFT"] < 1 < places["MiniLLM"] < 1.5
+
+
+def test_small_shares_stand_apart():
+    _, [[axes]] = style.panels(1, 1)
+    axes.plot([0, 0.01, 0.25], [0, 0, 0])
+    style.near_zero(axes)
+    zero, small, great = axes.transData.transform([(x, 0) for x in (0, 0.01, 0.25)])[:, 0]
+    assert (great - zero) / (small - zero) == pytest.approx(5)
+
+
+def test_one_line_for_each_method_from_above():
+    table = pd.DataFrame({"method": ["minillm", "sft", "base"], "value": [1, 2, 3]})
+    _, [[axes]] = style.panels(1, 1)
+    style.dots(axes, ["sft", "minillm"], table.assign(lo=0, hi=4))
     places = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines]
     assert {(1, 1), (2, 0)} <= set(places) and 3 not in [x for x, _ in places]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["SFT", "RKLD"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["SFT", "MiniLLM"]
     assert axes.yaxis_inverted()

@@ -63,6 +63,7 @@ def naive(logits, response):
         "needed": wrong[-1] + 1 if wrong else 0,
         "nats_per_token": sum(nats) / n,
         "window_nats": sum(nats[:50]),
+        "accuracy": sum(lead > 0 for lead in leads) / n,
         "entropy": sum(entropies) / n,
         "margin": min(abs(lead) for lead in leads[: prefix + 1]),
         "min_k": sum(sorted(-x for x in nats)[:fifth]) / fifth,
@@ -243,13 +244,3 @@ def test_divergence_is_the_mean_of_kl_over_a_tuples_tokens(model, asked):
         assert nats[example.row_id] == pytest.approx(float(kl), rel=1e-4)
     same = meter.divergence(model, model, asked, pad_id=PAD)
     assert same.abs().max() < 1e-6
-
-
-def test_note_is_the_mean_of_the_meter(model, asked):
-    splits = {"member": asked, "held_out": asked[-5:]}
-    noted = meter.note(model, splits, precision="fp32", pad_id=PAD, batch=9)
-    assert [row["split"] for row in noted] == ["member", "held_out"]
-    for row, examples in zip(noted, splits.values(), strict=True):
-        tuples = meter.meter(model, examples, pad_id=PAD)
-        assert row["exact_rate"] == exact_match.exact(tuples).mean()
-        assert row["nats_per_token"] == pytest.approx(tuples["nats_per_token"].mean(), rel=1e-5)

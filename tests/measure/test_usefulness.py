@@ -1,5 +1,7 @@
 """Answers of a model, and their ROUGE."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toy
@@ -62,3 +64,22 @@ def test_rouge_of_words_is_counted_by_hand(answers):
         wanted = 2 * both / (len(ours) + len(theirs))
         assert row["rouge1"] == pytest.approx(wanted) and row["rougeL"] <= row["rouge1"] + 1e-9
     assert answers["rougeL"].max() == 1 > answers["rougeL"].min()
+
+
+def test_an_encoder_adds_the_similarity_of_each_answer_and_its_own_reference(monkeypatch):
+    said = pd.DataFrame({"row_id": ["b", "a", "b"], "text": ["old pump", "valve", ""]}, [4, 7, 5])
+    asked = []
+    monkeypatch.setattr(
+        usefulness.similarity, "cosine", lambda *given: asked.append(given) or [0.5, 1.0, -0.5]
+    )
+    references = {"a": "red valve", "b": "old pump"}
+    plain = usefulness.scored(said, references)
+    scores = ["rouge1", "rouge2", "rougeL", "usefulness"]
+    assert list(plain) == ["row_id", "text", *scores] and not asked
+    np.testing.assert_allclose(plain["rougeL"], [1, 2 / 3, 0])
+    assert plain["usefulness"].tolist() == plain["rougeL"].tolist()
+    found = usefulness.scored(said, references, "some")
+    assert asked == [("some", ["old pump", "valve", ""], ["old pump", "red valve", "old pump"])]
+    assert found["similarity"].tolist() == [0.5, 1.0, -0.5]
+    assert found["usefulness"].tolist() == pytest.approx([0.75, 5 / 6, -0.25])
+    assert found[scores[:3]].equals(plain[scores[:3]])

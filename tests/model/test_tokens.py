@@ -26,6 +26,20 @@ def test_steps_show_every_row_once_and_change_with_the_epoch(examples):
     assert sorted(sum(epochs[2], [])) == sorted(example.row_id for example in examples)
 
 
+@pytest.mark.parametrize(("batch", "positions"), [(3, 10**6), (64, 60), (64, 1), (1, 60)])
+def test_batches_by_length_hold_every_row_once_and_no_more_than_they_may(
+    examples, batch, positions
+):
+    found = list(tokens.by_length(examples, batch, positions))
+    lengths = [len(one) for rows in found for one in rows]
+    assert lengths == sorted(map(len, examples), reverse=True)
+    assert len({one.row_id for rows in found for one in rows}) == len(examples)
+    assert all(len(rows) <= batch for rows in found)
+    assert all(len(rows) == 1 or len(rows) * len(rows[0]) <= positions for rows in found)
+    full = [min(batch, max(1, positions // len(rows[0]))) for rows in found[:-1]]
+    assert [len(rows) for rows in found[:-1]] == full
+
+
 def test_long_prompt_is_refused_by_row(tokenizer):
     long = toy.rows()[0] | {"row_id": "too-long", "context": "word " * 200}
     with pytest.raises(KdlibError, match="row too-long .'say 0'.: the prompt has"):

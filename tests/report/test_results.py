@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import PROFILES, Profile
 from kdlib.data import pool as rowpool
 from kdlib.errors import KdlibError
-from kdlib.report import results
+from kdlib.report import readme, results
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "data" / "results" / "laptop"
 README = (ROOT / "README.md").read_text("utf-8")
 NEEDED = ("table1", "table2", "claims", "metrics", "lengths")
 SIZES = [("large", "middle", "small"), ("only",), ("xl", "big", "mid", "tiny")]
@@ -36,7 +34,6 @@ def sizes(request):
 @pytest.fixture
 def project(tmp_path, monkeypatch, methods, sizes):
     """A project with the tables of a made-up run; "mine" is a method that only a profile has."""
-    (tmp_path / "README.md").write_text(README, "utf-8")
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
     facts = [
         {"method": method, "size": size, "seed": seed, "split": split}
@@ -56,7 +53,9 @@ def project(tmp_path, monkeypatch, methods, sizes):
         if name.startswith("C") and name != "C5b"
     ]
     ledger = pd.DataFrame(words, columns=["claim", "statement", "rule", "verdict", "evidence"])
-    tables = (paper_tables.table1(tuples), paper_tables.table2(tuples), ledger)
+    said = tuples.query("method == 'teacher'").assign(method="constant", size="all", rougeL=0.125)
+    second = paper_tables.table2(pd.concat([tuples, said]))
+    tables = (paper_tables.table1(tuples), second, ledger)
     frames = (*tables, rates.memorization(tuples, [50]), rates.lengths(tuples))
     rates.write_results("made", dict(zip(NEEDED, frames, strict=True)))
     return tmp_path
@@ -65,43 +64,41 @@ def project(tmp_path, monkeypatch, methods, sizes):
 def test_report_in_a_terminal(project, capsys, methods, sizes):
     results.print_report("made")
     shown = capsys.readouterr().out
-    assert "0.500 [" in shown and "] (0.654)" in shown
-    assert ("] (0.433)" in shown) == (len(sizes) == 3)  # the paper has three sizes
+    assert "0.500 [" in shown and "before fine-tuning" in shown
     joined = " ".join(shown.split())
     assert "seeds 3, 7" in joined and "40 member rows" in joined
+    assert "(over seeds, then groups of equal responses)" in joined
+    assert "constant answer 0.125 [0.125, 0.125]" in joined
     assert all(f"C{number} OPEN" in shown for number in range(1, 7))
     further = len(methods) > len(PAPER)
     assert ("ALL METHODS: ROUGE-L" in shown) == ("GKD" in shown) == ("mine" in shown) == further
     assert "data/results/made" in shown and "data/figures/made" in shown
 
 
-def test_update_rewrites_the_block_and_nothing_else(project, methods, sizes):
-    results.update_readme("made")
-    results.update_readme("made")
-    text = (project / "README.md").read_text("utf-8")
-    around = [README.split(results.BEGIN)[0], README.split(results.END)[1]]
-    assert [text.split(results.BEGIN)[0], text.split(results.END)[1]] == around
-    block = text.split(results.BEGIN)[1].split(results.END)[0]
-    assert block.strip() == results.readme_block("made")
+def test_numbers_of_the_readme(project, methods, sizes):
+    block = readme.numbers("made")
     first = re.findall(r"^\| (\w+) \| 0\.500 \[", block, re.MULTILINE)
     assert first[: len(sizes) + 1] == ["teacher", *sizes] and "0123456789" in block
     assert "no \\| numbers" in block  # a bar in a cell does not open a column
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines() if "|" in line]
-    further = len(methods) > len(PAPER)
-    assert set(widths) == {7, 4} | ({2 + 2 * len(sizes)} if further else set())
-    paper, _, everything = block.partition(results.ALL_METHODS)
-    assert "mine" not in paper and "GKD" not in paper
-    lines = re.findall(r"^\| ([^|]+) \| 0\.500 \[", everything, re.MULTILINE)
-    assert lines == ([label(name) for name in methods] if further else [])
+    assert set(widths) == {7, 4}  # memorized, and the ledger
+    assert "mine" not in block and "GKD" not in block  # they stand in notebook 10
+    everything = results.all_methods(*(results.read("made", f"table{n}") for n in (1, 2)))
+    assert list(everything["method"]) == [label(name) for name in methods]
 
 
 @pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)
-def test_missing_tables_and_a_readme_without_the_block(project):
+def test_an_interval_of_one_seed_says_so(project):
+    lengths = results.read("made", "lengths")
+    rates.write_results("made", {"lengths": lengths[lengths["seed"] == 3]})
+    said = "(over groups of equal responses; it says nothing of another training run)"
+    assert said in results.legend("made")
+
+
+@pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)
+def test_missing_tables_name_the_command(project):
     with pytest.raises(KdlibError, match="make study PROFILE=absent"):
         results.print_report("absent")
-    (project / "README.md").write_text("nothing", "utf-8")
-    with pytest.raises(KdlibError, match="put both lines back"):
-        results.update_readme("made")
 
 
 @pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)
@@ -142,31 +139,7 @@ def test_readme_says_what_attackers_can(project, sizes):
     assert set(words["AUC, loss alone"]) == {"0.800 [0.700, 0.900]"}
     assert set(words["the same rows, left out"]) == {"0.250 [0.200, 0.300]"}
     assert set(words["found at 1% false alarms"]) == {"not enough rows"}
-    assert f"| SFT, {probed} | 0.250" in results.readme_block("made")
-
-
-def test_one_sentence_of_a_method():
-    index = [("gkd", size, split) for size in ("xl", "tiny") for split in ("held_out", "member")]
-    names = ["method", "size", "split"]
-    table = pd.DataFrame({"memorized": [0.0, 0.5, 0.01, 0.25]}, pd.MultiIndex.from_tuples(index))
-    sentence = results.memorized_by(table.rename_axis(names), "gkd", 3)
-    assert "with GKD, seed 3: xl 50.0%, tiny 25.0%; of held-out rows at most 1.0%" in sentence
-
-
-def test_readme_says_what_the_committed_tables_say(monkeypatch):
-    if not all((RESULTS / f"{name}.csv").is_file() for name in NEEDED):
-        pytest.skip("no reference run in data/results/laptop")
-    changed = subprocess.run(
-        ["git", "-C", str(ROOT), "status", "--porcelain", "--", str(RESULTS)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if changed.stdout:
-        pytest.skip("data/results/laptop was made anew here and is not committed")
-    monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
-    block = README.split(results.BEGIN)[1].split(results.END)[0]
-    assert block.strip() == results.readme_block("laptop"), "run results.update_readme('laptop')"
+    assert f"| SFT, {probed} | 0.250" in readme.numbers("made")
 
 
 def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ def test_a_profile_by_path_with_blanks_and_a_method_of_its_own(tmp_path):
     assert any(line.startswith("all stages done after") for line in said), said
     ran = [re.search(r"\] (\S+?)(, seed \d)?: done", line) for line in said]
     names = [found[1] for found in ran if found]
-    assert names.count("07_on_policy") == 1 and "08_minillm" not in names
+    assert names.count("07_on_policy") == 1 and "06_reverse_kl" not in names
     assert names.index("02_teacher") < names.index("04_word_level_kd") < names.index("07_on_policy")
     executed = project / "notebooks" / "executed" / "né"
     copy = nbformat.read(executed / "07_on_policy-seed1.ipynb", 4)

@@ -4,6 +4,7 @@ import fcntl
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from project import copy_project, start_study
@@ -63,7 +64,14 @@ def test_every_rule_passes_just_the_parameters_that_its_notebook_has(project):
     """Papermill only warns of an unknown name, so the calls are held against the sources."""
     from papermill import inspect_notebook
 
-    words = ["--dry-run", "--printshellcmds", "--config", "profile=smoke", "methods=all"]
+    words = [
+        "--dry-run",
+        "--printshellcmds",
+        "--config",
+        "profile=smoke",
+        "methods=all",
+        "parts=all",
+    ]
     shown = subprocess.run(
         [sys.executable, "-m", "snakemake", *words],
         cwd=project,
@@ -82,6 +90,14 @@ def test_every_rule_passes_just_the_parameters_that_its_notebook_has(project):
     for notebook, passed in names.items():
         known = set(inspect_notebook(str(project / notebook))) - {"ablated_size"}  # the reader's
         assert passed == known, notebook
+
+
+def test_a_site_without_tables_names_the_command(project):
+    command = ["make", "site", "PROFILE=smoke", f"BIN={Path(sys.executable).parent}"]
+    run = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    said = run.stderr.splitlines()
+    assert run.returncode == 2 and len(said) == 2, said
+    assert said[0].startswith("kdlib: ") and "make study PROFILE=smoke" in said[0]
 
 
 def clean(project):

@@ -25,20 +25,20 @@ def test_the_papers_methods_always_run():
     assert plan.trained == {
         "03_supervised_fine_tuning": ["sft"],
         "04_word_level_kd": ["word_kd"],
-        "05_sequence_level_kd": ["seq_kd"],
-        "06_reverse_kl": ["rkld"],
+        "05_sequence_level_kd": ["seq_kd_beam"],
+        "08_minillm": ["minillm"],
     }
     needing = [name for name in plan.trained if plan.needs_teacher(name)]
-    assert needing == ["04_word_level_kd", "05_sequence_level_kd", "06_reverse_kl"]
-    assert [name for name in plan.trained if plan.samples(name)] == ["06_reverse_kl"]
+    assert needing == ["04_word_level_kd", "05_sequence_level_kd", "08_minillm"]
+    assert [name for name in plan.trained if plan.samples(name)] == ["08_minillm"]
 
 
 def test_all_methods_and_single_ones():
     plan = pipeline.plan("smoke", None, "all")
     assert plan.methods == tuple(METHODS) and plan.named == "all"
     assert plan.trained["07_on_policy"] == ["imitkd", "gkd", "distillm", "distillm2"]
-    plan = pipeline.plan("smoke", None, "minillm gkd")
-    assert plan.named == "gkd minillm" and plan.trained["07_on_policy"] == ["gkd"]
+    plan = pipeline.plan("smoke", None, "rkld gkd")
+    assert plan.named == "rkld gkd" and plan.trained["07_on_policy"] == ["gkd"]
 
 
 def test_a_profiles_own_method_runs_in_the_notebook_that_it_names(tmp_path):
@@ -55,7 +55,10 @@ def test_a_profiles_own_method_runs_in_the_notebook_that_it_names(tmp_path):
         ("14_mine", "there is no notebook '14_mine' for methods"),
         ("10_comparison", "there is no notebook '10_comparison' for methods"),
         ("09_memorization_meter", "there is no notebook '09_memorization_meter' for methods"),
-        ("08_minillm", "notebook '08_minillm' trains minillm alone; name one with a parameter"),
+        (
+            "03_supervised_fine_tuning",
+            "notebook '03_.*' trains sft alone; name one with a parameter",
+        ),
     ],
 )
 def test_a_notebook_that_cannot_train_the_method_is_refused(tmp_path, notebook, message):
@@ -82,8 +85,30 @@ def test_copies_of_notebooks_are_no_part_of_the_series(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     for file in (pipeline.SOURCE / "notebooks").glob("*.ipynb"):
         (tmp_path / "notebooks" / file.name).write_text(file.read_text("utf-8"), "utf-8")
-    known = pipeline.plan("smoke", "0", "all").parameters
+    known = pipeline.plan("smoke", "0", "all", "all").parameters
     for name in ("02_teacher-Copy1", "Untitled", "02_teacher-seed0"):
         (tmp_path / "notebooks" / f"{name}.ipynb").write_text('{"cells": []}', "utf-8")
     monkeypatch.setattr(pipeline, "SOURCE", tmp_path)
-    assert pipeline.plan("smoke", "0", "all").parameters == known
+    assert pipeline.plan("smoke", "0", "all", "all").parameters == known
+
+
+@pytest.mark.parametrize(
+    ("parts", "there"),
+    [(None, []), ("study", []), ("lab", ["11", "12", "13"]), ("cause", ["14"])],  # beside 15
+)
+def test_parts_are_run_where_they_are_asked_for(parts, there):
+    known = pipeline.plan("smoke", "0", "paper", parts).parameters
+    assert [name[:2] for name in known if name > "10_z"] == [*there, "15"]
+    every = pipeline.plan("smoke", "0", "paper", "all").parameters
+    assert (
+        known.keys()
+        <= every.keys()
+        == pipeline.plan("smoke", "0", "", "cause lab").parameters.keys()
+    )
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(
+        KdlibError, match="PARTS: 'labs' is no part of the study; known: study, lab"
+    ):
+        pipeline.plan("smoke", "0", "paper", "labs")

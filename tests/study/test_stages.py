@@ -15,7 +15,7 @@ from own_data import ALL, run_of, save_base
 from safetensors.torch import save_file
 
 from kdlib import runs
-from kdlib.distill import objectives, trainer
+from kdlib.distill import objectives, text_sources, trainer
 from kdlib.distill.teacher_targets import Live, Remembered, Stored
 from kdlib.errors import KdlibError
 from kdlib.measure import meter
@@ -35,6 +35,19 @@ def make(run):
 def unfinished(run):
     (run.folder / runs.MANIFEST).unlink()
     return run
+
+
+@pytest.mark.parametrize("method", ["seq_kd", "rkld", "minillm"])
+def test_a_few_steps_take_text_or_objective_by_hand(folder, method):
+    run = run_of(folder, method)
+    rows, how = load_rows(run.profile, 0), run.settings.model_copy(update={"epochs": 1})
+    read = stages.reading(run, rows, how)
+    own = stages.few_steps(run, rows, read)
+    targets = Live(stages.load(run.teacher), how.precision)
+    same = objectives.objective(run.recipe.objective, targets, run.coefficients)
+    assert stages.few_steps(run, rows, read, minimized=same) == own
+    rows_alone = stages.few_steps(run, rows, read, source=text_sources.fixed(read))
+    assert abs(rows_alone["loss_nats_per_token"] - own["loss_nats_per_token"]) > 1e-3
 
 
 # --- what a run leaves
@@ -59,22 +72,104 @@ def test_a_run_leaves_its_tables(folder, method):
     per_token = pd.read_parquet(run.folder / "tokens.parquet").set_index("row_id")
     lengths = per_token.iloc[:, 0].map(len)
     assert lengths.to_dict() == tuples.set_index("row_id")["length"].to_dict()
-    assert (run.folder / "path.csv").is_file() == (method != "base")
+    assert (run.folder / "path.parquet").is_file() == (method != "base")
     assert not [file.name for file in run.folder.rglob(".*")]
 
 
 def test_methods_share_the_start_the_rows_and_the_steps(folder):
-    paths = {name: pd.read_csv(run_of(folder, name).folder / "path.csv") for name in ALL}
+    files = {name: run_of(folder, name).folder / "path.parquet" for name in ALL}
+    paths = {name: pd.read_parquet(file) for name, file in files.items()}
     for path in paths.values():
-        assert path["step"].unique().tolist() == [0, 3, 6]
-        start = path[path["epoch"] == 0].reset_index(drop=True)
+        assert path["step"].unique().tolist() == [0, 1, 2, 3, 4, 5, 6]
+    for name in set(ALL) - {"minillm"}:  # which starts from an SFT student
+        start = paths[name][paths[name]["epoch"] == 0].reset_index(drop=True)
         pd.testing.assert_frame_equal(start, paths["sft"][paths["sft"]["epoch"] == 0])
-    last = [path["nats_per_token"].tolist()[-2:] for path in paths.values()]
+    last = [path.loc[path["step"] == 6, "nats_per_token"].tolist() for path in paths.values()]
     # where the teacher's greedy text and its best beam are the same, so are their students
     teacher = run_of(folder, "teacher")
     texts = [teacher_output.text(teacher, load_rows(teacher.profile, 0), how) for how in
              ("teacher", "teacher_beam")]  # fmt: skip
     assert len(set(map(tuple, last))) == len(ALL) - (texts[0] == texts[1]), "two ended the same"
+
+
+def watch(monkeypatch):
+    """What each call of `trainer.fit` is given: the weights before it, settings, rows read, log."""
+    whole, calls = trainer.fit, []
+
+    def fit(model, source, minimized, settings, **named):
+        before = {name: one.clone() for name, one in model.state_dict().items()}
+        call = {"before": before, "settings": settings, "log": named["log"].name, "rows": set()}
+        calls.append(call | {"noted": "on_note" in named})
+
+        def read(reader, epoch):
+            for step in source(reader, epoch):
+                calls[-1]["rows"] |= {row.split("#")[0] for batch in step for row in batch.row_id}
+                yield step
+
+        return whole(model, read, minimized, settings, **named)
+
+    monkeypatch.setattr(stages.trainer, "fit", fit)
+    return calls
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_minillm_starts_from_the_sft_student_of_so_many_epochs(copy, monkeypatch, epochs):
+    run = run_of(copy, "minillm").changing(sft_epochs=epochs)
+    sft = run_of(copy, "sft", ("epochs = 2", f"epochs = {epochs}"))
+    rows, calls = load_rows(run.profile, 0), watch(monkeypatch)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    folder = make(run)
+    first, second = calls
+    assert first["settings"] == sft.settings and second["settings"] == run.settings
+    assert first["settings"].lr == 2e-3 != second["settings"].lr  # SFT's own
+    assert (first["log"], second["log"]) == ("log-start.jsonl", "log.jsonl")
+    assert not first["noted"] and second["noted"]
+    logged = [
+        json.loads((folder / one["log"]).read_text("utf-8").splitlines()[-1]) for one in calls
+    ]
+    assert [(one["epoch"], one["step"]) for one in logged] == [(epochs - 1, 3 * epochs), (1, 6)]
+    plain = stages.train(sft, rows, sft.settings, copy / "log.jsonl").state_dict()
+    for name, weight in plain.items():
+        torch.testing.assert_close(second["before"][name], weight, atol=1e-6, rtol=1e-4)
+    moved = [(plain[name] - one).abs().max() for name, one in first["before"].items()]
+    assert max(map(float, moved)) > 1e-3
+
+
+def test_minillm_is_noted_from_its_start_on(folder):
+    columns = ["row_id", "nats_per_token"]
+    sft, own = (
+        pd.read_parquet(run_of(folder, name).folder / "path.parquet") for name in ("sft", "minillm")
+    )
+    after, start = sft[sft["epoch"] == 1], own[own["epoch"] == 0]
+    both = start[columns].merge(after[columns], on="row_id")
+    assert len(both) == len(start) == len(after) > 0
+    assert both["nats_per_token_x"].tolist() == pytest.approx(
+        both["nats_per_token_y"].tolist(), abs=1e-4
+    )
+    before = sft[sft["epoch"] == 0]["nats_per_token"].mean()
+    assert start["nats_per_token"].mean() < before - 0.01
+
+
+def test_without_epochs_of_sft_minillm_starts_from_the_base(copy):
+    run = run_of(copy, "minillm").changing(sft_epochs=0)
+    folder = make(run)
+    assert folder.name == "minillm-small-sft_epochs=0"
+    assert not (folder / "log-start.jsonl").exists() and (folder / "log.jsonl").exists()
+    own, sft = (
+        pd.read_parquet(one / "path.parquet") for one in (folder, run_of(copy, "sft").folder)
+    )
+    start, base = (one[one["epoch"] == 0].reset_index(drop=True) for one in (own, sft))
+    pd.testing.assert_frame_equal(start, base)
+
+
+def test_a_start_reads_no_row_that_the_run_leaves_out(copy, monkeypatch):
+    whole = run_of(copy, "minillm")
+    rows, calls = load_rows(whole.profile, 0), watch(monkeypatch)
+    members = {one.row_id for one in rows.presented}
+    left = set(sorted(members)[:4])
+    folder = stages.make(whole.without(left, "a"), rows)
+    assert [one["rows"] for one in calls] == [members - left] * 2
+    assert {file.name for file in folder.glob("*.jsonl")} == {"log-start.jsonl", "log.jsonl"}
 
 
 def test_checkpoint_gives_the_numbers_in_its_table(folder):
@@ -89,25 +184,14 @@ def test_check_holds_a_checkpoint_against_its_tables(copy):
     run = run_of(copy, "sft")
     rows = load_rows(run.profile, 0)
     stages.check([run], rows)
-    path = pd.read_csv(run.folder / "path.csv")
-    runs.write_table(run.folder / "path.csv", path[path["epoch"] != 1])
+    path = pd.read_parquet(run.folder / "path.parquet")
+    runs.write_table(run.folder / "path.parquet", path[path["epoch"] != 1])
     with pytest.raises(AssertionError, match="SFT, small: epochs are missing"):
         stages.check([run], rows)
     shutil.rmtree(run.checkpoint)
     shutil.copytree(run_of(copy, "rkld").checkpoint, run.checkpoint)
     with pytest.raises(AssertionError, match="SFT, small: the checkpoint is not the one"):
         stages.check([run], rows)
-
-
-def test_answers_are_what_the_tables_hold(folder):
-    run = run_of(folder, "sft")
-    rows = load_rows(run.profile, 0)
-    example = rows.split("member")[0]
-    found = stages.answers([run.base, run], rows, example)
-    kept = pd.read_parquet(run.folder / "answers.parquet")
-    greedy = kept[(kept["row_id"] == example.row_id) & (kept["decoding"] == "greedy")]
-    assert [name for name, _ in found] == ["base, small", "SFT, small"]
-    assert found[1][1] == greedy["text"].item()
 
 
 # --- resume
@@ -136,11 +220,11 @@ def test_unfinished_run_is_redone_bit_by_bit(copy, one_thread):
     run = unfinished(run_of(copy, "rkld"))
     shutil.rmtree(run.folder)
     make(run)
-    names = ("path.csv", "checkpoint/config.json", "checkpoint/model.safetensors")
+    names = ("path.parquet", "checkpoint/config.json", "checkpoint/model.safetensors")
     before = {name: (run.folder / name).read_bytes() for name in names}
     tuples = pd.read_parquet(run.folder / "tuples.parquet")
     unfinished(run)
-    (run.folder / "path.csv").write_text("half")
+    (run.folder / "path.parquet").write_text("half")
     make(run)
     assert {name: (run.folder / name).read_bytes() for name in names} == before
     again = pd.read_parquet(run.folder / "tuples.parquet")
@@ -235,6 +319,16 @@ def test_infinite_loss_keeps_the_last_good_model(copy, monkeypatch):
     kept = checkpoints.load_model(run.folder / "last-good")
     assert all(torch.isfinite(weight).all() for weight in kept.parameters())
     assert runs.read_manifest(run.folder) is None
+
+
+def test_sft_before_a_method_that_breaks_off_keeps_the_model_too(copy, monkeypatch):
+    run = unfinished(run_of(copy, "minillm"))
+    monkeypatch.setattr(
+        objectives.losses, "cross_entropy", lambda logits, labels: logits[:, 0] * torch.nan
+    )
+    with pytest.raises(trainer.NotFinite, match="SFT before: loss nan.* at step 1"):
+        make(run)
+    assert checkpoints.load_model(run.folder / "last-good")
 
 
 def test_unknown_method_and_general_text_that_is_not_there(copy):

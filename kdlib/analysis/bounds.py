@@ -1,0 +1,76 @@
+"""One-sided bounds of what a gate asks: shares, their excess, AUC, hits at a low false-alarm rate.
+
+Each returns (lo, hi); `wrong` holds the chance that lo lies above the truth, and that hi lies below
+it, for independent cases. Nothing is drawn at random: a gate that is asked twice says the same, and
+bounds far out in a tail cost no more. `times` asks what the bounds would be with so many times the
+cases, had they shown the same shares.
+"""
+
+import numpy as np
+from scipy.special import betainccinv, betaincinv, ndtri
+from scipy.stats import binom, rankdata
+
+from kdlib.stats import Interval
+
+Wrong = tuple[float, float]
+Count = tuple[float, float]  # hits, and of how many; a fraction where cases are multiplied
+
+
+def rate(count: Count, wrong: Wrong) -> Interval:
+    """Of a share (Clopper and Pearson 1934): never wrong more often than said; 0 and 1 of none."""
+    hits, n = count
+    lo = float(betaincinv(hits, n - hits + 1, wrong[0])) if hits > 0 else 0.0
+    hi = float(betainccinv(hits + 1, n - hits, wrong[1])) if hits < n else 1.0
+    return lo, hi
+
+
+def excess(one: Count, other: Count, wrong: Wrong) -> Interval:
+    """Of one share less another, from the bounds of each (Newcombe 1998, method 10, by `rate`).
+
+    Where the other has no hits, the upper bound is that of the one alone.
+    """
+    p, q = one[0] / one[1], other[0] / other[1]
+    ends = []
+    for sign, chance in zip((-1, 1), wrong, strict=True):
+        (low, high), (under, over) = (rate(count, (chance, chance)) for count in (one, other))
+        reach = (high - p, q - under) if sign > 0 else (p - low, over - q)
+        ends.append(float(p - q + sign * np.hypot(*reach)))
+    return ends[0], ends[1]
+
+
+def auc(score: np.ndarray, member: np.ndarray, wrong: Wrong, times: float = 1) -> Interval:
+    """Of the AUC of scores [n] of members (bool, [n]) and others, two or more of each.
+
+    Normal, with the variance of DeLong et al. (1988), which asks nothing of the scores' shape.
+    """
+    ranks = rankdata(score)
+    above = [ranks[side] - rankdata(score[side]) for side in (member, ~member)]
+    n, m = map(len, above)  # above: how many of the other side lie below, ties half
+    share = above[0] / m, above[1] / n
+    error = np.sqrt(sum(one.var(ddof=1) / len(one) for one in share) / times)
+    lo, hi = share[0].mean() - ndtri(1 - np.array(wrong)) * error * np.array([1, -1])
+    return max(0.0, float(lo)), min(1.0, float(hi))
+
+
+def found_at(
+    score: np.ndarray, member: np.ndarray, false: float, wrong: Wrong, times: float = 1
+) -> Interval:
+    """Of the share of members found at the threshold that accuses `false` of all others there are.
+
+    Which threshold that is, the others tell only so well: half the chance of being wrong goes to
+    one that accuses surely more (for hi) or surely fewer (lo; an order statistic, binomial), the
+    other half to the share found there (`rate`). lo is 0 with fewer others than tell a threshold.
+    """
+    others, n = np.sort(score[~member])[::-1], int(member.sum())
+    half, many = (wrong[0] / 2, wrong[1] / 2), round(len(others) * times)
+    # the threshold's place among the others: where surely fewer lie above, surely more
+    fewer = int(np.ceil(binom.ppf(half[0], many, false) / times))
+    more = int(np.ceil((binom.isf(half[1], many, false) + 1) / times))
+    lo, hi = 0.0, 1.0
+    if fewer > 0:
+        hits = (score[member] > others[fewer - 1]).sum()
+        lo = rate((hits * times, n * times), half)[0]
+    if more <= len(others):
+        hits = (score[member] >= others[more - 1]).sum()
+        hi = rate((hits * times, n * times), half)[1]
+    return lo, hi

@@ -1,0 +1,161 @@
+"""The claims of the paper's companions (2601.15394: D; 2508.07054: E): statement, rule, judge.
+
+Written before any reported seed was run, see `claims`. The companions' models are far larger than
+ours, and memorize far less. Taught in notebooks 11 to 13.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from kdlib.config.methods import DISTILLED, label
+from kdlib.stats import ALPHA, judgeable, judged, row_text
+
+PUBLISHED_AUC = (0.54, 0.83)  # of students in 2508.07054
+LITTLE = 0.05  # of what a student memorizes (D1), of the rows that only the teacher does (D2)
+
+Judged = tuple[bool, bool, str]  # confirmed, refuted, evidence
+
+
+def _little_of_its_own(own: pd.DataFrame, shares: pd.DataFrame) -> Judged:
+    row = own.query("method == 'word_kd' and size == 'all'").iloc[0]
+    pooled = shares.query("method == 'word_kd' and size == 'all' and seed == 'all'")
+    shared = pooled.set_index("metric").loc["shared"]
+    evidence = f"its own share less that of the SFT student {row_text(row, form='+.3f')}, of "
+    evidence += f"{row['n']:.0f} rows; all three have {row_text(shared, form='.1%')}"
+    return row["hi"] < LITTLE, row["lo"] > LITTLE, evidence
+
+
+def _little_beyond_sft(excess: pd.DataFrame) -> Judged:
+    gaps = judged(excess[excess["method"] == "word_kd"])
+    little = (gaps["lo"] > -LITTLE) & (gaps["hi"] < LITTLE) & judgeable(gaps, "groups")
+    more = (gaps["lo"] > LITTLE) & (gaps["direction"] == "above")
+    said = [
+        f"{row['size']} {row_text(row, form='+.3f')} of {row['n']:.0f} rows"
+        for row in gaps.to_dict("records")
+    ]
+    return little.all(), more.any(), f"beyond a second SFT student: {'; '.join(said)}"
+
+
+def _text_passes_on_more(contrasts: pd.DataFrame) -> Judged:
+    chosen = contrasts.query("method == 'seq_kd_beam' and size == 'all'").set_index("metric")
+    row, ratio = chosen.loc["difference"], chosen.loc["ratio"]
+    enough = judgeable(row)
+    evidence = f"{row_text(row, form='+.3f')} over {row['n']:.0f} rows; ratio "
+    evidence += row_text(ratio, form=".2f")
+    return enough and row["lo"] > 0, enough and row["hi"] < 0, evidence
+
+
+def _predictable(scores: dict[str, Any]) -> Judged:
+    lo, hi = scores["roc_auc_lo"], scores["roc_auc_hi"]
+    hits = f"{scores['hits']:.0f} of {scores['n']:.0f} rows are memorized"
+    if pd.isna(lo):
+        return False, False, f"{hits}: too few of one kind to judge"
+    return lo > 0.99, hi < 0.99, f"ROC-AUC {row_text(scores, 'roc_auc', '.4f')}; {hits}"
+
+
+def _removable(removal: dict[str, Any]) -> Judged:
+    enough = judgeable(removal)
+    evidence = f"{removal['predicted']} of {removal['n']} rows memorized without those predicted, "
+    evidence += f"{removal['random']} without random ones: {row_text(removal, form='+.3f')}"
+    return enough and removal["hi"] < 0, enough and removal["lo"] > 0, evidence
+
+
+def _auc_as_published(early: pd.DataFrame, attacks: pd.DataFrame) -> Judged:
+    students, later = (
+        table[(table["score"] == "loss") & table["method"].isin(DISTILLED)]
+        for table in (early, attacks)
+    )
+    (lo, hi), auc, end = PUBLISHED_AUC, students["auc"], later["auc"]
+    within = (students["auc_lo"] >= lo) & (students["auc_hi"] <= hi)
+    outside = (students["auc_lo"] > hi) | (students["auc_hi"] < lo)
+    evidence = f"{len(auc)} distilled students: AUC {auc.min():.3f} to {auc.max():.3f}; "
+    evidence += f"{within.sum()} intervals lie within {lo} to {hi}, {outside.sum()} wholly outside"
+    evidence += f"; at the end of training {end.min():.3f} to {end.max():.3f}"
+    return within.all(), outside.any(), evidence
+
+
+def _ranked_differently(reversals: pd.DataFrame) -> Judged:
+    verdicts, sure = reversals["verdict"], reversals[reversals["verdict"] == "reversed"]
+    apart = ((reversals["auc"] < 0) & (reversals["memorized"] > 0)).sum()
+    evidence = f"{apart} of {len(reversals)} pairs of methods are ordered differently by the means,"
+    evidence += f" {len(sure)} beyond chance; {(verdicts == 'same order').sum()} are ordered alike "
+    evidence += f"beyond chance, {(verdicts == 'not judgeable').sum()} not judgeable"
+    if len(sure):
+        most = sure.loc[sure["memorized"].idxmax()]
+        evidence += f"; {label(most['one'])} memorizes {most['memorized']:.3f} more than "
+        evidence += f"{label(most['other'])}, its AUC is {-most['auc']:.3f} lower"
+    alike = (reversals["p"] < ALPHA) & (reversals["auc"] > 0)
+    return len(sure) > 0, alike.all(), evidence
+
+
+CLAIMS = {
+    "D1": (
+        "Of what a student memorizes, hardly more is its own, neither its teacher's nor an SFT "
+        "student's, than of what another SFT student memorizes (2601.15394: all three have 95.7%).",
+        # until now the share that all three have: with SFT trained until it memorizes half of the
+        # rows, luck alone puts the companion's number out of reach
+        "word-level KD, all sizes and seeds together: of the rows that it memorizes, the share "
+        "that neither its teacher nor an SFT student of another training seed memorizes, less "
+        "that share of the rows that the SFT student memorizes; confirmed if the whole interval "
+        "lies below 0.05, refuted if above 0.05",
+        _little_of_its_own,
+    ),
+    "D2": (
+        "Of what the teacher memorizes and an SFT student does not, little is passed on "
+        "(2601.15394: 0.9%): a student taught by it recites hardly more than another SFT student.",
+        # until now the bare share was judged, though what SFT misses is partly luck; then a student
+        # that recites far less than SFT confirmed it
+        "word-level KD, each size, all seeds together, over the rows that the teacher and not an "
+        "SFT student of another training seed memorizes: the share that the distilled student "
+        "memorizes less that of the SFT student; confirmed if at every size its whole interval "
+        "lies within -0.05 to 0.05 (equivalence); refuted if at one size it lies above 0.05 (and "
+        "above 0 after Holm's correction); a student that recites less leaves it open",
+        _little_beyond_sft,
+    ),
+    "D3": (
+        "Teacher text passes on more of that than teacher probabilities do (2601.15394: 2.7 "
+        "times).",
+        # until now over the rows that the SFT student of the same training seed misses
+        "sequence-level less word-level KD over the rows that the teacher and not an SFT student "
+        "of another training seed memorizes, all sizes and seeds together: confirmed if the paired "
+        "difference's interval lies above 0, refuted if below 0, by 10 different responses or more",
+        _text_passes_on_more,
+    ),
+    "D4": (
+        "What a student will memorize is told beforehand by the perplexities of teacher and "
+        "baseline, their KL and zlib (2601.15394: AUC .9997).",
+        "word-level KD at the probe's size, trained on the other seeds, all seeds together: "
+        "confirmed if the ROC-AUC's whole interval lies above 0.99, refuted if below 0.99",
+        _predictable,
+    ),
+    "D5": (
+        "With the rows predicted beforehand removed, less is memorized than with as many random "
+        "rows removed (2601.15394: 1,698 memorized to 4).",
+        # until now at most 1% of what was memorized, which of few rows cannot be told from 0
+        "word-level KD at the probe's size, all seeds together: the share of the member rows, "
+        "removed or kept, that is memorized with the predicted rows removed, less that with as "
+        "many random rows removed; confirmed if the paired difference's interval lies below 0, "
+        "refuted if above 0, by 10 different responses or more",
+        _removable,
+    ),
+    "E1": (
+        "Of a student trained until its held-out loss is lowest, an attacker who knows the loss "
+        "tells members from others with an AUC of .54 to .83 (2508.07054).",
+        # until now at the end of training, which is set so that SFT memorizes half of the rows
+        "loss score of every distilled student of the paper's methods, noted where in its training "
+        "the held-out loss is lowest, members against held-out rows, all seeds together: confirmed "
+        "if every interval lies within .54 to .83, refuted if one lies wholly outside; no interval "
+        "with fewer than 10 different responses of either; the end of training stands beside it",
+        _auc_as_published,
+    ),
+    "E2": (
+        "Membership and memorization rank the methods differently (2508.07054).",
+        # until now of all methods, uncorrected; refuted if no two means were ordered differently
+        "the paper's methods at the probe's size: confirmed if two of them are ordered one way by "
+        "memorized rows and the other way by the AUC of the loss score, both differences not 0 "
+        "after Holm's correction over all pairs; refuted if all pairs are ordered alike, no "
+        "difference being 0; open otherwise",
+        _ranked_differently,
+    ),
+}

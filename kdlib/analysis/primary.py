@@ -1,0 +1,49 @@
+"""What distilling takes away on average, and the least that a run could have seen (notebook 10)."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from kdlib.analysis.equal_usefulness import contrast
+from kdlib.analysis.rates import MODEL, ROW, natural
+from kdlib.config.methods import DISTILLED
+from kdlib.stats import Line
+
+
+def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
+    """The primary contrast: what the paper's distilled students memorize less SFT, their mean.
+
+    A line for each claim of which it is said: A1 (of `equal_usefulness.stopped` rows), A2 (of
+    `equal_usefulness.same_fit`), C1 (at the end of training). Columns: claim, students, value, lo,
+    hi, p, n, groups.
+    """
+    hits = natural(tuples, "member").astype({"hit": float})
+    sft = hits[hits["method"] == "sft"].set_index(["size", *ROW])["hit"].rename("sft")
+    ends = hits.rename(columns={"hit": "own"}).join(sft, on=["size", *ROW])
+    rows = {"A1": stopped[stopped["metric"] == "memorized"], "C1": ends}
+    lines: list[Line] = []
+    for claim, frame in rows.items():
+        own = frame[frame["method"].isin(DISTILLED)]
+        lines.append(
+            {"claim": claim, "students": len(own[MODEL].drop_duplicates())} | contrast(own)
+        )
+    fit = same_fit[same_fit["method"].isin(DISTILLED)]["value"].count()
+    mean = same_fit[same_fit["method"] == "all"].to_dict("records")
+    lines += [{"claim": "A2", "students": fit} | one for one in mean]
+    columns = ["claim", "students", "value", "lo", "hi", "p", "n", "groups"]
+    return pd.DataFrame(lines)[columns].sort_values("claim", ignore_index=True)
+
+
+def reach(lines: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The smallest differences that this run could have seen: half of the widths of intervals.
+
+    Of lines (lo, hi) by claim: claim, lines, judged (those with an interval), least, median,
+    greatest.
+    """
+    halves = {claim: (one["hi"] - one["lo"]) / 2 for claim, one in lines.items()}
+    rows = {
+        claim: {"lines": len(half), "judged": half.count(), "least": half.min()}
+        | {"median": half.median(), "greatest": half.max()}
+        for claim, half in halves.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis("claim").reset_index()

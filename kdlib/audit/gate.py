@@ -1,0 +1,186 @@
+"""Numbers of an audit against a policy's limits: pass, fail, or undecided.
+
+Cases are different responses, for equal ones stand or fall together: one comes out if it does from
+any of its rows, and its score is the mean of theirs. A model that passes by mistake has a number at
+its limit or above, whose upper bound has to be wrong: for that each bound may have the whole of the
+policy's level (intersection-union, Berger 1982). A model fails by mistake if any lower bound is
+wrong: for that they share the level (Bonferroni).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from kdlib.analysis import bounds, roc
+from kdlib.audit.policy import GUESS, SHARES, Limit, Policy
+from kdlib.audit.summary import OF_SECRETS
+from kdlib.errors import KdlibError
+from kdlib.stats import MIN_GROUPS, Interval, Line
+
+PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+STATUS = {PASS: 0, FAIL: 1, UNDECIDED: 3}  # exit status; 2 is bad input
+MOST = 10_000_000  # cases; where more were needed, none decide
+COLUMNS = ["name", "measure", "at", "of", "below", "outcome", "why", "value", "lo", "hi", "n"]
+COLUMNS += ["n_held_out", "needed", "seen"]
+Bounds = Callable[[bounds.Wrong, float], Interval]
+
+
+def require_rows(policy: Policy, rows: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuse, before anything is measured, bounds that need more rows than the files have.
+
+    `rows` are those of `command.inspect`. Without any held-out rows nothing is refused: then what
+    needs them is missing, and fails.
+    """
+    there = {split: counts["rows"] - counts["empty"] for split, counts in rows.items()}
+    for limit in policy.limits:
+        for split, needed in _needs(limit).items():
+            if there.get(split, needed) < needed:
+                what = f"{limit.name} needs {needed} {split.replace('_', '-')} rows"
+                remedy = "give more, or take the limit out of the policy"
+                raise KdlibError(f"policy: {what}, and there are {there[split]}; {remedy}")
+
+
+def _needs(limit: Limit) -> dict[str, int]:
+    """By split the fewest cases of which there is a number at all."""
+    if limit.measure in SHARES:
+        return {"member": 1} | ({"held_out": 1} if limit.compares else {})
+    others = round(1 / roc.RATES[limit.measure]) if limit.measure in roc.RATES else MIN_GROUPS
+    return {"member": MIN_GROUPS, "held_out": others}
+
+
+def judged(rows: pd.DataFrame, secrets: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+    """A line for each limit, in COLUMNS, of rows as `summary.sampled` and secrets as its namesake.
+
+    outcome (of STATUS) and why, in words; value with its bounds lo and hi; n and n_held_out (cases:
+    different responses); needed (times so many cases would decide, if they showed the same shares;
+    inf: no number of them, nan: decided); seen (the smallest share of training responses of which
+    one would have come out, but for the policy's level).
+    """
+    wrong = (policy.level / len(policy.limits), policy.level)
+    of = [secrets if limit.measure in OF_SECRETS else rows for limit in policy.limits]
+    lines = [_line(one, limit, wrong) for one, limit in zip(of, policy.limits, strict=True)]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
+    member, held_out = (rows[rows["member"].astype(bool) == side] for side in (True, False))
+    facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
+    what = "secrets" if limit.measure in OF_SECRETS else "rows"
+    missing = f"no training {what} were measured" if member.empty else ""
+    if limit.compares and held_out.empty:
+        missing = missing or f"there are no held-out {what} to compare with"
+    if not missing and limit.measure in GUESS and limit.at not in member:
+        missing = "no reference model was given"
+    if missing:
+        return facts | {"outcome": FAIL, "why": f"missing: {missing}"}
+    cases = [_cases(one, limit) for one in (member, held_out) if len(one)]
+    n, m = len(cases[0]), len(cases[1]) if len(cases) > 1 else 0
+    facts |= {"n": n, "n_held_out": m}
+    if limit.measure in SHARES:
+        facts["seen"] = -np.expm1(np.log(wrong[1]) / n)
+    for (split, needed), there in zip(_needs(limit).items(), (n, m), strict=False):
+        if there < needed:
+            few = f"{there} different {split.replace('_', '-')} responses, {needed} are needed"
+            return facts | {
+                "outcome": UNDECIDED,
+                "why": f"too few: {few}",
+                "needed": needed / there,
+            }
+    value, ends = _number(cases, limit)
+    lo, hi = ends(wrong, 1)
+    facts |= {"value": value, "lo": lo, "hi": hi}
+    if limit.compares and _reversed(ends, limit, wrong):
+        why = "held-out rows are known better than training rows: not like them, or files swapped"
+        return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
+    if hi < limit.below or lo > limit.below:
+        below = hi < limit.below
+        why = f"the {'upper' if below else 'lower'} bound lies {'below' if below else 'above'}"
+        return facts | {"outcome": PASS if below else FAIL, "why": f"{why} {limit.below:g}"}
+    why = f"{limit.below:g} lies within the bounds"
+    return facts | {"outcome": UNDECIDED, "why": why, "needed": _needed(ends, limit, wrong, n)}
+
+
+def _cases(rows: pd.DataFrame, limit: Limit) -> pd.Series:
+    """By different response: whether it is hit, or its score."""
+    if limit.measure in SHARES:
+        return SHARES[limit.measure][0](rows, limit.at).groupby(rows["group"]).any()
+    return rows[limit.at].astype(float).groupby(rows["group"]).mean()
+
+
+def _number(cases: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
+    """The number that is limited, and its bounds by the chances of being wrong and `times`."""
+    if limit.measure in SHARES:
+        counts = [(int(one.sum()), len(one)) for one in cases]
+
+        def of_shares(wrong: bounds.Wrong, times: float) -> Interval:
+            scaled = [(hits * times, n * times) for hits, n in counts]
+            if limit.compares:
+                return bounds.excess(scaled[0], scaled[1], wrong)
+            return bounds.rate(scaled[0], wrong)
+
+        guessed = counts[1][0] / counts[1][1] if limit.compares else 0.0
+        return counts[0][0] / counts[0][1] - guessed, of_shares
+    score = np.concatenate([one.to_numpy() for one in cases])
+    member = np.arange(len(score)) < len(cases[0])
+    if limit.measure == "auc":
+        return roc.auc(score, member), lambda wrong, times: bounds.auc(score, member, wrong, times)
+    false = roc.RATES[limit.measure]
+    found = roc.tpr_at(score, member, false)
+    return found, lambda wrong, times: bounds.found_at(score, member, false, wrong, times)
+
+
+def _reversed(ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> bool:
+    """Whether a number is as surely on the other side of a guess as would fail on this side."""
+    guess = GUESS.get(limit.measure, 0.0)
+    return ends((wrong[0], wrong[0]), 1)[1] < guess - (limit.below - guess)
+
+
+def _needed(ends: Bounds, limit: Limit, wrong: bounds.Wrong, n: int) -> float:
+    """The least `times` (within 2%) at which the bounds lie on one side of the limit; inf: none."""
+
+    def decides(times: float) -> bool:
+        lo, hi = ends(wrong, times)
+        return hi < limit.below or lo > limit.below
+
+    few, many = 1.0, 2.0
+    while not decides(many):
+        few, many = many, 2 * many
+        if many * n > MOST:
+            return float("inf")
+    while many / few > 1.02:
+        middle = (few * many) ** 0.5
+        few, many = (few, middle) if decides(middle) else (middle, many)
+    return many
+
+
+def outcome(table: pd.DataFrame) -> str:
+    """Of all limits: fail if one does, else undecided if one is, else pass."""
+    there = Counter(table["outcome"])
+    return next(one for one in (FAIL, UNDECIDED, PASS) if there[one])
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """The verdict in a line, one for each limit, and what more rows could tell."""
+    said = [f"The gate: {outcome(table)}."]
+    for row in table.to_dict("records"):
+        there = not np.isnan(row["lo"])
+        number = f"{row['value']:.4f} [{row['lo']:.4f}, {row['hi']:.4f}], " if there else ""
+        said.append(f"{row['outcome']}: {row['name']}: {number}{row['why']}.{_more(row)}")
+    if (table["seen"] > 0).any():
+        least = f"{table['seen'].min():.2%}"
+        said.append(f"Of a share under {least}, this audit may well have seen nothing at all.")
+    return said
+
+
+def _more(row: Line) -> str:
+    """How many cases would decide a line, as a sentence."""
+    if np.isnan(row["needed"]):
+        return ""
+    if row["needed"] == np.inf:
+        return " More rows would not decide."
+    member, held_out = (int(np.ceil(row[n] * row["needed"])) for n in ("n", "n_held_out"))
+    counts = f"{member:,} different training responses"
+    counts += f" and {held_out:,} held-out ones" if held_out else ""
+    return f" If shares stay the same, about {counts} would decide."

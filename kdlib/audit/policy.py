@@ -1,0 +1,81 @@
+"""What a model may show before it is released: a TOML file of limits (see policy.toml)."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from kdlib.analysis import roc
+from kdlib.analysis.attacks import BASIC
+from kdlib.audit.summary import HITS, OF_SECRETS
+from kdlib.config.profile import read_toml
+from kdlib.config.sections import Distinct, Faults, Fraction, Real, Settings, Whole
+from kdlib.errors import KdlibError, clearly
+
+DEFAULT = Path(__file__).with_name("policy.toml")
+GUESS = {"auc": 0.5, **roc.RATES}  # of measures of a score: what guessing gives
+SHARES = HITS | OF_SECRETS
+# By measure: the values of `at` that an audit has.
+AT: dict[str, tuple[Any, ...]] = {name: ats for name, (_, ats) in SHARES.items()}
+AT |= dict.fromkeys(GUESS, (*BASIC, "reference_base"))
+
+
+class Limit(Settings):
+    """One number and the limit below which it has to lie."""
+
+    measure: str  # of AT
+    at: Whole | Real | str
+    of: Literal["excess", "rate"] = "excess"  # of SHARES: less the held-out rows' share, or alone
+    below: Fraction
+
+    def _faults(self) -> Faults:
+        known = ", ".join(AT)
+        yield self.measure not in AT, f"measure '{self.measure}' is unknown; known: {known}"
+        ats = AT[self.measure]
+        some = ", ".join(map(str, ats if len(ats) < 10 else (*ats[:2], "...", *ats[-2:])))
+        yield self.at not in ats, f"{self.measure} is not measured at {self.at!r}, but at {some}"
+        least = GUESS.get(self.measure, 0)
+        between = (
+            f"lies above {least:g}, which is a guess, and under 1" if least else "lies in (0, 1)"
+        )
+        yield not least < self.below < 1, f"{self.name}: below = {self.below:g}; it {between}"
+        alone = least > 0 and self.of == "rate"
+        yield alone, f"{self.measure} compares with held-out rows already; leave 'of' out"
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs held-out rows."""
+        return self.of == "excess"
+
+    @property
+    def name(self) -> str:
+        """Such as "exact_rate at 50, excess"."""
+        return f"{self.measure} at {self.at}" + (f", {self.of}" if self.measure in SHARES else "")
+
+
+class Policy(Settings):
+    """Limits, all of which have to hold, and the chance that the gate is wrong about them."""
+
+    level: Annotated[Real, Field(gt=0, lt=0.5)]
+    limits: Annotated[tuple[Limit, ...], Field(min_length=1), Distinct]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A policy with the name and the SHA-256 of its file."""
+
+    policy: Policy
+    name: str
+    sha256: str
+
+
+def read(word: str) -> Read:
+    """The policy that ships ("default"), or that of a file; KdlibError says what is wrong in it."""
+    path = DEFAULT if word == "default" else Path(word)
+    if not path.is_file():
+        raise KdlibError(f"--policy {word}: no such file; 'default' is the one that ships")
+    with clearly(f"--policy {word}"):
+        policy = Policy(**read_toml(path, "policy"))
+    return Read(policy, path.name, hashlib.sha256(path.read_bytes()).hexdigest())

@@ -1,0 +1,197 @@
+"""The record of a gated audit: verdict and numbers, bound to the files by their digests.
+
+record.json is an in-toto Statement v1 with the test-result predicate; what is ours in it begins
+with kdlib_. It holds no text of any row. Signed, the same bytes stand in record.dsse.json, too: a
+DSSE v1 envelope with an Ed25519 signature. Who has neither key nor files can read it, and nothing
+more: a record that nobody signed is what its owner says.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers.utils import cached_file
+
+from kdlib import runs
+from kdlib.audit import gate
+from kdlib.audit.policy import Read
+from kdlib.audit.summary import SAMPLE
+from kdlib.config.sections import AuditSettings
+from kdlib.errors import KdlibError
+from kdlib.model import packaged
+
+RECORD, ENVELOPE = "record.json", "record.dsse.json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
+PAYLOAD = "application/vnd.in-toto+json"
+RESULT = {gate.PASS: "PASSED", gate.FAIL: "FAILED", gate.UNDECIDED: "WARNED"}
+TESTS = {gate.PASS: "passedTests", gate.FAIL: "failedTests", gate.UNDECIDED: "warnedTests"}
+FILES = {"data": "data", "held_out": "held-out"}  # settings that name a file, and their role
+FOLDERS = ("model", "reference")
+NEVER = (  # whatever the settings
+    "other prompts than these rows' own in this template, and dialogues",
+    "text that comes back in other words or another language",
+    "what stands in the rows' instructions and contexts",
+    "personal data that the column secrets does not name",
+    "what filters around the model hold back, or let through",
+    "models that are trained further, quantized or merged after this audit",
+)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_of(model: str) -> Path:
+    """Where the files of a model lie that was loaded: a folder, a package's, or the hub's cache."""
+    try:
+        found = cached_file(str(packaged.resolve(model)), "config.json", local_files_only=True)
+    except OSError:
+        found = None
+    if found is None:
+        raise KdlibError(f"the files of '{model}' are not here, so no record can name them")
+    return Path(found).parent
+
+
+def files(settings: AuditSettings) -> dict[str, Path]:
+    """The audited files by their name in a record, such as "model/config.json"."""
+    given = settings.model_dump()
+    found = {
+        f"{role}/{given[name].name}": given[name] for name, role in FILES.items() if given[name]
+    }
+    for role in FOLDERS:
+        if given[role]:
+            found |= {f"{role}/{one.name}": one for one in inside(folder_of(given[role]))}
+    return found
+
+
+def inside(folder: Path) -> list[Path]:
+    """The files that a model is read from: none of folders below, no hidden ones, no Markdown."""
+    there = (one for one in folder.iterdir() if not one.name.startswith("."))
+    return sorted(one for one in there if one.is_file() and one.suffix != ".md")
+
+
+def statement(
+    settings: AuditSettings, asked: Read, table: pd.DataFrame, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record: `table` is of `gate.judged`, `about` of `command.write_report`."""
+    subject = [
+        {
+            "name": name,
+            "digest": {"sha256": sha256(path)},
+            "annotations": {"kdlib_path": os.path.relpath(path, settings.out)},
+        }
+        for name, path in files(settings).items()
+    ]
+    verdict, names = gate.outcome(table), table.groupby("outcome")["name"].agg(list)
+    how = {name: about[name] for name in ("precision", "limit", "device", "vocabulary", "rows")}
+    template = settings.template.model_dump_json().encode()
+    predicate = {
+        "result": RESULT[verdict],
+        "configuration": [{"name": asked.name, "digest": {"sha256": asked.sha256}}],
+        **{field: names.get(one, []) for one, field in TESTS.items()},
+        "kdlib_verdict": verdict,
+        "kdlib_measures": json.loads(table.to_json(orient="records", double_precision=6)),
+        "kdlib_policy": asked.policy.model_dump(mode="json"),
+        "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
+        "kdlib_not_tested": untested(settings, about),
+        "kdlib_versions": {"kdlib": version("kdlib"), "commit": runs.commit(), **runs.versions()},
+        "kdlib_time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    kind = {"_type": STATEMENT, "predicateType": PREDICATE}
+    return kind | {"subject": subject, "predicate": predicate}
+
+
+def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
+    """What this audit says nothing about, in words."""
+    said = []
+    if settings.held_out is None:
+        said.append("guessing: no held-out rows were given, so none of it is told from memory")
+    if settings.reference is None:
+        said.append("attacks that know the model before its training: none was given")
+    if not about["secrets"]:
+        said.append("named strings: the training rows have no column secrets")
+    reasons = {
+        "too_long": "do not fit",
+        "empty": "are empty",
+        "cut": "are measured to the limit only",
+    }
+    for split, counts in about["rows"].items():
+        told = [f"{counts[key]:,} {words}" for key, words in reasons.items() if counts[key]]
+        if told:
+            said.append(f"{split.replace('_', '-')} rows, of which {', '.join(told)}")
+        if counts["measured"] > SAMPLE:
+            said.append(f"{split.replace('_', '-')} rows but for {SAMPLE:,} drawn uniformly")
+    return said + list(NEVER)
+
+
+def write(folder: Path, body: Mapping[str, Any], key: Any = None) -> Path:
+    """Write the record, with its envelope where there is a key (of `private_key`); its path."""
+    text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / ENVELOPE).unlink(missing_ok=True)  # it signs another record
+    runs.write_text(folder / RECORD, text)
+    if key is not None:
+        payload = text.encode()
+        signature = {"keyid": key_id(key.public_key()), "sig": _base64(key.sign(pae(payload)))}
+        envelope = {"payloadType": PAYLOAD, "payload": _base64(payload), "signatures": [signature]}
+        runs.write_text(folder / ENVELOPE, json.dumps(envelope, indent=1) + "\n")
+    return folder / RECORD
+
+
+def pae(payload: bytes, kind: str = PAYLOAD) -> bytes:
+    """What is signed: DSSE's pre-authentication encoding of the payload and its type."""
+    parts = (kind.encode(), payload)
+    return b" ".join([b"DSSEv1", *(b"%d %s" % (len(one), one) for one in parts)])
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def private_key(path: Path) -> Any:
+    """An Ed25519 key that signs, from a PEM file without a password."""
+    return _key(path, "private")
+
+
+def public_key(path: Path) -> Any:
+    """An Ed25519 key that checks signatures, from a PEM file."""
+    return _key(path, "public")
+
+
+def _key(path: Path, kind: str) -> Any:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError:
+        remedy = "install kdlib with the extra 'sign'"
+        raise KdlibError(f"keys need the package cryptography; {remedy}") from None
+    if not path.is_file():
+        raise KdlibError(f"key file {path} does not exist")
+    wanted = f"an Ed25519 {kind} key in PEM, without a password"
+    with suppress(ValueError, TypeError):
+        raw = path.read_bytes()
+        if kind == "private":
+            key: Any = serialization.load_pem_private_key(raw, None)
+        else:
+            key = serialization.load_pem_public_key(raw)
+        if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
+            return key
+    raise KdlibError(f"key file {path} holds no such key; it needs {wanted}")
+
+
+def key_id(key: Any) -> str:
+    """SHA-256 of a public key (DER), 64 hex digits."""
+    from cryptography.hazmat.primitives import serialization as forms
+
+    how = (forms.Encoding.DER, forms.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key.public_bytes(*how)).hexdigest()

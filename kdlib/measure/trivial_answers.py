@@ -1,0 +1,160 @@
+"""Answers that need no model: what a model has to beat to be of use. Taught in notebook 09.
+
+The answerers know the member rows, and what they say is chosen on these alone:
+
+- constant says always the same: the member response that is most like all of them;
+- nearest says the response of the member with the most similar prompt (to a member its own);
+- echo says what stands in the prompt, one of ECHOED, or the instruction where there is none;
+- template puts one of ECHOED between common words, as in "return the ... of the".
+
+"Like" is what answers are judged by (`usefulness.scored`): ROUGE-L, with an encoder the mean of it
+and similarity. The template is grown by ROUGE-L alone: some thousand are tried, and each of them
+would have to be embedded with every member. Rows have row_id, instruction, context and response.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from rapidfuzz.distance import LCSseq
+from rouge_score import tokenizers
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from kdlib.measure import similarity, usefulness
+
+MOST = 500  # member rows on which constant and template are chosen
+COMMON = 50  # words that a template may be made of
+GAIN = 0.005  # of ROUGE-L, for each word more: less is these rows' own
+SLOT = "{}"  # where a template has what it echoes
+# the last part of the name that is asked about, the last two; the first line of what else the
+# context holds, all of that
+ECHOED = ("name", "names", "line", "context")
+_NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)  # and arguments: a context of pydocs
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_STEMS, _SURFACE = (tokenizers.DefaultTokenizer(use_stemmer=stem) for stem in (True, False))
+
+Tokens = list[str]
+
+
+def scored(
+    members: pd.DataFrame, asked: Mapping[str, pd.DataFrame], encoder: str | None = None
+) -> pd.DataFrame:
+    """What they say to the rows asked, by split, `usefulness.scored`: to be read like a model's.
+
+    Columns: answerer, row_id, split, decoding ("greedy": there is one answer), text, scores.
+    """
+    said = pd.concat(
+        [answers(members, rows, encoder).assign(split=split) for split, rows in asked.items()],
+        ignore_index=True,
+    )
+    responses = pd.concat(asked.values()).set_index("row_id")["response"].to_dict()
+    order = ["answerer", "row_id", "split", "decoding", "text"]
+    return usefulness.scored(said.assign(decoding="greedy")[order], responses, encoder)
+
+
+def answers(members: pd.DataFrame, asked: pd.DataFrame, encoder: str | None = None) -> pd.DataFrame:
+    """What each answerer says to the rows of `asked`: answerer, row_id, text."""
+    sentence = constant(members["response"][:MOST], encoder)
+    form, what = template(members[:MOST])
+    said = {
+        "constant": [sentence] * len(asked),
+        "nearest": nearest(members, asked),
+        "echo": echoes(asked, best_echo(members[:MOST], encoder)),
+        "template": [form.format(text) for text in echoes(asked, what)],
+    }
+    texts = [pd.DataFrame({"row_id": asked["row_id"], "text": one}) for one in said.values()]
+    return pd.concat(texts, keys=said, names=["answerer"]).reset_index("answerer")
+
+
+def constant(responses: Sequence[str], encoder: str | None = None) -> str:
+    """The response that is on average most like all; of equal ones the first."""
+    tokens = [_STEMS.tokenize(text) for text in responses]
+    means = np.array([_rouge_l(tokens, [one] * len(tokens)) for one in tokens])
+    if encoder:  # the mean cosine to all is that to their mean
+        vectors = similarity.embed(encoder, list(responses))
+        means = (means + vectors @ vectors.mean(axis=0)) / 2
+    return list(responses)[int(np.argmax(means))]
+
+
+def nearest(members: pd.DataFrame, asked: pd.DataFrame) -> list[str]:
+    """The response of the member whose prompt shares most runs of 3 to 5 characters (tf-idf)."""
+    # by characters, not words: names share parts of words, and these answers are the better ones
+    weighed = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5))
+    known = weighed.fit_transform(members["instruction"] + " " + members["context"])
+    query = weighed.transform(asked["instruction"] + " " + asked["context"])
+    return members["response"].iloc[np.ravel((query @ known.T).argmax(axis=1))].tolist()
+
+
+def echoes(rows: pd.DataFrame, what: str) -> list[str]:
+    """`echo` of each row."""
+    asked = zip(rows["instruction"], rows["context"], strict=True)
+    return [echo(instruction, context, what) for instruction, context in asked]
+
+
+def echo(instruction: str, context: str, what: str = "names") -> str:
+    """The words of one of ECHOED, or else the instruction.
+
+    Of a context whose first line is `networkx.Graph.add_nodesFrom(self, nodes)` the names are
+    "graph add nodes from", and further lines what else it holds.
+    """
+    first, _, rest = context.partition("\n")
+    named = _NAME.fullmatch(first)
+    parts = named[1].split(".")[-1 if what == "name" else -2 :] if named else []
+    names = " ".join(word.lower() for word in _WORD.findall(" ".join(parts)))
+    others = rest if named else context
+    said = {"line": others.partition("\n")[0], "context": others}.get(what, names)
+    return said or instruction
+
+
+def best_echo(members: pd.DataFrame, encoder: str | None = None) -> str:
+    """Which of ECHOED is most like the members' responses."""
+    responses = members["response"].tolist()
+    wanted = [_STEMS.tokenize(text) for text in responses]
+
+    def likeness(what: str) -> float:
+        said = echoes(members, what)
+        words = _rouge_l(wanted, [_STEMS.tokenize(text) for text in said])
+        if not encoder:
+            return words
+        return (words + float(similarity.cosine(encoder, said, responses).mean())) / 2
+
+    return max(ECHOED, key=likeness)
+
+
+def template(members: pd.DataFrame) -> tuple[str, str]:
+    """A template such as "return the {} of the", and which of ECHOED to put there.
+
+    Grown from the slot alone, always by the word and place that raise the mean ROUGE-L of the
+    members most.
+    """
+    found: list[tuple[float, str, str]] = []
+    wanted = [_STEMS.tokenize(text) for text in members["response"]]
+    counts = Counter(word for text in members["response"] for word in _SURFACE.tokenize(text))
+    common = [word for word, _ in counts.most_common(COMMON)]
+    for what in ECHOED:
+        slots = [_STEMS.tokenize(text) for text in echoes(members, what)]
+        form, score, grown = SLOT, -np.inf, [SLOT]
+        while grown:
+            scores = [_rouge_l(wanted, _filled(one, slots)) for one in grown]
+            if max(scores) < score + GAIN:
+                break
+            score, form = max(scores), grown[int(np.argmax(scores))]
+            words = form.split()
+            places = range(len(words) + 1)
+            grown = [" ".join([*words[:i], word, *words[i:]]) for i in places for word in common]
+        found.append((score, form, what))
+    return max(found, key=lambda one: one[0])[1:]
+
+
+def _filled(form: str, slots: list[Tokens]) -> list[Tokens]:
+    """The stemmed tokens of a template with each text."""
+    before, after = (_STEMS.tokenize(side) for side in form.split(SLOT))
+    return [[*before, *text, *after] for text in slots]
+
+
+def _rouge_l(wanted: list[Tokens], said: list[Tokens]) -> float:
+    """Mean ROUGE-L (F1, 0 to 1): twice the longest common subsequence over both lengths."""
+    pairs = zip(wanted, said, strict=True)
+    return float(np.mean([2 * LCSseq.similarity(a, b) / (len(a) + len(b) or 1) for a, b in pairs]))

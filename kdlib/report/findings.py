@@ -1,0 +1,114 @@
+"""What the reference run found: put into notebooks, and held against its tables.
+
+A finding stands in the notebook's cell tagged `finding`, behind a heading. Its sentences are those
+of `sentences`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kdlib import runs
+from kdlib.config.methods import METHODS, PAPER
+from kdlib.config.profile import Profile, load_profile
+from kdlib.errors import KdlibError
+from kdlib.report import results, sentences
+
+REFERENCE = "laptop"  # the profile whose committed tables README and notebooks speak of
+OPENING = "**In the reference run**"
+
+
+def said(stem: str, settings: Profile) -> str:
+    """The finding of a notebook in the tables of a profile; of what was not run, what makes it."""
+    found, lacking = [], list[str]()
+    for asked, sentence in sentences.OF[stem]:
+        try:
+            text = sentence(settings)
+        except sentences.NotRun:
+            lacking.append(asked)
+        else:
+            found.append(text[0].upper() + text[1:])
+    if lacking:
+        what = "The rest" if found else "This"
+        found.append(f"{what} was not run: `{_command(settings.name, lacking)}` makes it.")
+    return " ".join(found)
+
+
+def cell(stem: str) -> str:
+    """The finding of a notebook in the reference run, as it stands in its cell."""
+    made = "".join(f", commit `{commit}`" for commit in _commits())
+    return (
+        f"{OPENING} (profile `{REFERENCE}`{made}): {with_intervals(stem, load_profile(REFERENCE))}"
+    )
+
+
+def check(stem: str, profile: str) -> None:
+    """Hold the finding in a notebook's source against the tables of the reference run.
+
+    KdlibError where they differ. Nothing is held, and one line says so, where the notebook runs for
+    the reference run itself, or its tables are not here, or of another run than the finding.
+    """
+    file = runs.root() / "notebooks" / f"{stem}.ipynb"
+    if profile == REFERENCE or not _commits() or not file.is_file():
+        print("the finding is of the reference run: not held against its tables here")
+        return
+    stands = _place(json.loads(file.read_text("utf-8")), file)[2]
+    if not any(commit in stands for commit in _commits()):
+        print(
+            f"the tables of {REFERENCE} were made anew since: the finding is not held against them"
+        )
+    elif stands != cell(stem):
+        wrong = f"the finding in {file.name} is not what data/results/{REFERENCE} says"
+        raise KdlibError(f"{wrong}; write it anew with: python -m kdlib findings")
+
+
+def write() -> None:
+    """Write the findings into the notebooks and their executed copies."""
+    folder = runs.root() / "notebooks"
+    for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        _write_cell(file, file.stem)
+    for file in sorted((folder / "executed" / REFERENCE).glob("*.ipynb")):
+        if '"finding"' in file.read_text("utf-8"):  # else it was executed before there were any
+            _write_cell(file, file.stem.partition("-seed")[0])
+
+
+def with_intervals(stem: str, settings: Profile) -> str:
+    """The finding, and what its intervals are over, where it has any."""
+    text = said(stem, settings)
+    return f"{text} {sentences.how_sure(settings.name)}" if "[" in text else text
+
+
+def _commits() -> list[str]:
+    """The commits that the reference run was made at; none where it is not here."""
+    metrics = results.read(REFERENCE, "metrics", optional=True)
+    return sorted(metrics["commit"].unique()) if len(metrics) else []
+
+
+def _command(profile: str, lacking: list[str]) -> str:
+    """What makes the methods and parts that sentences asked for."""
+    further = [one for one in dict.fromkeys(lacking) if one in METHODS and one not in PAPER]
+    parts = [one for one in dict.fromkeys(lacking) if one and one not in METHODS]
+    words = [f"make study PROFILE={profile}", *(f"PARTS={part}" for part in parts)]
+    return " ".join([*words, f'METHODS="{" ".join(further)}"'] if further else words)
+
+
+def _place(notebook: Any, file: Path) -> tuple[dict[str, Any], str, str]:
+    """The cell tagged `finding`, what stands in it before the finding, and the finding."""
+    found = [one for one in notebook["cells"] if "finding" in one["metadata"].get("tags", [])]
+    source = "".join(found[0]["source"]) if len(found) == 1 else ""
+    head, opening, text = source.partition(OPENING)
+    if not opening:
+        wanted = f"needs one cell tagged `finding`, with a heading and {OPENING}"
+        raise KdlibError(f"{file.name} {wanted}; put it back")
+    return found[0], head, opening + text
+
+
+def _write_cell(file: Path, stem: str) -> None:
+    notebook, before = json.loads(file.read_text("utf-8")), file.stat()
+    place, head, stands = _place(notebook, file)
+    if (text := cell(stem)) != stands:
+        place["source"] = f"{head}{text}".splitlines(keepends=True)
+        runs.write_text(file, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+        # nothing is computed from this cell: no stage is due again
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

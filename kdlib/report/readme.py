@@ -1,0 +1,103 @@
+"""The README's generated parts: the answer on its first screen, and the numbers below.
+
+Each stands between two marks and says what the tables of a profile say; the texts in which one sees
+memorization are those of its executed copy of notebook 04. `python -m kdlib findings` writes them.
+"""
+
+import re
+import textwrap
+from collections.abc import Callable
+
+import nbformat
+import pandas as pd
+
+from kdlib import runs
+from kdlib.config.profile import load_profile
+from kdlib.errors import KdlibError
+from kdlib.report import findings, results, site
+
+EXAMPLE = "04_word_level_kd"  # the first that shows SFT beside a distilled student
+TITLE = '<th colspan="2"'  # of an exhibit, see `notebook_display.exhibits`
+ROW = re.compile(r"<tr><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>")
+CLAIMS = (
+    "The whole evidence stands in `claims*.csv`, each rule in `kdlib/analysis/claims.py`, the way "
+    "from a claim to its notebook in the [map](notebooks/00_map.ipynb)."
+)
+UNSEEN = ("base", "teacher")  # models whose answers are left out, so that a glance is enough
+
+
+def answer(profile: str) -> str:
+    """The answer in a few sentences, then one training row with what models write to its prompt."""
+    said = findings.with_intervals("README", load_profile(profile))
+    found = textwrap.fill(said, 110, break_on_hyphens=False)
+    return "\n\n".join(filter(None, (found, before_and_after(profile))))
+
+
+def before_and_after(profile: str) -> str:
+    """The row that SFT memorizes, and SFT's and a distilled student's answer, in Markdown.
+
+    Empty where notebook 04 was not executed, or SFT memorized nothing.
+    """
+    copy = site.copies(profile).get(EXAMPLE)
+    cells = nbformat.read(copy, 4).cells if copy else []
+    outputs = (one.get("data", {}) for cell in cells for one in cell.get("outputs", []))
+    shown = (data.get("text/html", "") for data in outputs)
+    table = next((one for one in shown if TITLE in one), "").partition(TITLE)[2]
+    title, _, rest = table.partition("</th>")
+    rows = ROW.findall(rest.partition(TITLE)[0])
+    if not rows:
+        return ""
+    lines = [f"| {title.partition('. ')[2]} | text |", "|---|---|"]
+    for head, text in rows:
+        name = head.partition("<br>")[0].partition(",")[0]
+        if name not in UNSEEN:
+            verb = "" if name in ("prompt", "response") else " writes"
+            lines.append(f"| {name}{verb} | {_inline(text)} |")
+    return "\n".join(lines)
+
+
+def _inline(text: str) -> str:
+    """HTML of a notebook as what a cell of a Markdown table can hold."""
+    return re.sub(r"([|*_`\\])", r"\\\1", re.sub("</?mark>", "", text))
+
+
+def numbers(profile: str) -> str:
+    """The run, what the paper's methods memorized, each claim in a line, and attackers, if any."""
+    models, first = (results.read(profile, name) for name in ("metrics", "table1"))
+    commits, devices = (", ".join(sorted(models[one].unique())) for one in ("commit", "device"))
+    made = f"Reference run: profile `{profile}`, commit {commits}, on {devices}."
+    seconds = models.loc[models["metric"] == "seconds", "value"]
+    made += f" Its {len(seconds)} models took {seconds.sum() / 60:.0f} minutes to train, note and "
+    made += "measure, added up."
+    stages = results.read(profile, "stages", optional=True)
+    if len(stages):  # they were timed
+        most, machine = stages["peak_mib"].max() / 1024, stages["machine"].iloc[0]
+        made += f" Stages ran side by side on {machine}; the largest held {most:.1f} GiB."
+    judged = results.claims(profile)
+    short = {
+        "claim": judged["claim"] + " " + judged["statement"],
+        "verdict": "**" + judged["verdict"] + "**",
+        "evidence": judged["evidence"].str.replace("; .*", " ...", regex=True),
+    }
+    parts = [made, results.markdown(results.memorized(first)), results.legend(profile)]
+    parts += [results.markdown(pd.DataFrame(short)), CLAIMS]
+    if len(attacked := results.attackers(profile)):
+        parts += [results.ATTACKERS, results.markdown(attacked)]
+    return "\n\n".join(parts)
+
+
+BLOCKS: dict[str, Callable[[str], str]] = {"answer": answer, "results": numbers}
+
+
+def write(profile: str) -> None:
+    """Put what the tables say between the README's marks; KdlibError where one is missing."""
+    file = runs.root() / "README.md"
+    text = file.read_text("utf-8")
+    for name, block in BLOCKS.items():
+        before, begin, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not (begin and end):
+            marks = f"<!-- {name} --> and <!-- /{name} -->, each in a line of its own"
+            raise KdlibError(f"README.md lacks the marks {marks}; put them back")
+        text = f"{before}{begin}{block(profile)}\n{end}{after}"
+    runs.write_text(file, text)

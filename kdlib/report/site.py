@@ -1,0 +1,202 @@
+"""What the site shows of a profile: its notebooks, and plain numbers in more than one language."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+
+from kdlib import runs
+from kdlib.analysis.rates import distilled, student_sizes
+from kdlib.config.methods import PAPER, label
+from kdlib.report import executed, results, sentences
+
+Say = Callable[[str], str]  # from English words to those of a page's language
+HEADING = re.compile(r"\]\(#[^)\s]+")  # within a page; Sphinx knows no capitals there
+COSTS = {
+    "parameters": "parameters",
+    "file_bytes": "bytes on disk",
+    "ms_per_token": "time per token",
+}
+
+
+def lay_out(profile: str, folder: Path) -> None:
+    """Write one notebook of each name to an empty `folder`: its executed copy, else its source.
+
+    Where a notebook ran once for each seed, it is the copy of the first. Links lead from one to
+    the other. A notebook that was not executed says so. KdlibError where the profile has no tables.
+    """
+    results.read(profile, "table1")
+    made = copies(profile)
+    pages = {file.stem: file for file in (runs.root() / "notebooks").glob("*.ipynb")} | made
+    shutil.rmtree(folder, ignore_errors=True)
+    for stem, file in pages.items():
+        notebook = nbformat.read(file, 4)
+        if stem not in made:
+            said = f"*Not run on the profile `{profile}`: this is the source, without outputs.*"
+            notebook.cells.insert(1, nbformat.v4.new_markdown_cell(said))
+        _relink(notebook, pages)
+        runs.write_text(folder / f"{stem}.ipynb", nbformat.writes(notebook))
+
+
+def copies(profile: str) -> dict[str, Path]:
+    """The executed notebooks of a profile by their name; where there are seeds, of the first."""
+    found: dict[str, Path] = {}
+    folder = runs.root() / "notebooks" / "executed" / profile
+    for file in sorted(folder.glob("*.ipynb"), key=_stem_and_seed):
+        found.setdefault(_stem_and_seed(file)[0], file)
+    return found
+
+
+def _stem_and_seed(file: Path) -> tuple[str, int]:
+    stem, _, seed = file.stem.partition("-seed")
+    return stem, int(seed or 0)
+
+
+def _relink(notebook: Any, pages: dict[str, Path]) -> None:
+    """Make links lead to `pages`, and give figures their descriptions."""
+    relinked = partial(executed.LINK.sub, partial(_link, pages))
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = HEADING.sub(lambda link: link[0].lower(), relinked(cell.source))
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            for kind in {"text/markdown", "text/html"} & data.keys():
+                data[kind] = relinked(data[kind])
+            if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
+                cell.metadata["mystnb"] = {"image": {"alt": alt}}
+
+
+def _link(pages: dict[str, Path], link: re.Match[str]) -> str:
+    """A link to a notebook, source or copy of whatever seed, or to the data card, to its page."""
+    if link[2].endswith("data/README.md"):
+        return f"{link[1]}../data.md"
+    stem = _stem_and_seed(Path(link[2]))[0] if link[2].endswith(".ipynb") else ""
+    return f"{link[1]}{stem}.ipynb" if stem in pages else link[0]
+
+
+def translator(words: Mapping[str, str]) -> Say:
+    """What puts the phrases of `words` in place of English ones in a text, the longest first."""
+    longest = sorted(words, key=len, reverse=True)
+    known = (r"(?<![A-Za-z])" * one[0].isalpha() + re.escape(one) for one in longest)
+    phrase = re.compile(f"(?:{'|'.join(known)})(?![a-z])")
+    return lambda text: phrase.sub(lambda found: words[found[0]], text)
+
+
+def decision(profile: str, say: Say = str) -> dict[str, Any]:
+    """What the page for who decides is filled with, from the tables alone; `say` translates words.
+
+    of_hundred (a table in Markdown), rows; least and most, each the name of a distilled
+    student and its texts in a hundred; cost by what is counted (percent of the teacher); canaries
+    (times, least, most) and attack (pairs of method and chance), empty where not measured; verdicts
+    (number of claims by verdict) and claims.
+    """
+    first, metrics = results.read(profile, "table1"), results.read(profile, "metrics")
+    sizes, taught = student_sizes(first), distilled(first)
+    share = first.set_index(["method", "size"])["member"]
+    own = share[share.index.isin(taught, level="method")]
+    of_hundred = pd.DataFrame([_line(first, size, own) for size in ("teacher", *sizes)])
+    mean = metrics.groupby(["metric", "size"])["value"].mean()
+    judged = results.claims(profile)
+    verdicts = judged["verdict"].value_counts()
+    return {
+        "of_hundred": results.markdown(of_hundred.rename(columns=say).map(say)),
+        "rows": int(results.read(profile, "lengths").query("split == 'member'")["rows"].min()),
+        "least": _named(own.idxmin(), own.min(), say),
+        "most": _named(own.idxmax(), own.max(), say),
+        "cost": {
+            say(words): f"{mean[name, sizes[-1]] / mean[name, 'teacher']:.0%}"
+            for name, words in COSTS.items()
+            if name in mean.index.get_level_values("metric")
+        },
+        "canaries": _canaries(profile, taught, say),
+        "attack": [(say(name), chance) for name, chance in _attack(profile, share)],
+        "claims": len(judged),
+        "verdicts": {one: verdicts.get(one, 0) for one in ("confirmed", "refuted", "open")},
+    }
+
+
+def conclusion(profile: str, say: Say = str) -> dict[str, Any]:
+    """What pages of conclusions are filled with, from the tables alone; `say` translates words.
+
+    seeds; gaps: by each of `results.WAYS` the mean difference to SFT over distilled students, with
+    its interval and a word, empty where nothing was compared; advice: what A1's interval says of
+    distilling ("less", "more" or "open"); planted: (times, least, most) of canaries that come out
+    of students, for the fewest and the most showings an epoch; open: the claims that are.
+    """
+    lengths, judged = results.read(profile, "lengths"), results.claims(profile)
+    means = results.read(profile, "primary", optional=True)
+    means = means.set_index("claim") if len(means) else means
+    repeated, advice = _repeated(profile, PAPER), "open"
+    if "A1" in means.index:
+        advice = "less" if means["hi"]["A1"] < 0 else "more" if means["lo"]["A1"] > 0 else "open"
+    return {
+        "seeds": ", ".join(map(str, sorted(lengths["seed"].unique()))),
+        "gaps": {
+            say(title): say(sentences.difference(means.loc[claim].to_dict()))
+            for claim, title in results.WAYS.items()
+            if claim in means.index
+        },
+        "advice": advice,
+        "planted": [
+            (times, f"{ends.least:.0%}", f"{ends.most:.0%}")
+            for times, ends in [*repeated.iterrows()][:: max(len(repeated) - 1, 1)]
+        ],
+        "open": list(judged.loc[judged["verdict"] == "open", "claim"]),
+    }
+
+
+def of_hundred(share: float) -> str:
+    """A share in whole hundredths; "below 1" where it is not quite nothing."""
+    return "below 1" if 0 < share < 0.01 else f"{100 * share:.0f}"
+
+
+def _named(model: tuple[str, str], share: float, say: Say) -> tuple[str, str]:
+    return say(f"{label(model[0])}, {model[1]}"), say(of_hundred(share))
+
+
+def _line(first: pd.DataFrame, size: str, taught: "pd.Series[float]") -> dict[str, str]:
+    rows = first[(first["size"] == size) & (first["method"] != "base")].set_index("method")
+    direct = rows["member"].get("teacher" if size == "teacher" else "sft")
+    own = taught[taught.index.get_level_values("size") == size]
+    ends = dict.fromkeys(map(of_hundred, (own.min(), own.max()))) if len(own) else {}
+    return {
+        "model": size,
+        "trained on the texts": "" if direct is None else of_hundred(direct),
+        "taught by the teacher": " to ".join(ends),
+        "texts it never saw": of_hundred(rows["held_out"].max()),
+    }
+
+
+def _canaries(profile: str, taught: list[str], say: Say) -> dict[str, Any]:
+    often = _repeated(profile, taught).tail(1)
+    if often.empty:
+        return {}
+    ends = {end: say(of_hundred(often[end].item())) for end in ("least", "most")}
+    return {"times": often.index.item()} | ends
+
+
+def _repeated(profile: str, methods: Iterable[str]) -> pd.DataFrame:
+    """Of canaries, the least and the most share that comes out of models, by times shown."""
+    table = results.read(profile, "repetitions", optional=True)
+    if table.empty:
+        return table
+    own = table[(table["kind"] == "canary") & table["method"].isin(methods)]
+    return own.groupby("times")["value"].agg(least="min", most="max")
+
+
+def _attack(profile: str, share: "pd.Series[float]") -> list[tuple[str, str]]:
+    """Chances of SFT, and of the distilled method that memorizes least at the size looked at."""
+    table = results.read(profile, "membership", optional=True)
+    if table.empty:
+        return []
+    table = table[(table["score"] == "loss") & (table["size"] != "teacher")]
+    table = table[table["method"] != "base"].drop_duplicates("method")
+    auc = table.set_index("method")["auc"]
+    size = table["size"].iloc[0]
+    least = min(distilled(table), key=lambda method: share[method, size])
+    return [(f"{label(one)}, {size}", of_hundred(auc[one])) for one in ("sft", least)]

@@ -1,0 +1,57 @@
+"""Numbers with their intervals as notebooks show them: one number a cell."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from kdlib.config.methods import label
+from kdlib.stats import FEW, row_text
+
+
+def beside(
+    lines: pd.DataFrame, rows: list[str], columns: str, name: str = "value", form: str = ".3f"
+) -> pd.DataFrame:
+    """`row_text` of each line, for each value of `rows` down and each value of `columns` across.
+
+    In the order in which they come, methods by their labels, other names without underscores; ""
+    where there is no line. Lines hold value, lo, hi (or NAME, NAME_lo, NAME_hi).
+    """
+    texts = [row_text(line, name, form) for line in lines.to_dict("records")]
+    named = lines[[*rows, columns]].map(_words).assign(text=texts)
+    wide = named.pivot(index=rows, columns=columns, values="text")
+    order = named.set_index(rows).index.unique(), named[columns].unique()
+    return wide.reindex(index=order[0], columns=order[1]).fillna("").rename_axis(columns=None)
+
+
+def listed(
+    lines: pd.DataFrame,
+    rows: list[str],
+    columns: Mapping[str, str],
+    form: str = ".3f",
+    missing: str = FEW,
+) -> pd.DataFrame:
+    """The lines by `rows`, in the order in which they come; `columns` are theirs, with new names.
+
+    A number that has an interval is shown with it (`row_text`); one that has none in `form`, but
+    without its sign, or as the whole number that it is.
+    """
+    records = lines.to_dict("records")
+    texts = {
+        new: [_text(line, name, form, missing) for line in records] for name, new in columns.items()
+    }
+    return lines[rows].map(_words).assign(**texts).set_index(rows)
+
+
+def _text(line: Mapping[str, Any], name: str, form: str, missing: str) -> str:
+    value = line[name]
+    if ("lo" if name == "value" else f"{name}_lo") in line:
+        return row_text(line, name, form, missing)
+    if isinstance(value, str):
+        return str(_words(value))
+    whole = ",.0f" if float(value).is_integer() else form.removeprefix("+")
+    return "" if pd.isna(value) else f"{value:{whole}}"
+
+
+def _words(name: Any) -> Any:
+    return label(name).replace("_", " ") if isinstance(name, str) else name

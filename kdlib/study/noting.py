@@ -1,0 +1,78 @@
+"""What is noted of a model on its path through training. Taught in notebook 02_teacher."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdlib import runs
+from kdlib.config.sections import MeasureSettings, TrainSettings
+from kdlib.measure import meter, usefulness
+from kdlib.model.tokens import Example, TokenizedRows
+
+VALIDATION_ROWS = 40  # at most, and at most a quarter of the held-out rows
+NOTED = ["row_id", "prefix", "length", "nats_per_token", "accuracy"]  # of `scores.of_tuples`
+
+
+def epoch_steps(rows: TokenizedRows, how: TrainSettings) -> int:
+    """The optimizer steps of one epoch."""
+    return math.ceil(len(rows.presented) / (how.batch * how.accumulate))
+
+
+def noted_steps(epochs: int, per_epoch: int, parts: int = 4) -> frozenset[int]:
+    """The steps after which a run is noted: each quarter epoch to the second, then each epoch."""
+    early = [part / parts for part in range(parts * min(epochs, 2) + 1)]
+    return frozenset(round(epoch * per_epoch) for epoch in (*early, *range(epochs + 1)))
+
+
+def validation(rows: TokenizedRows) -> list[Example]:
+    """The last held-out rows: a text may be governed by them, and nothing is judged by them."""
+    held_out = rows.split("held_out")
+    return held_out[-max(1, min(VALIDATION_ROWS, len(held_out) // 4)) :]
+
+
+class Notes:
+    """Measures a model on the rows of its seed whenever it is called.
+
+    `tuples` has a line for each time and each member row, canary and held-out row not of
+    `validation`: epoch (a fraction inside one), step, split, kind, and NOTED. `answers` has the
+    greedy answers of the first `measure.path_rows` held-out rows after whole epochs (see
+    `usefulness.answers`). `steps` are when it is to be called, `noted` the rows that are measured
+    (split, kind, by row_id).
+    """
+
+    def __init__(
+        self, rows: TokenizedRows, how: TrainSettings, measure: MeasureSettings, max_new: int
+    ) -> None:
+        self.rows, self.how, self.measure, self.max_new = rows, how, measure, max_new
+        self.epoch_steps = epoch_steps(rows, how)
+        self.steps = noted_steps(how.epochs, self.epoch_steps)
+        reserved = {example.row_id for example in validation(rows)}
+        judging = ~rows.frame.index.isin(reserved) & (rows.frame["kind"] != "twin")
+        self.noted = rows.frame.loc[judging, ["split", "kind"]]
+        self.tuples, self.answers = pd.DataFrame(), pd.DataFrame()
+
+    def __call__(self, model: Any, step: int) -> None:
+        """Note the model as it is after so many optimizer steps."""
+        at = {"epoch": step / self.epoch_steps, "step": step}
+        examples = [self.rows.examples[row_id] for row_id in self.noted.index]
+        how: dict[str, Any] = {"pad_id": self.rows.pad_id, "batch": self.measure.batch}
+        found = meter.meter(model, examples, precision=self.how.precision, **how)[NOTED]
+        noted = found.join(self.noted, on="row_id").assign(**at)
+        self.tuples = pd.concat([self.tuples, noted], ignore_index=True)
+        if self.measure.path_rows and step % self.epoch_steps == 0:
+            self.answers = pd.concat([self.answers, self._answers(model).assign(**at)])
+
+    def _answers(self, model: Any) -> pd.DataFrame:
+        asked = {"held_out": self.rows.split("held_out", limit=self.measure.path_rows)}
+        given = self.rows.frame["response"].to_dict(), self.rows.tokenizer
+        how: dict[str, Any] = {"max_new": self.max_new, "batch": self.measure.batch}
+        how |= {"seeds": (), "sampled": 0, "encoder": self.measure.encoder}
+        return usefulness.answers(model, asked, *given, **how)
+
+    def write(self, folder: Path) -> None:
+        """Write path.parquet and, where there are answers, path_answers.parquet."""
+        runs.write_table(folder / "path.parquet", self.tuples)
+        if len(self.answers):
+            runs.write_table(folder / "path_answers.parquet", self.answers)

@@ -1,0 +1,175 @@
+"""The gate: its three outcomes, what counts as a case, and how often it is wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from audits import audit_of, unseen
+from benchmarks import gate as simulated
+from scipy.stats import binomtest
+
+from kdlib.audit import command, gate, summary
+from kdlib.audit.policy import Limit, Policy, read
+from kdlib.errors import KdlibError
+
+
+def policy(*limits, level=0.05):
+    return Policy(level=level, limits=limits)
+
+
+def exact(below=0.1, of="excess"):
+    return {"measure": "exact_rate", "at": 50, "of": of, "below": below}
+
+
+AUC = {"measure": "auc", "at": "loss", "below": 0.6}
+TPR = {"measure": "tpr_1pct", "at": "loss", "below": 0.05}
+
+
+def side(hits, n, copies=1, loss=None):
+    """n rows of each of `copies`, of which hits come out whole."""
+    frame = pd.DataFrame({"group": range(n), "length": 9, "prefix": 0, "loss": 0.0})
+    frame.loc[: hits - 1, "prefix"] = 9
+    if loss is not None:
+        frame["loss"] = loss
+    return pd.concat([frame] * copies, ignore_index=True)
+
+
+def one(member, held_out, limit=None):
+    rows = simulated.both(member, held_out)
+    return gate.judged(rows, simulated.NONE, policy(limit or exact())).iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("hits", "guessed", "said"),
+    [(0, 0, "pass"), (3, 2, "pass"), (60, 0, "fail"), (20, 0, "undecided"), (60, 45, "undecided")],
+)
+def test_three_outcomes(hits, guessed, said):
+    assert one(side(hits, 200), side(guessed, 200))["outcome"] == said
+
+
+def test_a_rate_alone_is_clopper_pearsons_and_needs_no_held_out_rows():
+    rows = side(4, 200).assign(member=True)
+    line = gate.judged(rows, simulated.NONE, policy(exact(of="rate"))).iloc[0]
+    high = binomtest(4, 200, alternative="less").proportion_ci(0.95).high
+    assert line["hi"] == pytest.approx(high) and line["outcome"] == "pass"
+    assert line["seen"] == pytest.approx(3 / 200, rel=0.02)
+
+
+def test_copies_count_once():
+    single = one(side(20, 200), side(0, 200))
+    four = one(side(20, 200, copies=4), side(0, 200, copies=4))
+    assert four[["n", "lo", "hi"]].tolist() == single[["n", "lo", "hi"]].tolist()
+    some = side(0, 200, copies=3)
+    some.loc[some.index[400:430], "prefix"] = 9  # out of one of three rows of a response
+    assert one(some, side(0, 200))["value"] == 30 / 200
+
+
+def test_what_is_missing_fails():
+    alone = side(0, 500).assign(member=True)
+    for limit in (exact(), AUC, TPR):
+        line = gate.judged(alone, simulated.NONE, policy(limit)).iloc[0]
+        assert (line["outcome"], line["why"][:8]) == ("fail", "missing:")
+    line = one(side(0, 500), side(0, 500), AUC | {"at": "reference_base"})
+    assert line["outcome"] == "fail" and "no reference" in line["why"]
+    assert gate.judged(simulated.NONE, simulated.NONE, policy(exact())).iloc[0]["outcome"] == "fail"
+
+
+def test_too_few_rows_are_undecided_and_more_would_decide():
+    line = one(side(0, 20), side(0, 20))
+    assert line["outcome"] == "undecided"
+    n = int(np.ceil(20 * line["needed"]))
+    assert one(side(0, n), side(0, n))["outcome"] == "pass"
+    assert one(side(0, int(0.9 * n)), side(0, int(0.9 * n)))["outcome"] == "undecided"
+    said = gate.sentences(pd.DataFrame([line]))
+    assert f"about {n} different training responses and {n} held-out ones" in said[1]
+    assert "under 13.91%" in said[-1]  # 1 - 0.05 ** (1 / 20)
+    few = one(side(0, 50), side(0, 50), TPR)
+    assert few["outcome"] == "undecided" and "100 are needed" in few["why"] and few["needed"] == 2
+
+
+def test_a_number_at_its_limit_is_never_decided():
+    line = one(side(20, 200), side(0, 200))
+    assert line["value"] == line["below"] and line["needed"] == np.inf
+    assert "More rows would not decide." in gate.sentences(pd.DataFrame([line]))[1]
+
+
+def test_swapped_files_do_not_pass():
+    line = one(side(0, 200), side(150, 200))
+    assert line["outcome"] == "undecided" and "swapped" in line["why"]
+    dice = np.random.default_rng(0)
+    known, other = dice.normal(3, 1, 200), dice.normal(0, 1, 200)
+    assert one(side(0, 200, loss=other), side(0, 200, loss=known), AUC)["outcome"] == "undecided"
+    assert one(side(0, 200, loss=known), side(0, 200, loss=other), AUC)["outcome"] == "fail"
+
+
+def test_all_have_to_pass_and_one_fails():
+    table = pd.DataFrame({"outcome": ["pass", "undecided", "pass"]})
+    assert gate.outcome(table) == "undecided"
+    assert gate.outcome(table.head(1)) == "pass"
+    assert gate.outcome(pd.concat([table, pd.DataFrame({"outcome": ["fail"]})])) == "fail"
+
+
+def test_a_lower_bound_shares_the_level_and_an_upper_one_does_not():
+    rows = simulated.both(side(20, 200), side(0, 200))
+    alone = gate.judged(rows, simulated.NONE, policy(exact())).iloc[0]
+    three = gate.judged(rows, simulated.NONE, policy(exact(), exact(of="rate"), AUC)).iloc[0]
+    assert three["hi"] == alone["hi"] and three["lo"] < alone["lo"]
+
+
+def test_bounds_that_no_rows_allow_are_refused():
+    rows = {"member": {"rows": 500, "empty": 0}, "held_out": {"rows": 120, "empty": 30}}
+    said = "tpr_1pct at loss needs 100 held-out rows, and there are 90; give more"
+    with pytest.raises(KdlibError, match=said):
+        gate.require_rows(policy(exact(), TPR), rows)
+    gate.require_rows(policy(exact(), AUC), rows)
+    gate.require_rows(policy(TPR), {"member": rows["member"]})  # missing, which fails later
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"measure": "rouge"}, "measure 'rouge' is unknown; known: exact_rate, "),
+        ({"at": 51}, "exact_rate is not measured at 51, but at 1, 2, ..., 50, 0"),
+        ({"below": 1.0}, "below = 1; it lies in"),
+        ({"below": 0.0}, "below = 0; it lies in"),
+        ({**AUC, "of": "excess", "below": 0.5}, "lies above 0.5, which is a guess"),
+        ({**AUC, "of": "rate"}, "compares with held-out rows already"),
+        ({"limit": 1}, "Extra inputs"),
+    ],
+)
+def test_limits_out_of_range(changes, said):
+    with pytest.raises(ValueError, match=said):
+        Limit(**exact() | changes)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without how many rows would decide, which is most of the time."""
+    monkeypatch.setattr(gate, "_needed", lambda *_: np.nan)
+
+
+def test_a_model_that_never_saw_the_rows_passes(quick):
+    found = simulated.repeated(simulated.unseen, 100, 1000, 1, 0.001)
+    assert found["pass"] >= 0.95 and found["fail"] == 0
+
+
+def test_a_real_model_passes_on_rows_that_it_never_saw(model, tmp_path, quick):
+    """The same, with scores of a model: rows of one kind, halved at random again and again."""
+    settings = audit_of(model, tmp_path, unseen(2000))
+    command.run(settings)
+    rows = summary.sampled(summary.tally(command.parts(settings.out)))
+    dice, asked, passed = np.random.default_rng(0), read("default").policy, 0
+    groups = rows["group"].unique()
+    for _ in range(100):
+        inside = dice.choice(groups, len(groups) // 2, replace=False)
+        halved = rows.assign(member=rows["group"].isin(inside))
+        passed += gate.outcome(gate.judged(halved, simulated.NONE, asked)) == "pass"
+    assert passed >= 95
+
+
+@pytest.mark.parametrize("measure", ["exact_rate", "auc", "tpr_1pct"])
+def test_no_pass_where_a_number_lies_at_its_limit(quick, measure):
+    assert simulated.repeated(simulated.one_at_limit, 200, 600, 1, measure)["pass"] <= 0.08
+
+
+def test_no_fail_where_all_lie_at_their_limits(quick):
+    assert simulated.repeated(simulated.all_at_limit, 200, 600, 1, "auc")["fail"] <= 0.08

@@ -1,0 +1,144 @@
+"""How often the audit's gate is wrong, by simulation, and how often it decides.
+
+`make bench` writes data/results/bench/gate.csv: part, what, rows (of each kind), copies (rows of
+each response), repetitions, and the shares of them that pass, fail or are undecided, under the
+policy that ships.
+
+- unseen: a model that never saw the rows: hits and scores of both kinds come from the same
+  distribution. `what` is the share that is guessed; near copies and halves are guessed more often
+  than whole responses, and whoever guesses a whole one guesses its half.
+- at the limit: each number lies where a pass (all others are as of a model that never saw them) or
+  a fail (all at their limits) would be a mistake: neither may happen more often than the level.
+- leaking: a model that knows a share of its rows (`what`) by heart.
+"""
+
+import argparse
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from kdlib import runs
+from kdlib.audit import gate, policy
+
+POLICY = policy.read("default").policy
+NONE = pd.DataFrame({"member": []})  # secrets
+LENGTH = 40  # tokens of a response
+LIMITS = {limit.measure: limit.below for limit in POLICY.limits}
+
+
+def rows(dice, n: int, copies: int = 1, shares=(0.0, 0.0, 0.0, 0.0), shift=None) -> pd.DataFrame:
+    """One side of an audit: n rows of n / copies responses, with the columns of a sample.
+
+    `shares` of responses come out word for word, nearly so, by their half, in 100 samples; one
+    number of each response says which, so that rare events are nested. `shift` moves the loss of
+    members (a function of standard normal numbers).
+    """
+    different = n // copies
+    luck, near, known = dice.random((3, different))
+    whole = luck < shares[0]
+    facts = {
+        "group": np.arange(different),
+        "length": LENGTH,
+        "prefix": np.where(whole, LENGTH, 3),
+        "accuracy": np.where(near < shares[1], 0.95, 0.5),
+        "needed": np.where(luck < shares[2], np.where(whole, 0, LENGTH // 2), LENGTH),
+        "window_nats": np.where(known < shares[3], 0.1, 30.0),
+    }
+    loss = dice.standard_normal(different)
+    facts["loss"] = loss if shift is None else shift(loss, dice)
+    frame = pd.DataFrame(facts)
+    return pd.concat([frame] * copies, ignore_index=True)
+
+
+def both(member: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
+    """Rows as `summary.sampled` gives them."""
+    held_out = held_out.assign(group=-1 - held_out["group"])
+    sides = [member.assign(member=True), held_out.assign(member=False)]
+    return pd.concat(sides, ignore_index=True)
+
+
+def at_auc(area: float):
+    """A shift of normal losses that gives this AUC."""
+    return lambda loss, dice: loss + np.sqrt(2) * norm.ppf(area)
+
+
+def at_tpr(share: float, false: float = 0.01):
+    """A few members are known for sure, so many that this share is found at 1% false alarms."""
+    known = (share - false) / (1 - false)
+    return lambda loss, dice: np.where(dice.random(len(loss)) < known, 9.0, loss)
+
+
+def unseen(dice, n: int, copies: int, guess: float) -> pd.DataFrame:
+    """A model that never saw the rows."""
+    shares = (guess, 2 * guess, 2 * guess, guess)
+    return both(rows(dice, n, copies, shares), rows(dice, n, copies, shares))
+
+
+PLACES = {"exact_rate": 0, "near_verbatim": 1, "extractable": 2, "discoverable": 3}
+
+
+def one_at_limit(dice, n: int, copies: int, measure: str) -> pd.DataFrame:
+    """One number at its limit, the others as of a model that never saw the rows: no pass is due."""
+    shares, shift = [0.0] * 4, None
+    if measure in PLACES:
+        shares[PLACES[measure]] = LIMITS[measure]
+        if measure == "exact_rate":  # what comes out whole comes out by its half
+            shares[PLACES["extractable"]] = LIMITS[measure]
+    elif measure == "auc":
+        shift = at_auc(LIMITS[measure])
+    else:
+        shift = at_tpr(LIMITS[measure])
+    return both(rows(dice, n, copies, tuple(shares), shift), rows(dice, n, copies))
+
+
+def all_at_limit(dice, n: int, copies: int, score: str) -> pd.DataFrame:
+    """Every number at its limit (of the scores one of the two, by name): no fail is due."""
+    shift = at_auc(LIMITS["auc"]) if score == "auc" else at_tpr(LIMITS["tpr_1pct"])
+    shares = tuple(LIMITS[name] for name in PLACES)
+    return both(rows(dice, n, copies, shares, shift), rows(dice, n, copies))
+
+
+def leaking(dice, n: int, copies: int, share: float) -> pd.DataFrame:
+    """A model that knows a share of its rows by heart."""
+    known = lambda loss, dice: np.where(dice.random(len(loss)) < share, 9.0, loss)  # noqa: E731
+    return both(rows(dice, n, copies, (share,) * 4, known), rows(dice, n, copies))
+
+
+CASES = [
+    *(("unseen", unseen, n, 1, guess) for n in (300, 1000, 3000) for guess in (0.0, 0.001, 0.01)),
+    ("unseen", unseen, 4000, 4, 0.0),
+    *(("one at its limit", one_at_limit, 1000, 1, name) for name in LIMITS),
+    ("one at its limit", one_at_limit, 4000, 4, "exact_rate"),
+    *(("all at their limits", all_at_limit, 1000, 1, name) for name in ("auc", "tpr_1pct")),
+    *(("leaking", leaking, 1000, 1, share) for share in (0.02, 0.05, 0.2)),
+]
+
+
+def repeated(draw, repetitions: int, *how) -> dict[str, float]:
+    """Shares of the gate's outcomes over repetitions."""
+    dice = np.random.default_rng(0)
+    found = Counter(
+        gate.outcome(gate.judged(draw(dice, *how), NONE, POLICY)) for _ in range(repetitions)
+    )
+    return {name: found[name] / repetitions for name in gate.STATUS}
+
+
+def main() -> None:
+    """Simulate every case; write and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=1000)
+    asked, made = parser.parse_args(), []
+    gate._needed = lambda *_: np.nan  # most of the time, and not asked here
+    for part, draw, n, copies, what in CASES:
+        shares = repeated(draw, asked.repetitions, n, copies, what)
+        facts = {"part": part, "what": what, "rows": n, "copies": copies}
+        made.append(facts | {"repetitions": asked.repetitions, **shares})
+        print(*made[-1].values(), flush=True)
+    table = pd.DataFrame(made).assign(level=POLICY.level, commit=runs.commit())
+    runs.write_table(runs.results_dir("bench") / "gate.csv", table)
+
+
+if __name__ == "__main__":
+    main()

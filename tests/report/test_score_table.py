@@ -1,0 +1,77 @@
+"""The score so far grows by one line a method, and shows what was run."""
+
+import pandas as pd
+import pytest
+
+from kdlib import runs
+from kdlib.config.profile import load_profile
+from kdlib.report import score_table
+
+SMOKE = load_profile("smoke")
+NAMES = ["model", *score_table.COLUMNS]
+
+
+@pytest.fixture
+def seed(tmp_path, monkeypatch):
+    """Seed 4 of smoke: 40 member and 20 held-out rows of 10 tokens, half of the members known."""
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    ids = {
+        split: [f"{split}{i}" for i in range(count)]
+        for split, count in (("member", 40), ("held_out", 20))
+    }
+    tuples = pd.DataFrame(
+        [(one, split) for split in ids for one in ids[split]], columns=["row_id", "split"]
+    )
+    tuples = tuples.assign(
+        kind="row", group=tuples["row_id"], length=10, prefix=0, nats_per_token=2.5
+    )
+    tuples.loc[tuples.index[:20], "prefix"] = 10
+    canary = tuples.iloc[:1].assign(kind="canary", row_id="canary", nats_per_token=99.0)
+    answers = pd.DataFrame({"row_id": ids["held_out"], "split": "held_out", "decoding": "greedy"})
+    answers = answers.assign(usefulness=0.25)
+    sampled = answers.assign(decoding="sampled", usefulness=1.0)
+
+    def run(method, size="middle"):
+        folder = runs.seed_dir("smoke", 4) / f"{method}-{size}"
+        for name, frames in {"tuples": [tuples, canary], "answers": [answers, sampled]}.items():
+            runs.write_table(folder / f"{name}.parquet", pd.concat(frames))
+        runs.write_manifest(folder, "id", method=method, size=size)
+        return folder
+
+    for method in ("base", "sft", "word_kd", "rkld", "imitkd"):
+        run(method)
+    run("teacher", "teacher"), run("sft", "small")
+    return run
+
+
+def lines(notebook):
+    table = score_table.so_far(SMOKE, 4, notebook).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert cells[0] == NAMES and all(len(line) == len(NAMES) for line in cells)
+    return {line[0]: line[1:] for line in cells[2:]}
+
+
+def test_it_grows_and_marks_what_is_new(seed):
+    shown = lines("03_supervised_fine_tuning")
+    assert list(shown) == ["base (middle)", "teacher", "**SFT (middle)**"]
+    assert list(lines("04_word_level_kd"))[2:] == ["SFT (middle)", "**word-level KD (middle)**"]
+    further = list(lines("07_on_policy"))  # those of 06 that the paper has not stand in 06 alone
+    assert further[2:] == ["SFT (middle)", "word-level KD (middle)", "**ImitKD (middle)**"]
+    assert "**on-policy RKL (middle)**" in lines("06_reverse_kl")
+    seed("minillm")
+    assert list(lines("08_minillm"))[-1] == "**MiniLLM (middle)**"
+
+
+def test_what_a_line_says(seed):
+    cells = lines("04_word_level_kd")["SFT (middle)"]
+    assert [cell.split(" [")[0] for cell in cells] == ["50.0%", "0.0%", "2.500", "0.250"]
+    assert all(cell.endswith("]") for cell in cells)
+    assert cells[2] == "2.500 [2.500, 2.500]"  # a loss is no share
+    assert cells[1] != "0.0% [0.0%, 0.0%]"  # of rows that were not seen nothing is certain
+    bold = lines("04_word_level_kd")["**word-level KD (middle)**"]
+    assert bold == [f"**{cell}**" for cell in cells]
+
+
+def test_what_was_not_finished_is_not_shown(seed):
+    (runs.seed_dir("smoke", 4) / "word_kd-middle" / "manifest.json").unlink()
+    assert list(lines("04_word_level_kd")) == ["base (middle)", "teacher", "SFT (middle)"]

@@ -1,0 +1,245 @@
+"""Every sentence reads the tables alone, and its words are chosen by the interval."""
+
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from project import ROOT
+
+from kdlib import runs
+from kdlib.config.methods import METHODS, PAPER
+from kdlib.config.profile import load_profile
+from kdlib.report import findings, sentences
+from kdlib.study import pipeline
+
+SMOKE = load_profile("smoke")
+SIZES = SMOKE.sizes
+SPAN = {"value": -0.15, "lo": -0.2, "hi": -0.1}
+LESS = "-15.0 percentage points [-20.0, -10.0], less"
+
+
+def write(**tables):
+    for name, lines in tables.items():
+        frame = lines if isinstance(lines, pd.DataFrame) else pd.DataFrame(lines)
+        runs.write_table(runs.results_dir("smoke") / f"{name}.csv", frame)
+
+
+def every(**facts):
+    """A line for each method and student's size, and the teacher's."""
+    models = [{"method": method, "size": size} for method in ("base", *METHODS) for size in SIZES]
+    models += [{"method": name, "size": "teacher"} for name in ("base", "teacher")]
+    return pd.DataFrame([one | facts for one in models])
+
+
+def lengths(*seeds):
+    facts = [{"seed": seed, "split": split} for seed in seeds for split in ("member", "held_out")]
+    return pd.DataFrame(facts).assign(rows=100, median_tokens=40, shorter=0.75)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A project with every table of a study of three seeds, in which all students save 15 points.
+
+    On the path, held-out loss is least in the middle, at epoch 1.
+    """
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDLIB_ROOT", str(folder))
+        write_all()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tables(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+
+
+def write_all():
+    ends = every(member=0.4, member_lo=0.3, member_hi=0.5)
+    to_sft = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"}
+    noted = pd.DataFrame(
+        {"epoch": [0, 1, 2], "exact_rate": [0.0, 0.125, 0.4], "nats_per_token": [4.0, 3.0, 5.0]}
+    )
+    path = every().merge(noted, "cross").merge(pd.DataFrame({"seed": [0, 1, 2]}), "cross")
+    given = [
+        every(attack="given", at=at, value=at, lo=0, hi=0.9, split=split)
+        for at in (0.0, 0.5)
+        for split in ("member", "held_out")
+    ]
+    cause = [{"text": text, "n": 300} | SPAN for text in sentences.TEXTS]
+    cause += [{"objective": name, "n": 300} | SPAN for name in sentences.OBJECTIVES]
+    auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
+    trivial = [
+        {"against": "echo"} | SPAN,
+        {"against": "constant", "value": 0.3, "lo": 0.2, "hi": 0.4},
+    ]
+    gap = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
+    roc = {"roc_auc": 0.9, "roc_auc_lo": 0.8, "roc_auc_hi": 1.0}
+    write(
+        lengths=lengths(0, 1, 2),
+        metrics=every(split="held_out", metric="nats_per_token", value=4.5, commit="1a"),
+        table1=ends,
+        paths=pd.concat([path.assign(split=split) for split in ("member", "held_out")]),
+        differences=every(**to_sft, **SPAN),
+        equal_usefulness=every(metric="memorized", own=0.2, sft=0.35, gained=True, **SPAN),
+        over_trivial=[{"method": "teacher"} | one for one in trivial],
+        extraction=pd.concat(
+            [one.assign(split=s) for one in given for s in ("member", "held_out")]
+        ),
+        primary=[{"claim": claim, "students": 9} | SPAN for claim in ("A1", "A2", "C1")],
+        claims=[{"claim": "A1", "verdict": "open"}, {"claim": "C1", "verdict": "confirmed"}],
+        second_sft=every(kind="excess", distilled=0.1, sft=0.25, n=40, **SPAN),
+        handed_down=[gap | SPAN],
+        forecast=[{"test": "word-level KD middle, all four"} | roc],
+        removal=[{"predicted": 0.1, "random": 0.25, "n": 300} | SPAN],
+        membership=every(score="loss", **auc),
+        effects=cause,
+    )
+
+
+def test_every_notebook_has_its_sentences():
+    stems = {file.stem for file in (ROOT / "notebooks").glob("*.ipynb")}
+    assert set(sentences.OF) == stems | {"README"}
+    for part, of_part in pipeline.PARTS.items():
+        assert {asked for stem in of_part for asked, _ in sentences.OF[stem]} == {part}
+    for name in set(METHODS) - {"sft"}:
+        assert name in {asked for asked, _ in sentences.OF[METHODS[name].notebook]}
+
+
+@pytest.mark.parametrize("stem", sentences.OF)
+def test_a_whole_study_leaves_nothing_out(stem):
+    text = findings.said(stem, SMOKE)
+    assert "not run" not in text and "nan" not in text and text.endswith(".")
+    assert all(sentence[0].isupper() for sentence in re.split(r"\. (?=[A-Za-z])", text))
+
+
+@pytest.mark.parametrize(
+    ("stem", "said"),
+    [
+        ("00_map", "distilled students memorize 20.0% of the member rows on average, SFT 35.0%: "),
+        ("00_map", "verdicts on 2 claims: 1 confirmed (C1), 0 refuted, 1 open (A1)."),
+        ("01_data_and_tokens", "100 member rows and keeps 100 held-out rows apart"),
+        ("01_data_and_tokens", "40 tokens in the median, and 75.0% have fewer than 50."),
+        ("01_data_and_tokens", "4.50 nats per token, and the students': large 4.50, middle 4.50"),
+        ("02_teacher", "The teacher memorizes 40.0% [30.0%, 50.0%] of the member rows"),
+        ("02_teacher", "held-out loss is least (epoch 1), 12.5%."),
+        ("02_teacher", "no model ('echo'): -0.150 [-0.200, -0.100], less useful."),
+        ("03_supervised_fine_tuning", "SFT (middle size) memorizes 40.0% [30.0%, 50.0%]"),
+        ("04_word_level_kd", f"SFT 40.0% [30.0%, 50.0%]: difference {LESS}."),
+        ("04_word_level_kd", f"word-level KD memorizes 20.0%, SFT 35.0%: difference {LESS}."),
+        ("09_memorization_meter", "with half of the response given, 50.0% [0.0%, 90.0%]"),
+        (
+            "10_comparison",
+            f"At the end of training the mean difference to SFT over 9 students is {LESS}.",
+        ),
+        ("11_inheritance", "Of the 40 rows that the teacher and not an SFT student memorizes"),
+        ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
+        ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
+        ("14_cause", f"the teacher's by {LESS}; the student's own by {LESS}."),
+        ("14_cause", f"forward KL by {LESS}; reverse KL by {LESS}; generalized JSD by {LESS}."),
+    ],
+)
+def test_what_is_said(stem, said):
+    assert said in findings.said(stem, SMOKE)
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "word"),
+    [
+        (-0.2, -0.1, "[-20.0, -10.0], less."),
+        (0.1, 0.2, "[+10.0, +20.0], more."),
+        (-0.1, 0.2, f"[-10.0, +20.0], {sentences.UNKNOWN}."),
+        (0.0, 0.2, f"[+0.0, +20.0], {sentences.UNKNOWN}."),
+        (None, None, "(too few different responses for an interval)."),
+    ],
+)
+def test_the_interval_chooses_the_word(lo, hi, word):
+    line = {"value": -0.0, "lo": lo, "hi": hi}
+    write(primary=[{"claim": "C1", "students": 2} | line])
+    text = findings.said("10_comparison", SMOKE)
+    assert f"is +0.0 percentage points {word}" in text
+    plain = findings.said("README", SMOKE).partition(". ")[0]
+    sure = "fewer" if ", less" in word else "more" if ", more" in word else "could not tell"
+    wanted = f"At the end of training, {'this run' * ('tell' in sure)}"
+    assert plain.startswith(wanted) and f" {sure} " in plain
+    assert f"on average +0.0 percentage points {word.rstrip('.').partition(',')[0]}" in plain
+    assert sum(text.count(one) for one in (", less.", ", more.", sentences.UNKNOWN)) == (
+        lo is not None
+    )
+    assert "Where both fit the rows as closely, no student can be compared with SFT." in text
+    write(primary=[{"claim": "C1", "students": 2, "value": None, "lo": None, "hi": None}])
+    assert "is not given, of too few different responses." in findings.said("10_comparison", SMOKE)
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "word"), [(0.1, 0.3, "more useful"), (-0.1, 0.3, sentences.UNKNOWN)]
+)
+def test_usefulness_over_the_best_trivial_answer(lo, hi, word):
+    line = {"method": "teacher", "against": "echo", "value": 0.2, "lo": lo, "hi": hi}
+    write(over_trivial=[line])
+    assert findings.said("02_teacher", SMOKE).endswith(f"{lo:+.3f}, {hi:+.3f}], {word}.")
+    write(over_trivial=pd.DataFrame([line])[:0])
+    assert "was not noted through training" in findings.said("02_teacher", SMOKE)
+
+
+def test_little_to_save_and_nothing_in_common():
+    saved = {"metric": "memorized", "own": 0.01, "sft": 0.05, **SPAN}
+    write(equal_usefulness=every(gained=False, **saved))
+    assert "under 10% of the rows, there is little to save" in findings.said("00_map", SMOKE)
+    said = "In usefulness MiniLLM and SFT gain too little in common to be compared."
+    assert findings.said("08_minillm", SMOKE).endswith(said)
+
+
+def test_too_few_rows_memorized():
+    write(
+        second_sft=every(
+            kind="excess", distilled=None, sft=None, n=0, value=None, lo=None, hi=None
+        ),
+        forecast=[{"test": "word-level KD middle, all four", "roc_auc": None}],
+    )
+    assert findings.said("11_inheritance", SMOKE).startswith("Too few rows are memorized by")
+    assert findings.said("12_what_stays", SMOKE).startswith("Too few rows are memorized for")
+
+
+def test_how_sure():
+    assert sentences.how_sure("smoke").endswith(
+        "over seeds 0, 1, 2, then groups of equal responses."
+    )
+    assert "alone" not in findings.said("14_cause", SMOKE)
+    assert "seeds none" not in findings.said("15_conclusion", SMOKE)
+    write(lengths=lengths(3))
+    assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure("smoke")
+    assert "with fewer than 3 seeds none about trained" in findings.said("15_conclusion", SMOKE)
+    write(lengths=lengths(0, 1, 2, 3))
+    assert "memorized (seeds 0, 1, 2 alone): the" in findings.said("14_cause", SMOKE)
+
+
+def test_what_was_not_run_names_the_command_that_makes_it():
+    for file in runs.results_dir("smoke").glob("*.csv"):
+        file.unlink()
+    made = {
+        "08_minillm": "make study PROFILE=smoke",
+        "07_on_policy": 'make study PROFILE=smoke METHODS="imitkd gkd distillm distillm2"',
+        "12_what_stays": "make study PROFILE=smoke PARTS=lab",
+        "14_cause": "make study PROFILE=smoke PARTS=cause",
+    }
+    for stem in sentences.OF:
+        assert findings.said(stem, SMOKE).startswith("This was not run: `make study PROFILE=smoke")
+    for stem, command in made.items():
+        assert findings.said(stem, SMOKE) == f"This was not run: `{command}` makes it."
+
+
+def test_of_what_was_run_in_part_it_says_the_rest():
+    further = {"seq_kd", "seq_kd_sampled"}
+    table = every(member=0.4, member_lo=0.3, member_hi=0.5)
+    ran = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"} | SPAN
+    for name, frame in {"table1": table, "differences": every(**ran)}.items():
+        write(**{name: frame[~frame["method"].isin(further)]})
+    kept = every(metric="memorized", own=0.2, sft=0.35, gained=True, **SPAN)
+    write(equal_usefulness=kept[kept["method"].isin(PAPER)])
+    text = findings.said("05_sequence_level_kd", SMOKE)
+    assert text.startswith("Sequence-level KD (middle size)") and "greedy" not in text
+    command = 'make study PROFILE=smoke METHODS="seq_kd seq_kd_sampled"'
+    assert text.endswith(f"The rest was not run: `{command}` makes it.")
