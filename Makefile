@@ -3,7 +3,7 @@ PROFILE ?= laptop
 SEEDS ?=
 # The paper's four methods always run; further ones by name, "gkd minillm", or all.
 METHODS ?= paper
-# The study itself; further notebooks by part: lab, cause, all.
+# The study itself; further notebooks by part: lab, cause, defences, release, all.
 PARTS ?= study
 CORES ?= $(shell nproc)
 # Notebooks that may share one GPU, by default as the profile's models are small or not.
@@ -26,7 +26,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." PARTS="study | lab | cause | all" CORES=<all>'
+	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." PARTS="study | lab | cause | defences | release | all" CORES=<all>'
 
 # Quoted, so that a profile's path may hold blanks; a lock in data/runs keeps a second run away.
 study: $(READY)  ## run the study, or what is left of it, and print what came out
@@ -69,9 +69,11 @@ site: $(READY)  ## the notebooks, results and library as a website, in site/
 # laptop: at the default profile's size alone, 25 minutes; tiny; all: the audit and losses, too.
 SIZE ?= all
 bench: $(READY)  ## the meter against decoding; training speed and memory against other libraries
-	python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	python -m pip install --quiet --constraint constraints.txt --editable '.[dev,defences,peers]'
 	TRL_EXPERIMENTAL_SILENCE=1 python tests/benchmarks/training.py --size "$(SIZE)"
 	python tests/benchmarks/meter.py --size "$(SIZE)"
+	python tests/benchmarks/defences.py --size "$(SIZE)"
+	python tests/benchmarks/release.py --size "$(SIZE)"
 ifeq ($(SIZE),all)
 	python tests/benchmarks/memory.py
 	python tests/benchmarks/audit.py
@@ -98,5 +100,5 @@ clean:  ## remove checkpoints, caches and stage markers; never results, figures,
 	done) || { echo 'make: Python 3.11 or newer is needed; name it with PYTHON=/path/to/python' >&2; exit 2; }; \
 	echo "making .venv with $$python: the pinned packages, some minutes the first time"; \
 	rm -rf .venv; "$$python" -m venv .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,defences]'
 	@touch $@

@@ -28,11 +28,13 @@ except KdlibError as error:
 
 SETTINGS, SEEDS = PLAN.profile, PLAN.seeds
 MAP, FIRST, TEACHER, METER = "00_map", "01_data_and_tokens", *pipeline.ALWAYS
-CLOSING = "15_conclusion"
+CLOSING = "18_conclusion"
 TRAINING = sorted({TEACHER, *PLAN.trained})
 PAPERS = [name for name in TRAINING if name != TEACHER and set(PLAN.trained[name]) & set(PAPER)]
 TOGETHER = [name for name, given in PLAN.parameters.items() if "seeds" in given and name != MAP]
-MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause")  # are trained there, for all seeds
+DEFENDED = "15_defences"
+# in these notebooks further students are trained, for all seeds or, in 17, the first
+MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause", DEFENDED, "17_release")
 USING_MODELS = (*MORE_STUDENTS, "13_membership_and_canaries")
 
 # Notebook of one seed: the notebooks of the same seed whose files it reads.
@@ -42,7 +44,7 @@ for name in TRAINING:
     if name not in (TEACHER, *PAPERS):  # it may compare its models with those of the paper's methods
         BEFORE[name] += PAPERS
 BEFORE[METER] = TRAINING
-# What others wait for comes first (11, 12 and 14 wait for all that train), and the longest of it.
+# What others wait for comes first (11, 12, 14 and 15 wait for all that train), the longest of it.
 PRIORITY = {name: 2 if PLAN.samples(name) else 1 for name in TRAINING}
 PRIORITY |= dict.fromkeys((TEACHER, *MORE_STUDENTS), 3)
 
@@ -53,6 +55,7 @@ METERED = [f"{METER}-seed{seed}" for seed in SEEDS]
 # what trains needs nothing of 09: it runs beside it
 WAITING_FOR = dict.fromkeys(MORE_STUDENTS, [one for one in EACH if one not in METERED])
 WAITING_FOR["13_membership_and_canaries"] = ["11_inheritance", *METERED]  # with models of halves
+WAITING_FOR[DEFENDED] = ["10_comparison"]  # with its table of trivial answers
 WAITING_FOR[CLOSING] = [name for name in TOGETHER if name != CLOSING]
 WAITING_FOR[MAP] = TOGETHER
 STAGES = [FIRST, *EACH, *TOGETHER, MAP]

@@ -1,4 +1,4 @@
-"""The commands of `python -m kdlib`: the study's, the site and the audit's two."""
+"""The commands of `python -m kdlib`: the study's, the site, the audit's three, the release."""
 
 import argparse
 import json
@@ -62,7 +62,9 @@ def site(profile: str) -> None:
     pages.lay_out(load_profile(profile).name, runs.root() / "docs" / "notebooks")
 
 
-def audit(columns: list[str], policy: str | None, sign: Path | None, **given: Any) -> int:
+def audit(
+    columns: list[str], policy: str | None, sign: Path | None, prices: Path | None, **given: Any
+) -> int:
     """Measure what a model remembers of a file of tuples; write tables and a report."""
     import pandas as pd
 
@@ -73,7 +75,7 @@ def audit(columns: list[str], policy: str | None, sign: Path | None, **given: An
     asked = None if policy is None else policies.read(policy)
     with clearly("audit"):
         settings = AuditSettings(columns=named, **given)
-    print(command.run(settings, asked, sign))
+    print(command.run(settings, asked, sign, prices))
     if asked is None:
         return 0
     table = pd.read_csv(settings.out / command.GATE)
@@ -81,15 +83,36 @@ def audit(columns: list[str], policy: str | None, sign: Path | None, **given: An
     return gate.STATUS[gate.outcome(table)]
 
 
+def release(profile: str, out: Path, policy: str, sign: Path | None) -> int:
+    """Filter a profile's rows, distil its student, audit and gate it: one folder, if it may go."""
+    import pandas as pd
+
+    from kdlib import release as releases
+    from kdlib.audit import gate
+    from kdlib.audit import policy as policies
+
+    settings, asked = load_profile(profile), policies.read(policy)
+    table = releases.make(settings, settings.seeds[0], out, asked, sign)
+    print(pd.read_csv(out / releases.FILTERED).to_string(index=False))
+    print("\n".join([*gate.sentences(table), str(out)]))
+    return gate.STATUS[gate.outcome(table)]
+
+
 def verify_record(record: Path, key: Path | None, at: list[str]) -> bool:
     """Check the signature of an audit's record, and the files that it names."""
     from kdlib.audit import verifying
 
-    roles = ("model", "reference", "data", "held-out")
-    places = {role: Path(place) for role, place in _pairs("--at", at, roles).items()}
+    places = {role: Path(place) for role, place in _pairs("--at", at, verifying.ROLES).items()}
     found = verifying.faults(record, key, places)
     print("\n".join(found or verifying.held(record, key)), file=sys.stderr if found else sys.stdout)
     return not found
+
+
+def card(record: Path, license: str, license_link: str | None) -> None:
+    """Write a model card and an ML-BOM (CycloneDX) of an audit's record, beside it."""
+    from kdlib.audit import card as cards
+
+    print(*cards.write(record, cards.licence(license, license_link)), sep="\n")
 
 
 def _pairs(option: str, words: list[str], ours: Sequence[str]) -> dict[str, str]:
@@ -121,24 +144,32 @@ def _positive(word: str) -> int:
     return int(word)
 
 
+def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
+    add = child.add_argument
+    add("--model", required=True, help="causal model: folder, hub name or package:NAME")
+    add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
+    add("--held-out", help="like rows that it was not trained on")
+    add("--reference", help="the model before that training")
+    add("--out", required=True, help="folder for what is found")
+    add("--batch", type=_positive, default=64, help="rows per forward pass")
+    add("--max-length", type=_positive, help="tokens; default: what the model reads")
+    known = "short, alpaca, or a file: text with {instruction} and {context}, or a .toml block"
+    add("--template", type=_template, default="short", help=known)
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
+    add("--precision", choices=("fp32", "bf16"), default="fp32")
+    many = "rows of each file to answer, too, for edit distances: a forward pass per token"
+    add("--decode", type=_positive, default=0, metavar="N", help=many)
+    add("--show-rows", action="store_true", help="let the report show text of rows")
+    ends = "exit status 0 pass, 1 fail, 3 undecided"
+    add("--policy", help=f"limits, a .toml file, or default; {ends}")
+    add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
+    add("--prices", type=Path, help="places and their prices for the brief, a .toml file")
+
+
 def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     add, cores = child.add_argument, len(os.sched_getaffinity(0))
     if command is audit:
-        add("--model", required=True, help="causal model: folder, hub name or package:NAME")
-        add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
-        add("--held-out", help="like rows that it was not trained on")
-        add("--reference", help="the model before that training")
-        add("--out", required=True, help="folder for what is found")
-        add("--batch", type=_positive, default=64, help="rows per forward pass")
-        add("--max-length", type=_positive, help="tokens; default: what the model reads")
-        known = "short, alpaca, or a file: text with {instruction} and {context}, or a .toml block"
-        add("--template", type=_template, default="short", help=known)
-        add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
-        add("--precision", choices=("fp32", "bf16"), default="fp32")
-        add("--show-rows", action="store_true", help="let the report show text of rows")
-        ends = "exit status 0 pass, 1 fail, 3 undecided"
-        add("--policy", help=f"limits, a .toml file, or default; {ends}")
-        add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
+        _add_arguments_of_audit(child)
         return
     if command is verify_record:
         add("record", type=Path, help="record.json of an audit")
@@ -146,15 +177,27 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         moved = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
         add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=moved)
         return
+    if command is card:
+        add("record", type=Path, help="record.json of an audit")
+        spdx = "the model's licence: identifier of the SPDX list, or another's name"
+        add("--license", required=True, help=spdx)
+        add("--license-link", help="address of the text of a licence that is not in that list")
+        return
     if command is findings:
         return
     add("--profile", default="laptop", help="name, or path of a .toml file")
+    if command is release:
+        add("--out", type=Path, required=True, help="folder of the release")
+        add("--policy", default="default", help="limits, a .toml file, or default")
+        add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
+        return
     if command not in (report, site):
         add("--cores", type=_positive, default=cores, help="default: all there are")
     if command is pipeline.study:
         add("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
         add("--methods", default="paper", help="paper, all, or names of further ones")
-        add("--parts", default="study", help="beside the study itself: lab, cause, all")
+        further = ", ".join((*pipeline.PARTS, "all"))
+        add("--parts", default="study", help=f"beside the study itself: {further}")
         add("--gpu-jobs", type=_positive, help="notebooks that may share one GPU")
     if command is verify:
         add("--run", type=Path, help="results folder of a finished run")
@@ -165,7 +208,7 @@ def main() -> int:
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     of_study = (pipeline.study, verify, calibrate, report, findings, site)
-    for command in (*of_study, audit, verify_record):
+    for command in (*of_study, audit, verify_record, card, release):
         name, about = command.__name__.replace("_", "-"), (command.__doc__ or "").split("\n")[0]
         child = commands.add_parser(name, help=about)
         child.set_defaults(command=command)

@@ -15,12 +15,13 @@ LAYERS = [  # a folder imports from those in earlier rows, and its own
     ["study"],
     ["analysis"],
     ["figures", "report"],
-    ["audit", "__main__"],
+    ["audit", "callback"],
+    ["release", "__main__"],
 ]
 LAYER = {name: i for i, row in enumerate(LAYERS) for name in row}
 # Tables in, tables out: nothing of models, training and the study.
 ONLY = {
-    "analysis": {"errors", "runs", "stats", "config"},
+    "analysis": {"errors", "runs", "stats", "config", "data"},
     "figures": {"errors", "runs", "stats", "config", "analysis"},
     "report": {"errors", "runs", "stats", "config", "analysis"},
 }

@@ -44,6 +44,11 @@ def new_model(seed=0):
     return checkpoints.make_model(SHAPE, tokenizer(), 96, seed)
 
 
+def weights_of(model):
+    """All weights of a model in one row."""
+    return torch.cat([one.detach().flatten() for one in model.parameters()])
+
+
 def how(**changes):
     values = {"epochs": 2, "lr": 5e-3, "batch": 16, "warmup": 2, "precision": "fp32"}
     return TrainSettings(**values | changes)

@@ -6,11 +6,10 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
-from datasketch import MinHash, MinHashLSH
 
 from kdlib.analysis.extraction import zlib_bytes
+from kdlib.data.duplicates import alike
 
-SHINGLE = 5  # characters in a row: responses of a dozen words have too few runs of words
 SIMILAR = 0.5  # Jaccard similarity from which two responses are near copies
 ATTRIBUTES = {  # name: what it is, in words for tables and figures
     "copies": "copies (log2 of n)",
@@ -62,21 +61,11 @@ def surprisal(texts: Iterable[Sequence[int]], vocabulary: int) -> np.ndarray:
 def near_copies(texts: Sequence[str], groups: Sequence[str], counted: Sequence[bool]) -> np.ndarray:
     """How many counted rows (members) hold nearly, and not exactly, the text of each row: [n].
 
-    They share at least SIMILAR of their shingles, every SHINGLE characters in a row in small
-    letters (Jaccard similarity, Broder 1997). Seeded MinHash finds candidates and misses few; each
-    is compared exactly. Rows of one group are exact copies.
+    They are `alike` by SIMILAR. Rows of one group are exact copies.
     """
-    small = [text.lower() for text in texts]
-    sets = [{one[i : i + SHINGLE] for i in range(max(1, len(one) - SHINGLE + 1))} for one in small]
-    encoded = [[one.encode() for one in part] for part in sets]
-    hashes = MinHash.bulk(encoded, num_perm=128, seed=1)
-    index = MinHashLSH(SIMILAR, 128, weights=(0.01, 0.99))  # of false candidates, of missed ones
-    for row in np.flatnonzero(counted):
-        index.insert(int(row), hashes[row])
-    names, found = list(groups), []
-    for own, name, one in zip(sets, names, hashes, strict=True):
-        others = [sets[other] for other in index.query(one) if names[other] != name]
-        found.append(sum(len(own & other) >= SIMILAR * len(own | other) for other in others))
+    names, counts, found = list(groups), np.asarray(counted), []
+    for name, others in zip(names, alike(list(texts), SIMILAR), strict=True):
+        found.append(sum(counts[other] and names[other] != name for other in others))
     return np.array(found, dtype=int)
 
 

@@ -1,4 +1,4 @@
-"""One-sided bounds of what a gate asks: shares, their excess, AUC, hits at a low false-alarm rate.
+"""One-sided bounds of shares, their excess, AUC, hits at a low false-alarm rate, and of epsilon.
 
 Each returns (lo, hi); `wrong` holds the chance that lo lies above the truth, and that hi lies below
 it, for independent cases. Nothing is drawn at random: a gate that is asked twice says the same, and
@@ -74,3 +74,15 @@ def found_at(
         hits = (score[member] >= others[more - 1]).sum()
         hi = rate((hits * times, n * times), half)[1]
     return lo, hi
+
+
+def epsilon(found: Count, false: Count, delta: float, wrong: float) -> float:
+    """The least epsilon that an attack leaves possible, 0 at least; wrong with that chance at most.
+
+    By (epsilon, delta)-differential privacy an attack that accuses a share `false` of others finds
+    at most e^epsilon x false + delta of the members (Kairouz et al. 2015, theorem 2.1; as a test of
+    a training Jagielski et al. 2020): the lower bound of the one share against the upper one of the
+    other (`rate`), each wrong with half the chance.
+    """
+    lo, hi = rate(found, (wrong / 2, 1))[0] - delta, rate(false, (1, wrong / 2))[1]
+    return max(0.0, float(np.log(lo / hi))) if lo > 0 else 0.0

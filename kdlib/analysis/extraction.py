@@ -16,6 +16,7 @@ GIVEN = (0.0, 0.1, 0.25, 0.5)  # shares of a response that an attacker already h
 SAMPLES = (1, 10, 100, 1000)  # answers that an attacker draws
 CHANCE = 0.5  # with which one of them is to be the response
 NEAR = (0.9,)  # shares of a response's tokens
+RUNS = (10, 25, 50)  # tokens in a row
 ALIKE, RUN = 0.9, 0.5  # from which edit similarity or longest run on an answer counts as a copy
 
 
@@ -45,6 +46,11 @@ def near_verbatim(tuples: pd.DataFrame, share: float) -> pd.Series:
     So many of a response come out for who puts right what greedy decoding gets wrong.
     """
     return tuples["accuracy"] >= share - 1e-9  # 9 of 10 are 0.9
+
+
+def reaches(values: pd.Series, least: float) -> pd.Series:
+    """Whether numbers are that great, such as longest runs: 1 or 0, nan of nan."""
+    return (values >= least).astype(float).where(values.notna())
 
 
 def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:

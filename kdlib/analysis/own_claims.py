@@ -44,17 +44,31 @@ def named(lines: pd.DataFrame) -> str:
     return ", ".join(f"{label(method)} {size}" for method, size in models) or "none"
 
 
-def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame) -> Judged:
-    kept, said = taught(over_trivial)
-    lines = stopped[stopped["method"].isin(DISTILLED)].set_index(MODEL, drop=False)
+def at_equal_usefulness(lines: pd.DataFrame) -> pd.DataFrame:
+    """What the rule of A1 says of each student: its line of metric "memorized", by size and method.
+
+    Of the lines of `equal_usefulness.differences`. Further columns, all bool: recites (there is
+    something to save), judged, less (surely memorizes less, and is as useful), none (a gain of GAIN
+    is excluded); less and none are of those judged.
+    """
+    lines = lines.set_index(MODEL, drop=False)
     gaps, useful = (lines[lines["metric"] == metric] for metric in ("memorized", "useful"))
     as_useful = useful["lo"] > -useful["margin"]
     gained, recites = gaps["gained"].astype(bool), gaps["sft"] >= 2 * GAIN
     judged = gained & recites & judgeable(gaps, "groups")
     less, none = judged & sure(gaps) & (gaps["value"] < 0) & as_useful, gaps["lo"] > -GAIN
+    found = {"gained": gained, "recites": recites, "judged": judged, "less": less}
+    return gaps.assign(**found, none=judged & none)
+
+
+def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame) -> Judged:
+    kept, said = taught(over_trivial)
+    gaps = at_equal_usefulness(stopped[stopped["method"].isin(DISTILLED)])
+    gained, recites, judged = (gaps[name] for name in ("gained", "recites", "judged"))
+    less, none = gaps["less"], gaps["none"]
     evidence = f"{judged.sum()} of {len(gaps)} distilled students are judged: {less.sum()} memorize"
     evidence += " less than SFT stopped where it is as useful; a gain of "
-    evidence += f"{GAIN:.0%} of the rows is excluded for {(none & judged).sum()}"
+    evidence += f"{GAIN:.0%} of the rows is excluded for {none.sum()}"
     if (value := gaps["value"].where(judged)).notna().any():
         most = gaps.loc[value.idxmin()]
         evidence += f"; the greatest gain has {label(most['method'])} {most['size']}: "

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
-from kdlib.audit import gate, policy, record, report, scoring, summary
+from kdlib.audit import brief, gate, policy, prices, record, report, scoring, secrets, summary
 from kdlib.audit.scoring import Loaded
 from kdlib.config.profile import read_templates
 from kdlib.config.sections import SECRETS, AuditSettings
@@ -27,26 +28,32 @@ from kdlib.model import checkpoints, packaged
 
 BLOCK = 512  # rows read, measured and written at a time
 MIB = 2**20
-COMPLETE = "instruction != '' and response != ''"  # rows that can be measured
 GATE = "gate.csv"
+COST = "cost.json"
 CLAIM = "audit.json"  # written first: whose folder it is
 Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are empty
 
 
 def run(
-    settings: AuditSettings, asked: policy.Read | None = None, sign: Path | None = None
+    settings: AuditSettings,
+    asked: policy.Read | None = None,
+    sign: Path | None = None,
+    priced: Path | None = None,
 ) -> Path:
     """Measure every tuple, or those that an interrupted run left; the path of the report.
 
     Files may be larger than memory. Only into `settings.out` go rows/part-*.parquet (one line per
-    tuple), summary.csv, report.html and manifest.json, with a policy also gate.csv and the record,
-    which the private key of the file `sign` signs; a model "package:NAME" is kept where the study
-    keeps it, too. KdlibError: bad input (see `scoring.load`, `inspect`, `stream_rows.read`,
-    `gate.require_rows`, `record.private_key`), or the folder is not this audit's.
+    tuple), summary.csv, report.html and manifest.json, with a policy also gate.csv, cost.json,
+    the record, which the private key of the file `sign` signs, and the brief, with the prices of
+    the file `priced`; a model "package:NAME" is kept where the study keeps it, too. KdlibError: bad
+    input (see `scoring.load`, `inspect`, `stream_rows.read`, `gate.require_rows`,
+    `record.private_key`, `prices.read`), or the folder is not this audit's.
     """
-    key = None if sign is None else record.private_key(sign)
+    key, table = None if sign is None else record.private_key(sign), prices.read(priced)
     if key is not None and asked is None:
         raise KdlibError("--sign signs the record of a gated audit; name a policy with --policy")
+    if priced is not None and asked is None:
+        raise KdlibError("--prices is for the brief of a gated audit; name a policy with --policy")
     identity = fingerprint(settings)
     facts = claimed(settings.out, identity)
     loaded = scoring.load(settings)
@@ -64,7 +71,10 @@ def run(
         if fingerprint(settings) != identity:  # a record would bind other files than were measured
             changed = "the model or the data has changed while it was audited"
             raise KdlibError(f"{changed}; remove {settings.out} and run the command again")
+        loaded = replace(loaded, reference=None)  # its memory is none of the model's costs
         about = write_report(settings, loaded, facts["rows"], asked, key)
+        if asked is not None:
+            brief.write(settings.out, table)
         runs.write_manifest(settings.out, identity, **about, last_call=call)
     return settings.out / "report.html"
 
@@ -119,26 +129,32 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
 
     Of the held-out file, a hash of each response is kept (8 bytes), against which the member rows
     stream by. KdlibError: unreadable (see `stream_rows.read`), all rows empty, a response that
-    holds the text of the end token, responses in both files, or secrets that stand in no response.
+    holds the text of the end token, responses in both files, secrets that stand in no row, or in
+    the held-out file alone.
     """
     counted: Rows = {}
     held_out, shared, quoted = np.array([], np.uint64), 0, ""
+    named = not scoring.detects(settings)
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
+        column = stream_rows.has(path, settings.columns.get(SECRETS, SECRETS))
+        if column and not named:
+            lacking = f"has a column '{SECRETS}', and {settings.data} has none"
+            raise KdlibError(f"{path} {lacking}; name the strings of both files, or of none")
         said = {True: 0, False: 0}  # strings of the column secrets, by whether they can be found
         for block in scoring.blocks(path, settings, BLOCK):
-            for one in block[[SECRETS, "response"]].itertuples(index=False):
-                for secret in scoring.named(one[0]):
-                    said[secret in one[1]] += 1
-            texts = block.query(COMPLETE)["response"]
+            for row in block[[SECRETS, *secrets.TEXTS]].to_dict("records") if column else ():
+                for one in secrets.named(row[SECRETS]):
+                    said[any(one in row[name] for name in secrets.TEXTS)] += 1
+            texts = block.query(scoring.COMPLETE)["response"]
             stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
             counts.update(rows=len(block), empty=len(block) - len(texts))
             hashes.append(pd.util.hash_array(texts.map(sources.normalised).to_numpy(object)))
             if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
                 shared, quoted = shared + both.sum(), quoted or texts[both].iloc[0][:60]
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
-        if not said[True] and stream_rows.has(path, settings.columns.get(SECRETS, SECRETS)):
-            few = f"none of its {said[False]} strings stands in its row's response"
+        if column and not said[True]:
+            few = f"none of its {said[False]} strings stands in its row"
             what = few if said[False] else "no row has a string there"
             raise KdlibError(f"{path}: column '{SECRETS}': {what}; fill it, or rename it")
         if counts["rows"] == counts["empty"]:
@@ -169,10 +185,14 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     slow = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines of a batch log
     with tqdm(total=total, desc="audit", unit="row", mininterval=slow) as bar:
         for split, path in settings.files.items():
+            n = rows[split]["rows"]
+            chosen = np.random.default_rng(0).choice(n, min(n, settings.decode), replace=False)
+            decode = frozenset((1 + chosen).tolist())
             for block in scoring.blocks(path, settings, BLOCK):
                 part = settings.out / "rows" / f"part-{number:05d}.parquet"
                 if not whole(part):
-                    frame, count = scoring.measured(block.query(COMPLETE), split, settings, loaded)
+                    given = block.query(scoring.COMPLETE), split, settings, loaded, decode
+                    frame, count = scoring.measured(*given)
                     runs.write_table(part, frame)
                     read += count
                     speed = read / max(bar.format_dict["elapsed"], 1e-9)
@@ -180,6 +200,16 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
                 number += 1
                 bar.update(len(block))
     return read
+
+
+def costs(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
+    """What `cost.answering` found, timed once and kept."""
+    with suppress(FileNotFoundError, ValueError):
+        found: dict[str, Any] = json.loads((settings.out / COST).read_text("utf-8"))
+        return found
+    found = scoring.cost_of(settings, loaded)
+    runs.write_text(settings.out / COST, json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def write_report(
@@ -191,15 +221,26 @@ def write_report(
 ) -> dict[str, Any]:
     """Write what stands in `run`, but for the manifest, from the parts; what was audited.
 
-    That is the settings, limit and vocabulary (tokens), the device, and by split how many rows
-    there are, are empty, measured, too long, and cut.
+    That is the settings, limit and vocabulary (tokens), the device, how many prompts were scored,
+    how many secrets there are, in which parts, and whether they were detected; and by split how
+    many rows there are, are empty, measured, too long, and cut. KdlibError: a verdict is asked of a
+    model whose tokenizer is hardly its own.
     """
     tallied = summary.tally(parts(settings.out))
     table = summary.summary(tallied)
     runs.write_table(settings.out / "summary.csv", table)
     about = described(settings) | {"limit": loaded.limit, "device": str(checkpoints.device())}
     about |= {"vocabulary": len(loaded.tokenizer), "rows": {}}
-    about["secrets"] = len(tallied.secrets.get("member", ()))
+    about["blind"] = summary.blind(tallied, len(loaded.tokenizer))
+    if about["blind"] and asked is not None:  # nothing comes out of it, and it would pass
+        why = f"'{settings.model}' expects its training rows less than a blind guess does"
+        remedy = "its tokenizer or --template is not its own; without --policy there is a report"
+        raise KdlibError(f"no verdict: {why}; {remedy}")
+    about["prompts"] = sum(sums["prompts"] for sums in tallied.sums.values())
+    about["detected"] = scoring.detects(settings)
+    found = summary.secrets(tallied)
+    about["secrets"] = int(found["member"].sum())
+    about["secret_parts"] = [part for part in secrets.PARTS if part in set(found["part"])]
     for split in settings.files:
         counts, sums = rows[split], tallied.sums.get(split, Counter())
         too_long = counts["rows"] - counts["empty"] - sums["n"]
@@ -212,8 +253,8 @@ def write_report(
         top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
     said = None
     if asked is not None:
-        found = summary.sampled(tallied), summary.secrets(tallied)
-        judged = gate.judged(*found, asked.policy)
+        about["cost"] = costs(settings, loaded)
+        judged = gate.judged(summary.sampled(tallied), found, asked.policy)
         runs.write_table(settings.out / GATE, judged)
         record.write(settings.out, record.statement(settings, asked, judged, about), key)
         said = gate.sentences(judged)

@@ -15,12 +15,14 @@ import pandas as pd
 
 from kdlib.analysis import bounds, roc
 from kdlib.audit.policy import GUESS, SHARES, Limit, Policy
-from kdlib.audit.summary import OF_SECRETS
+from kdlib.audit.summary import ANSWERS, GROUPS, OF_SECRETS
 from kdlib.errors import KdlibError
 from kdlib.stats import MIN_GROUPS, Interval, Line
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 STATUS = {PASS: 0, FAIL: 1, UNDECIDED: 3}  # exit status; 2 is bad input
+WHAT = {"prompt_run": "prompts", **dict.fromkeys(OF_SECRETS, "secrets")}  # is counted; else rows
+WHAT |= dict.fromkeys(ANSWERS, "answers (--decode)")
 MOST = 10_000_000  # cases; where more were needed, none decide
 COLUMNS = ["name", "measure", "at", "of", "below", "outcome", "why", "value", "lo", "hi", "n"]
 COLUMNS += ["n_held_out", "needed", "seen"]
@@ -65,17 +67,20 @@ def judged(rows: pd.DataFrame, secrets: pd.DataFrame, policy: Policy) -> pd.Data
 
 
 def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
-    member, held_out = (rows[rows["member"].astype(bool) == side] for side in (True, False))
+    member, held_out = (
+        _cases(rows[rows["member"].astype(bool) == side], limit) for side in (True, False)
+    )
+    held_out = held_out[~held_out.index.isin(member.index)]  # of prompts, which may be in both
     facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
-    what = "secrets" if limit.measure in OF_SECRETS else "rows"
+    what = WHAT.get(limit.measure, "rows")
     missing = f"no training {what} were measured" if member.empty else ""
     if limit.compares and held_out.empty:
         missing = missing or f"there are no held-out {what} to compare with"
-    if not missing and limit.measure in GUESS and limit.at not in member:
+    if limit.measure in GUESS and len(rows) and limit.at not in rows:
         missing = "no reference model was given"
     if missing:
         return facts | {"outcome": FAIL, "why": f"missing: {missing}"}
-    cases = [_cases(one, limit) for one in (member, held_out) if len(one)]
+    cases = [one for one in (member, held_out) if len(one)]
     n, m = len(cases[0]), len(cases[1]) if len(cases) > 1 else 0
     facts |= {"n": n, "n_held_out": m}
     if limit.measure in SHARES:
@@ -103,9 +108,12 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
 
 
 def _cases(rows: pd.DataFrame, limit: Limit) -> pd.Series:
-    """By different response: whether it is hit, or its score."""
+    """By case, which is a different response (see GROUPS): whether it is hit, or its score."""
+    if rows.empty or limit.measure in GUESS and limit.at not in rows:
+        return pd.Series(dtype=float)
     if limit.measure in SHARES:
-        return SHARES[limit.measure][0](rows, limit.at).groupby(rows["group"]).any()
+        hits = SHARES[limit.measure][0](rows, limit.at).dropna()
+        return hits.groupby(rows[GROUPS.get(limit.measure, "group")]).any()
     return rows[limit.at].astype(float).groupby(rows["group"]).mean()
 
 

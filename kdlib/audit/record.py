@@ -25,6 +25,7 @@ from kdlib.audit import gate
 from kdlib.audit.policy import Read
 from kdlib.audit.summary import SAMPLE
 from kdlib.config.sections import AuditSettings
+from kdlib.data import personal
 from kdlib.errors import KdlibError
 from kdlib.model import packaged
 
@@ -39,8 +40,7 @@ FOLDERS = ("model", "reference")
 NEVER = (  # whatever the settings
     "other prompts than these rows' own in this template, and dialogues",
     "text that comes back in other words or another language",
-    "what stands in the rows' instructions and contexts",
-    "personal data that the column secrets does not name",
+    "names, and other personal data without a form, that no column secrets names",
     "what filters around the model hold back, or let through",
     "models that are trained further, quantized or merged after this audit",
 )
@@ -94,7 +94,8 @@ def statement(
         for name, path in files(settings).items()
     ]
     verdict, names = gate.outcome(table), table.groupby("outcome")["name"].agg(list)
-    how = {name: about[name] for name in ("precision", "limit", "device", "vocabulary", "rows")}
+    facts = ("precision", "limit", "device", "vocabulary", "rows", "secrets", "detected", "decode")
+    how = {name: about[name] for name in facts}
     template = settings.template.model_dump_json().encode()
     predicate = {
         "result": RESULT[verdict],
@@ -104,12 +105,20 @@ def statement(
         "kdlib_measures": json.loads(table.to_json(orient="records", double_precision=6)),
         "kdlib_policy": asked.policy.model_dump(mode="json"),
         "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
+        "kdlib_cost": about["cost"],
+        "kdlib_models": names_of(settings),
         "kdlib_not_tested": untested(settings, about),
         "kdlib_versions": {"kdlib": version("kdlib"), "commit": runs.commit(), **runs.versions()},
         "kdlib_time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     kind = {"_type": STATEMENT, "predicateType": PREDICATE}
     return kind | {"subject": subject, "predicate": predicate}
+
+
+def names_of(settings: AuditSettings) -> dict[str, str]:
+    """What the models are called, by role: their folder's own name, or the name that was given."""
+    given = {role: one for role in FOLDERS if (one := getattr(settings, role))}
+    return {r: Path(one).resolve().name if Path(one).is_dir() else one for r, one in given.items()}
 
 
 def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
@@ -119,8 +128,15 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
         said.append("guessing: no held-out rows were given, so none of it is told from memory")
     if settings.reference is None:
         said.append("attacks that know the model before its training: none was given")
+    if about["detected"]:
+        kinds = ", ".join(dict.fromkeys(kind for kind, _ in personal.PATTERNS))
+        said.append(f"named strings: there is no column secrets; looked for by form: {kinds}")
     if not about["secrets"]:
-        said.append("named strings: the training rows have no column secrets")
+        said.append("strings in their place: none was found in the training rows")
+    if not about["decode"]:
+        said.append("edit distances of what is written freely: no row was answered (--decode)")
+    if not about["prompts"]:
+        said.append("prompts: the tokenizer does not say where in the text its tokens stand")
     reasons = {
         "too_long": "do not fit",
         "empty": "are empty",

@@ -17,13 +17,19 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kdlib.analysis import roc
+from kdlib.analysis.extraction import ALIKE, RUN
 from kdlib.audit.summary import FEW, SAMPLE, TOP
 from kdlib.config.exact_match import FULL, WINDOW
+from kdlib.data import personal
 from kdlib.figures import style
 from kdlib.report import notebook_display
 from kdlib.stats import row_text
 
 NAMES = {"member": "training rows", "held_out": "held-out rows"}
+ANSWERED = [
+    ("edit_similarity", ALIKE, "answered for real: edit similarity of 0.9 or more"),
+    ("longest_run", RUN, "answered for real: half of the response's words in a row"),
+]
 LOOKS = {"member": ("-", "o"), "held_out": (":", "x")}
 
 
@@ -50,6 +56,9 @@ def page(
     }
     facts |= {"about": about, "attacks": attacks, "figures": figures(table, sample, about)}
     facts["guess"] = np.log(about["vocabulary"])
+    facts["answered"] = ANSWERED if about["decode"] else []
+    facts["kinds"] = list(dict.fromkeys(kind for kind, _ in personal.PATTERNS))
+    facts["strings"] = "personal data" if about["detected"] else "named strings (column secrets)"
     facts["limits"] = {"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP}
     facts["nats"] = _rate(table, "nats_per_token", "")["value"].to_dict()
     facts["shares"] = lambda metric, at, of="rows": (

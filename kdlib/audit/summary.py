@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kdlib import runs
 from kdlib.analysis import extraction, roc
 from kdlib.analysis.attacks import SCORES
 from kdlib.analysis.rates import WINDOWS
+from kdlib.audit.secrets import PARTS
 from kdlib.config.exact_match import exact
 from kdlib.data import sources
 from kdlib.stats import NOTHING, rate
@@ -23,32 +25,54 @@ TOP = 50  # most memorized rows that the report shows
 SHOWN = 4000  # characters of a text that are kept for it
 DRAWS = 400  # of the bootstrap; of up to 2 * SAMPLE rows
 FEW = 30  # rows below which no ROC is drawn, and a rate is called uncertain
-# By measure: which rows are hit, and at which values of `at`.
+
+
+def _reaches(name: str, rows: pd.DataFrame, at: float) -> pd.Series:
+    return extraction.reaches(rows[name], at)
+
+
+# By measure: which rows are hit (1 or 0, nan: not measured), and at which values of `at`.
 HITS: dict[str, tuple[Callable[[pd.DataFrame, Any], pd.Series], tuple[Any, ...]]] = {
     "exact_rate": (exact, WINDOWS),
     "near_verbatim": (extraction.near_verbatim, extraction.NEAR),
     "extractable": (extraction.extractable, extraction.GIVEN),
     "discoverable": (extraction.discoverable, extraction.SAMPLES),
 }
-# Of the strings of the column secrets, not of rows.
-OF_SECRETS = {"secret_rate": (lambda rows, at: rows["hit"], ("greedy",))}
-KEPT = ("length", "prefix", "needed", "accuracy", "window_nats")  # of a row, for HITS
+# Columns that are held against each `at`; the last two of rows that were answered (`--decode`).
+ANSWERS = ("edit_similarity", "longest_run")
+REACHED: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("greedy_run", "prompt_run"), extraction.RUNS),
+    **dict(zip(ANSWERS, ((extraction.ALIKE,), (extraction.RUN,)), strict=True)),
+}
+HITS |= {name: (partial(_reaches, name), ats) for name, ats in REACHED.items()}
+# Of named strings, not of rows; `at` is the part in which they stand.
+OF_SECRETS = {
+    name: (lambda rows, at, name=name: rows[name].where(rows["part"] == at), PARTS)
+    for name in ("secret_rate", "secret_preferred")
+}
+GROUPS = {"prompt_run": "prompt_group"}  # which rows are one case; of others: equal responses
+# Of a row, for HITS.
+KEPT = ("length", "prefix", "needed", "accuracy", "window_nats", *REACHED, "prompt_group")
 SPLITS = ("member", "held_out")
 TEXTS = ("instruction", "response", "category")
 COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
+NO_SECRETS = pd.DataFrame({"group": [], "part": [], "secret_rate": [], "secret_preferred": []})
+NO_SECRETS = NO_SECRETS.astype({"group": str, "part": str})
 
 
 @dataclass
 class Tally:
     """What is counted and kept of the parts, by split (member, held_out).
 
-    Sums: n (rows), cut (responses that did not fit), nats (the rows' nats per token), and the hits
-    at each (metric, at). Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
+    Sums: n (rows), cut (responses that did not fit), nats (the rows' nats per token), prompts (rows
+    whose prompt was scored) and prompt_nats (theirs), each measure of HITS (rows of which there is
+    one) and the hits at each (measure, at). Secrets: up to SAMPLE different ones, in the columns of
+    `secrets`. Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
     """
 
     sums: dict[str, Counter[Any]] = field(default_factory=dict)
     samples: dict[str, pd.DataFrame] = field(default_factory=dict)
-    secrets: dict[str, pd.Series] = field(default_factory=dict)  # hit by digest, of up to SAMPLE
+    secrets: dict[str, pd.DataFrame] = field(default_factory=dict)
     top: pd.DataFrame = field(default_factory=pd.DataFrame)  # member rows that are memorized most
 
 
@@ -63,7 +87,7 @@ def tally(parts: Iterable[Path]) -> Tally:
         split = part["split"].iloc[0]
         out.sums.setdefault(split, Counter()).update(_sums(part))
         out.samples[split] = _drawn(out.samples.get(split, pd.DataFrame()), part, number)
-        out.secrets[split] = _named(out.secrets.get(split, pd.Series(dtype=bool)), part)
+        out.secrets[split] = _named(out.secrets.get(split, NO_SECRETS), part)
         if split == "member":
             out.top = _most(pd.concat([out.top, _most(part)]))
     return out
@@ -71,8 +95,10 @@ def tally(parts: Iterable[Path]) -> Tally:
 
 def _sums(part: pd.DataFrame) -> dict[Any, Any]:
     hits = {(name, at): of(part, at) for name, (of, ats) in HITS.items() for at in ats}
-    nats = float(part["nats_per_token"].astype(float).sum())
+    nats, prompt_nats = (float(part[name].sum()) for name in ("nats_per_token", "prompt_nats"))
     counts = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
+    counts |= {"prompts": int(part["prompt_nats"].count()), "prompt_nats": prompt_nats}
+    counts |= {name: int(hit.count()) for (name, _), hit in hits.items()}
     return counts | {key: int(hit.sum()) for key, hit in hits.items()}
 
 
@@ -88,12 +114,16 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
     return pd.concat([sample, drawn], ignore_index=True).nsmallest(SAMPLE, "order")
 
 
-def _named(secrets: pd.Series, part: pd.DataFrame) -> pd.Series:
+def _named(secrets: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
     """The different secrets with the part's: whether any row writes it; digests are the dice."""
-    digests, hits = (part[name].explode().dropna() for name in ("secrets", "secret_hits"))
-    here = pd.Series(hits.to_numpy(bool), digests.to_numpy(object))
-    both = pd.concat([secrets, here]) if len(here) else secrets
-    return both.groupby(level=0).any().sort_index().head(SAMPLE)
+    lists = part[["secrets", "secret_parts", "secret_hits", "secret_preferred"]]
+    here = lists.explode(list(lists)).dropna(subset="secrets")
+    if here.empty:
+        return secrets
+    here = here.set_axis(list(NO_SECRETS), axis=1).astype(NO_SECRETS.dtypes)
+    both = pd.concat([secrets, here]) if len(secrets) else here
+    how = {"secret_rate": "max", "secret_preferred": "first"}  # the first that is not nan
+    return both.groupby(["group", "part"]).agg(how).reset_index().head(SAMPLE)
 
 
 def _most(rows: pd.DataFrame) -> pd.DataFrame:
@@ -107,20 +137,26 @@ def summary(tallied: Tally) -> pd.DataFrame:
     """Tidy rates and scores, in COLUMNS.
 
     exact_rate (at k, 0: the whole response), near_verbatim (at the share of tokens), extractable
-    (at the share given), discoverable (at the answers drawn), secret_rate (of different secrets, at
-    greedy), each with its Wilson interval;
-    nats_per_token; and, where there are rows enough, auc, tpr_1pct, tpr_01pct of `attacked` (at the
-    score, split both), intervals by the bootstrap.
+    (at the share given), discoverable (at the answers drawn), greedy_run and prompt_run (at the
+    tokens in a row), of decoded rows edit_similarity and longest_run (at the least value), of
+    different secrets secret_rate and secret_preferred (at the part in which they stand), each with
+    its Wilson interval; nats_per_token and prompt_nats; and, where there are rows enough, auc,
+    tpr_1pct, tpr_01pct of `attacked` (at the score, split both), intervals by the bootstrap.
     """
     rows: list[tuple[Any, ...]] = []
     for split, sums in tallied.sums.items():
-        n, counted = sums["n"], [key for key in sums if isinstance(key, tuple)]
-        rows += [(key[0], split, key[1], *rate(sums[key], n).values()) for key in counted]
-        rows += [("nats_per_token", split, "", sums["nats"] / n, *NOTHING, n)]
-    found = secrets(tallied)
-    for split, hits in found.groupby(found["member"].map({True: "member", False: "held_out"})):
-        line = rate(int(hits["hit"].sum()), len(hits))
-        rows.append(("secret_rate", split, "greedy", *line.values()))
+        lines: list[tuple[Any, ...]] = []  # without the split
+        counted = [key for key in sums if isinstance(key, tuple) and sums[key[0]]]
+        lines += [(*key, *rate(sums[key], sums[key[0]]).values()) for key in counted]
+        lines += [("nats_per_token", "", sums["nats"] / sums["n"], *NOTHING, sums["n"])]
+        if n := sums["prompts"]:
+            lines += [("prompt_nats", "", sums["prompt_nats"] / n, *NOTHING, n)]
+        found = secrets(tallied)
+        found = found[found["member"] == (split == "member")]
+        for name, at in ((name, at) for name, (_, ats) in OF_SECRETS.items() for at in ats):
+            if n := (hits := OF_SECRETS[name][0](found, at)).count():
+                lines.append((name, at, *rate(int(hits.sum()), n).values()))
+        rows += [(metric, split, *more) for metric, *more in lines]
     if len(sample := attacked(tallied)):
         scores = [name for name in SCORES if name in sample]
         for line in roc.evaluate(sample, scores, draws=DRAWS).to_dict("records"):
@@ -128,6 +164,15 @@ def summary(tallied: Tally) -> pd.DataFrame:
                 interval = (line[metric], line[f"{metric}_lo"], line[f"{metric}_hi"])
                 rows.append((metric, "both", line["score"], *interval, len(sample)))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def blind(tallied: Tally, vocabulary: int) -> bool:
+    """Whether training rows are expected less, by a tenth, than a guess among all tokens does.
+
+    Then the tokens are hardly the model's own.
+    """
+    sums = tallied.sums.get("member", Counter(n=0))
+    return sums["n"] > 0 and sums["nats"] / sums["n"] > 1.1 * np.log(vocabulary)
 
 
 def sampled(tallied: Tally) -> pd.DataFrame:
@@ -138,16 +183,15 @@ def sampled(tallied: Tally) -> pd.DataFrame:
 
 
 def secrets(tallied: Tally) -> pd.DataFrame:
-    """Different secrets of both splits: member, group (digest), hit (whether any row writes it).
+    """Different secrets of both splits: member, group (digest), part, and OF_SECRETS, 1 or 0.
 
-    A held-out row's secret that stands in training rows, too, is no control, and left out.
+    secret_rate is whether any row writes it, secret_preferred whether it is likelier than a made-up
+    one (nan: none was made). A held-out row's secret that stands in training rows, too, is no
+    control, and left out.
     """
-    inside, outside = (tallied.secrets.get(one, pd.Series(dtype=bool)) for one in SPLITS)
-    outside = outside[~outside.index.isin(inside.index)]
-    sides = [
-        pd.DataFrame({"member": member, "group": one.index, "hit": one.to_numpy(bool)})
-        for member, one in ((True, inside), (False, outside))
-    ]
+    inside, outside = (tallied.secrets.get(one, NO_SECRETS) for one in SPLITS)
+    outside = outside[~outside["group"].isin(inside["group"])]
+    sides = [inside.assign(member=True), outside.assign(member=False)]
     return pd.concat(sides, ignore_index=True)
 
 

@@ -2,26 +2,35 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdlib.audit import record
 from kdlib.errors import KdlibError
 
+ROLES = (*record.FOLDERS, *record.FILES.values())
 
-def faults(path: Path, key: Path | None = None, at: Mapping[str, Path] | None = None) -> list[str]:
+
+def faults(
+    path: Path,
+    key: Path | None = None,
+    at: Mapping[str, Path] | None = None,
+    roles: Collection[str] = ROLES,
+) -> list[str]:
     """What is wrong with a record, in words; nothing where it holds.
 
     `key` is the public key that must have signed it; `at` says where what plays a role ("model",
-    "data", ...) lies now, a folder or file, if not where it was. KdlibError: it is no record, or
-    the key is none.
+    "data", ...) lies now, a folder or file, if not where it was. Only files of these `roles` are
+    looked at: where a model is used, its rows need not be. KdlibError: it is no record, or the key
+    is none.
     """
     body = read(path)
     found = [] if key is None else _signature(path, record.public_key(key))
     if key is None and path.with_name(record.ENVELOPE).exists():
         found = _same_bytes(path, _envelope(path))
-    return found + _files(body, path.parent, at or {})
+    named = [one for one in body["subject"] if one["name"].split("/")[0] in roles]
+    return found + _files(named, path.parent, at or {})
 
 
 def held(path: Path, key: Path | None) -> list[str]:
@@ -91,10 +100,10 @@ def _signature(path: Path, key: Any) -> list[str]:
     return [f"{path.name} was not signed by this key ({record.key_id(key)[:16]}...)"]
 
 
-def _files(body: Mapping[str, Any], folder: Path, at: Mapping[str, Path]) -> list[str]:
+def _files(subject: Sequence[Mapping[str, Any]], folder: Path, at: Mapping[str, Path]) -> list[str]:
     found: list[str] = []
     listed: dict[str, tuple[Path, set[str]]] = {}
-    for one in body["subject"]:
+    for one in subject:
         name, was = one["name"], folder / one["annotations"]["kdlib_path"]
         role, file = name.split("/")
         there = at.get(role, was if role not in record.FOLDERS else was.parent)

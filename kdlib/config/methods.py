@@ -9,7 +9,7 @@ from kdlib.errors import KdlibError
 
 
 class Coefficient(Settings):
-    """A coefficient of one method; value and range written without a point: whole numbers only."""
+    """A coefficient of one entry; value and range written without a point: whole numbers only."""
 
     value: Number  # published
     range: tuple[Number, Number]  # both ends allowed
@@ -17,23 +17,17 @@ class Coefficient(Settings):
 
 
 class Coefficients(dict[str, float]):
-    """A method's coefficients, by name; one that it should have and has not is bad input."""
+    """An entry's coefficients, by name; one that it should have and has not is bad input."""
 
     def __missing__(self, name: str) -> float:
         taken = f"the method's text or objective takes a coefficient '{name}'"
         raise KdlibError(f"{taken}; give it in the method's block: value, range, meaning")
 
 
-class Method(Settings):
-    """A method is a pair: whose text the student reads, and what it minimizes there."""
+class Entry(Settings):
+    """An entry of a table: its label, and its coefficients by name."""
 
     label: str
-    text: str  # a key of distill.methods.TEXTS
-    objective: str  # a name that distill.objectives knows
-    notebook: str  # that trains it
-    paper: bool = False  # the paper's claims are about it
-    colour: str = "0.4"
-    marker: str = "o"
     coefficients: dict[str, Coefficient] = {}
 
     def checked(self, given: dict[str, float]) -> Coefficients:
@@ -50,6 +44,17 @@ class Method(Settings):
             if value % 1 and all(isinstance(number, int) for number in (one.value, *one.range)):
                 raise ValueError(f"{stated} a whole number")
         return Coefficients(values)
+
+
+class Method(Entry):
+    """A method is a pair: whose text the student reads, and what it minimizes there."""
+
+    text: str  # a key of distill.methods.TEXTS
+    objective: str  # a name that distill.objectives knows
+    notebook: str  # that trains it
+    paper: bool = False  # the paper's claims are about it
+    colour: str = "0.4"
+    marker: str = "o"
 
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from kdlib.config import sections
+from kdlib.config.defences import DEFENCES, defence
 from kdlib.config.methods import METHODS, PAPER, Coefficient, Method
 from kdlib.config.sections import Distinct, Rate, Real, Seed, Settings, Template, TrainSettings
 from kdlib.errors import KdlibError, clearly
@@ -68,9 +69,11 @@ class Profile(Settings):
     teacher: TrainSettings
     student: TrainSettings
     methods: dict[str, MethodSettings] = {}
+    defences: dict[str, dict[str, Real]] = {}  # coefficients other than the table's
     decoding: sections.DecodingSettings = sections.DecodingSettings()
     measure: sections.MeasureSettings = sections.MeasureSettings()
     probe: sections.ProbeSettings = sections.ProbeSettings()
+    release: sections.ReleaseSettings = sections.ReleaseSettings()
     calibration: sections.CalibrationSettings | None = None
 
     def _faults(self) -> sections.Faults:
@@ -83,13 +86,18 @@ class Profile(Settings):
             block.entry(name).checked(block.changed)
             partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)
             yield partial, f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}"
+        for name, changed in self.defences.items():
+            unknown_defence = f"defences: '{name}' is no defence; known: {', '.join(DEFENCES)}"
+            yield name not in DEFENCES, unknown_defence
+            DEFENCES[name].checked(changed)
         scratch = {size for size, model in self.models.items() if model.width}
         mixed = bool(scratch) and scratch != set(self.models)
         yield mixed, "models: all or none are made from scratch; they share one tokenizer"
         yield self.cut(TEACHER), "models.teacher: give path, or layers, heads and width"
-        shipped, template, probed = read_templates(), self.tokens.template, self.probe.size
-        unknown = probed not in (None, *self.sizes)
-        yield unknown, f"probe.size = '{probed}': known: {', '.join(self.sizes)}"
+        shipped, template = read_templates(), self.tokens.template
+        for where, wanted in (("probe", self.probe.size), ("release", self.release.size)):
+            unknown = wanted not in (None, *self.sizes)
+            yield unknown, f"{where}.size = '{wanted}': known: {', '.join(self.sizes)}"
         for name in set(self.templates) & set(shipped):
             yield True, f"templates.{name} is known already; give it another name"
         known = shipped | self.templates
@@ -97,8 +105,11 @@ class Profile(Settings):
         seed = self.calibration.seed if self.calibration else None
         yield seed in self.seeds, f"calibration.seed = {seed} is among the reported seeds"
         methods = self.all_methods
+        asked = [("release.method", self.release.method)]
         for name in self.calibration.methods if self.calibration else ():
-            lacking = f"calibration.methods: '{name}' is no method; known: {', '.join(methods)}"
+            asked.append(("calibration.methods", name))
+        for where, name in asked:
+            lacking = f"{where}: '{name}' is no method; known: {', '.join(methods)}"
             yield name not in methods, lacking
 
     @property
@@ -154,6 +165,12 @@ class Profile(Settings):
         own = self.methods[method].changed if method in self.methods else {}
         with clearly(f"profile '{self.name}'"):
             return self.method(method).checked({**own, **given})
+
+    def defence_coefficients(self, name: str, **given: float) -> dict[str, float]:
+        """The coefficients of one defence: the table's, changed by the profile, then by `given`."""
+        entry, own = defence(name), self.defences.get(name, {})
+        with clearly(f"profile '{self.name}'"):
+            return entry.checked({**own, **given})
 
 
 def read_templates(file: Path = TEMPLATES) -> dict[str, Template]:

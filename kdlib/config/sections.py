@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FIELDS = ("instruction", "context", "response", "category")  # of a row
-SECRETS = "secrets"  # of an audit's row: strings of its response, one a line
+SECRETS = "secrets"  # of an audit's row: strings of its texts, one a line
 CANARY_KINDS = ("telephone", "drawing", "account")  # short enough for the shipped profiles
 
 
@@ -213,6 +213,17 @@ class CalibrationSettings(Settings):
                 yield True, f"{name} lacks {lacking}"
 
 
+class ReleaseSettings(Settings):
+    """Which student is released, and what is taken out of its rows and of what it writes."""
+
+    method: str = "word_kd"
+    size: str | None = None  # of the student; that of `probe` where none is named
+    personal: Literal["replace", "drop"] = "replace"  # their kind in place of them, or no such row
+    # share of common runs of characters from which two responses are near duplicates
+    similarity: Annotated[Real, Field(gt=0, le=1)] = 0.8
+    ngram: Annotated[Whole, Field(ge=2)] = 10  # tokens of a training response that never come out
+
+
 class AuditSettings(Settings):
     """What is audited, and how."""
 
@@ -226,6 +237,7 @@ class AuditSettings(Settings):
     template: Template
     columns: dict[str, str] = {}  # our names of columns to the files'
     precision: Literal["fp32", "bf16"] = "fp32"
+    decode: Count = 0  # rows of each file that are answered greedily, too: many times the cost
     show_rows: bool = False  # whether the report shows text of rows
 
     @property

@@ -4,6 +4,7 @@ Text that is sampled is sampled when its step comes, by the student as it is the
 """
 
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,26 @@ class Reading:
     def dice(self, epoch: int) -> random.Random:
         """The chance by which an epoch chooses between texts."""
         return random.Random(f"{self.seed} {epoch}")
+
+
+class PoissonReading(Reading):
+    """Every step draws each example by itself, with a chance of batch x accumulate / examples.
+
+    So the accountant of DP-SGD needs it: a step may have any number of examples, also none, and an
+    epoch may show an example twice or not at all. Micro-batches hold one example each.
+    """
+
+    @property
+    def chance(self) -> float:
+        """Of an example to be in a step."""
+        return min(1.0, self.settings.batch * self.settings.accumulate / len(self.examples))
+
+    def steps(self, epoch: int, examples: Sequence[Example] | None = None) -> list[list[Any]]:
+        """The micro-batches of each optimizer step of an epoch, as examples."""
+        shown = self.examples if examples is None else examples
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        draws = torch.rand(math.ceil(1 / self.chance), len(shown), generator=generator)
+        return [[[shown[i]] for i in step.nonzero()[:, 0].tolist()] for step in draws < self.chance]
 
 
 def fixed(reading: Reading, role: str = "rows") -> Source:

@@ -68,18 +68,18 @@ def step_loss(
 ) -> tuple[Tensor, int]:
     """Gradients of one optimizer step; gives its loss (nats per token, detached) and positions.
 
-    The loss is the mean over the step's labelled positions, so accumulation is exact: 2 x 8 rows
-    give the gradient of 16, however their lengths differ. The means of several roles (general text
-    beside sampled text) are added. The loss of one chunk of positions is carried back to the hidden
-    states before the next chunk's logits are made, so that never more than CHUNK_LOGITS of student
-    and teacher are held.
+    The loss is the mean over the step's positions that count (`Batch.kept`), so accumulation is
+    exact: 2 x 8 rows give the gradient of 16, however their lengths differ. The means of several
+    roles (general text beside sampled text) are added. The loss of one chunk of positions is
+    carried back to the hidden states before the next chunk's logits are made, so that never more
+    than CHUNK_LOGITS of student and teacher are held.
     """
     where = next(model.parameters()).device
     head = model.get_output_embeddings()
     size, total = max(1, CHUNK_LOGITS // head.out_features), torch.zeros((), device=where)
     counts = Counter[str]()
     for batch in batches:
-        counts[batch.role] += sum(batch.lengths)
+        counts[batch.role] += batch.count
     for batch in batches:
         moved = batch.to(where)
         with checkpoints.autocast(where, precision):
@@ -89,11 +89,16 @@ def step_loss(
             part = slice(start, start + size)
             with checkpoints.autocast(where, precision):
                 logits = head(leaf[part])
-            loss = minimized(logits, moved, part).sum() / counts[batch.role]
+            nats = moved.counted(minimized(logits, moved, part), part)
+            loss = nats.sum() / max(1, counts[batch.role])
             loss.backward()
             total += loss.detach()
         hidden.backward(leaf.grad)
     return total, counts.total()
+
+
+# (model, batches, objective, precision) -> loss and positions of a step; leaves the gradients
+Gradients = Callable[[Any, list[Batch], Objective, str], tuple[Tensor, int]]
 
 
 def fit(
@@ -108,15 +113,16 @@ def fit(
     name: str,
     notes: Container[int] = (),
     on_note: Callable[[Any, int], None] | None = None,
+    gradients: Gradients = step_loss,
 ) -> Any:
     """Train `model`, any causal one of transformers, in place; gives it back in eval mode.
 
     `epoch_steps` are the optimizer steps of one epoch, `seed` is of dropout and sampling (the
     source has its own), `log` takes a JSON line per LOG_EVERY optimizer steps and one at the end,
     `name` is for errors and the progress bar (none, if empty). `on_note` is called with (model,
-    step), the model in eval mode, after each of the steps in `notes` (0: before training). Raises
-    NotFinite with the step, the learning rate and the rows, and KdlibError where GPU memory does
-    not suffice, with what to lower.
+    step), the model in eval mode, after each of the steps in `notes` (0: before training).
+    `gradients` computes those of a step. Raises NotFinite with the step, the learning rate and the
+    rows, and KdlibError where GPU memory does not suffice, with what to lower.
     """
     torch.manual_seed(seed)
     planned = settings.epochs * epoch_steps
@@ -134,7 +140,7 @@ def fit(
                 model.train()
                 rate = optimizer.scheduler.get_last_lr()[0]
                 try:
-                    loss, count = step_loss(model, batches, minimized, settings.precision)
+                    loss, count = gradients(model, batches, minimized, settings.precision)
                 except torch.OutOfMemoryError as error:
                     raise _out_of_memory(name, batches, settings) from error
                 step, tokens = step + 1, tokens + count

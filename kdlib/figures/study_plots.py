@@ -1,12 +1,14 @@
-"""Figures of the study itself: training, memorization, usefulness. Notebooks 01 to 10, and 15."""
+"""Figures of the study itself: training, memorization, usefulness. Notebooks 01 to 10, 15, 18."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kdlib.analysis.plane import MEASURES, front
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import PAPER, label, ordered
@@ -142,6 +144,51 @@ def training_paths(
     panels[0].set(ylabel=useful)
     figure.supxlabel(style.MEMORIZED + style.ROOT)
     return style.below(figure, panels[0], "upper center", ncols=2)
+
+
+def plane(points: pd.DataFrame, kinds: Mapping[str, str], useful: str = "useful") -> Figure:
+    """Students of `analysis.plane.points` through training, a panel for each of its MEASURES.
+
+    `kinds` says of each student to which kind it belongs. The front of a kind is a stair: what lies
+    to its right and below is beaten. Who is on one, trained, is named in the first panel, where
+    it is most useful on it.
+    """
+    figure, [panels] = style.panels(1, len(MEASURES), 14, 5, sharey=True, width_ratios=(2, 1, 1))
+    colours = dict(zip(dict.fromkeys(kinds.values()), ("0.35", "C0", "C3"), strict=False))
+    named = []
+    for axes, (measure, words) in zip(panels, MEASURES.items(), strict=True):
+        for kind, colour in colours.items():
+            part = points[points["method"].map(kinds) == kind].sort_values("epoch")
+            for _, path in part.groupby("method"):
+                how: dict[str, Any] = {"color": colour, "alpha": 0.35, "markersize": 3}
+                axes.plot(path[measure], path["useful"], ".-", linewidth=0.8, **how)
+            best = front(part, measure)
+            stair: dict[str, Any] = {"color": colour, "linewidth": 2.5, "drawstyle": "steps-post"}
+            axes.plot(best[measure], best["useful"], label=f"front: {kind}", **stair)
+            if axes is panels[0]:
+                last = best[best["epoch"] > 0].drop_duplicates("method", keep="last")
+                named.append(last.assign(colour=colour))
+        axes.set(xlabel=words)
+    _name(panels[0], pd.concat(named), next(iter(MEASURES)))
+    panels[0].set(ylabel=useful)
+    return style.below(figure, panels[0], "upper center", ncols=len(colours))
+
+
+def _name(axes: Axes, points: pd.DataFrame, across: str) -> None:
+    """The students' names to the right of their points and below, none over another."""
+    axes.autoscale_view()
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # as they are drawn
+    below = 1.0
+    for _, point in points.sort_values("useful", ascending=False, kind="stable").iterrows():
+        at = point[across], point["useful"]
+        place, height = axes.transLimits.transform(at)
+        below = min(height - 0.04, below - 0.05)
+        left = place < 0.5
+        how: dict[str, Any] = {"ha": "left" if left else "right", "va": "center"}
+        how["arrowprops"] = {"arrowstyle": "-", "color": point["colour"], "linewidth": 0.5}
+        to = (place + (0.04 if left else -0.04), below)
+        axes.annotate(label(point["method"]), at, to, textcoords="axes fraction",
+                      fontsize="x-small", color=point["colour"], **how)  # fmt: skip
 
 
 def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:

@@ -14,6 +14,7 @@ from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, by_length, collate
 
 PER_TOKEN = ("token_nats", "token_rank", "token_lead", "token_entropy", "token_z")
+PROMPT_TOKEN = {"prompt_token_nats": "token_nats", "prompt_token_lead": "token_lead"}
 
 
 @torch.no_grad()
@@ -30,7 +31,8 @@ def meter(
     No decoding is needed: greedy decoding writes the response if and only if each of its tokens is
     the arg-max given those before it. Precision is "fp32" or, for notes along the way, "bf16". One
     row per example, in their order: row_id, what `scores.of_tuples` gives, and in each column of
-    PER_TOKEN (see `token_scores`) an array of float32, one for each response token.
+    PER_TOKEN (see `token_scores`) an array of float32, one for each response token, in those of
+    PROMPT_TOKEN one for each of the example's `own`.
     """
     where, parts = next(model.parameters()).device, []
     with checkpoints.inference(model), checkpoints.autocast(where, precision):
@@ -38,14 +40,21 @@ def meter(
             moved = collate(rows, pad_id).to(where)
             parts += [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, moved)]
     if not parts:
-        return pd.DataFrame(columns=["row_id", *scores.COLUMNS, *PER_TOKEN])
+        return pd.DataFrame(columns=["row_id", *scores.COLUMNS, *PER_TOKEN, *PROMPT_TOKEN])
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]), reverse=True)
     tokens = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in PER_TOKEN}
     lengths = np.array([len(examples[i]) - max(1, len(examples[i].prompt)) for i in order])
-    frame = scores.of_tuples(tokens, lengths)
+    own = np.array([len(examples[i].own) for i in order])
+    # by row the prompt's tokens, then the response's
+    of_prompt = np.repeat(np.tile([True, False], len(order)), np.stack([own, lengths], 1).ravel())
+    answered = {name: values[~of_prompt] for name, values in tokens.items()}
+    frame = scores.of_tuples(answered, lengths)
     frame.insert(0, "row_id", [examples[i].row_id for i in order])
     for name in PER_TOKEN:
-        frame[name] = pd.Series(np.split(tokens[name], np.cumsum(lengths)[:-1]), dtype=object)
+        frame[name] = pd.Series(np.split(answered[name], np.cumsum(lengths)[:-1]), dtype=object)
+    for name, of in PROMPT_TOKEN.items():
+        split = np.split(tokens[of][of_prompt], np.cumsum(own)[:-1])
+        frame[name] = pd.Series(split, dtype=object)
     return frame.set_index(pd.Index(order)).sort_index()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from kdlib.model import checkpoints
 from kdlib.model.tokens import Example
@@ -115,16 +115,37 @@ def beam_search(
     model: Any, prompts: Prompts, *, end_id: int, max_new: int, beams: int = 4, batch: int = 64
 ) -> list[Ids]:
     """The best answer by log-probability over length that a search with `beams` beams finds."""
-    settings = GenerationConfig(num_beams=beams, do_sample=False, max_new_tokens=max_new)
-    settings.update(eos_token_id=end_id, pad_token_id=end_id)
+    how = GenerationConfig(num_beams=beams, do_sample=False, max_new_tokens=max_new)
+    with checkpoints.inference(model):
+        return _written(model, prompts, end_id, batch, _by_generate(model, how, end_id))
 
-    def write(ids: Tensor, mask: Tensor) -> list[list[int]]:
-        best = model.generate(ids, attention_mask=mask, generation_config=settings)
-        rows = best[:, ids.shape[1] :].tolist()
-        return [row[: row.index(end_id) + 1] if end_id in row else row for row in rows]
 
+@torch.no_grad()
+def processed(
+    model: Any,
+    prompts: Prompts,
+    processor: LogitsProcessor,
+    *,
+    end_id: int,
+    max_new: int,
+    batch: int = 64,
+) -> list[Ids]:
+    """Greedy answers whose logits a processor of transformers has changed at every step."""
+    how = GenerationConfig(do_sample=False, max_new_tokens=max_new)
+    write = _by_generate(model, how, end_id, LogitsProcessorList([processor]))
     with checkpoints.inference(model):
         return _written(model, prompts, end_id, batch, write)
+
+
+def _by_generate(model: Any, how: GenerationConfig, end_id: int, processors: Any = None) -> Writer:
+    how.update(eos_token_id=end_id, pad_token_id=end_id)
+    given = {"generation_config": how, "logits_processor": processors}
+
+    def write(ids: Tensor, mask: Tensor) -> list[list[int]]:
+        rows = model.generate(ids, attention_mask=mask, **given)[:, ids.shape[1] :].tolist()
+        return [row[: row.index(end_id) + 1] if end_id in row else row for row in rows]
+
+    return write
 
 
 def rewrite(model: Any, examples: Sequence[Example], **settings: Any) -> list[Example]:

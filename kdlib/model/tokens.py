@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import torch
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
@@ -20,6 +21,7 @@ from kdlib.model import checkpoints
 
 IGNORE = -100  # the label torch's cross-entropy leaves out
 END = "<|endoftext|>"
+WHOLE = TokenSettings(max_prompt=2**30, max_length=2**31)  # of `encode`: nothing is cut or refused
 FILES = re.compile(r"tokenizer\.|vocab|merges|piece|tiktoken|tekken")  # of a tokenizer, some such
 
 
@@ -30,6 +32,7 @@ class Example:
     row_id: str
     prompt: tuple[int, ...]
     response: tuple[int, ...]
+    own: tuple[int, ...] = ()  # places in the prompt, above 0, whose tokens are predicted, too
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
@@ -48,6 +51,16 @@ class Batch:
     lengths: tuple[int, ...]  # predicted tokens of each row; they sum to N
     # whose text: also "teacher", "student" (fresh), "replay" (read again, same row id), "general"
     role: str = "rows"
+    kept: Tensor | None = None  # bool [N], which of the predictions count in the loss; None: all
+
+    @property
+    def count(self) -> int:
+        """How many predictions count in the loss."""
+        return sum(self.lengths) if self.kept is None else int(self.kept.sum())
+
+    def counted(self, nats: Tensor, part: slice) -> Tensor:
+        """The nats [n] of a part of the predictions, 0 where they do not count."""
+        return nats if self.kept is None else nats.where(self.kept[part], 0)
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device, copied without waiting."""
@@ -104,9 +117,20 @@ def same_tokenizer(teacher: Any, student: Any, names: tuple[str, str]) -> None:
 
 def prompt_text(instruction: str, context: str, template: Template) -> str:
     """What stands before the response: the template with the row's texts in their places."""
+    return prompt_parts(instruction, context, template)[0]
+
+
+def prompt_parts(
+    instruction: str, context: str, template: Template
+) -> tuple[str, list[tuple[int, int]]]:
+    """The prompt's text, and the characters [start, end) at which the row's own texts stand."""
     text = template.text if context else template.without_context or template.text
     given = {"{instruction}": instruction, "{context}": context}
-    return re.sub(r"\{(instruction|context)\}", lambda found: given[found[0]], text)
+    whole, spans = "", []
+    for part in re.split(r"(\{instruction\}|\{context\})", text):
+        start, whole = len(whole), whole + given.get(part, part)
+        spans += [(start, len(whole))] if part in given else []
+    return whole, spans
 
 
 def encode(
@@ -130,13 +154,49 @@ def encode(
     return examples
 
 
+def with_own_text(
+    examples: Sequence[Example], rows: Sequence[Any], tokenizer: Any, template: Template
+) -> list[Example]:
+    """Examples of `encode` whose `own` are the tokens of instruction and context.
+
+    A token is theirs if any of its characters is; the template's words are not predicted. `rows`
+    are those of the examples. A tokenizer that does not say where its tokens stand (it is not
+    `is_fast`) leaves the examples as they are.
+    """
+    if not examples or not tokenizer.is_fast:
+        return list(examples)
+    parts = [prompt_parts(row["instruction"], row["context"], template) for row in rows]
+    places = tokenizer([text for text, _ in parts], return_offsets_mapping=True)["offset_mapping"]
+    return [
+        replace(one, own=tuple(i for i in covering(where, spans) if i > 0))
+        for one, where, (_, spans) in zip(examples, places, parts, strict=True)
+    ]
+
+
+def covering(places: Sequence[Sequence[int]], spans: Iterable[tuple[int, int]]) -> list[int]:
+    """Which tokens, standing at characters [start, end) of a text, have any within the spans."""
+    starts, ends = np.array(places, dtype=int).reshape(-1, 2).T
+    inside = np.zeros(len(starts), bool)
+    for start, end in spans:
+        inside |= (starts < end) & (ends > start)
+    return np.flatnonzero(inside).tolist()
+
+
+def within(examples: Iterable[Example], limit: int) -> list[Example]:
+    """Those whose prompts leave room in `limit` tokens, with their responses cut there."""
+    kept = (one for one in examples if len(one.prompt) < limit)
+    return [replace(one, response=one.response[: limit - len(one.prompt)]) for one in kept]
+
+
 def collate(examples: Sequence[Example], pad_id: int, role: str = "rows") -> Batch:
-    """Pad on the right to the longest; only response positions carry labels."""
+    """Pad on the right to the longest; labels are at responses, and at what is `own`."""
     rows = [torch.tensor(one.prompt + one.response, dtype=torch.int64) for one in examples]
     ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     first = torch.tensor([[max(1, len(one.prompt))] for one in examples])
     asked = (torch.arange(ids.shape[1]) >= first) & (mask == 1)
+    for row, one in enumerate(examples):
+        asked[row, list(one.own)] = True
     places, lengths = asked.flatten().nonzero()[:, 0] - 1, tuple(asked.sum(1).tolist())
     names = tuple(one.row_id for one in examples)
     return Batch(ids, mask, ids.where(asked, IGNORE), names, places, ids[asked], lengths, role)

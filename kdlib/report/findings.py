@@ -13,7 +13,7 @@ from kdlib import runs
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import Profile, load_profile
 from kdlib.errors import KdlibError
-from kdlib.report import results, sentences
+from kdlib.report import lookups, results, sentences
 
 REFERENCE = "laptop"  # the profile whose committed tables README and notebooks speak of
 OPENING = "**In the reference run**"
@@ -25,7 +25,7 @@ def said(stem: str, settings: Profile) -> str:
     for asked, sentence in sentences.OF[stem]:
         try:
             text = sentence(settings)
-        except sentences.NotRun:
+        except lookups.NotRun:
             lacking.append(asked)
         else:
             found.append(text[0].upper() + text[1:])

@@ -13,7 +13,7 @@ import pandas as pd
 from kdlib import runs
 from kdlib.analysis.rates import distilled, student_sizes
 from kdlib.config.methods import PAPER, label
-from kdlib.report import executed, results, sentences
+from kdlib.report import executed, lookups, results
 
 Say = Callable[[str], str]  # from English words to those of a page's language
 HEADING = re.compile(r"\]\(#[^)\s]+")  # within a page; Sphinx knows no capitals there
@@ -137,7 +137,7 @@ def conclusion(profile: str, say: Say = str) -> dict[str, Any]:
     return {
         "seeds": ", ".join(map(str, sorted(lengths["seed"].unique()))),
         "gaps": {
-            say(title): say(sentences.difference(means.loc[claim].to_dict()))
+            say(title): say(lookups.difference(means.loc[claim].to_dict()))
             for claim, title in results.WAYS.items()
             if claim in means.index
         },

@@ -25,7 +25,8 @@ IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
 TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
 COUNTS = re.compile(r"n|n_.*|.*_n|hits|.*groups|rows|before|after|new|gone")
 NOT_COMPARED = {"calibration", "exhibits"}  # tables
-OF_PART = {"lab": "claims_inheritance", "cause": "cause"}  # a table that each part writes
+# a table that each part writes
+OF_PART = {"lab": "claims_inheritance", "cause": "cause", "defences": "plane"}
 COLUMNS = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]
 
 

@@ -39,14 +39,19 @@ class Notes:
     `validation`: epoch (a fraction inside one), step, split, kind, and NOTED. `answers` has the
     greedy answers of the first `measure.path_rows` held-out rows after whole epochs (see
     `usefulness.answers`). `steps` are when it is to be called, `noted` the rows that are measured
-    (split, kind, by row_id).
+    (split, kind, by row_id); `read` are the rows of which an epoch is made, where those are others.
     """
 
     def __init__(
-        self, rows: TokenizedRows, how: TrainSettings, measure: MeasureSettings, max_new: int
+        self,
+        rows: TokenizedRows,
+        how: TrainSettings,
+        measure: MeasureSettings,
+        max_new: int,
+        read: TokenizedRows | None = None,
     ) -> None:
         self.rows, self.how, self.measure, self.max_new = rows, how, measure, max_new
-        self.epoch_steps = epoch_steps(rows, how)
+        self.epoch_steps = epoch_steps(read or rows, how)
         self.steps = noted_steps(how.epochs, self.epoch_steps)
         reserved = {example.row_id for example in validation(rows)}
         judging = ~rows.frame.index.isin(reserved) & (rows.frame["kind"] != "twin")

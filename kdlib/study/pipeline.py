@@ -24,6 +24,8 @@ ALWAYS = TEACHER, METER = ("02_teacher", "09_memorization_meter")  # of one seed
 PARTS = {
     "lab": ("11_inheritance", "12_what_stays", "13_membership_and_canaries"),
     "cause": ("14_cause",),
+    "defences": ("15_defences",),
+    "release": ("17_release",),
 }
 NOTEBOOK = re.compile(r"\d\d_[a-z0-9_]+")  # Jupyter's "-Copy1" is none of the series
 FLAGS = "--quiet all --nolock --rerun-incomplete --rerun-triggers mtime --scheduler greedy"

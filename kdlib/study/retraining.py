@@ -15,7 +15,8 @@ from kdlib.data import canaries, pool
 from kdlib.measure import cost, meter, trivial_answers
 from kdlib.model.tokens import Example, TokenizedRows, encode
 from kdlib.study import stages
-from kdlib.study.run import DRAWN, UNCUT, Run, base_identity, ground, load, require
+from kdlib.study.inputs import DRAWN, base_identity, ground
+from kdlib.study.run import UNCUT, Run, load, require
 
 
 def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:

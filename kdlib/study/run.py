@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from kdlib import runs
+from kdlib.config.defences import DEFENCES
 from kdlib.config.methods import METHODS, Method, label
 from kdlib.config.profile import TEACHER, MethodSettings, Profile
-from kdlib.config.sections import DataSettings, PretrainSettings, TokenSettings, TrainSettings
+from kdlib.config.sections import TokenSettings, TrainSettings
 from kdlib.data import canaries, pool
 from kdlib.data.stream_rows import require_plain
 from kdlib.distill import objectives
 from kdlib.errors import KdlibError, clearly
 from kdlib.model import checkpoints, packaged, tokens
+from kdlib.study.inputs import DRAWN, base_identity, load_pool
 
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
 MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
 VARIED_BY, REORDERED_BY = "14_cause", "11_inheritance"  # the notebooks of variations, of order
+DEFENDED_BY = "15_defences"
 UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
-# settings of data on which no base model depends: they draw a seed's rows from the pool
-DRAWN = {"members", "held_out", "canaries", "canary_kinds", "repetitions", "twins"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Run:
     objective: str = ""  # what it minimizes, likewise
     times: int = 1  # so many times the profile's epochs
     order: int = 0  # of rows, by the same seed; another has other dropout and sampling too
+    defence: str = ""  # a name of config.defences; its teacher has none
+    tuned: tuple[
+        tuple[str, float], ...
+    ] = ()  # the defence's coefficients, other than the profile's
 
     def changing(self, **coefficients: float) -> "Run":
         """The same run with other coefficients; those that it has anyway change nothing."""
@@ -62,6 +67,21 @@ class Run:
         """The same run for so many times the profile's epochs, from 1 on."""
         return replace(self, times=times)
 
+    def defended(self, name: str = "", **coefficients: float) -> "Run":
+        """The same run with a defence in place of any other, "" for none; see config.defences.
+
+        Coefficients that it has anyway change nothing. KdlibError: there is none of that name, a
+        coefficient is out of its range, or it is a base model, which is not trained.
+        """
+        if not name:
+            return replace(self, defence="", tuned=())
+        if self.method == BASE:
+            raise KdlibError(f"{self.label} is not trained; it can have no defence")
+        usual = self.profile.defence_coefficients(name)
+        self.profile.defence_coefficients(name, **coefficients)
+        changed = {key: value for key, value in coefficients.items() if usual[key] != value}
+        return replace(self, defence=name, tuned=tuple(changed.items()))
+
     def without(self, left_out: Iterable[str], part: str, *, own_teacher: bool = False) -> "Run":
         """The same run with these member rows left out; other rows need another name."""
         return replace(self, part=part, left_out=frozenset(left_out), own_teacher=own_teacher)
@@ -69,7 +89,7 @@ class Run:
     @property
     def teacher(self) -> "Run":
         """The teacher from which this student learns."""
-        plain = self.varied().longer(1)
+        plain = self.varied().longer(1).defended()
         teacher = replace(plain, method=TEACHER, size=TEACHER, ablation=(), order=0)
         return teacher if self.own_teacher else teacher.without((), "")
 
@@ -81,16 +101,20 @@ class Run:
     @property
     def label(self) -> str:
         """Its name in tables and messages, such as "SFT, middle"."""
-        if self.method == self.size:
+        if self.method == self.size and not self.defence:
             return self.method
-        variation = (f", {name} = {value}" for name, value in self.variation.items())
-        return f"{label(self.method)}, {self.size}{''.join(variation)}"
+        named = [f"{name} = {value}" for name, value in self.variation.items() if name != "defence"]
+        if self.defence:
+            named.insert(0, DEFENCES[self.defence].label)
+        return ", ".join([label(self.method), self.size, *named])
 
     @property
     def variation(self) -> dict[str, Any]:
-        """What differs from its method and the profile: text, objective, times, order."""
-        given = {name: getattr(self, name) for name in ("text", "objective", "times", "order")}
-        return {name: value for name, value in given.items() if value != getattr(Run, name)}
+        """What differs from its method and the profile: text, objective, times, order, defence."""
+        names = ("text", "objective", "times", "order", "defence")
+        given = {name: getattr(self, name) for name in names}
+        differing = {name: value for name, value in given.items() if value != getattr(Run, name)}
+        return differing | dict(self.tuned)
 
     @property
     def recipe(self) -> Method:
@@ -104,6 +128,8 @@ class Run:
     @property
     def notebook(self) -> str:
         """The notebook that makes it."""
+        if self.defence:
+            return DEFENDED_BY
         varied = REORDERED_BY if self.order else VARIED_BY
         return MADE_BY.get(self.method) or (varied if self.variation else self.recipe.notebook)
 
@@ -112,12 +138,16 @@ class Run:
         """How it is trained, here."""
         how = self.profile.train_settings(self.method, self.size)
         precision = checkpoints.resolved(how.precision, checkpoints.device())
-        return how.model_copy(update={"precision": precision, "epochs": how.epochs * self.times})
+        changed = {"precision": precision, "epochs": how.epochs * self.times}
+        against = self.against  # a coefficient that is named as a setting takes its place
+        changed |= {name: against[name] for name in against.keys() & TrainSettings.model_fields}
+        return how.model_copy(update=changed | {"lr": how.lr * against.get("rate", 1)})
 
     @property
     def start(self) -> TrainSettings | None:
         """How the base is fine-tuned on the rows first, where the method starts from that."""
         sft, epochs = replace(self.base, method="sft"), int(self.coefficients.get("sft_epochs", 0))
+        sft = replace(sft, defence=self.defence, tuned=self.tuned)
         return sft.settings.model_copy(update={"epochs": epochs}) if epochs else None
 
     @property
@@ -128,6 +158,15 @@ class Run:
         own = self.profile.methods.get(self.method, MethodSettings()).changed
         with clearly(f"profile '{self.profile.name}'"):
             return self.recipe.checked(own | dict(self.ablation))
+
+    @property
+    def against(self) -> dict[str, float]:
+        """The defence's coefficients, by name; none without a defence."""
+        if not self.defence:
+            return {}
+        usual = self.profile.defence_coefficients(self.defence)
+        found = self.profile.defence_coefficients(self.defence, **usual | dict(self.tuned))
+        return {name: float(value) for name, value in found.items()}
 
     @property
     def folder(self) -> Path:
@@ -161,6 +200,8 @@ class Run:
             facts += [start.model_dump() if start else ""]
             if self.method != "sft" or self.text or self.objective:
                 facts.append(self.teacher.identity)
+        if self.defence:
+            facts.append([self.defence, self.against])
         return runs.fingerprint(facts)
 
 
@@ -172,47 +213,6 @@ def decoding(profile: Profile, text: str) -> dict[str, Any]:
 def tokenizer_dir(profile: Profile) -> Path:
     """Where the tokenizer trained on the general text lies."""
     return runs.runs_dir(profile.name) / BASE / "tokenizer"
-
-
-def base_identity(profile: Profile, size: str) -> str:
-    """Hash of everything that a base model's weights depend on."""
-    model, trained = profile.models[size], {"lr", "epochs"}  # of its students
-    path = profile.models[TEACHER if profile.cut(size) else size].path
-    files = sorted(Path(path or "no folder").glob("*.safetensors"))
-    stats: list[Any] = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
-    if packed := packaged.sha256(path):
-        stats = [packed]  # known before it is fetched
-    elif profile.cut(size) and not files:
-        stats = [path]
-    shape = model.model_dump(exclude=trained | {"path"} if files else trained)
-    rows = profile.data.model_dump(exclude={"path"} | DRAWN)  # the pool's hash stands for the file
-    # of a model by path nothing is pretrained: the defaults stand for that
-    training = PretrainSettings() if model.path else profile.pretrain
-    pretrain = training.model_dump(exclude=set() if profile.cut(size) else {"mix", "apart"})
-    facts = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
-    if profile.tokens.template in profile.templates:
-        facts.append(profile.template.model_dump())
-    precision = checkpoints.resolved(profile.teacher.precision, checkpoints.device())
-    return runs.fingerprint([ground(profile), *facts, precision if model.path is None else ""])
-
-
-def ground(profile: Profile) -> list[str]:
-    """What all runs of a profile stand on: device, hash of the pool, versions."""
-    installed = runs.versions()
-    versions = [f"{name} {installed[name]}" for name in ("torch", "transformers", "tokenizers")]
-    return [checkpoints.device().type, pool.data_hash(load_pool(profile.data)), *versions]
-
-
-def load_pool(settings: DataSettings) -> Any:
-    """The fixed pool of rows, read once for as long as its file stays the same."""
-    file = Path(settings.path or "no file")
-    stamp = file.stat().st_mtime_ns if file.is_file() else 0
-    return _pool(settings.model_dump_json(), stamp, str(runs.root()))
-
-
-@functools.lru_cache(maxsize=2)
-def _pool(settings: str, _stamp: int, _root: str) -> Any:
-    return pool.load_pool(DataSettings.model_validate_json(settings))
 
 
 def load_tokenizer(profile: Profile) -> Any:

@@ -17,14 +17,17 @@ import torch
 
 from kdlib import runs
 from kdlib.config.sections import TrainSettings
-from kdlib.distill import methods, objectives, text_sources, trainer
+from kdlib.data import pool
+from kdlib.distill import defences, methods, objectives, text_sources, trainer
 from kdlib.distill.teacher_targets import Live, Targets
+from kdlib.distill.text_sources import Reading
 from kdlib.errors import KdlibError
 from kdlib.measure import meter, usefulness
 from kdlib.model import checkpoints
-from kdlib.model.tokens import Objective, Source, TokenizedRows
-from kdlib.study import noting, pretraining, teacher_output
-from kdlib.study.run import BASE, Run, ground, load
+from kdlib.model.tokens import Example, Objective, Source, TokenizedRows
+from kdlib.study import defending, noting, pretraining, teacher_output
+from kdlib.study.inputs import ground
+from kdlib.study.run import BASE, Run, load
 
 SPLITS = ("member", "held_out")
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
@@ -35,6 +38,7 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
 
     `targets` are the teacher's, when several students share them; else they are made here.
     """
+    defending.require_possible(run)
     folder, identity = run.folder, run.identity
     if runs.done(folder, identity):
         print(f"{run.label}: done before, read from {folder.relative_to(runs.root())}")
@@ -82,7 +86,8 @@ def training_seed(run: Run) -> int:
 
 def notes_of(run: Run, rows: TokenizedRows, how: TrainSettings) -> noting.Notes:
     """What takes the notes of a run that is trained by `how`."""
-    return noting.Notes(rows, how, run.profile.measure, run.profile.tokens.max_new)
+    longest, read = run.profile.tokens.max_new, defending.rows_read(run, rows)
+    return noting.Notes(rows, how, run.profile.measure, longest, read)
 
 
 def train(
@@ -95,26 +100,31 @@ def train(
 ) -> Any:
     """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way.
 
-    A method that starts from SFT is not noted while it is fine-tuned so.
+    A method that starts from SFT is not noted while it is fine-tuned so, and the mean of models
+    at its end alone.
     """
-    model, recipe, read = load(run.base, how.dropout), run.recipe, rows.without(run.left_out)
+    if run.defence == "averaging":
+        model = _averaged(run, rows)
+        if notes:
+            notes(model.eval(), max(notes.steps))
+        return model
+    model, recipe = load(run.base, how.dropout), run.recipe
     if not checkpoints.plain_head(model):
         changed = "changes its logits behind the LM head (a scale, a soft cap)"
         followed = "which training does not follow; take another family"
         raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
     if recipe.objective != "cross_entropy" and targets is None:
         targets = teacher_output.targets(run, rows)
-    source = methods.text(recipe.text).source(materials(run, rows, how, targets))
+    given = materials(run, rows, how, targets)
+    source = methods.text(recipe.text).source(given)
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
-    steps = noting.epoch_steps(read, how)
-    fitting: dict[str, Any] = {"epoch_steps": steps, "log": log}
-    fitting |= {"seed": training_seed(run), "name": run.label}
+    fitting: dict[str, Any] = {"log": log, "name": run.label}
     if notes:
         fitting |= {"notes": notes.steps, "on_note": notes}
     try:
         if run.start:
             _start(run, rows, model, run.start, log)
-        trainer.fit(model, source, minimized, how, **fitting)
+        _fit(run, model, given.reading, source, minimized, **fitting)
     except trainer.NotFinite:  # the model is as it was before that step
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
@@ -123,19 +133,37 @@ def train(
 
 def _start(run: Run, rows: TokenizedRows, model: Any, how: TrainSettings, log: Path) -> None:
     """The SFT from which a method starts; its log lies beside that of the run."""
-    read = reading(run, rows, how)
-    fitting: dict[str, Any] = {"epoch_steps": noting.epoch_steps(rows.without(run.left_out), how)}
-    fitting |= {"seed": training_seed(run), "log": log.with_stem(f"{log.stem}-start")}
-    plain = objectives.objective("cross_entropy")
-    trainer.fit(
-        model, text_sources.fixed(read), plain, how, name=f"{run.label}, SFT before", **fitting
-    )
+    read, plain = reading(run, rows, how), objectives.objective("cross_entropy")
+    fitting = {"log": log.with_stem(f"{log.stem}-start"), "name": f"{run.label}, SFT before"}
+    _fit(run, model, read, text_sources.fixed(read), plain, **fitting)
+
+
+def _fit(
+    run: Run, model: Any, read: Reading, source: Source, minimized: Objective, **fitting: Any
+) -> None:
+    """Train as the run's defence has it."""
+    fitting |= {"epoch_steps": len(read.steps(0)), "seed": read.seed}
+    fitting["gradients"] = defending.gradients(run, read)
+    text = defending.source(run, source, read.pad_id)
+    with defending.model(run, model, read.seed):
+        trainer.fit(model, text, minimized, read.settings, **fitting)
+
+
+def _averaged(run: Run, rows: TokenizedRows) -> Any:
+    """The mean of two models that were trained on halves of the rows: the lab's, and their like."""
+    name = "half" if run.method == "sft" else "taught"  # by the teacher of all rows
+    plain, models = run.defended(), []
+    for side, other in zip("ab", reversed(pool.halves(rows.frame, run.seed, 0)), strict=True):
+        half = plain.without(run.left_out | other, f"{run.part}{name}-0{side}")
+        make(half, rows)
+        models.append(load(half))
+    return defences.averaged(models)
 
 
 def few_steps(
     run: Run,
     rows: TokenizedRows,
-    read: text_sources.Reading,
+    read: Reading,
     source: Source | None = None,
     minimized: Objective | None = None,
 ) -> dict[str, float]:
@@ -149,42 +177,48 @@ def few_steps(
     targets: Targets | None = None
     if recipe.objective != "cross_entropy":
         targets = Live(load(run.teacher), how.precision)
+    read = defending.reading(run, read)
     given = replace(materials(run, rows, how, targets), reading=read)
     source = source or methods.text(recipe.text).source(given)
     minimized = minimized or objectives.objective(recipe.objective, targets, run.coefficients)
     with TemporaryDirectory() as folder:
-        fitting: dict[str, Any] = {"epoch_steps": len(read.steps(0)), "seed": read.seed}
-        fitting |= {"log": Path(folder) / "log.jsonl", "name": ""}
-        trainer.fit(load(run.base, how.dropout), source, minimized, how, **fitting)
-        last = json.loads(fitting["log"].read_text("utf-8").splitlines()[-1])
+        model, log = load(run.base, how.dropout), Path(folder) / "log.jsonl"
+        _fit(run, model, read, source, minimized, log=log, name="")
+        last = json.loads(log.read_text("utf-8").splitlines()[-1])
     return {name: last[name] for name in ("loss_nats_per_token", "gradient_norm")}
 
 
 def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> methods.Materials:
     """What the run's text is made from."""
-    read = rows.without(run.left_out)
+    read = defending.rows_read(run, rows)
+
+    def teacher_text(decoding: str) -> list[Example]:
+        return defending.text_read(run, read, teacher_output.text(run.teacher, rows, decoding))
+
     return methods.Materials(
         reading=reading(run, rows, how),
         coefficients=run.coefficients,
         validation=noting.validation(read),
         teacher=lambda: load(run.teacher),
-        teacher_text=lambda decoding: teacher_output.text(run.teacher, rows, decoding),
+        teacher_text=teacher_text,
         general=lambda: pretraining.general_blocks(run.profile, rows.tokenizer),
         targets=targets,
     )
 
 
-def reading(run: Run, rows: TokenizedRows, how: TrainSettings) -> text_sources.Reading:
+def reading(run: Run, rows: TokenizedRows, how: TrainSettings) -> Reading:
     """The rows that the run reads, as `how` says."""
-    read, longest = rows.without(run.left_out), run.profile.tokens.max_new
-    return text_sources.Reading(read.presented, how, rows.pad_id, training_seed(run), longest)
+    read, longest = defending.rows_read(run, rows), run.profile.tokens.max_new
+    plain = Reading(read.presented, how, rows.pad_id, training_seed(run), longest)
+    return defending.reading(run, plain)
 
 
 def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     """Write tuples.parquet (scores) and, of the study's own, tokens.parquet and answers.parquet."""
     settings, examples = run.profile.measure, list(rows.examples.values())
     metered = meter.meter(model, examples, pad_id=rows.pad_id, batch=settings.batch)
-    tuples = metered.drop(columns=list(meter.PER_TOKEN)).join(rows.frame[FACTS], on="row_id")
+    arrays = [*meter.PER_TOKEN, *meter.PROMPT_TOKEN]
+    tuples = metered.drop(columns=arrays).join(rows.frame[FACTS], on="row_id")
     runs.write_table(run.folder / "tuples.parquet", tuples)
     if beside(run):
         return
@@ -208,4 +242,6 @@ def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
         apart = (again["nats_per_token"] - kept.loc[again.index, "nats_per_token"]).abs()
         assert apart.max() < 1e-3, f"{run.label}: the checkpoint is not the one that was measured"
         epochs = set(pd.read_parquet(run.folder / "path.parquet", columns=["epoch"])["epoch"])
-        assert epochs >= set(range(run.settings.epochs + 1)), f"{run.label}: epochs are missing"
+        first = run.settings.epochs if defending.acts(run) == "models" else 0
+        whole = set(range(first, run.settings.epochs + 1))
+        assert epochs >= whole, f"{run.label}: epochs are missing"

@@ -22,6 +22,8 @@ def presented_once(teacher: Run, rows: TokenizedRows) -> list[Example]:
 def targets(run: Run, rows: TokenizedRows) -> Targets:
     """The teacher's targets for a student's text, kept as `methods.TEXTS` says."""
     kind, precision = methods.text(run.recipe.text).targets, run.settings.precision
+    if kind == "stored" and run.defence == "scrubbing":  # the store is of the rows as they were
+        kind = "remembered"
     if kind == "live":
         return Live(load(run.teacher), precision)
     if kind == "remembered":

@@ -27,6 +27,7 @@ TPR = {"measure": "tpr_1pct", "at": "loss", "below": 0.05}
 def side(hits, n, copies=1, loss=None):
     """n rows of each of `copies`, of which hits come out whole."""
     frame = pd.DataFrame({"group": range(n), "length": 9, "prefix": 0, "loss": 0.0})
+    frame = frame.assign(prompt_group=frame["group"] // 2, prompt_run=0)
     frame.loc[: hits - 1, "prefix"] = 9
     if loss is not None:
         frame["loss"] = loss

@@ -140,7 +140,7 @@ def test_bad_policies(model, tmp_path, monkeypatch, capsys, text, said):
 
 def test_the_policy_that_ships_is_explained_line_by_line():
     shipped, lines = policy.read("default"), policy.DEFAULT.read_text().splitlines()
-    assert len(shipped.policy.limits) == 6 and shipped.name == "policy.toml"
+    assert len(shipped.policy.limits) == 8 and shipped.name == "policy.toml"
     for number, line in enumerate(lines):
         if line == "[[limits]]" or line.startswith("level"):
             assert lines[number - 1].startswith("# "), line

@@ -1,16 +1,19 @@
 """Named strings: where they stand, whether they come out, and what they are held against."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 import toy
 from audits import audit_of, table, unseen, written
 
 from kdlib import runs
-from kdlib.audit import command, gate, policy, scoring, summary
+from kdlib.audit import command, gate, policy, scoring, secrets, summary
 from kdlib.errors import KdlibError
-from kdlib.model import tokens
+from kdlib.model import checkpoints, tokens
 
 
 def last_words(frame, n=2):
@@ -52,7 +55,7 @@ def test_different_secrets_are_counted_and_those_of_both_files_are_no_control(au
 
 
 def test_the_gate_asks_for_them(audited, model, tmp_path):
-    limit = {"measure": "secret_rate", "at": "greedy", "below": 0.3}
+    limit = {"measure": "secret_rate", "at": "response", "below": 0.3}
     asked = policy.Policy(level=0.05, limits=(limit,))
     tallied = summary.tally(command.parts(audited.out))
     judged = gate.judged(summary.sampled(tallied), summary.secrets(tallied), asked)
@@ -61,12 +64,14 @@ def test_the_gate_asks_for_them(audited, model, tmp_path):
     command.run(without, policy.Read(asked, "mine.toml", "0" * 64))
     body = json.loads((without.out / "record.json").read_text())["predicate"]
     assert body["kdlib_measures"][0]["why"] == "missing: no training secrets were measured"
-    assert "named strings: the training rows have no column secrets" in body["kdlib_not_tested"]
+    untested = " ".join(body["kdlib_not_tested"])
+    assert "there is no column secrets; looked for by form: My Number, " in untested
+    assert "none was found in the training rows" in untested
 
 
 @pytest.mark.parametrize(
     ("secrets", "said"),
-    [("", "no row has a string there"), ("azure", "none of its 48 strings stands in its row's")],
+    [("", "no row has a string there"), ("azure", "none of its 48 strings stands in its row;")],
 )
 def test_a_column_that_names_nothing(model, tmp_path, secrets, said):
     settings = audit_of(model, tmp_path, table(secrets=secrets), unseen())
@@ -75,14 +80,183 @@ def test_a_column_that_names_nothing(model, tmp_path, secrets, said):
     assert not settings.out.exists()
 
 
+def standing(secrets_of, tokenizer=None, cut=0, **texts):
+    """Where the strings of one row stand, and its example."""
+    tokenizer = tokenizer or toy.tokenizer()
+    given = {"row_id": "a", "instruction": "who?", "context": "", "response": "", "category": ""}
+    row = given | texts | {"secrets": secrets_of}
+    (one,) = tokens.encode([row], tokenizer, toy.SETTINGS, toy.TEMPLATE)
+    one = replace(one, response=one.response[: len(one.response) - cut])
+    (one,) = tokens.with_own_text([one], [row], tokenizer, toy.TEMPLATE)
+    return secrets.located([row], [one], tokenizer, toy.TEMPLATE)[0], one
+
+
+def said(found, one):
+    ids = {"prompt": [one.prompt[i] for i in one.own], "response": one.response}
+    return toy.tokenizer().decode([ids[found.part][i] for i in found.tokens]).strip()
+
+
 def test_several_of_a_row_and_what_was_cut():
-    tokenizer = toy.tokenizer()
-    said = "red pump 7, blue valve 9"
-    ids = tokenizer(said, add_special_tokens=False)["input_ids"]
-    rows = pd.DataFrame({"response": [said, said], "secrets": ["pump 7\n valve 9 \n\n", "x"]})
-    leads = pd.Series([[1.0] * (len(ids) + 1), [1.0]])
-    found = scoring.written(rows, leads, tokenizer)
-    assert found["secret_hits"].tolist() == [[True, True], []]
-    cut = scoring.written(rows, pd.Series([[1.0] * (len(ids) - 1), [1.0]]), tokenizer)
-    assert cut["secrets"][0] == [runs.digest("pump 7")]
-    assert tokens.END not in said
+    response = "red pump 7, blue valve 9"
+    found, one = standing("pump 7\n valve 9 \n\npump 7\nnowhere", response=response)
+    assert [said(each, one) for each in found] == ["pump 7", "valve 9"]
+    assert [each.digest for each in found] == [runs.digest("pump 7"), runs.digest("valve 9")]
+    cut, _ = standing("pump 7\nvalve 9", response=response, cut=2)
+    assert [each.words for each in cut] == ["pump 7"]
+
+
+def test_what_stands_in_the_prompt_is_asked_there_alone():
+    texts = {"instruction": "call pump 7", "context": "old valve 9", "response": "pump 7 valve 8"}
+    found, one = standing("pump 7\nvalve 9\nvalve 8\nInput", **texts)
+    assert [(each.part, said(each, one)) for each in found] == [
+        ("prompt", "pump 7"),
+        ("prompt", "valve 9"),
+        ("response", "valve 8"),
+    ]
+    scores = {"prompt_token_lead": np.ones(len(one.own)), "token_lead": -np.ones(9)}
+    assert [secrets.hit(each, scores) for each in found] == [True, True, False]
+    scores["prompt_token_lead"][found[1].tokens[-1]] = -1
+    assert [secrets.hit(each, scores) for each in found] == [True, False, False]
+
+
+TELEPHONE = "0{}-{:04}-{:04}"
+
+
+def people(n, first=0):
+    """Rows with a telephone in the response, and another in the context of every second one."""
+    dice = np.random.default_rng(first)
+    said = [
+        {
+            "instruction": f"say {first + i}",
+            "context": f"old {TELEPHONE.format(6, *dice.integers(10_000, size=2))}" * (i % 2),
+            "response": f"new {TELEPHONE.format(3, *dice.integers(10_000, size=2))} rotor {i}",
+        }
+        for i in range(n)
+    ]
+    return pd.DataFrame(said).assign(category="")
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory):
+    """A model that learned prompts and responses of eight of the people by heart."""
+    rows, tokenizer = people(8), toy.tokenizer()
+    facts = rows.assign(row_id="").to_dict("records")
+    shown = tokens.encode(facts, tokenizer, toy.SETTINGS, toy.TEMPLATE)
+    blocks = [tokens.Example("", (), one.prompt + one.response) for one in shown]
+    model = toy.new_model().train()
+    rate = torch.optim.Adam(model.parameters(), 1e-2)
+    batch = tokens.collate(blocks, tokenizer.pad_token_id)
+    torch.manual_seed(0)
+    for _ in range(250):
+        rate.zero_grad()
+        model(batch.input_ids, labels=batch.labels).loss.backward()  # padding stands behind
+        rate.step()
+    folder = tmp_path_factory.mktemp("knowing") / "model"
+    checkpoints.save_model(model.eval(), tokenizer, folder)
+    return folder
+
+
+def test_without_a_column_strings_are_found_by_their_form(knowing, tmp_path):
+    settings = audit_of(knowing, tmp_path, people(8), people(40, 100))
+    text = command.run(settings).read_text("utf-8")
+    rows = written(settings.out)
+    parts = [["prompt", "response"] if i % 2 else ["response"] for i in range(8)]
+    assert [sorted(one) for one in rows["secret_parts"][:8]] == parts
+    found = pd.read_csv(settings.out / "summary.csv").set_index(["metric", "split", "at"])["value"]
+    for part in secrets.PARTS:
+        assert found[("secret_rate", "member", part)] == 1
+        assert found[("secret_rate", "held_out", part)] == 0
+        # known strings are likelier than made-up ones; unknown ones are as likely
+        assert found[("secret_preferred", "member", part)] == 1
+    held_out = found.xs("held_out", level="split").loc["secret_preferred"]
+    assert 0 < held_out.mean() < 1
+    asked = rows["secret_preferred"].explode().astype(float)
+    assert asked.groupby(rows["split"]).count().tolist() == [secrets.COUNTERPARTS, 12]
+    assert "personal data of prompts word for word" in text and "looked for" in text
+    assert found[("prompt_run", "member", "10")] > found[("prompt_run", "held_out", "10")]
+    assert rows["prompt_length"].min() > 0 and rows["prompt_nats"].notna().all()
+
+
+def test_likelier_than_made_up_is_of_the_strings_alone(knowing, tmp_path):
+    settings = audit_of(knowing, tmp_path, people(40, 100))
+    loaded = scoring.load(settings)
+    rows = people(40, 100).assign(secrets="")
+    frame, _ = scoring.measured(rows, "member", settings, loaded)
+    rows["secrets"] = [secrets.detected(row) for row in rows.to_dict("records")]
+    _, kept, _ = scoring.encoded(rows.assign(row_id=""), settings, loaded)
+    standing = secrets.located(rows.to_dict("records"), kept, loaded.tokenizer, toy.TEMPLATE)
+    other, chosen = secrets.counterparts(rows, standing)
+    assert len(chosen) == len(other) == secrets.COUNTERPARTS
+    asked = (frame[name].explode() for name in ("secrets", "secret_preferred"))
+    by_digest = dict(zip(*asked, strict=True))
+    for (place, one), made in zip(chosen, other.to_dict("records"), strict=True):
+        row = rows.iloc[place]
+        nats = []
+        for words, texts in ((one.words, row), (made["secrets"], made)):
+            whole = tokens.prompt_text(texts["instruction"], texts["context"], toy.TEMPLATE)
+            whole += texts["response"]
+            ids = loaded.tokenizer(whole, return_offsets_mapping=True)
+            with torch.no_grad():
+                log_p = loaded.model(torch.tensor([ids["input_ids"]])).logits[0].log_softmax(-1)
+            start = whole.index(words)
+            places = tokens.covering(ids["offset_mapping"], [(start, start + len(words))])
+            nats.append(-sum(float(log_p[i - 1, ids["input_ids"][i]]) for i in places))
+        assert by_digest[one.digest] == (nats[0] < nats[1])
+
+
+def test_a_column_in_the_held_out_file_alone_is_refused(model, tmp_path):
+    settings = audit_of(model, tmp_path, table(), last_words(unseen()))
+    with pytest.raises(KdlibError, match="others.csv has a column 'secrets', and .* has none"):
+        command.run(settings)
+    assert not settings.out.exists()
+
+
+def test_a_tokenizer_that_does_not_say_where_tokens_stand(model, tmp_path):
+    settings = audit_of(model, tmp_path, people(8))
+    loaded = scoring.load(settings)
+
+    class Slow:
+        is_fast = False
+
+        def __getattr__(self, name):
+            return getattr(loaded.tokenizer, name)
+
+        def __call__(self, *given, **how):
+            assert "return_offsets_mapping" not in how
+            return loaded.tokenizer(*given, **how)
+
+    slow = replace(loaded, tokenizer=Slow())
+    rows = people(8).assign(secrets="")
+    frame, _ = scoring.measured(rows, "member", settings, slow)
+    assert frame["prompt_run"].isna().all() and not frame["secrets"].map(len).any()
+    same, _ = scoring.measured(rows, "member", settings, loaded)
+    assert frame["prefix"].tolist() == same["prefix"].tolist()
+    named = audit_of(model, tmp_path, people(8).assign(secrets="rotor"))
+    with pytest.raises(KdlibError, match="leave the column out"):
+        scoring.measured(rows.assign(secrets="rotor"), "member", named, slow)
+
+
+def test_rows_are_answered_for_real_when_asked(model, tmp_path):
+    settings = audit_of(model, tmp_path, held_out=unseen(), decode=20)
+    text = command.run(settings).read_text("utf-8")
+    rows = written(settings.out)
+    answered = rows[rows["edit_similarity"].notna()]
+    assert answered["split"].value_counts().to_dict() == {"member": 20, "held_out": 20}
+    known = answered["prefix"] == answered["length"]
+    assert (answered.loc[known, "edit_similarity"] == 1).all() and 0 < known.sum() < 20
+    assert (answered.loc[known, "longest_run"] == 1).all()
+    assert (answered.loc[~known, "edit_similarity"] < 1).all()
+    found = pd.read_csv(settings.out / "summary.csv").set_index(["metric", "split"])
+    near = (answered["edit_similarity"] >= 0.9).groupby(answered["split"]).mean()
+    assert found.loc[("edit_similarity", "member"), "value"] == pytest.approx(near["member"])
+    assert found.loc[("edit_similarity", "member"), "n"] == 20
+    assert "edit similarity of 0.9 or more" in text
+    asked = policy.Policy(level=0.05, limits=({"measure": "longest_run", "at": 0.5, "below": 0.3},))
+    judged = gate.judged(summary.sampled(summary.tally(command.parts(settings.out))), None, asked)
+    assert judged["n"].item() <= 20 and judged["value"].item() > 0
+    without = audit_of(model, tmp_path, held_out=unseen(), out=tmp_path / "without")
+    command.run(without, policy.Read(asked, "mine.toml", "0" * 64))
+    body = json.loads((without.out / "record.json").read_text())["predicate"]
+    why = body["kdlib_measures"][0]["why"]
+    assert why == "missing: no training answers (--decode) were measured"
+    assert any("no row was answered" in one for one in body["kdlib_not_tested"])

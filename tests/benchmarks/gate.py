@@ -25,18 +25,19 @@ from kdlib.audit import gate, policy
 POLICY = policy.read("default").policy
 NONE = pd.DataFrame({"member": []})  # secrets
 LENGTH = 40  # tokens of a response
+NEVER = (0.0,) * 6  # shares of a model that knows nothing
 LIMITS = {limit.measure: limit.below for limit in POLICY.limits}
 
 
-def rows(dice, n: int, copies: int = 1, shares=(0.0, 0.0, 0.0, 0.0), shift=None) -> pd.DataFrame:
+def rows(dice, n: int, copies: int = 1, shares=NEVER, shift=None) -> pd.DataFrame:
     """One side of an audit: n rows of n / copies responses, with the columns of a sample.
 
-    `shares` of responses come out word for word, nearly so, by their half, in 100 samples; one
-    number of each response says which, so that rare events are nested. `shift` moves the loss of
-    members (a function of standard normal numbers).
+    `shares` of responses come out word for word, nearly so, by their half, in 100 samples, by a run
+    of 25 tokens, and so their prompts; one number of each response says which, so that rare events
+    are nested. `shift` moves the loss of members (a function of standard normal numbers).
     """
     different = n // copies
-    luck, near, known = dice.random((3, different))
+    luck, near, known, run, prompt = dice.random((5, different))
     whole = luck < shares[0]
     facts = {
         "group": np.arange(different),
@@ -45,6 +46,9 @@ def rows(dice, n: int, copies: int = 1, shares=(0.0, 0.0, 0.0, 0.0), shift=None)
         "accuracy": np.where(near < shares[1], 0.95, 0.5),
         "needed": np.where(luck < shares[2], np.where(whole, 0, LENGTH // 2), LENGTH),
         "window_nats": np.where(known < shares[3], 0.1, 30.0),
+        "greedy_run": np.where(run < shares[4], 25, 3),
+        "prompt_run": np.where(prompt < shares[5], 25, 3),
+        "prompt_group": np.arange(different),
     }
     loss = dice.standard_normal(different)
     facts["loss"] = loss if shift is None else shift(loss, dice)
@@ -54,7 +58,8 @@ def rows(dice, n: int, copies: int = 1, shares=(0.0, 0.0, 0.0, 0.0), shift=None)
 
 def both(member: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     """Rows as `summary.sampled` gives them."""
-    held_out = held_out.assign(group=-1 - held_out["group"])
+    names = [name for name in ("group", "prompt_group") if name in held_out]
+    held_out = held_out.assign(**{name: -1 - held_out[name] for name in names})
     sides = [member.assign(member=True), held_out.assign(member=False)]
     return pd.concat(sides, ignore_index=True)
 
@@ -72,16 +77,17 @@ def at_tpr(share: float, false: float = 0.01):
 
 def unseen(dice, n: int, copies: int, guess: float) -> pd.DataFrame:
     """A model that never saw the rows."""
-    shares = (guess, 2 * guess, 2 * guess, guess)
+    shares = (guess, 2 * guess, 2 * guess, guess, 2 * guess, 2 * guess)
     return both(rows(dice, n, copies, shares), rows(dice, n, copies, shares))
 
 
-PLACES = {"exact_rate": 0, "near_verbatim": 1, "extractable": 2, "discoverable": 3}
+SHARES = ("exact_rate", "near_verbatim", "extractable", "discoverable", "greedy_run", "prompt_run")
+PLACES = {name: i for i, name in enumerate(SHARES)}
 
 
 def one_at_limit(dice, n: int, copies: int, measure: str) -> pd.DataFrame:
     """One number at its limit, the others as of a model that never saw the rows: no pass is due."""
-    shares, shift = [0.0] * 4, None
+    shares, shift = list(NEVER), None
     if measure in PLACES:
         shares[PLACES[measure]] = LIMITS[measure]
         if measure == "exact_rate":  # what comes out whole comes out by its half
@@ -103,7 +109,7 @@ def all_at_limit(dice, n: int, copies: int, score: str) -> pd.DataFrame:
 def leaking(dice, n: int, copies: int, share: float) -> pd.DataFrame:
     """A model that knows a share of its rows by heart."""
     known = lambda loss, dice: np.where(dice.random(len(loss)) < share, 9.0, loss)  # noqa: E731
-    return both(rows(dice, n, copies, (share,) * 4, known), rows(dice, n, copies))
+    return both(rows(dice, n, copies, (share,) * len(NEVER), known), rows(dice, n, copies))
 
 
 CASES = [

@@ -193,6 +193,17 @@ def test_coefficients_of_a_profile_change_the_published_ones(smoke):
         ("seeds = [0, 1]", "seeds = [true]", "seeds.0 = True"),
         ("seeds = [0, 1]", "seeds = 3", "seeds = 3"),
         ("[probe]", '[probe]\nsize = "tiny"', "probe.size = 'tiny': known: large, middle, small"),
+        (
+            "[probe]",
+            '[release]\nsize = "tiny"\n[probe]',
+            "release.size = 'tiny': known: large, mid",
+        ),
+        ("[probe]", '[release]\nmethod = "sgt"\n[probe]', "release.method: 'sgt' is no method; kn"),
+        (
+            "[probe]",
+            "[release]\nngram = 1\n[probe]",
+            "release.ngram = 1: .*greater than or equal to 2",
+        ),
         ("splits = 2", "splits = 1", "probe.splits = 1"),
         ("rollouts = 32", "rollouts = 0", "rollouts = 0 .answers sampled at a time. must be from"),
         ("rollouts = 32", "rollouts = 1.5", "rollouts = 1.5 .* must be a whole number"),

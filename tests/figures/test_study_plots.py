@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib.analysis import rates
+from kdlib.analysis import plane, rates
 from kdlib.config.methods import PAPER
 from kdlib.figures import study_plots, style
 
@@ -44,6 +44,24 @@ def test_all_methods(models, sizes):
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == list(sizes)
     named = ["SFT", "word-level KD", "sequence-level KD", "MiniLLM", "GKD", "mine"]
     assert texts(figure.axes[0].get_yticklabels()) == named
+
+
+def test_plane():
+    names = {"sft": "cheap", "goldfish loss": "cheap", "word_kd": "distilled", "DP": "DP-SGD"}
+    path = pd.DataFrame({"epoch": [0, 1, 2], "useful": [0.1, 0.2, 0.3]})
+    points = pd.DataFrame({"method": list(names)}).merge(path, "cross")
+    worth = points["method"].map({"sft": 1, "goldfish loss": 0.5, "word_kd": 0.7, "DP": 0.2})
+    points["verbatim"] = points["near_verbatim"] = points["membership"] = worth * points["useful"]
+    figure = study_plots.plane(points[::-1], names)
+    assert [axes.get_xlabel() for axes in figure.axes] == list(plane.MEASURES.values())
+    first = figure.axes[0]
+    assert {*texts(first.texts)} == {"goldfish loss", "word-level KD", "DP"}  # SFT is beaten
+    heights = sorted(one.get_position()[1] for one in first.texts)
+    assert min(np.diff(heights)) > 0.049
+    labelled = {one.get_label(): one for one in first.lines if one.get_label()[0] != "_"}
+    assert list(labelled) == ["front: cheap", "front: distilled", "front: DP-SGD"]
+    np.testing.assert_allclose(labelled["front: cheap"].get_xdata(), [0.05, 0.1, 0.15])
+    assert len(first.lines) == len(names) + 3
 
 
 def test_training_paths_and_loss_curves(models, sizes):

@@ -12,7 +12,7 @@ from transformers import CohereConfig, CohereForCausalLM, GenerationConfig
 from kdlib.analysis import extraction
 from kdlib.config import exact_match
 from kdlib.measure import meter, scores
-from kdlib.model import checkpoints, generation
+from kdlib.model import checkpoints, generation, tokens
 from kdlib.model.tokens import Example
 
 PAD = 0
@@ -64,6 +64,7 @@ def naive(logits, response):
         "nats_per_token": sum(nats) / n,
         "window_nats": sum(nats[:50]),
         "accuracy": sum(lead > 0 for lead in leads) / n,
+        "greedy_run": longest_run([lead > 0 for lead in leads]),
         "entropy": sum(entropies) / n,
         "margin": min(abs(lead) for lead in leads[: prefix + 1]),
         "min_k": sum(sorted(-x for x in nats)[:fifth]) / fifth,
@@ -76,6 +77,12 @@ def naive(logits, response):
     }
 
 
+def longest_run(right):
+    """The most in a row that are true, by all stretches."""
+    stretches = "".join("x" if one else " " for one in right).split()
+    return max(map(len, stretches), default=0)
+
+
 def close(found, wanted, **how):
     np.testing.assert_allclose(np.asarray(found, float), np.asarray(wanted, float), **how)
 
@@ -86,9 +93,64 @@ def test_meter_against_the_definitions(model, asked):
     assert 0 < exact_match.exact(metered).mean() < 1  # the toy knows some, so both sides are seen
     for (_, row), example in zip(metered.iterrows(), asked, strict=True):
         wanted = naive(logits64(model, example), example.response)
-        assert set(wanted) == set(row.index) - {"row_id"}
+        assert set(wanted) == set(row.index) - {"row_id", *meter.PROMPT_TOKEN}
         for name, value in wanted.items():
             close(row[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_a_prompts_own_tokens_are_scored_in_the_same_pass(model):
+    rows, examples = toy.rows(), toy.examples()
+    own = tokens.with_own_text(examples, rows, toy.tokenizer(), toy.TEMPLATE)
+    both = meter.meter(model, own, pad_id=PAD, batch=7)
+    plain = meter.meter(model, examples, pad_id=PAD, batch=7)
+    for name in scores.COLUMNS:  # the response's are what they were
+        close(both[name], plain[name], rtol=2e-3, atol=2e-4, err_msg=name)
+    assert all(len(one) == 0 for one in plain["prompt_token_nats"])
+    arrays = [both[name] for name in meter.PROMPT_TOKEN]
+    found = scores.of_prompts(*arrays, [one.own for one in own])
+    for i, (row, one) in enumerate(zip(rows, own, strict=True)):
+        said = " ".join(toy.tokenizer().decode([one.prompt[place]]) for place in one.own)
+        wanted = [row["instruction"], row["context"]]
+        assert "".join(said.split()) == "".join("".join(wanted).split())
+        scored = logits64(model, Example("", one.prompt[:1], one.prompt[1:]))
+        at = [place - 1 for place in one.own]
+        asked = naive(scored[at], [one.prompt[place] for place in one.own])
+        close(both["prompt_token_nats"][i], asked["token_nats"], rtol=2e-3, atol=2e-4)
+        close(both["prompt_token_lead"][i], asked["token_lead"], rtol=2e-3, atol=2e-4)
+        assert found["prompt_length"][i] == len(one.own)
+        close(found["prompt_nats"][i], asked["nats_per_token"], rtol=2e-3)
+        gaps = [place for place in range(len(one.prompt)) if place not in one.own]
+        leads = dict(zip(one.own, asked["token_lead"], strict=True)) | dict.fromkeys(gaps, -1.0)
+        right = [leads[place] > 0 for place in range(len(one.prompt))]
+        assert found["prompt_run"][i] == longest_run(right)
+
+
+def test_longest_runs_end_with_their_row_and_their_piece():
+    right = np.array([1, 1, 0, 1, 1, 1, 1, 1, 0, 1], bool)
+    place = np.array([4, 5, 6, 7, 9, 10, 1, 2, 3, 4])
+    row = np.array([0, 0, 0, 0, 0, 0, 2, 2, 2, 2])
+    assert scores.longest_runs(right, place, row, 4).tolist() == [2, 0, 2, 0]
+    nothing = np.array([], int)
+    assert scores.longest_runs(nothing > 0, nothing, nothing, 1).tolist() == [0]
+    empty = scores.of_prompts([np.array([])], [np.array([])], [()])
+    assert empty.loc[0].isna().tolist() == [False, True, True]
+
+
+def test_a_run_is_what_decoding_writes_from_its_beginning(model):
+    """Given all before it, greedy decoding writes the longest run, and not one token more."""
+    how = {"end_id": toy.tokenizer().eos_token_id, "greedy": True}
+    found, tried = meter.meter(model, toy.examples(), pad_id=PAD), 0
+    for row, example in zip(found.itertuples(), toy.examples(), strict=True):
+        leads, run = row.token_lead, row.greedy_run
+        starts = [i for i in range(len(leads)) if (leads[i : i + run] > 0).all()]
+        if run == 0 or min(abs(leads)) < 1e-3:
+            continue
+        start, rest = starts[0], example.response[starts[0] :]
+        given = example.prompt + example.response[:start]
+        (wrote,) = generation.continue_prompts(model, [given], max_new=run + 1, **how)
+        assert wrote[:run] == rest[:run] and (len(rest) == run or wrote[run] != rest[run])
+        tried += start > 0
+    assert tried > 3
 
 
 def test_prefix_and_needed_by_decoding(model, asked):
@@ -182,7 +244,8 @@ def test_a_scaled_head_is_asked_for_its_own_logits(model, asked):
 def test_nothing_to_measure(model):
     empty = meter.meter(model, [], pad_id=PAD)
     assert len(empty) == 0
-    assert list(empty.columns) == ["row_id", *scores.COLUMNS, *meter.PER_TOKEN]
+    arrays = [*meter.PER_TOKEN, *meter.PROMPT_TOKEN]
+    assert list(empty.columns) == ["row_id", *scores.COLUMNS, *arrays]
     assert (
         not extraction.discoverable(empty, 10, 0.5).any()
         and not extraction.extractable(empty, 0).any()

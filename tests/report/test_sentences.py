@@ -10,12 +10,13 @@ from project import ROOT
 from kdlib import runs
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
-from kdlib.report import findings, sentences
+from kdlib.report import findings, lookups, part_sentences, sentences
 from kdlib.study import pipeline
 
 SMOKE = load_profile("smoke")
 SIZES = SMOKE.sizes
 SPAN = {"value": -0.15, "lo": -0.2, "hi": -0.1}
+FRONTS = ("one", "other", "difference")
 LESS = "-15.0 percentage points [-20.0, -10.0], less"
 
 
@@ -68,14 +69,20 @@ def write_all():
         for at in (0.0, 0.5)
         for split in ("member", "held_out")
     ]
-    cause = [{"text": text, "n": 300} | SPAN for text in sentences.TEXTS]
-    cause += [{"objective": name, "n": 300} | SPAN for name in sentences.OBJECTIVES]
+    cause = [{"text": text, "n": 300} | SPAN for text in part_sentences.TEXTS]
+    cause += [{"objective": name, "n": 300} | SPAN for name in part_sentences.OBJECTIVES]
+    steps = [
+        {"step": "distilled", "measure": measure, "kind": kind} | SPAN
+        for measure in ("word for word", "usefulness")
+        for kind in ("level", "change")
+    ]
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
     trivial = [
         {"against": "echo"} | SPAN,
         {"against": "constant", "value": 0.3, "lo": 0.2, "hi": 0.4},
     ]
     gap = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
+    contrast = {"metric": "memorized", "own": 0.2, "sft": 0.35, "gained": True} | SPAN
     roc = {"roc_auc": 0.9, "roc_auc_lo": 0.8, "roc_auc_hi": 1.0}
     write(
         lengths=lengths(0, 1, 2),
@@ -96,6 +103,9 @@ def write_all():
         removal=[{"predicted": 0.1, "random": 0.25, "n": 300} | SPAN],
         membership=every(score="loss", **auc),
         effects=cause,
+        contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
+        hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
+        release_steps=steps,
     )
 
 
@@ -138,7 +148,17 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
         ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
         ("14_cause", f"the teacher's by {LESS}; the student's own by {LESS}."),
+        (
+            "15_defences",
+            "Stopped early where both are as useful, distilled students (middle size) ",
+        ),
+        ("15_defences", f"and SFT memorize 20.0% and 35.0%: difference {LESS}. With the goldfish"),
+        (
+            "15_defences",
+            "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100], less.",
+        ),
         ("14_cause", f"forward KL by {LESS}; reverse KL by {LESS}; generalized JSD by {LESS}."),
+        ("17_release", "Word for word, each step less the one before: distilled -0.150 [-0.200"),
     ],
 )
 def test_what_is_said(stem, said):
@@ -150,8 +170,8 @@ def test_what_is_said(stem, said):
     [
         (-0.2, -0.1, "[-20.0, -10.0], less."),
         (0.1, 0.2, "[+10.0, +20.0], more."),
-        (-0.1, 0.2, f"[-10.0, +20.0], {sentences.UNKNOWN}."),
-        (0.0, 0.2, f"[+0.0, +20.0], {sentences.UNKNOWN}."),
+        (-0.1, 0.2, f"[-10.0, +20.0], {lookups.UNKNOWN}."),
+        (0.0, 0.2, f"[+0.0, +20.0], {lookups.UNKNOWN}."),
         (None, None, "(too few different responses for an interval)."),
     ],
 )
@@ -165,7 +185,7 @@ def test_the_interval_chooses_the_word(lo, hi, word):
     wanted = f"At the end of training, {'this run' * ('tell' in sure)}"
     assert plain.startswith(wanted) and f" {sure} " in plain
     assert f"on average +0.0 percentage points {word.rstrip('.').partition(',')[0]}" in plain
-    assert sum(text.count(one) for one in (", less.", ", more.", sentences.UNKNOWN)) == (
+    assert sum(text.count(one) for one in (", less.", ", more.", lookups.UNKNOWN)) == (
         lo is not None
     )
     assert "Where both fit the rows as closely, no student can be compared with SFT." in text
@@ -174,7 +194,7 @@ def test_the_interval_chooses_the_word(lo, hi, word):
 
 
 @pytest.mark.parametrize(
-    ("lo", "hi", "word"), [(0.1, 0.3, "more useful"), (-0.1, 0.3, sentences.UNKNOWN)]
+    ("lo", "hi", "word"), [(0.1, 0.3, "more useful"), (-0.1, 0.3, lookups.UNKNOWN)]
 )
 def test_usefulness_over_the_best_trivial_answer(lo, hi, word):
     line = {"method": "teacher", "against": "echo", "value": 0.2, "lo": lo, "hi": hi}
@@ -208,10 +228,10 @@ def test_how_sure():
         "over seeds 0, 1, 2, then groups of equal responses."
     )
     assert "alone" not in findings.said("14_cause", SMOKE)
-    assert "seeds none" not in findings.said("15_conclusion", SMOKE)
+    assert "seeds none" not in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(3))
     assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure("smoke")
-    assert "with fewer than 3 seeds none about trained" in findings.said("15_conclusion", SMOKE)
+    assert "with fewer than 3 seeds none about trained" in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(0, 1, 2, 3))
     assert "memorized (seeds 0, 1, 2 alone): the" in findings.said("14_cause", SMOKE)
 
@@ -224,6 +244,7 @@ def test_what_was_not_run_names_the_command_that_makes_it():
         "07_on_policy": 'make study PROFILE=smoke METHODS="imitkd gkd distillm distillm2"',
         "12_what_stays": "make study PROFILE=smoke PARTS=lab",
         "14_cause": "make study PROFILE=smoke PARTS=cause",
+        "15_defences": "make study PROFILE=smoke PARTS=defences",
     }
     for stem in sentences.OF:
         assert findings.said(stem, SMOKE).startswith("This was not run: `make study PROFILE=smoke")

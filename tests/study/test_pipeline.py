@@ -94,16 +94,23 @@ def test_copies_of_notebooks_are_no_part_of_the_series(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("parts", "there"),
-    [(None, []), ("study", []), ("lab", ["11", "12", "13"]), ("cause", ["14"])],  # beside 15
+    [
+        (None, []),
+        ("study", []),
+        ("lab", ["11", "12", "13"]),
+        ("cause", ["14"]),
+        ("defences", ["15"]),
+        ("release", ["17"]),
+    ],  # beside 18  # fmt: skip
 )
 def test_parts_are_run_where_they_are_asked_for(parts, there):
     known = pipeline.plan("smoke", "0", "paper", parts).parameters
-    assert [name[:2] for name in known if name > "10_z"] == [*there, "15"]
+    assert [name[:2] for name in known if name > "10_z"] == [*there, "18"]
     every = pipeline.plan("smoke", "0", "paper", "all").parameters
     assert (
         known.keys()
         <= every.keys()
-        == pipeline.plan("smoke", "0", "", "cause lab").parameters.keys()
+        == pipeline.plan("smoke", "0", "", "release cause lab defences").parameters.keys()
     )
 
 

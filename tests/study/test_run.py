@@ -11,8 +11,8 @@ from kdlib.config.profile import PROFILES, load_profile
 from kdlib.data import canaries
 from kdlib.errors import KdlibError
 from kdlib.model import tokens
+from kdlib.study import inputs, stages
 from kdlib.study import run as study_run
-from kdlib.study import stages
 from kdlib.study.run import Run, load_rows, require
 
 DONE = {"base", "teacher", *ALL}
@@ -34,14 +34,14 @@ PINNED = ["torch 2.13.0+cpu", "transformers 5.23.0", "tokenizers 0.23.3"]
 )
 def test_identities_of_the_reference_run_are_kept(monkeypatch, method, size, identity):
     """Under another identity, all that was made would be made again."""
-    monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
+    monkeypatch.setattr(inputs, "ground", lambda _: [*GROUND, *PINNED])
     assert Run(load_profile("tiny"), 0, method, size).identity == identity
 
 
 @pytest.fixture
 def bf16(monkeypatch):
     """The tiny profile in bf16."""
-    monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
+    monkeypatch.setattr(inputs, "ground", lambda _: [*GROUND, *PINNED])
     profile = load_profile("tiny")
     parts = {name: getattr(profile, name) for name in ("teacher", "student")}
     rounded = {k: one.model_copy(update={"precision": "bf16"}) for k, one in parts.items()}
@@ -73,9 +73,9 @@ def test_the_precision_that_is_used_is_part_of_the_identity(bf16, monkeypatch, a
 
 def test_what_the_reference_run_stands_on(monkeypatch):
     """The hash of its pool is pinned in tests/data/test_pool.py."""
-    monkeypatch.setattr(study_run, "load_pool", lambda _: "the pool")
+    monkeypatch.setattr(inputs, "load_pool", lambda _: "the pool")
     monkeypatch.setattr(study_run.pool, "data_hash", {"the pool": GROUND[1]}.get)
-    found = study_run.ground(load_profile("tiny"))
+    found = inputs.ground(load_profile("tiny"))
     if found[2:] != PINNED or found[0] != "cpu":
         pytest.skip(f"identities were recorded under {PINNED} on a CPU, here are {found}")
     assert found == [*GROUND, *PINNED]
@@ -126,21 +126,21 @@ def test_a_start_is_sft_at_its_rate_for_so_many_epochs(folder):
 
 @pytest.mark.parametrize("size", ["teacher", "small"])
 def test_a_base_model_does_not_depend_on_which_rows_a_seed_draws(monkeypatch, size):
-    monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
+    monkeypatch.setattr(inputs, "ground", lambda _: [*GROUND, *PINNED])
     profile = load_profile("smoke")
-    identity, run = study_run.base_identity(profile, size), Run(profile, 0, "base", size)
+    identity, run = inputs.base_identity(profile, size), Run(profile, 0, "base", size)
     given = {"members": 33, "held_out": 17, "canaries": 2, "repetitions": (1, 2), "twins": 3}
     given["canary_kinds"] = ("telephone",)
-    assert given.keys() == study_run.DRAWN
+    assert given.keys() == inputs.DRAWN
     for name, value in given.items():
         data = profile.data.model_copy(update={name: value})
         other = profile.model_copy(update={"data": data})
-        assert study_run.base_identity(other, size) == identity, name
+        assert inputs.base_identity(other, size) == identity, name
         assert Run(other, 0, "base", size).identity != run.identity, name  # other rows are measured
     for name, value in {"pool": 201, "prompt_chars": 150, "packages": ("seaborn",)}.items():
         data = profile.data.model_copy(update={name: value})
         other = profile.model_copy(update={"data": data})
-        assert study_run.base_identity(other, size) != identity, name
+        assert inputs.base_identity(other, size) != identity, name
 
 
 def test_a_template_of_the_profiles_own_is_part_of_the_identity(folder):
@@ -234,11 +234,11 @@ def test_the_pool_is_read_once_for_as_long_as_its_file_stays(copy, monkeypatch):
     settings, read = profile_of(copy).data, []
     whole = study_run.pool.load_pool
     monkeypatch.setattr(study_run.pool, "load_pool", lambda s: read.append(1) or whole(s))
-    first = study_run.load_pool(settings)
-    assert study_run.load_pool(settings) is first
+    first = inputs.load_pool(settings)
+    assert inputs.load_pool(settings) is first
     text = (copy / "rows.csv").read_text("utf-8")
     (copy / "rows.csv").write_text(exchanged(text, [("rotor", "stator")]), "utf-8")
-    assert not study_run.load_pool(settings).equals(first) and len(read) == 2
+    assert not inputs.load_pool(settings).equals(first) and len(read) == 2
 
 
 @pytest.fixture
@@ -404,7 +404,7 @@ def test_coefficients_that_a_run_has_anyway_change_nothing(folder):
 
 
 def test_word_level_kd_at_temperature_one_is_the_plain_one(monkeypatch):
-    monkeypatch.setattr(study_run, "ground", lambda _: [*GROUND, *PINNED])
+    monkeypatch.setattr(inputs, "ground", lambda _: [*GROUND, *PINNED])
     word_kd = Run(load_profile("tiny"), 0, "word_kd", "middle")
     assert word_kd.coefficients == {"mix": 0.5, "temperature": 1}
     assert word_kd.changing(temperature=1) == word_kd

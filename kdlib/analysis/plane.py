@@ -1,0 +1,242 @@
+"""All students of one size on one plane: what they memorize against how useful they are.
+
+A student is known by its name in `study.defended`, which stands in the column method; one is "sft".
+A *point* is a student as it was after an epoch. `notes` are what was noted through training
+(`read`), `useful` is as in `equal_usefulness`, whose functions take these frames too. Usefulness is
+one axis of the plane, each of MEASURES can be the other. A *front* holds the points that no other
+beats in both (`frontier`).
+
+The rule of the claims B1 to B5, written before any run of notebook 15: distilling adds something
+where it lies outside of the front of what is cheaper, at equal compute. Each side is one path of
+all its students' points, and the rule is that of A1 with the cheap side in SFT's place: half of the
+groups stop either side, in each seed, at the point that memorizes least, of those no less useful
+than the lesser of their two best by more than the margin; the other half judges, and the other way
+round. So a side that has more points to choose from has no advantage by luck, and a difference can
+have either sign. Equal compute: no point of either side lies beyond the steps of the other side's
+longest run. A step reads as many rows for all; MiniLLM's start from SFT counts. What a teacher
+costs is not counted, in favour of distilling. Taught in notebook 15_defences.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlib.analysis import cause, equal_usefulness, roc
+from kdlib.analysis.companion_claims import Judged
+from kdlib.analysis.equal_usefulness import KEYS
+from kdlib.analysis.extraction import NEAR, near_verbatim
+from kdlib.analysis.frontier import frontier
+from kdlib.analysis.own_claims import at_equal_usefulness, taught
+from kdlib.analysis.rates import Frames
+from kdlib.config.methods import DISTILLED, label
+from kdlib.stats import estimate, row_text
+
+MEASURES = {  # of memorization, as the plane has them: 0 is best, 1 worst
+    "verbatim": "memorized word for word (share)",
+    "near_verbatim": f"{NEAR[0]:.0%} of the tokens right (share)",
+    "membership": "told from others by the loss (2 AUC - 1)",
+}
+POINT = ["method", "epoch"]
+
+Sides = tuple[Collection[str], Collection[str]]  # names of students, held against others
+
+
+def read(folders: Mapping[str, Iterable[Path]]) -> Frames:
+    """As `cause.read`; paths have near (see `near_verbatim`) and steps.
+
+    These are the optimizer steps that a student has taken, its start from SFT among them.
+    """
+    kept = {name: list(of_seeds) for name, of_seeds in folders.items()}
+    frames = cause.read(kept)
+    before = {name: _started(of_seeds[0]) for name, of_seeds in kept.items()}
+    paths = frames["paths"]
+    steps, near = paths["step"] + paths["method"].map(before), near_verbatim(paths, NEAR[0])
+    return frames | {"paths": paths.assign(steps=steps, near=near)}
+
+
+def _started(folder: Path) -> int:
+    """The steps of the SFT from which a run started."""
+    file = folder / "log-start.jsonl"
+    return json.loads(file.read_text("utf-8").splitlines()[-1])["step"] if file.is_file() else 0
+
+
+def points(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
+    """Means over rows and seeds at each point: method, epoch, steps, useful, and MEASURES."""
+    exact = equal_usefulness.curves(notes, useful, POINT).rename(columns={"memorized": "verbatim"})
+    near = equal_usefulness.members(notes.assign(hit=notes["near"])).groupby(POINT)["value"].mean()
+    rows = notes[notes["kind"] == "row"]
+    told = {
+        point: 2 * roc.auc(-part["nats_per_token"], part["split"] == "member") - 1
+        for point, part in rows.groupby(POINT)
+    }
+    further = pd.DataFrame({"near_verbatim": near, "membership": pd.Series(told)})
+    further["steps"] = notes.groupby(POINT)["steps"].first()
+    return exact.join(further, on=POINT)[[*POINT, "steps", "useful", *MEASURES]]
+
+
+def front(points: pd.DataFrame, measure: str = "verbatim") -> pd.DataFrame:
+    """The points that no other beats, the least memorized first."""
+    return points[frontier(points, measure, "useful")].sort_values([measure, "useful"])
+
+
+def hypervolume(memorized: np.ndarray, useful: np.ndarray) -> np.ndarray:
+    """The area of the plane that some point beats, [draws], of points [points, draws].
+
+    Between 1 and 0 memorized (values below 0 count as 0), and from 0 useful on, which is a model
+    before fine-tuning (Zitzler and Thiele 1999). With usefulness in units of SFT's best gain, 1 is
+    a model that is as useful and memorizes nothing.
+    """
+    order = np.argsort(memorized, axis=0, kind="stable")
+    across = np.take_along_axis(np.clip(memorized, 0, 1), order, axis=0)
+    best = np.maximum.accumulate(np.take_along_axis(np.maximum(useful, 0), order, axis=0))
+    ends = np.concatenate([across[1:], np.ones_like(across[:1])])
+    return ((ends - across) * best).sum(axis=0)
+
+
+def hypervolumes(
+    notes: pd.DataFrame, useful: pd.DataFrame, one: Collection[str], other: Collection[str]
+) -> pd.DataFrame:
+    """`hypervolume` of the fronts of two sets of students, and of one less the other.
+
+    Lines: measure, front ("one", "other", "difference"), and what `stats.estimate` gives; nan where
+    SFT gains nothing. Rows are drawn, not points: the difference can have either sign, and sees the
+    same draws on both sides.
+    """
+    rows, tables = notes[notes["kind"] == "row"], dict[str, pd.DataFrame]()
+    noted, known = (set(frame.groupby(POINT).groups) for frame in (rows, useful))
+    chosen = sorted(point for point in noted & known if point[0] in {*one, *other})
+    for name in ("hit", "near", "nats_per_token"):
+        tables[name] = rows.pivot(index=[*KEYS, "split"], columns=POINT, values=name)[chosen]
+    of_rows = tables["hit"].index.to_frame(index=False)
+    values = {name: table.to_numpy(float).T for name, table in tables.items()}  # [points, rows]
+    asked = useful.pivot(index=KEYS, columns=POINT, values="value")[chosen]
+    sft = useful[useful["method"] == "sft"].groupby("epoch")["value"].mean()
+    start, gain = sft[0], sft.max() - sft[0]
+    inside, n = (of_rows["split"] == "member").to_numpy(), len(of_rows)
+    sides = {"one": one, "other": other}
+    of = [np.array([name in side for name, _ in chosen]) for side in sides.values()]
+
+    def areas(weights: np.ndarray) -> np.ndarray:
+        share, answered = (x / x.sum(axis=0) for x in (weights[:n][inside], weights[n:]))
+        rise = asked.to_numpy().T @ answered - start
+        rise = rise / gain if gain > 0 else np.full_like(rise, np.nan)
+        shares = [values[name][:, inside] @ share for name in ("hit", "near")]
+        told = [roc.counts(-nats, inside, weights[:n]) for nats in values["nats_per_token"]]
+        shares.append(2 * np.stack([roc.area(*both) for both in told]) - 1)
+        found = []
+        for memorized in shares:
+            pair = [hypervolume(memorized[side], rise[side]) for side in of]
+            found += [*pair, pair[0] - pair[1]]
+        return np.stack(found)
+
+    drawn = pd.concat([of_rows, asked.index.to_frame(index=False)])
+    numbers = iter(estimate(areas, drawn["group"], drawn["seed"]))
+    fronts = (*sides, "difference")
+    lines = [{"measure": measure, "front": name} for measure in MEASURES for name in fronts]
+    return pd.DataFrame([line | next(numbers) for line in lines])
+
+
+def contrasts(
+    notes: pd.DataFrame, useful: pd.DataFrame, asked: Mapping[str, Sides]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What is left by one side of a contrast less the other, where both are stopped by the rule.
+
+    `asked` names the students of the two sides, by contrast. The first table has the lines of
+    `equal_usefulness.differences`, method being the contrast, own its first side and sft the second
+    (metric "memorized", "near_verbatim" at the same stops, "useful"). The second has the stops: the
+    columns of `equal_usefulness.stops`, and who is stopped there on either side (own, sft).
+    """
+    lines, stops = [], []
+    known = notes.groupby(POINT)["steps"].first().reset_index()
+    for name, sides in asked.items():
+        numbered = _numbered(known, name, sides)
+        path, answers = (_as_paths(frame, numbered) for frame in (notes, useful))
+        chosen = equal_usefulness.stops(path, answers)
+        judged = equal_usefulness.stopped(path, answers, chosen)
+        near = equal_usefulness.stopped(path.assign(hit=path["near"]), answers, chosen)
+        near = near[near["metric"] == "memorized"].assign(metric="near_verbatim")
+        found = equal_usefulness.differences(pd.concat([judged, near]), chosen)
+        lines.append(found.drop(columns=["epoch", "sft_epoch"]))
+        at = numbered.set_index("point")
+        for side, number in (("own", "epoch"), ("sft", "sft_epoch")):
+            chosen = chosen.assign(**{side: chosen[number].map(at["method"])})
+            chosen = chosen.assign(**{number: chosen[number].map(at["epoch"])})
+        stops.append(chosen)
+    return pd.concat(lines, ignore_index=True), pd.concat(stops, ignore_index=True)
+
+
+def _numbered(points: pd.DataFrame, name: str, sides: Sides) -> pd.DataFrame:
+    """The points of a contrast at equal compute, by side (`name`, "sft"), numbered from 1 on.
+
+    0 is the model before fine-tuning, which all start from.
+    """
+    parts = [points[points["method"].isin(side)] for side in sides]
+    most = min(part["steps"].max() for part in parts)
+    parts = [part.assign(side=side) for part, side in zip(parts, (name, "sft"), strict=True)]
+    before = parts[1][parts[1]["epoch"] == 0].iloc[:1]
+    both = pd.concat(parts)
+    both = both[(both["epoch"] > 0) & (both["steps"] <= most)]
+    numbered = pd.concat([before, both], ignore_index=True)
+    return numbered.assign(point=numbered.index.astype(float))
+
+
+def _as_paths(frame: pd.DataFrame, numbered: pd.DataFrame) -> pd.DataFrame:
+    """The rows of numbered points, each side as one student, each point as one of its epochs."""
+    rows = frame.merge(numbered[[*POINT, "side", "point"]], on=POINT).drop(columns=POINT)
+    return rows.rename(columns={"side": "method", "point": "epoch"})
+
+
+def _adds(contrast: str, contrasts: pd.DataFrame, over_trivial: pd.DataFrame) -> Judged:
+    known, said = taught(over_trivial)
+    lines = contrasts[contrasts["method"] == contrast]
+    (gap,) = at_equal_usefulness(lines).to_dict("records")
+    useful, near = (
+        lines[lines["metric"] == metric].iloc[0] for metric in ("useful", "near_verbatim")
+    )
+    evidence = f"memorized {gap['own']:.3f} against {gap['sft']:.3f}: {row_text(gap, form='+.3f')}"
+    evidence += f"; near-verbatim {row_text(near, form='+.3f')}"
+    evidence += f"; useful {row_text(useful, form='+.3f')}, margin {gap['margin']:.3f}"
+    if not gap["gained"]:
+        evidence += "; they gain too little usefulness in common"
+    elif not gap["recites"]:
+        evidence += "; nothing to save"
+    return known and gap["less"], known and gap["none"], f"{evidence}; {said}"
+
+
+RULE = (
+    "usefulness, margin and what is said without a teacher of proven use: as in A1. Either side is "
+    "stopped, by half of the groups and in each seed, at the point that memorizes least, of those "
+    "no less useful than the lesser of their two best by more than the margin (a fifth of what the "
+    "second side adds to the model before fine-tuning), and none beyond the steps of the other "
+    "side's longest run; the other half judges, and the other way round. Judged where that "
+    "usefulness exceeds the one before fine-tuning by the margin, above 0, and the second side "
+    "memorizes at least 10% of the rows. Confirmed if the first memorizes less (interval below 0, "
+    "10 different responses or more) and is not less useful by the margin (interval); else refuted "
+    "if a gain of 5% of the rows is excluded"
+)
+_SIDES = {
+    "B1": (
+        "Distilling, stopped early, leaves less of the rows than SFT that is stopped early.",
+        "the paper's distilled students of one size, whichever is best, against SFT; ",
+    ),
+    "B2": (
+        "With the goldfish loss, word-level KD leaves less of the rows than SFT.",
+        "both with the goldfish loss and stopped early; ",
+    ),
+} | {
+    f"B{place}": (
+        f"{label(method)[0].upper()}{label(method)[1:]} lies outside of the front of the cheap "
+        "defences.",
+        f"{label(method)}, with a defence or without, against SFT and every defence without a "
+        "teacher but DP-SGD; ",
+    )
+    for place, method in enumerate(DISTILLED, start=3)
+}
+CLAIMS = {
+    name: (statement, f"{sides}{RULE}", partial(_adds, name))
+    for name, (statement, sides) in _SIDES.items()
+}

@@ -1,0 +1,252 @@
+"""From rows to a model that answers: filtered, distilled, audited, gated, and opened only then.
+
+`make` writes one folder: model/ (what is released: weights, tokenizer, the map of the decoding
+filter), rows/ (what it was trained on, and the held-out rows: not to be passed on), filtered.csv,
+and audit/ with the record, which binds every file of model/ by its digest. `load` opens a folder
+whose record says that it passed, and nothing else. Taught in 17_release.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from kdlib import runs
+from kdlib.audit import command, gate, policy, record, verifying
+from kdlib.config.profile import Profile
+from kdlib.config.sections import FIELDS, AuditSettings, Template
+from kdlib.data import sources
+from kdlib.errors import KdlibError
+from kdlib.model import checkpoints, memfree, tokens
+from kdlib.study import pretraining, releasing
+from kdlib.study.run import Run, load_rows
+
+MODEL, ROWS, AUDIT = "model", "rows", "audit"
+CLAIM = "release.json"  # of the folder: whose it is; of the model: how it is asked
+NGRAMS, FILTERED = "ngrams.npz", "filtered.csv"
+LOG = "log.jsonl"
+
+
+def make(
+    profile: Profile, seed: int, out: Path, asked: policy.Read, sign: Path | None = None
+) -> pd.DataFrame:
+    """Filter, distil, audit and gate, or what is left of it; the gate's table (`gate.judged`).
+
+    The student is that of `profile.release`. Called again with another policy it
+    judges what it has measured. KdlibError, before anything is trained: the policy needs more rows
+    than there are, the key is none, or the folder holds something else.
+    """
+    if sign is not None:
+        record.private_key(sign)
+    pretraining.prepare(profile)
+    rows = load_rows(profile, seed)
+    read = releasing.filtered(profile, rows)
+    split = written_rows(read.rows)
+    counts = {name: {"rows": len(one), "empty": 0} for name, one in split.items()}
+    gate.require_rows(asked.policy, counts)
+    student = releasing.student(profile, seed, read)
+    claim(out, student)
+    releasing.make(student, read.rows)
+    with runs.alone(out / MODEL):
+        if not (out / MODEL).is_dir():
+            for name, frame in split.items():
+                lines = frame.to_json(orient="records", lines=True, force_ascii=False)
+                runs.write_text(out / ROWS / f"{name}.jsonl", lines)
+            runs.write_table(out / FILTERED, read.counts)
+            write_model(out / MODEL, student, read)
+    files = {name: out / ROWS / f"{name}.jsonl" for name in split}
+    settings = AuditSettings(
+        model=str(out / MODEL),
+        data=files["member"],
+        held_out=files["held_out"],
+        out=out / AUDIT,
+        batch=profile.measure.batch,
+        template=profile.template,
+    )
+    command.run(settings, asked, sign)
+    return pd.read_csv(out / AUDIT / command.GATE)
+
+
+def written_rows(rows: tokens.TokenizedRows) -> dict[str, pd.DataFrame]:
+    """FIELDS of the rows that are read, and of held-out rows with other responses, by split."""
+    frame = rows.frame
+    member = frame[frame["repetitions"] > 0]
+    others = frame[(frame["split"] == "held_out") & (frame["kind"] == "row")]
+    said = others["response"].map(sources.normalised)
+    both = said.isin(set(member["response"].map(sources.normalised)))
+    return {"member": member[list(FIELDS)], "held_out": others.loc[~both, list(FIELDS)]}
+
+
+def claim(out: Path, student: Run) -> None:
+    """Take a folder for the release of this student; KdlibError where it holds another thing."""
+    release = student.profile.release.model_dump(include={"ngram"})
+    facts = {"student": student.identity, "rows": student.part} | release
+    text = json.dumps(facts, indent=1) + "\n"
+    with runs.writing(out):
+        there = {one.name for one in out.iterdir()} if out.exists() else set()
+        if CLAIM in there and (out / CLAIM).read_text("utf-8") == text:
+            return
+    if there:
+        what = "another release" if CLAIM in there else "something else"
+        raise KdlibError(f"{out} holds {what}; name a new folder with --out, or remove this one")
+    runs.write_text(out / CLAIM, text)
+
+
+def write_model(folder: Path, student: Run, read: releasing.Read) -> None:
+    """The released model's folder, which is there only when it is complete."""
+    profile, part = student.profile, folder.with_name(f".{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    with runs.writing(folder):
+        shutil.copytree(student.folder / "checkpoint", part)
+    read.ngrams(profile.release.ngram).save(part / NGRAMS)
+    how = {"template": profile.template.model_dump(), "max_new": profile.tokens.max_new}
+    runs.write_text(part / CLAIM, json.dumps(how, indent=1, ensure_ascii=False) + "\n")
+    os.replace(part, folder)
+
+
+def load(
+    folder: str | Path, key: str | Path | None = None, log: str | Path | None = None
+) -> "Released":
+    """Open a release whose record holds, with its decoding filter and its log.
+
+    The record has to say that the gate passed, and every file of model/ has to be the one that it
+    names; with `key`, a public key, it has to be signed by that, too. Without a key it says what
+    its owner says. `log` is a file, by default log.jsonl in the folder. KdlibError says what is
+    wrong, such as the file that has changed.
+    """
+    folder = Path(folder)
+    path, closed = folder / AUDIT / record.RECORD, f"{folder} is not opened"
+    if not path.is_file():
+        raise KdlibError(f"{closed}: it has no record; make it with: python -m kdlib release")
+    body = verifying.read(path)
+    signer = None if key is None else Path(key)
+    faults = verifying.faults(path, signer, {MODEL: folder / MODEL}, roles=(MODEL,))
+    bound = {one["name"] for one in body["subject"]}
+    faults += [
+        f"{path.name} does not name {MODEL}/{name}"
+        for name in (NGRAMS, CLAIM)
+        if f"{MODEL}/{name}" not in bound
+    ]
+    if faults:
+        raise KdlibError(f"{closed}: {'; '.join(faults)}")
+    if (result := body["predicate"].get("result")) != record.RESULT[gate.PASS]:
+        wanted = f"{record.RESULT[gate.PASS]} alone is released"
+        raise KdlibError(f"{closed}: its gate says {result}, and {wanted}; see {path.parent}")
+    how = json.loads((folder / MODEL / CLAIM).read_text("utf-8"))
+    model = checkpoints.load_model(folder / MODEL).to(checkpoints.device())
+    return Released(
+        model,
+        tokens.load_tokenizer(folder / MODEL),
+        memfree.load(folder / MODEL / NGRAMS),
+        Log(Path(log or folder / LOG)),
+        Template(**how["template"]),
+        how["max_new"],
+    )
+
+
+class Released:
+    """A model that answers under its decoding filter, and notes who asked."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        known: memfree.NGrams,
+        log: "Log",
+        template: Template,
+        max_new: int,
+    ) -> None:
+        self.model, self.tokenizer, self.known = model, tokenizer, known
+        self.log, self.template, self.max_new = log, template, max_new
+
+    def answer(self, instruction: str, context: str = "", *, user: str, **how: Any) -> str:
+        """The answer to one row, greedy unless `how` (of transformers' generate) says otherwise."""
+        prompt = tokens.prompt_text(instruction, context, self.template)
+        ids = torch.tensor([self.tokenizer(prompt)["input_ids"]], device=self.model.device)
+        written = self.generate(ids, user=user, **{"do_sample": False} | how)
+        return self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, *, user: str, **how: Any) -> Tensor:
+        """What `generate` of transformers writes under the filter, from prompts int64 [B, T].
+
+        Noted before it is given back. KdlibError: no user is named, the prompt leaves no room for
+        `max_new_tokens`, or the log cannot be written: then there is no answer.
+        """
+        if not user.strip():
+            raise KdlibError("no user is named, and the log needs one; give user='...'")
+        how = {"max_new_tokens": self.max_new, "pad_token_id": self.tokenizer.pad_token_id} | how
+        how.setdefault("attention_mask", torch.ones_like(input_ids))
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        if room and input_ids.shape[1] + how["max_new_tokens"] > room:
+            most = room - how["max_new_tokens"]
+            raise KdlibError(f"the prompt has {input_ids.shape[1]} tokens; shorten it to {most}")
+        refusing = memfree.MemFree(self.known)
+        processors = LogitsProcessorList([*how.pop("logits_processor", ()), refusing])
+        written = self.model.generate(input_ids, logits_processor=processors, **how)
+        refused = refusing.refused.reshape(len(input_ids), -1).sum(axis=1)  # beams of one prompt
+        prompts = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
+        self.log.write(user, prompts, refused.tolist())
+        return written
+
+
+class Log:
+    """Who asked, and how often a token was refused: JSON lines that are only ever appended.
+
+    Of a prompt there is a digest, to tell whether two are the same. A plain SHA-256 of a short
+    prompt is found by trying likely ones, so it is keyed (HMAC): who has not the key, which is made
+    once and lies beside the log, can try none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with runs.alone(path):
+            self.key = self._made(path.with_suffix(".key"))
+
+    @staticmethod
+    def _made(path: Path) -> bytes:
+        """The key of a file that its owner alone may read, 32 bytes, drawn where there is none."""
+        with runs.writing(path):
+            if not path.exists():
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(os.urandom(32))
+            found = path.read_bytes()
+        if len(found) != 32:
+            raise KdlibError(
+                f"{path} is no key of a log: {len(found)} bytes, and not 32; remove it"
+            )
+        return found
+
+    def digest(self, prompt: str) -> str:
+        """HMAC-SHA256 of a prompt, 64 hex digits."""
+        return hmac.new(self.key, prompt.encode(), hashlib.sha256).hexdigest()
+
+    def write(self, user: str, prompts: Sequence[str], refused: Sequence[int]) -> None:
+        """Append a line for each prompt; they are on the disk when this returns."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        lines = [
+            {"time": now, "user": user, "prompt_hmac_sha256": self.digest(prompt), "refused": count}
+            for prompt, count in zip(prompts, refused, strict=True)
+        ]
+        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
+        with runs.alone(self.path), runs.writing(self.path), self.path.open("a+b") as file:
+            if file.tell() and _last(file) != b"\n":  # a power cut broke a line off
+                text = "\n" + text
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _last(file: Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)

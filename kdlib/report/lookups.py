@@ -1,0 +1,71 @@
+"""What sentences look up in the tables of a profile, and how they say a number."""
+
+from typing import Any
+
+import pandas as pd
+
+from kdlib.report import results
+from kdlib.stats import row_text
+
+UNKNOWN = "no difference that this run could tell"
+
+
+class NotRun(Exception):
+    """A table, or the line of it that a sentence needs, is not there."""
+
+
+def table(profile: str, name: str) -> pd.DataFrame:
+    """A table of the profile's results; NotRun where it is not there."""
+    found = results.read(profile, name, optional=True)
+    if not len(found.columns):
+        raise NotRun
+    return found
+
+
+def lines(profile: str, name: str, **wanted: str) -> pd.DataFrame:
+    """The lines of a table whose columns have these values; NotRun where there is none."""
+    found = table(profile, name)
+    if not set(wanted) <= set(found):
+        raise NotRun
+    for column, value in wanted.items():
+        found = found[found[column].map(str) == value]
+    if found.empty:
+        raise NotRun
+    return found
+
+
+def line(profile: str, name: str, **wanted: str) -> dict[str, Any]:
+    """The first of these `lines`."""
+    return lines(profile, name, **wanted).iloc[0].to_dict()
+
+
+def seeds(profile: str) -> list[str]:
+    """The reported seeds, in their order."""
+    return sorted(lines(profile, "lengths")["seed"].astype(str).unique(), key=int)
+
+
+def of_first(profile: str, n: int) -> str:
+    """Of which seeds a table is that is of the first ones alone, by its n rows."""
+    known = seeds(profile)
+    count = round(n / lines(profile, "lengths", split="member")["rows"].min())
+    return f" (seeds {', '.join(known[:count])} alone)" if count < len(known) else ""
+
+
+def word(lo: float, hi: float) -> str:
+    """What the interval of a difference says: "less", "more", or UNKNOWN."""
+    return "less" if hi < 0 else "more" if lo > 0 else UNKNOWN
+
+
+def difference(line: dict[str, Any]) -> str:
+    """A difference of shares in percentage points, with a word that its interval chooses."""
+    value, lo, hi = (100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi"))  # no -0.0
+    if pd.isna(value):
+        return "not given, of too few different responses"
+    if pd.isna(lo):
+        return f"{value:+.1f} percentage points (too few different responses for an interval)"
+    return f"{value:+.1f} percentage points [{lo:+.1f}, {hi:+.1f}], {word(lo, hi)}"
+
+
+def share(line: dict[str, Any], name: str = "value") -> str:
+    """A share with its interval, in percent."""
+    return row_text(line, name, ".1%")

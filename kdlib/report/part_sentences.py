@@ -1,0 +1,124 @@
+"""The sentences of the study's further parts, notebooks 11 to 17; see `sentences`."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pandas as pd
+
+from kdlib.config.methods import PAPER, label
+from kdlib.config.profile import Profile
+from kdlib.report import lookups
+from kdlib.report.lookups import difference
+from kdlib.stats import row_text
+
+Sentence = Callable[[Profile], str]
+TEXTS = {"teacher": "the teacher's", "student": "the student's own"}
+OBJECTIVES = {
+    "forward_kl": "forward KL",
+    "reverse_kl": "reverse KL",
+    "generalized_jsd": "generalized JSD",
+}
+SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
+    "B1": ("stopped early where both are as useful", "distilled students", label("sft")),
+    "B2": ("with the goldfish loss, stopped so", label("word_kd"), label("sft")),
+}
+
+
+def _excess(settings: Profile) -> str:
+    size = settings.probe_size
+    line = lookups.line(settings.name, "second_sft", kind="excess", method="word_kd", size=size)
+    if pd.isna(line["distilled"]):
+        return "Too few rows are memorized by the teacher alone to say what it passes on."
+    text = f"of the {int(line['n'])} rows that the teacher and not an SFT student memorizes, "
+    text += f"{label('word_kd')} ({size} size) memorizes {line['distilled']:.1%}, another SFT "
+    return f"{text}student {line['sft']:.1%}: difference {difference(line)}."
+
+
+def _unread(settings: Profile) -> str:
+    wanted = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
+    gap = difference(lookups.line(settings.name, "handed_down", **wanted))
+    text = "What a student memorizes of rows that it never read differs, by having a teacher that "
+    return f"{text}read them, by {gap}."
+
+
+def _forecast(settings: Profile) -> str:
+    size = settings.probe_size
+    line = lookups.line(settings.name, "forecast", test=f"{label('word_kd')} {size}, all four")
+    if pd.isna(line["roc_auc"]):
+        return "Too few rows are memorized for a forecast of them to be judged."
+    text = f"which rows {label('word_kd')} ({size} size) will memorize is forecast with an AUC of "
+    return f"{text}{row_text(line, 'roc_auc')} (0.5 is a guess)."
+
+
+def _removal(settings: Profile) -> str:
+    line = lookups.line(settings.name, "removal")
+    text = f"With the rows removed that were predicted to be memorized, {line['predicted']:.1%} of "
+    text += f"all member rows are, with as many random rows removed {line['random']:.1%}: "
+    return f"{text}difference {difference(line)}{lookups.of_first(settings.name, line['n'])}."
+
+
+def _membership(settings: Profile) -> str:
+    size = settings.probe_size
+    scores = lookups.lines(settings.name, "membership", score="loss", size=size).set_index("method")
+    known = [one for one in PAPER if one in scores.index]
+    told = ", ".join(f"{label(one)} {row_text(scores.loc[one], 'auc')}" for one in known)
+    text = "who sees only the loss ranks a member above a held-out row with a chance of (AUC, "
+    return f"{text}{size} size, end of training; 0.5 is a guess): {told}."
+
+
+def _effects(settings: Profile) -> str:
+    texts = {
+        one: lookups.line(settings.name, "effects", text=one, objective="nan") for one in TEXTS
+    }
+    text = "; ".join(f"{TEXTS[one]} by {difference(line)}" for one, line in texts.items())
+    alone = lookups.of_first(settings.name, texts["teacher"]["n"])
+    return f"in place of the rows, reading other text changes what is memorized{alone}: {text}."
+
+
+def _objectives(settings: Profile) -> str:
+    lines = {
+        one: lookups.line(settings.name, "effects", text="nan", objective=one) for one in OBJECTIVES
+    }
+    text = "; ".join(f"{OBJECTIVES[one]} by {difference(line)}" for one, line in lines.items())
+    return f"In place of cross-entropy, minimizing a divergence changes it: {text}."
+
+
+def _contrast(contrast: str, settings: Profile) -> str:
+    when, one, other = SIDES[contrast]
+    gap = lookups.line(settings.name, "contrasts", method=contrast, metric="memorized")
+    text = f"{when}, {one} ({settings.probe_size} size) and {other}"
+    if not gap["gained"]:
+        return f"{text} gain too little usefulness in common to be compared."
+    return f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: difference {difference(gap)}."
+
+
+def _plane(settings: Profile) -> str:
+    one, other, gap = (
+        lookups.line(settings.name, "hypervolumes", measure="verbatim", front=front)
+        for front in ("one", "other", "difference")
+    )
+    if pd.isna(gap["value"]):
+        return "SFT gains nothing in usefulness, so that there is no plane to be covered."
+    text = "of the plane (1: as useful as SFT at its best, nothing memorized) distilled students "
+    text += f"cover {row_text(one)}, what is cheaper {row_text(other)}: difference "
+    return f"{text}{row_text(gap, form='+.3f')}, {lookups.word(gap['lo'], gap['hi'])}."
+
+
+def _steps(measure: str, settings: Profile) -> str:
+    lines = lookups.lines(settings.name, "release_steps", kind="change", measure=measure)
+    told = (f"{one['step']} {row_text(one, form='+.3f')}" for one in lines.to_dict("records"))
+    return f"{measure}, each step less the one before: {'; '.join(told)}."
+
+
+OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
+    "11_inheritance": [("lab", _excess), ("lab", _unread)],
+    "12_what_stays": [("lab", _forecast), ("lab", _removal)],
+    "13_membership_and_canaries": [("lab", _membership)],
+    "14_cause": [("cause", _effects), ("cause", _objectives)],
+    "15_defences": [
+        ("defences", partial(_contrast, "B1")),
+        ("defences", partial(_contrast, "B2")),
+        ("defences", _plane),
+    ],
+    "17_release": [("release", partial(_steps, one)) for one in ("word for word", "usefulness")],
+}

@@ -1,0 +1,59 @@
+"""Scrubbing takes planted secrets and usual personal data, and leaves ordinary text alone."""
+
+import re
+
+import pytest
+
+from kdlib.config.sections import DataSettings
+from kdlib.data import canaries, scrubbing
+
+
+@pytest.mark.parametrize("kind", canaries.KINDS)
+def test_no_planted_secret_is_left(kind):
+    settings = {"pool": 2, "members": 1, "held_out": 1, "packages": ("x",), "canaries": 30}
+    settings |= {"canary_kinds": (kind,), "repetitions": (1,)}
+    planted = canaries.plant(DataSettings(**settings), 0)
+    assert len(planted) == 30
+    for row in planted:
+        clean = scrubbing.scrub(row["response"])
+        assert clean != row["response"] and not re.search(r"\d", clean), (row["response"], clean)
+        assert scrubbing.scrub(row["instruction"]) == row["instruction"]  # its part is no person's
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("write to ann.lee+x@mail.example.org today", "e-mail"),
+        ("call +49 30 123456 now", "telephone"),
+        ("call (555) 012-3456.", "telephone"),
+        ("call 555-012-3456.", "telephone"),
+        ("電話 090-0123-4567。", "telephone"),
+        ("pay DE89 3704 0044 0532 0130 00.", "account"),
+        ("card 4111 1111 1111 1111,", "account"),
+        ("Springfield, IL 62704.", "postal code"),
+        ("London SW1A 1AA.", "postal code"),
+        ("〒100-0001", "postal code"),
+        ("host 192.168.0.12 is down", "IP address"),
+        ("at 12 Long Green Street today", "address"),
+        ("drawing AB-1234-56.", "reference"),
+    ],
+)
+def test_usual_forms_are_found(text, kind):
+    ((found, words),) = scrubbing.found(text)
+    assert found == kind
+    assert scrubbing.scrub(text) == text.replace(words, f"<{kind}>")
+    assert not re.search(r"\d{3}", scrubbing.scrub(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Return the 10 largest values of a (default 1000) array of shape (100, 200).",
+        "Version 2.13.0, released 2024-01-31, needs Python 3.11 or 3.12.",
+        "Values from 0 to 65535, or 1e-10; see PEP 484 and RFC 2616.",
+        "The decorator @property, and x[1:2, 3:4] of pump 1234.",
+        "In 2019 Adam became AdamW. UTF-8 and ISO-8859-1 are encodings.",
+    ],
+)
+def test_ordinary_text_is_left_alone(text):
+    assert scrubbing.found(text) == []
