@@ -55,7 +55,7 @@ def check(stem: str, profile: str) -> None:
         return
     stands = _place(json.loads(file.read_text("utf-8")), file)[2]
     if not any(commit in stands for commit in _commits()):
-        print(f"the finding quotes an earlier run of {REFERENCE} than its tables here: not compared")
+        print("the finding quotes an earlier run than that of the tables here: not compared")
     elif stands != cell(stem):
         wrong = f"the finding in {file.name} is not what data/results/{REFERENCE} says"
         raise KdlibError(f"{wrong}; write it anew with: python -m kdlib findings")

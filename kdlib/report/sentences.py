@@ -93,8 +93,9 @@ def _sft_useful(settings: Profile) -> str:
         told.append(f"{size} {row_text(least, form='+.3f')} ('{least['against']}')")
     if not told:
         return "how useful answers of SFT are was not noted through training."
-    text = "in usefulness, SFT, stopped as in [10](10_comparison.ipynb), minus the best answers that "
-    return f"{text}need no model: {', '.join(told)}; below 0, these are the more useful ones."
+    text = "in usefulness, SFT, stopped as in [10](10_comparison.ipynb), minus the best answers "
+    text += f"that need no model: {', '.join(told)}; below 0, these are the more useful ones."
+    return text
 
 
 def _against_sft(method: str, size: str, settings: Profile) -> str:
@@ -131,7 +132,7 @@ def _order(notebook: str, settings: Profile) -> str:
         size: ", ".join(table.loc[table["size"] == size, "method"].map(label))
         for size in settings.sizes
     }
-    text = "By these shares alone, whatever their intervals, the order from the least memorized on "
+    text = "By shares at the end of training alone, the order from the least memorized on "
     if len(set(orders.values())) == 1:
         return f"{text}is the same at every size: {orders[settings.sizes[0]]}."
     told = "; ".join(f"{size}: {order}" for size, order in orders.items())
@@ -221,5 +222,6 @@ for _name, _method in METHODS.items():
         _said = (partial(one, _name) for one in (_against_sft, _as_useful))
         _asked = [(_name, partial(_every_size, one)) for one in _said]
         OF.setdefault(_method.notebook, []).extend(_asked)
+OF["00_map"].append(("", partial(_order, "10_comparison")))
 for _stem in ("04_word_level_kd", "05_sequence_level_kd"):
     OF[_stem].append(("", partial(_order, _stem)))
