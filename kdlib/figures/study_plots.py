@@ -28,12 +28,17 @@ def lengths(tokens: pd.DataFrame) -> Figure:
 
 
 def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figure:
-    """What each layer is worth (columns layer, nats_more), and which layers each size keeps."""
+    """What each layer is worth (columns layer, nats_more), and which layers each size keeps.
+
+    The more sizes keep a layer, the darker its bar; a white one is left out of all.
+    """
     figure, [[bars], [rows]] = style.panels(
         2, 1, 8, 4, sharex=True, gridspec_kw={"height_ratios": (4, len(kept))}
     )
-    bars.bar(costs["layer"], costs["nats_more"], color="0.6")
-    bars.set(ylabel="loss without it, less that\nof all (nats per token)", yscale="log")
+    keeping = [sum(layer in layers for layers in kept.values()) for layer in costs["layer"]]
+    shades = [str(1 - 0.75 * count / len(kept)) for count in keeping]
+    bars.bar(costs["layer"], costs["nats_more"], color=shades, edgecolor="0.25")
+    bars.set(ylabel="loss without it, minus that\nof all (nats per token)", yscale="log")
     for place, (size, layers) in enumerate(kept.items()):
         rows.plot(layers, [place] * len(layers), "s", color="0.2", label=size)
     rows.set_yticks(range(len(kept)), [f"{size} keeps" for size in kept])
@@ -77,9 +82,10 @@ def memorization_by_size(table: pd.DataFrame) -> Figure:
     for method in ordered(drawn["method"]):
         part = drawn[drawn["method"] == method].sort_values("x")
         shift = 0.0 if method == "teacher" else 0.09 * (PAPER.index(method) - (len(PAPER) - 1) / 2)
-        style.intervals(axes, part["x"] + shift, part, "member", markersize=8)
+        style.intervals(axes, part["x"] + shift, part, "member", markersize=8, linestyle="")
     floor = drawn.groupby("x")["held_out"].max()
-    axes.plot(floor, marker="x", label="held-out rows (highest)", **style.DOTTED)
+    ends = floor.index - 0.4, floor.index + 0.4  # wider than the marks, which may lie on it
+    axes.hlines(floor, *ends, label="held-out rows (highest)", **style.DOTTED)
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set(xlabel="model size", ylabel=style.MEMORIZED, ylim=(-0.02, None))
     return style.beside(axes)

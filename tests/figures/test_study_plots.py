@@ -36,6 +36,7 @@ def test_memorization_by_size(models, sizes):
     assert "mine" not in texts(axes.get_legend().get_texts())
     sft = next(one for one in axes.containers if one.get_label() == "SFT")
     assert np.all(np.diff(sft.lines[0].get_xdata()) > 0)
+    assert sft.lines[0].get_linestyle() == "None"  # sizes are models of their own
 
 
 def test_all_methods(models, sizes):
@@ -117,7 +118,10 @@ def test_lengths():
 def test_layer_costs_show_what_each_size_keeps(sizes):
     costs = pd.DataFrame({"layer": range(6), "nats_more": [3.0, 0.1, 0.2, 0.1, 0.5, 2.0]})
     kept = {size: [0, 5][: i + 1] for i, size in enumerate(sizes)}
-    _, rows = study_plots.layer_costs(costs, kept).axes
+    bars, rows = study_plots.layer_costs(costs, kept).axes
+    light = [bar.get_facecolor()[0] for bar in bars.patches]
+    assert light[1:5] == [1.0] * 4 and light[0] <= light[5]  # what none keeps is white
+    assert light[0] < 0.5
     assert texts(rows.get_yticklabels()) == [f"{size} keeps" for size in sizes]
     assert [line.get_xdata().tolist() for line in rows.lines] == list(map(list, kept.values()))
 

@@ -10,7 +10,7 @@ from project import ROOT
 from kdlib import runs
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
-from kdlib.report import findings, lookups, part_sentences, sentences
+from kdlib.report import findings, lookups, part_sentences, results, sentences
 from kdlib.study import pipeline
 
 SMOKE = load_profile("smoke")
@@ -84,14 +84,17 @@ def write_all():
     gap = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
     contrast = {"metric": "memorized", "own": 0.2, "sft": 0.35, "gained": True} | SPAN
     roc = {"roc_auc": 0.9, "roc_auc_lo": 0.8, "roc_auc_hi": 1.0}
+    beside = [one | {"method": "sft", "size": size} for one in trivial for size in SIZES]
+    stops = {"epoch": 2.5, "sft_epoch": 1, "gained": True} | SPAN
+    useful = every(metric="useful", own=0.3, sft=0.31, **stops)
     write(
         lengths=lengths(0, 1, 2),
         metrics=every(split="held_out", metric="nats_per_token", value=4.5, commit="1a"),
         table1=ends,
         paths=pd.concat([path.assign(split=split) for split in ("member", "held_out")]),
         differences=every(**to_sft, **SPAN),
-        equal_usefulness=every(metric="memorized", own=0.2, sft=0.35, gained=True, **SPAN),
-        over_trivial=[{"method": "teacher"} | one for one in trivial],
+        equal_usefulness=pd.concat([every(metric="memorized", own=0.2, sft=0.35, **stops), useful]),
+        over_trivial=[*({"method": "teacher"} | one for one in trivial), *beside],
         extraction=pd.concat(
             [one.assign(split=s) for one in given for s in ("member", "held_out")]
         ),
@@ -137,8 +140,18 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("02_teacher", "held-out loss is least (epoch 1), 12.5%."),
         ("02_teacher", "no model ('echo'): -0.150 [-0.200, -0.100], less useful."),
         ("03_supervised_fine_tuning", "SFT (middle size) memorizes 40.0% [30.0%, 50.0%]"),
+        ("03_supervised_fine_tuning", "12.5%. SFT (small size) memorizes 40.0% [30.0%, 50.0%]"),
+        ("03_supervised_fine_tuning", "need no model: large -0.150 [-0.200, -0.100] ('echo'), "),
         ("04_word_level_kd", f"SFT 40.0% [30.0%, 50.0%]: difference {LESS}."),
-        ("04_word_level_kd", f"word-level KD memorizes 20.0%, SFT 35.0%: difference {LESS}."),
+        (
+            "04_word_level_kd",
+            "word-level KD (small size) memorizes 20.0% (epoch 2.5, usefulness 0.300), SFT "
+            f"memorizes 35.0% (epoch 1, usefulness 0.310): difference {LESS}.",
+        ),
+        (
+            "05_sequence_level_kd",
+            "is the same at every size: SFT, word-level KD, sequence-level KD.",
+        ),
         ("09_memorization_meter", "with half of the response given, 50.0% [0.0%, 90.0%]"),
         (
             "10_comparison",
@@ -205,11 +218,19 @@ def test_usefulness_over_the_best_trivial_answer(lo, hi, word):
 
 
 def test_little_to_save_and_nothing_in_common():
-    saved = {"metric": "memorized", "own": 0.01, "sft": 0.05, **SPAN}
-    write(equal_usefulness=every(gained=False, **saved))
+    saved = every(gained=False, own=0.01, sft=0.05, **SPAN)
+    write(equal_usefulness=pd.concat([saved.assign(metric=one) for one in ("memorized", "useful")]))
     assert "under 10% of the rows, there is little to save" in findings.said("00_map", SMOKE)
-    said = "In usefulness MiniLLM and SFT gain too little in common to be compared."
+    said = "In usefulness MiniLLM (small size) and SFT gain too little in common to be compared."
     assert findings.said("08_minillm", SMOKE).endswith(said)
+
+
+def test_an_order_that_differs_between_sizes_is_told():
+    table = every(member=0.4, member_lo=0.3, member_hi=0.5)
+    lower = table["method"].eq("word_kd") & table["size"].eq("small")
+    write(table1=table.assign(member=table["member"].mask(lower, 0.1)))
+    told = "differs between sizes (large: SFT, word-level KD; middle: SFT, word-level KD; "
+    assert f"{told}small: word-level KD, SFT)." in findings.said("04_word_level_kd", SMOKE)
 
 
 def test_too_few_rows_memorized():
@@ -258,9 +279,9 @@ def test_of_what_was_run_in_part_it_says_the_rest():
     ran = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"} | SPAN
     for name, frame in {"table1": table, "differences": every(**ran)}.items():
         write(**{name: frame[~frame["method"].isin(further)]})
-    kept = every(metric="memorized", own=0.2, sft=0.35, gained=True, **SPAN)
+    kept = results.read("smoke", "equal_usefulness")
     write(equal_usefulness=kept[kept["method"].isin(PAPER)])
     text = findings.said("05_sequence_level_kd", SMOKE)
-    assert text.startswith("Sequence-level KD (middle size)") and "greedy" not in text
+    assert text.startswith("Sequence-level KD (large size)") and "greedy" not in text
     command = 'make study PROFILE=smoke METHODS="seq_kd seq_kd_sampled"'
     assert text.endswith(f"The rest was not run: `{command}` makes it.")
