@@ -1,4 +1,4 @@
-"""Which settings of a search are taken, which of its runs are hopeless, what is left on fresh seeds.
+"""Which points of a search are taken, which runs are hopeless, what is left on fresh seeds.
 
 Two aims: to memorize little, and to be useful. A *point* is a run after a whole epoch, so that one
 run gives all its stops. A point is *useful enough* where it is at most MARGIN less useful than SFT,
@@ -123,7 +123,7 @@ def judged(chose: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
 def hypervolumes(
     notes: pd.DataFrame, useful: pd.DataFrame, tuned: pd.DataFrame, default: pd.DataFrame
 ) -> pd.DataFrame:
-    """`plane.hypervolumes` of the points (POINT) of two fronts: tuned ("one"), default ("other")."""
+    """`plane.hypervolumes` of the points of two fronts: tuned ("one"), default ("other")."""
     sides = [tuned[POINT], default[POINT]]
     frames: dict[str, list[pd.DataFrame]] = {
         "notes": [],

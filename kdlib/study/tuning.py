@@ -1,4 +1,4 @@
-"""A student with its knobs turned: which run that is, and its path, stopped where it is hopeless."""
+"""A student with its knobs turned: which run that is, and its path through training."""
 
 import shutil
 import time

@@ -68,7 +68,7 @@ def chosen(chose: Chosen) -> pd.DataFrame:
 
 
 def trials(chose: Chosen) -> pd.DataFrame:
-    """A line for each run: the point that is taken of it, enough (useful enough), stopped (step)."""
+    """Of each run the point that is taken: enough (whether useful enough), stopped (a step)."""
     parts = chose.points.groupby("method", sort=False)
     frame = pd.DataFrame([tuned.take(points, chose.level) for _, points in parts])
     frame["enough"] = frame["useful"] >= chose.level
@@ -104,7 +104,7 @@ def moved(student: Student, chose: Chosen) -> tuple[str, float] | None:
 
 
 def advised(student: Student, chose: Chosen, lines: pd.DataFrame) -> Line:
-    """A line of tuning_advice: student, trials, stopped, knob, share, setting, epoch, worth, advice.
+    """A line of advice: student, trials, stopped, knob, share, setting, epoch, worth, advice.
 
     setting and epoch are what is to be taken: what was chosen where that is `tuned.worth` it.
     """

@@ -101,8 +101,8 @@ def search(study: Any, student: Student, trials: int, chose: Chosen) -> None:
         if broken.params.keys() == space.keys():
             study.enqueue_trial(broken.params)
         study.tell(broken.number, state=states.FAIL)
-    for known in study.get_trials(states=ended):
-        _run(known.number, known.params, student, chose)
+    for number, known in enumerate(study.get_trials(states=ended)):
+        _run(number, known.params, student, chose)
     while (count := len(study.get_trials(states=ended))) < trials:
         drawn = int(runs.digest(study.study_name, str(count))[:8], 16)
         study.sampler = optuna.samplers.TPESampler(seed=drawn, n_startup_trials=STARTUP)
