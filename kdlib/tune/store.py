@@ -39,15 +39,16 @@ def facts(profile: Profile, seed: int) -> dict[str, str]:
     """A digest of each thing that a trial depends on, by what one says where it is another."""
     device, pool, *packages = ground(profile)
     drawn = [pool, seed, profile.data.model_dump(exclude={"path"}), profile.tokens.model_dump()]
-    sizes = (TEACHER, profile.probe_size)
+    size = profile.probe_size
+    of_size = profile.models[size].model_dump(include={"lr", "epochs"})
     parts = {"teacher", "student", "methods", "defences", "decoding", "measure"}
     package = Path(__file__).parents[1]
     code = [file.read_text("utf-8") for one in CODE for file in sorted(package.glob(f"{one}/*.py"))]
     found = {
         "another profile": profile.name,
         "other rows": [*drawn, profile.template.model_dump()],
-        "other base models": [base_identity(profile, size) for size in sizes],
-        "other settings": [profile.probe_size, profile.model_dump(include=parts)],
+        "other base models": [base_identity(profile, one) for one in (TEACHER, size)],
+        "other settings": [size, of_size, profile.model_dump(include=parts)],
         "other packages, or another device": [device, *packages],
         "other code": code,
     }

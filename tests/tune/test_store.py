@@ -27,7 +27,7 @@ def student(folder, name="sft+goldfish"):
     [
         (("members = 12", "members = 11"), ["other rows"]),
         (("pool = 24", "pool = 23"), ["other rows", "other base models"]),
-        (("small = { path", "small = { lr = 1e-4, path"), []),  # a rate is no base model
+        (("small = { path", "small = { lr = 1e-4, path"), ["other settings"]),
         (("epochs = 2", "epochs = 3"), ["other settings"]),
         (("rouge_rows = 3", "rouge_rows = 4"), ["other settings"]),
     ],
@@ -75,9 +75,9 @@ def test_a_store_of_another_study_gets_one_message_and_stays(folder):
 def test_a_file_that_is_no_store_gets_one_message_and_stays(folder):
     file = folder / "rows.csv"
     before = file.read_bytes()
-    with pytest.raises(KdlibError, match=r"rows.csv: file is not a database; give") as error:
-        with store.opened(file, OF):
-            pass
+    said = r"rows.csv: file is not a database; give"
+    with pytest.raises(KdlibError, match=said) as error, store.opened(file, OF):
+        pass
     assert file.read_bytes() == before and "\n" not in str(error.value)
 
 
