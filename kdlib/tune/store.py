@@ -64,9 +64,9 @@ def opened(file: Path, of: dict[str, str]) -> Iterator[Any]:
     remedy = "give another --store, or move this one away"
     try:
         with runs.alone(file, wait=False):
-            storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+            storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")
             for one in optuna.get_all_study_summaries(storage):
-                kept = one.user_attrs.get(OF, {})
+                kept = one.user_attrs.get(OF, {}) if one.n_trials else of
                 if other := [name for name, digest in of.items() if kept.get(name) != digest]:
                     said = f"tuning store {file} is of another study: {', '.join(other)}"
                     raise KdlibError(f"{said}; {remedy}")
@@ -84,13 +84,10 @@ def search(storage: Any, student: Student, of: dict[str, str]) -> Any:
     optuna, knobs = library(), student.knobs
     ranges = {name: [*knob.range, knob.log] for name, knob in knobs.items()}
     name = f"{student.name}: {', '.join(f'{one} {ranges[one]}' for one in ranges)}"
-    if name not in optuna.get_all_study_names(storage):
-        made = optuna.create_study(
-            storage=storage, study_name=name, directions=["minimize", "maximize"]
-        )
-        made.set_user_attr(OF, of)
-        return made
-    return optuna.load_study(study_name=name, storage=storage)
+    how = {"study_name": name, "directions": ["minimize", "maximize"], "load_if_exists": True}
+    made = optuna.create_study(storage=storage, **how)
+    made.set_user_attr(OF, of)
+    return made
 
 
 def space(student: Student) -> dict[str, Any]:
