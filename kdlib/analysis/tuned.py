@@ -31,7 +31,7 @@ from kdlib.analysis.equal_usefulness import (
     members,
 )
 from kdlib.analysis.plane import POINT
-from kdlib.stats import ALPHA, MIN_GROUPS, Line, difference, each, row_text
+from kdlib.stats import ALPHA, MIN_GROUPS, NOTHING, Line, difference, each, line, row_text
 
 MARGIN = 0.01  # of usefulness, below SFT's
 PATIENCE = 2  # epochs in a row
@@ -54,8 +54,7 @@ def take(curve: pd.DataFrame, level: float) -> Line:
     after = curve[curve["epoch"] > 0]
     enough = after[after["useful"] >= level]
     enough = after[after["useful"] == after["useful"].max()] if enough.empty else enough
-    line: Line = enough.sort_values(["verbatim", "useful"], ascending=[True, False]).iloc[0]
-    return dict(line)
+    return dict(enough.sort_values(["verbatim", "useful"], ascending=[True, False]).iloc[0])
 
 
 def hopeless(curve: pd.DataFrame, known: pd.DataFrame, level: float) -> bool:
@@ -89,15 +88,15 @@ def gaps(notes: pd.DataFrame, useful: pd.DataFrame, taken: pd.DataFrame) -> pd.D
     sft_epoch (of "sft", against which how "useful" it is).
     """
     parts, inside = [], members(notes)
-    for line in taken.to_dict("records"):
+    for point in taken.to_dict("records"):
         sides = {
-            "memorized": (inside, line["default"], line["default_epoch"]),
-            "useful": (useful, "sft", line["sft_epoch"]),
+            "memorized": (inside, point["default"], point["default_epoch"]),
+            "useful": (useful, "sft", point["sft_epoch"]),
         }
         for metric, (frame, *other) in sides.items():
-            both = {"own": (line["method"], line["epoch"]), "sft": other}
-            found = {one: at(frame, *point).set_index(KEYS)["value"] for one, point in both.items()}
-            facts = {name: line[name] for name in POINT} | {"metric": metric}
+            both = {"own": [point[name] for name in POINT], "sft": other}
+            found = {one: at(frame, *of).set_index(KEYS)["value"] for one, of in both.items()}
+            facts = {name: point[name] for name in POINT} | {"metric": metric}
             parts.append(pd.DataFrame(found).reset_index().assign(**facts))
     return pd.concat(parts, ignore_index=True)
 
@@ -106,7 +105,8 @@ def judged(chose: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
     """Means of `gaps`, of the rows that chose and of fresh ones, and what changed: a line each.
 
     Columns: POINT, metric, on (of ON), and what `stats.paired_difference` gives; of "change" value,
-    lo, hi and p alone (`stats.difference`, over groups: the seed that chose is one).
+    lo, hi and p alone (`stats.difference`, over groups: the seed that chose is one; nan where no
+    row differs).
     """
     by = [*POINT, "metric"]
     tables = [
@@ -114,7 +114,10 @@ def judged(chose: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
     ]
 
     def change(rows: pd.DataFrame) -> Line:
-        return difference(rows["group"], rows["own"] - rows["sft"], rows["fresh"].to_numpy())
+        gap = rows["own"] - rows["sft"]
+        found = difference(rows["group"], gap, rows["fresh"].to_numpy())
+        known = gap.nunique() > 1  # else no draw could differ, and none would say how sure that is
+        return found if known else line(found["value"], NOTHING, p=float("nan"))
 
     both = pd.concat([chose.assign(fresh=False), fresh.assign(fresh=True)], ignore_index=True)
     return pd.concat([*tables, each(both, by, change).assign(on=ON[2])], ignore_index=True)

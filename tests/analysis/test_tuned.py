@@ -109,6 +109,15 @@ def test_what_was_won_by_choosing_alone_falls_back():
     assert change["value"] == pytest.approx(apart) and change["value"] > 0
 
 
+def test_where_no_row_differs_nothing_says_how_sure_that_is():
+    notes = noted({"sft": (0, 0, 0)}, [100])
+    both = [tuned.gaps(notes, held_out_loss(notes), taken(["sft"]))] * 2
+    lines = tuned.judged(*both).set_index(["metric", "on"])
+    change = lines.loc[("memorized", "change")]
+    assert change["value"] == 0 and change[["lo", "hi", "p"]].isna().all()
+    assert lines.loc[("memorized", "judged"), "lo"] < 0 < lines.loc[("memorized", "judged"), "hi"]
+
+
 def test_what_is_better_stays_so_and_usefulness_is_held_against_sft():
     shares = {"sft": (0, 0.2, 0.4), "trial 1": (0, 0.1, 0.2)}
     chose, fresh = noted(shares, [100]), noted(shares, [0, 1, 2], luck=1)
