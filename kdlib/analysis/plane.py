@@ -120,6 +120,7 @@ def hypervolumes(
     sides = {"one": one, "other": other}
     of = [np.array([name in side for name, _ in chosen]) for side in sides.values()]
 
+    @np.errstate(invalid="ignore")  # a draw of few rows may be without members, or answers
     def areas(weights: np.ndarray) -> np.ndarray:
         share, answered = (x / x.sum(axis=0) for x in (weights[:n][inside], weights[n:]))
         rise = asked.to_numpy().T @ answered - start

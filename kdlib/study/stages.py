@@ -58,25 +58,31 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
             checkpoints.save_model(model, rows.tokenizer, folder / "checkpoint")
         trained = round(time.perf_counter() - started, 2)
         measure(run, rows.without(run.left_out), model)
-        device, data_hash, *_ = ground(run.profile)
-        facts = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
-        facts |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
-        if run.method != BASE:
-            facts["precision"] = run.settings.precision
-        facts |= {"data_hash": data_hash, "train_seconds": trained}
-        facts["settings"] = run.profile.model_dump(mode="json", exclude={"calibration"})
         seconds = round(time.perf_counter() - started, 2)
-        runs.write_manifest(folder, identity, seconds=seconds, **facts)
+        spent = {"seconds": seconds, "train_seconds": trained}
+        runs.write_manifest(folder, identity, **spent, **facts(run))
     return folder
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What the manifest of a run says of it."""
+    device, data_hash, *_ = ground(run.profile)
+    found = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
+    found |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
+    if run.method != BASE:
+        found["precision"] = run.settings.precision
+    settings = run.profile.model_dump(mode="json", exclude={"calibration"})
+    return found | {"data_hash": data_hash, "settings": settings}
 
 
 def beside(run: Run) -> bool:
     """Whether a run stands beside the study: nothing is noted on its way, nothing is answered.
 
-    Rows are left out, or in another order, or the seed is that by which rates are set.
+    It belongs to a part, such as one with rows left out, or reads rows in another order, or the
+    seed is that by which rates are set.
     """
     rule = run.profile.calibration
-    return bool(run.left_out or run.order or (rule and run.seed == rule.seed))
+    return bool(run.part or run.order or (rule and run.seed == rule.seed))
 
 
 def training_seed(run: Run) -> int:
