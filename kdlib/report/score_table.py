@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.analysis.rates import ASKED, natural
+from kdlib.analysis.rates import ASKED, model_of, natural
 from kdlib.config.methods import label
 from kdlib.config.profile import Profile
 from kdlib.report import results
 from kdlib.stats import Line, bootstrap, line, ratio, row_text
-from kdlib.study.run import Run
 
 COLUMNS = ("memorized", "held-out memorized", "member loss", "held-out loss", "usefulness")
 
@@ -41,15 +40,17 @@ def so_far(settings: Profile, seed: int, notebook: str) -> str:
     return "\n\n".join(tables)
 
 
-def training(models: Iterable[Run]) -> pd.DataFrame:
-    """How finished runs were trained, by label: learning rate, epochs, rows of a step, steps.
+def training(settings: Profile, folders: Iterable[Path]) -> pd.DataFrame:
+    """How the models of these folders were trained: learning rate, epochs, rows of a step, steps.
 
     Steps are those of the path that was noted: where a method starts from SFT, those behind it.
     """
     lines = {}
-    for run in models:
-        how, path = run.settings, pd.read_parquet(run.folder / "path.parquet", columns=["step"])
-        lines[run.label] = {
+    for folder in folders:
+        method, size = model_of(folder).values()
+        how = settings.train_settings(method, size)
+        path = pd.read_parquet(folder / "path.parquet", columns=["step"])
+        lines[label(method) if method == size else f"{label(method)}, {size}"] = {
             "learning rate": f"{how.lr:g}",
             "epochs": how.epochs,
             "rows of a step": how.batch * how.accumulate,

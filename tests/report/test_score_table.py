@@ -6,7 +6,6 @@ import pytest
 from kdlib import runs
 from kdlib.config.profile import load_profile
 from kdlib.report import score_table
-from kdlib.study.run import Run
 
 SMOKE = load_profile("smoke")
 NAMES = ["model", *score_table.COLUMNS]
@@ -92,10 +91,10 @@ def test_what_was_not_finished_is_not_shown(seed):
 
 
 def test_how_models_were_trained(seed):
-    models = [Run(SMOKE, 4, "teacher", "teacher"), Run(SMOKE, 4, "word_kd", "middle")]
-    table = score_table.training(models)
+    models = [("teacher", "teacher"), ("word_kd", "middle")]
+    table = score_table.training(SMOKE, [seed(*model) for model in models])
     assert list(table.index) == ["teacher", "word-level KD, middle"]
-    for run, line in zip(models, table.to_dict("records"), strict=True):
-        how = run.settings
+    for model, line in zip(models, table.to_dict("records"), strict=True):
+        how = SMOKE.train_settings(*model)
         assert float(line["learning rate"]) == how.lr and line["epochs"] == how.epochs
         assert line["rows of a step"] == how.batch * how.accumulate and line["steps"] == 10
