@@ -33,7 +33,7 @@ def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figur
         2, 1, 8, 4, sharex=True, gridspec_kw={"height_ratios": (4, len(kept))}
     )
     bars.bar(costs["layer"], costs["nats_more"], color="0.6")
-    bars.set(ylabel="loss without it, less that\nof all (nats per token)", yscale="log")
+    bars.set(ylabel="loss without it, minus that\nof all (nats per token)", yscale="log")
     for place, (size, layers) in enumerate(kept.items()):
         rows.plot(layers, [place] * len(layers), "s", color="0.2", label=size)
     rows.set_yticks(range(len(kept)), [f"{size} keeps" for size in kept])
@@ -118,8 +118,9 @@ def training_paths(
 ) -> Figure:
     """The paper's methods through training: usefulness against memorization, a panel per size.
 
-    `curves` and `stops`: see `equal_usefulness`; where SFT and a method are compared is ringed, the
-    ends are large marks, the model before fine-tuning is a cross.
+    `curves` and `stops`: see `equal_usefulness`; where a method is stopped is ringed, and SFT where
+    it is stopped for one of them, with a wider ring; the ends are large marks, the model before
+    fine-tuning is a cross.
     """
     sizes = sizes or student_sizes(curves)
     size_of = (max(6, 1 + 3 * len(sizes)), 4.2)
@@ -134,10 +135,11 @@ def training_paths(
                 axes.plot(path.iloc[:1], "x", color="0.2", label="before fine-tuning", zorder=3)
             axes.plot(path, ".-", color=mark["color"], linewidth=wide, label=name)
             axes.plot(path.iloc[-1:], markersize=8, **mark)
-            for stop in stops[(stops["method"] == method) & (stops["size"] == size)].itertuples():
-                ring = part[part["epoch"] == stop.epoch]
-                face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
-                axes.scatter(ring["memorized"], ring["useful"], 150, linewidths=2, **face)
+            here, sft = stops[stops["size"] == size], method == "sft"
+            epochs = here["sft_epoch"] if sft else here.loc[here["method"] == method, "epoch"]
+            ring = part[part["epoch"].isin(epochs)]
+            face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
+            axes.scatter(ring["memorized"], ring["useful"], 320 if sft else 150, lw=2, **face)
         axes.set_title(size, fontsize="medium")
     for axes in panels:  # their common limits are set when all is drawn
         style.near_zero(axes)
@@ -210,7 +212,7 @@ def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
 
 
 def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
-    """What distilled students memorize less SFT, a panel for each way to compare them.
+    """What distilled students memorize minus SFT, a panel for each way to compare them.
 
     `lines`: claim, method, size, value, lo, hi, where the method "all" is the mean over students;
     `ways`: the claims of the panels, and their titles.
@@ -230,5 +232,5 @@ def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
         axes.locator_params(axis="x", nbins=4)
     named = [f"{label(method)}, {size}" for method, size in models if method != "all"]
     style.names_down(panels[0], ["mean of all", *named])
-    figure.supxlabel("memorized, less what SFT memorizes (share of member rows)")
+    figure.supxlabel("memorized, minus what SFT memorizes (share of member rows)")
     return figure

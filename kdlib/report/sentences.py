@@ -1,12 +1,12 @@
 """The sentences of which findings are made, each computed from the tables of a profile.
 
-Words such as "less" are chosen by the interval of a difference, so that no sentence presumes what
+Words such as "fewer" are chosen by the interval of a difference, so that no sentence presumes what
 came out. `OF` names those of each notebook and of the README's first screen.
 """
 
 from functools import partial
 
-from kdlib.analysis.own_claims import GAIN
+from kdlib.analysis.own_claims import GAIN, at_equal_usefulness, named
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, label
@@ -74,8 +74,8 @@ def _useful(settings: Profile) -> str:
     word = (
         "more useful" if least["lo"] > 0 else "less useful" if least["hi"] < 0 else lookups.UNKNOWN
     )
-    text = "in usefulness, the teacher's held-out answers after its best epoch less the best ones "
-    text += f"that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
+    text = "in usefulness, the teacher's held-out answers after its best epoch minus the best "
+    text += f"ones that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
     return text
 
 
@@ -85,7 +85,27 @@ def _against_sft(method: str, settings: Profile) -> str:
     gap = lookups.line(settings.name, "differences", method=method, size=size, **wanted)
     own, sft = (_at_end(settings.name, one, size) for one in (method, "sft"))
     text = f"{label(method)} ({size} size) memorizes {own} of the member rows at the end of "
-    return f"{text}training, SFT {sft}: difference {difference(gap)}."
+    return f"{text}training, SFT {sft}: {difference(gap)}."
+
+
+def _started(method: str, settings: Profile) -> str:
+    """What the SFT student memorized from which a method starts, and how losses went on."""
+    wanted = {"method": method, "size": settings.probe_size}
+    path = lookups.lines(settings.name, "paths", **wanted)
+    by_epoch = path.groupby(["split", "epoch"])[["exact_rate", "nats_per_token"]].mean()
+    start = by_epoch.loc[("member", 0), "exact_rate"]
+    nothing = "" if start else ", so that there was nothing to forget"
+    ends = {
+        words: by_epoch.loc[split, "nats_per_token"].iloc[[0, -1]]
+        for split, words in {"member": "member rows", "held_out": "held-out rows"}.items()
+    }
+    moved = (
+        f"{'rises' if last > first else 'falls'} on {words} from {first:.2f} to {last:.2f}"
+        for words, (first, last) in ends.items()
+    )
+    text = f"the SFT student that it starts from (epoch 0) memorizes {start:.1%} of the member rows"
+    text += f"{nothing}; from there to the end of training the loss (nats per token) "
+    return f"{text}{' and '.join(moved)}."
 
 
 def _as_useful(method: str, settings: Profile) -> str:
@@ -94,7 +114,7 @@ def _as_useful(method: str, settings: Profile) -> str:
     if not gap["gained"]:
         return f"In usefulness {label(method)} and SFT gain too little in common to be compared."
     text = f"Each stopped where both are as useful, {label(method)} memorizes {gap['own']:.1%}, "
-    return f"{text}SFT {gap['sft']:.1%}: difference {difference(gap)}."
+    return f"{text}SFT {gap['sft']:.1%}: {difference(gap)}."
 
 
 def _extracted(settings: Profile) -> str:
@@ -117,27 +137,33 @@ def _mean(claim: str, when: str, settings: Profile) -> str:
     if claim not in table.index:
         return f"{when}, no student can be compared with SFT."
     line = table.loc[claim].to_dict()
-    mean = f"the mean difference to SFT over {int(line['students'])} students is {difference(line)}"
-    return f"{when} {mean}."
+    mean = f"the mean over {int(line['students'])} distilled students, compared with SFT"
+    return f"{when}, {mean}: {difference(line)}."
 
 
 def _plainly(claim: str, when: str, settings: Profile) -> str:
-    gap = difference(lookups.line(settings.name, "primary", claim=claim))
-    number, interval, word = gap.partition("], ")
+    line = lookups.line(settings.name, "primary", claim=claim)
     known = {"less": "distilled students write fewer", "more": "distilled students write more"}
-    who = known.get(word, "this run could not tell whether distilled students write fewer")
+    unknown = "this run could not tell whether distilled students write fewer"
+    who = known.get(lookups.word(line["lo"], line["hi"]), unknown)
     text = f"{when}, {who} training rows word for word than students that were fine-tuned on them "
-    return f"{text}(SFT): on average {number}{interval[:1]}."
+    return f"{text}(SFT): on average {difference(line).removesuffix(f', {lookups.UNKNOWN}')}."
 
 
 def _main(settings: Profile) -> str:
     line = lookups.line(settings.name, "primary", claim="A1")
-    rows = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
-    own, sft = rows.loc[rows["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    pairs = lookups.table(settings.name, "equal_usefulness")
+    rows = at_equal_usefulness(pairs[pairs["method"].isin(DISTILLED)])
+    own, sft = rows[["own", "sft"]].mean()
     text = f"each stopped where both are as useful, the paper's {int(line['students'])} distilled "
-    text += f"students memorize {own:.1%} of the member rows on average, SFT {sft:.1%}: difference "
-    few = f"; where SFT leaves under {2 * GAIN:.0%} of the rows, there is little to save"
-    return f"{text}{difference(line)}{few if sft < 2 * GAIN else ''}."
+    text += f"students memorize {own:.1%} of the member rows on average, SFT {sft:.1%}: "
+    text += f"{difference(line)}; the rule of A1 judges {rows['judged'].sum()} of these students"
+    if sft < 2 * GAIN:
+        text += f"; where SFT memorizes under {2 * GAIN:.0%} of the rows, there is little to save"
+    if len(apart := rows[rows["more_useful"] == "SFT"]):
+        text += "; less useful than SFT by more than the margin, which favours distilling: "
+        text += named(apart)
+    return f"{text}."
 
 
 def _ledger(settings: Profile) -> str:
@@ -174,5 +200,6 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
 }
 for _name, _method in METHODS.items():
     if _name != "sft":
-        _asked = [(_name, partial(one, _name)) for one in (_against_sft, _as_useful)]
+        _said = (_against_sft, *([_started] * ("sft_epochs" in _method.coefficients)), _as_useful)
+        _asked = [(_name, partial(one, _name)) for one in _said]
         OF.setdefault(_method.notebook, []).extend(_asked)
