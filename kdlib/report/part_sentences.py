@@ -37,7 +37,9 @@ def _excess(settings: Profile) -> str:
 def _unread(settings: Profile) -> str:
     wanted = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
     gap = difference(lookups.line(settings.name, "handed_down", **wanted))
-    text = "Of rows that a student never read, it memorizes with a teacher that read them, compared "
+    text = (
+        "Of rows that a student never read, it memorizes with a teacher that read them, compared "
+    )
     return f"{text}with one that did not: {gap}."
 
 

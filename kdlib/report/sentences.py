@@ -75,7 +75,9 @@ def _useful(settings: Profile) -> str:
         "more useful" if least["lo"] > 0 else "less useful" if least["hi"] < 0 else lookups.UNKNOWN
     )
     text = "in usefulness, the teacher's held-out answers after its best epoch minus the best "
-    text += f"ones that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
+    text += (
+        f"ones that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
+    )
     return text
 
 
