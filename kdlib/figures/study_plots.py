@@ -95,22 +95,24 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
 
 
 def utility_vs_memorization(points: pd.DataFrame) -> Figure:
-    """Usefulness against memorization; one large mark per model, a small one per seed.
+    """Usefulness against memorization; one large mark per model, small ones for several seeds.
 
     `points`: method, size, seed, exact_rate (members), useful (held-out).
     """
     figure, [[axes]] = style.panels(1, 1)
-    sizes = ["teacher", *student_sizes(points)]
+    sizes, several = ["teacher", *student_sizes(points)], points["seed"].nunique() > 1
     for method, part in points.groupby("method", sort=False):
         if method in ("base", *DRAWN):
             mark, seeds = style.look(method), {"s": 14, "alpha": 0.4, "linewidths": 0}
             mean = part.groupby("size")[["exact_rate", "useful"]].mean()
             areas = [style.of_size(style.AREAS, size, sizes) for size in mean.index]
-            axes.scatter(part["exact_rate"], part["useful"], **seeds, **mark)
+            if several:
+                axes.scatter(part["exact_rate"], part["useful"], **seeds, **mark)
             axes.scatter(mean["exact_rate"], mean["useful"], areas, label=label(method), **mark)
     style.near_zero(axes)
     axes.set(xlabel=style.MEMORIZED + style.ROOT, ylabel="usefulness of held-out answers")
-    return style.beside(axes, title="larger mark,\nlarger model")
+    named = "larger mark,\nlarger model" + "\n(small: seeds)" * several
+    return style.beside(axes, title=named)
 
 
 def training_paths(

@@ -66,6 +66,12 @@ def stopped(lines: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).loc[found.index].rename(_words)
 
 
+def counts(lines: pd.DataFrame) -> pd.Series:
+    """Rates of few as counts, "1 of 2": lines hold hits and n."""
+    whole = lines[["hits", "n"]].astype(int).astype(str)
+    return whole["hits"] + " of " + whole["n"]
+
+
 def _span(numbers: pd.Series) -> str:
     return " to ".join(dict.fromkeys(f"{one:g}" for one in (numbers.min(), numbers.max())))
 
