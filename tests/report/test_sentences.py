@@ -277,7 +277,7 @@ def test_how_sure():
     assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure("smoke")
     assert "with fewer than 3 seeds none about trained" in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(0, 1, 2, 3))
-    assert "memorized (seeds 0, 1, 2 alone): the" in findings.said("14_cause", SMOKE)
+    assert "the rows (seeds 0, 1, 2 alone): the" in findings.said("14_cause", SMOKE)
 
 
 def test_what_was_not_run_names_the_command_that_makes_it():
