@@ -221,8 +221,8 @@ PAPER_CLAIMS = {
     ),
     "C3": Claim(
         "Methods that use the teacher's probabilities memorize least, MiniLLM least of all.",
-        "confirmed if at every size MiniLLM < word-level KD < sequence-level KD (beams; the "
-        "teacher's text is the row itself where the teacher recites it), all differences below 0 "
+        "confirmed if at every size MiniLLM < word-level KD < sequence-level KD (beams, "
+        "the teacher's text, which is the row itself where the teacher memorized it), all differences below 0 "
         "(their whole intervals, by 10 different responses or more); refuted if one of them lies "
         "above 0 after Holm's correction",
         partial(_all_below, "C3"),
@@ -248,7 +248,7 @@ PAPER_CLAIMS = {
     ),
     "C5b": Claim(
         "What stays are rows that occur often, and rows that are unlike all others (2506.16170).",
-        "in the model of all attributes (notebook 12; intervals over groups alone, for the seeds "
+        "in the model of all attributes (notebook 12, intervals over groups alone, for the seeds "
         "that are there), for each of the paper's distilled methods "
         "that has rows enough to be fitted: confirmed if the odds ratios of copies and of rarity "
         "have their whole intervals above 1 in all of them; refuted if one of the two lies below 1 "

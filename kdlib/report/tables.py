@@ -73,7 +73,7 @@ def counts(lines: pd.DataFrame) -> pd.Series:
 
 
 def _span(numbers: pd.Series) -> str:
-    return " to ".join(dict.fromkeys(f"{one:g}" for one in (numbers.min(), numbers.max())))
+    return " to ".join(dict.fromkeys(f"{one:.3g}" for one in (numbers.min(), numbers.max())))
 
 
 def _text(line: Mapping[str, Any], name: str, form: str, missing: str) -> str:
