@@ -223,8 +223,8 @@ PAPER_CLAIMS = {
         "Methods that use the teacher's probabilities memorize least, MiniLLM least of all.",
         "confirmed if at every size MiniLLM < word-level KD < sequence-level KD (beams, "
         "the teacher's text, which is the row itself where the teacher memorized it), all "
-        "differences below 0 (their whole intervals, by 10 different responses or more); refuted if one of them lies "
-        "above 0 after Holm's correction",
+        "differences below 0 (their whole intervals, by 10 different responses or more); refuted "
+        "if one of them lies above 0 after Holm's correction",
         partial(_all_below, "C3"),
     ),
     "C4": Claim(
