@@ -37,7 +37,9 @@ def said(stem: str, settings: Profile) -> str:
 
 def cell(stem: str) -> str:
     """The finding of a notebook in the reference run, as it stands in its cell."""
-    made = "".join(f", commit `{commit}`" for commit in _commits())
+    commits = [f"`{commit}`" for commit in _commits()]
+    made = f", models made at the commits {', '.join(commits)}"
+    made = made if len(commits) > 1 else "".join(f", commit {commit}" for commit in commits)
     return (
         f"{OPENING} (profile `{REFERENCE}`{made}): {with_intervals(stem, load_profile(REFERENCE))}"
     )

@@ -1,13 +1,13 @@
 """The sentences of which findings are made, each computed from the tables of a profile.
 
-Words such as "less" are chosen by the interval of a difference, so that no sentence presumes what
+Words such as "fewer" are chosen by the interval of a difference, so that no sentence presumes what
 came out. `OF` names those of each notebook and of the README's first screen.
 """
 
 from collections.abc import Callable
 from functools import partial
 
-from kdlib.analysis.own_claims import GAIN
+from kdlib.analysis.own_claims import GAIN, at_equal_usefulness, named
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
@@ -81,8 +81,10 @@ def _useful(settings: Profile) -> str:
     word = (
         "more useful" if least["lo"] > 0 else "less useful" if least["hi"] < 0 else lookups.UNKNOWN
     )
-    text = "in usefulness, the teacher's held-out answers after its best epoch less the best ones "
-    text += f"that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
+    text = "in usefulness, the teacher's held-out answers after its best epoch minus the best "
+    text += (
+        f"ones that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
+    )
     return text
 
 
@@ -103,7 +105,26 @@ def _against_sft(method: str, size: str, settings: Profile) -> str:
     gap = lookups.line(settings.name, "differences", method=method, size=size, **wanted)
     own, sft = (_at_end(settings.name, one, size) for one in (method, "sft"))
     text = f"{label(method)} ({size} size) memorizes {own} of the member rows at the end of "
-    return f"{text}training, SFT {sft}: difference {difference(gap)}."
+    return f"{text}training, SFT {sft}: {difference(gap)}."
+
+
+def _started(method: str, size: str, settings: Profile) -> str:
+    """What the SFT student memorized from which a method starts, and how losses went on."""
+    path = lookups.lines(settings.name, "paths", method=method, size=size)
+    by_epoch = path.groupby(["split", "epoch"])[["exact_rate", "nats_per_token"]].mean()
+    start = by_epoch.loc[("member", 0), "exact_rate"]
+    nothing = "" if start else ", so that there was nothing to forget"
+    ends = {
+        words: by_epoch.loc[split, "nats_per_token"].iloc[[0, -1]]
+        for split, words in {"member": "member rows", "held_out": "held-out rows"}.items()
+    }
+    moved = (
+        f"{'rises' if last > first else 'falls'} on {words} from {first:.2f} to {last:.2f}"
+        for words, (first, last) in ends.items()
+    )
+    text = f"the SFT student that it starts from (epoch 0) memorizes {start:.1%} of the member rows"
+    text += f"{nothing}; from there to the end of training the loss (nats per token) "
+    return f"{text}{' and '.join(moved)}."
 
 
 def _as_useful(method: str, size: str, settings: Profile) -> str:
@@ -120,7 +141,7 @@ def _as_useful(method: str, size: str, settings: Profile) -> str:
         for who, own, epoch in ((name, "own", "epoch"), ("SFT", "sft", "sft_epoch"))
     )
     when = "Stopped where both are as useful ([10](10_comparison.ipynb))"
-    return f"{when}, {both}: difference {difference(gap)}."
+    return f"{when}, {both}: {difference(gap)}."
 
 
 def _order(notebook: str, settings: Profile) -> str:
@@ -159,27 +180,33 @@ def _mean(claim: str, when: str, settings: Profile) -> str:
     if claim not in table.index:
         return f"{when}, no student can be compared with SFT."
     line = table.loc[claim].to_dict()
-    mean = f"the mean difference to SFT over {int(line['students'])} students is {difference(line)}"
-    return f"{when} {mean}."
+    mean = f"the mean over {int(line['students'])} distilled students, compared with SFT"
+    return f"{when}, {mean}: {difference(line)}."
 
 
 def _plainly(claim: str, when: str, settings: Profile) -> str:
-    gap = difference(lookups.line(settings.name, "primary", claim=claim))
-    number, interval, word = gap.partition("], ")
+    line = lookups.line(settings.name, "primary", claim=claim)
     known = {"less": "distilled students write fewer", "more": "distilled students write more"}
-    who = known.get(word, "this run could not tell whether distilled students write fewer")
+    unknown = "this run could not tell whether distilled students write fewer"
+    who = known.get(lookups.word(line["lo"], line["hi"]), unknown)
     text = f"{when}, {who} training rows word for word than students that were fine-tuned on them "
-    return f"{text}(SFT): on average {number}{interval[:1]}."
+    return f"{text}(SFT): on average {difference(line).removesuffix(f', {lookups.UNKNOWN}')}."
 
 
 def _main(settings: Profile) -> str:
     line = lookups.line(settings.name, "primary", claim="A1")
-    rows = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
-    own, sft = rows.loc[rows["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    pairs = lookups.table(settings.name, "equal_usefulness")
+    rows = at_equal_usefulness(pairs[pairs["method"].isin(DISTILLED)])
+    own, sft = rows[["own", "sft"]].mean()
     text = f"each stopped where both are as useful, the paper's {int(line['students'])} distilled "
-    text += f"students memorize {own:.1%} of the member rows on average, SFT {sft:.1%}: difference "
-    few = f"; where SFT leaves under {2 * GAIN:.0%} of the rows, there is little to save"
-    return f"{text}{difference(line)}{few if sft < 2 * GAIN else ''}."
+    text += f"students memorize {own:.1%} of the member rows on average, SFT {sft:.1%}: "
+    text += f"{difference(line)}; the rule of A1 judges {rows['judged'].sum()} of these students"
+    if sft < 2 * GAIN:
+        text += f"; where SFT memorizes under {2 * GAIN:.0%} of the rows, there is little to save"
+    if len(apart := rows[rows["more_useful"] == "SFT"]):
+        text += "; less useful than SFT by more than the margin, which favours distilling: "
+        text += named(apart)
+    return f"{text}."
 
 
 def _ledger(settings: Profile) -> str:
@@ -219,8 +246,8 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
 }
 for _name, _method in METHODS.items():
     if _name != "sft":
-        _said = (partial(one, _name) for one in (_against_sft, _as_useful))
-        _asked = [(_name, partial(_every_size, one)) for one in _said]
+        _said = (_against_sft, *([_started] * ("sft_epochs" in _method.coefficients)), _as_useful)
+        _asked = [(_name, partial(_every_size, partial(one, _name))) for one in _said]
         OF.setdefault(_method.notebook, []).extend(_asked)
 OF["00_map"].append(("", partial(_order, "10_comparison")))
 for _stem in ("04_word_level_kd", "05_sequence_level_kd"):

@@ -75,8 +75,14 @@ def test_training_paths_and_loss_curves(models, sizes):
     figure = study_plots.training_paths(curves.sort_values("size"), stops, sizes, "ROUGE-L")
     assert [axes.get_title() for axes in figure.axes] == list(sizes)
     assert figure.axes[0].get_ylabel() == "ROUGE-L"
-    rings = [one.get_offsets()[0].tolist() for one in figure.axes[-1].collections]
-    assert rings == [[0.5 if len(sizes) > 1 else 0.25, 0.3]] * 2
+    rings = [
+        one.get_offsets()[0].tolist()
+        for one in figure.axes[-1].collections
+        if len(one.get_offsets())
+    ]
+    half = 1 if len(sizes) > 1 else 0.5
+    sft, *others = rings  # SFT is stopped sooner
+    assert sft == [0.2 * half, 0.2] and others == [[0.5 * half, 0.3]] * 2
     furthest = curves.loc[curves["size"].isin(sizes), "memorized"].max()
     assert all(axes.get_xlim()[1] > furthest for axes in figure.axes)
     both = [paths.assign(split=split) for split in ("member", "held_out")]
@@ -92,6 +98,11 @@ def test_utility_vs_memorization(models, sizes):
     [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, useful=0.2)).axes
     names = texts(axes.get_legend().get_texts())
     assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
+    assert axes.get_legend().get_title().get_text().endswith("(small: seeds)")
+    one = points[points["seed"] == 0].assign(exact_rate=0.5, useful=0.2)
+    [alone] = study_plots.utility_vs_memorization(one).axes
+    assert len(alone.collections) == len(names) == len(axes.collections) / 2
+    assert "seeds" not in alone.get_legend().get_title().get_text()
 
 
 def test_windows_and_repetitions(models, sizes):
