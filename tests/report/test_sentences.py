@@ -10,7 +10,7 @@ from project import ROOT
 from kdlib import runs
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
-from kdlib.report import findings, lookups, part_sentences, results, sentences
+from kdlib.report import findings, lookups, part_sentences, sentences
 from kdlib.study import pipeline
 
 SMOKE = load_profile("smoke")
