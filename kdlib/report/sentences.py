@@ -122,8 +122,10 @@ def _started(method: str, size: str, settings: Profile) -> str:
         f"{'rises' if last > first else 'falls'} on {words} from {first:.2f} to {last:.2f}"
         for words, (first, last) in ends.items()
     )
-    text = f"the SFT student that it starts from (epoch 0) memorizes {start:.1%} of the member rows"
-    text += f"{nothing}; from there to the end of training the loss (nats per token) "
+    text = f"the SFT student ({size} size) that it starts from (epoch 0) memorizes {start:.1%} of "
+    text += (
+        f"the member rows{nothing}; from there to the end of training the loss (nats per token) "
+    )
     return f"{text}{' and '.join(moved)}."
 
 
