@@ -82,6 +82,21 @@ def site(profile: str) -> None:
     pages.lay_out(load_profile(profile).name, runs.root() / "docs" / "notebooks")
 
 
+def tune(
+    profile: str, students: str, knobs: str, trials: int, seeds: str, store: Path | None
+) -> None:
+    """Search knobs of methods and defences for two aims; judge on fresh seeds what was chosen."""
+    from kdlib.study import tuning
+    from kdlib.tune import command
+    from kdlib.tune.store import place
+
+    settings = load_profile(profile)
+    fresh = settings.probed(read_seeds(seeds, settings))
+    asked = tuning.read(settings, students, knobs)
+    lines = command.run(settings, fresh, asked, trials, store or place(settings))
+    print("\n".join(lines))
+
+
 def audit(
     columns: list[str], policy: str | None, sign: Path | None, prices: Path | None, **given: Any
 ) -> int:
@@ -216,6 +231,14 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--size", default=TEACHER, help="of a student; default: the teacher's")
         add("--seed", default="0", help="default: 0")
         return
+    if command is tune:
+        known = "methods, each alone or with a defence behind a +; their knobs: config/knobs.toml"
+        add("--students", default="sft word_kd sft+goldfish sft+lora", help=known)
+        add("--knobs", default="", help="of these alone, by name; default: all of each")
+        add("--trials", type=_positive, default=20, help="of each student; default: 20")
+        add("--seeds", default="", help="fresh ones, to judge on; default: as notebook 15 has them")
+        add("--store", type=Path, help="SQLite file of the search; default: among the runs")
+        return
     if command not in (report, site):
         add("--cores", type=_positive, default=cores, help="default: all there are")
     if command is pipeline.study:
@@ -232,7 +255,7 @@ def main() -> int:
     """Run a command; bad input ends with one message and exit status 2."""
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    of_study = (pipeline.study, train, verify, calibrate, report, findings, site)
+    of_study = (pipeline.study, train, verify, calibrate, tune, report, findings, site)
     for command in (*of_study, audit, verify_record, card, release):
         name, about = command.__name__.replace("_", "-"), (command.__doc__ or "").split("\n")[0]
         child = commands.add_parser(name, help=about)

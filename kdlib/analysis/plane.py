@@ -120,6 +120,7 @@ def hypervolumes(
     sides = {"one": one, "other": other}
     of = [np.array([name in side for name, _ in chosen]) for side in sides.values()]
 
+    @np.errstate(invalid="ignore")  # a draw of few rows may be without members, or answers
     def areas(weights: np.ndarray) -> np.ndarray:
         share, answered = (x / x.sum(axis=0) for x in (weights[:n][inside], weights[n:]))
         rise = asked.to_numpy().T @ answered - start
@@ -208,15 +209,15 @@ def _adds(contrast: str, contrasts: pd.DataFrame, over_trivial: pd.DataFrame) ->
 
 
 RULE = (
-    "usefulness, margin and what is said without a teacher of proven use: as in A1. Either side is "
+    "usefulness, margin and what is said without a teacher of proven use: as in A1; either side is "
     "stopped, by half of the groups and in each seed, at the point that memorizes least, of those "
     "no less useful than the lesser of their two best by more than the margin (a fifth of what the "
     "second side adds to the model before fine-tuning), and none beyond the steps of the other "
-    "side's longest run; the other half judges, and the other way round. Judged where that "
+    "side's longest run; the other half judges, and the other way round; judged where that "
     "usefulness exceeds the one before fine-tuning by the margin, above 0, and the second side "
-    "memorizes at least 10% of the rows. Confirmed if the first memorizes less (interval below 0, "
-    "10 different responses or more) and is not less useful by the margin (interval); else refuted "
-    "if a gain of 5% of the rows is excluded"
+    "memorizes at least 10% of the rows; confirmed if the first memorizes less (interval below 0, "
+    "10 different responses or more) and is not less useful by the margin (interval); refuted "
+    "if not confirmed, and a gain of 5% of the rows is excluded"
 )
 _SIDES = {
     "B1": (

@@ -11,7 +11,7 @@ from kdlib.stats import Line
 
 
 def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
-    """The primary contrast: what the paper's distilled students memorize less SFT, their mean.
+    """The primary contrast: what the paper's distilled students memorize minus SFT, the mean.
 
     A line for each claim of which it is said: A1 (of `equal_usefulness.stopped` rows), A2 (of
     `equal_usefulness.same_fit`), C1 (at the end of training). Columns: claim, students, value, lo,
@@ -38,11 +38,13 @@ def reach(lines: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The smallest differences that this run could have seen: half of the widths of intervals.
 
     Of lines (lo, hi) by claim: claim, lines, judged (those with an interval), least, median,
-    greatest.
+    greatest. An interval without a length, where all draws agree, says nothing of other rows: it
+    is none here.
     """
     halves = {claim: (one["hi"] - one["lo"]) / 2 for claim, one in lines.items()}
+    halves = {claim: half[half > 0] for claim, half in halves.items()}
     rows = {
-        claim: {"lines": len(half), "judged": half.count(), "least": half.min()}
+        claim: {"lines": len(lines[claim]), "judged": len(half), "least": half.min()}
         | {"median": half.median(), "greatest": half.max()}
         for claim, half in halves.items()
     }

@@ -28,12 +28,17 @@ def lengths(tokens: pd.DataFrame) -> Figure:
 
 
 def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figure:
-    """What each layer is worth (columns layer, nats_more), and which layers each size keeps."""
+    """What each layer is worth (columns layer, nats_more), and which layers each size keeps.
+
+    The more sizes keep a layer, the darker its bar; a white one is left out of all.
+    """
     figure, [[bars], [rows]] = style.panels(
         2, 1, 8, 4, sharex=True, gridspec_kw={"height_ratios": (4, len(kept))}
     )
-    bars.bar(costs["layer"], costs["nats_more"], color="0.6")
-    bars.set(ylabel="loss without it, less that\nof all (nats per token)", yscale="log")
+    keeping = [sum(layer in layers for layers in kept.values()) for layer in costs["layer"]]
+    shades = [str(1 - 0.75 * count / len(kept)) for count in keeping]
+    bars.bar(costs["layer"], costs["nats_more"], color=shades, edgecolor="0.25")
+    bars.set(ylabel="loss without it, minus that\nof all (nats per token)", yscale="log")
     for place, (size, layers) in enumerate(kept.items()):
         rows.plot(layers, [place] * len(layers), "s", color="0.2", label=size)
     rows.set_yticks(range(len(kept)), [f"{size} keeps" for size in kept])
@@ -77,9 +82,10 @@ def memorization_by_size(table: pd.DataFrame) -> Figure:
     for method in ordered(drawn["method"]):
         part = drawn[drawn["method"] == method].sort_values("x")
         shift = 0.0 if method == "teacher" else 0.09 * (PAPER.index(method) - (len(PAPER) - 1) / 2)
-        style.intervals(axes, part["x"] + shift, part, "member", markersize=8)
+        style.intervals(axes, part["x"] + shift, part, "member", markersize=8, linestyle="")
     floor = drawn.groupby("x")["held_out"].max()
-    axes.plot(floor, marker="x", label="held-out rows (highest)", **style.DOTTED)
+    ends = floor.index - 0.4, floor.index + 0.4  # wider than the marks, which may lie on it
+    axes.hlines(floor, *ends, label="held-out rows (highest)", **style.DOTTED)
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set(xlabel="model size", ylabel=style.MEMORIZED, ylim=(-0.02, None))
     return style.beside(axes)
@@ -95,22 +101,24 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
 
 
 def utility_vs_memorization(points: pd.DataFrame) -> Figure:
-    """Usefulness against memorization; one large mark per model, a small one per seed.
+    """Usefulness against memorization; one large mark per model, small ones for several seeds.
 
     `points`: method, size, seed, exact_rate (members), useful (held-out).
     """
     figure, [[axes]] = style.panels(1, 1)
-    sizes = ["teacher", *student_sizes(points)]
+    sizes, several = ["teacher", *student_sizes(points)], points["seed"].nunique() > 1
     for method, part in points.groupby("method", sort=False):
         if method in ("base", *DRAWN):
             mark, seeds = style.look(method), {"s": 14, "alpha": 0.4, "linewidths": 0}
             mean = part.groupby("size")[["exact_rate", "useful"]].mean()
             areas = [style.of_size(style.AREAS, size, sizes) for size in mean.index]
-            axes.scatter(part["exact_rate"], part["useful"], **seeds, **mark)
+            if several:
+                axes.scatter(part["exact_rate"], part["useful"], **seeds, **mark)
             axes.scatter(mean["exact_rate"], mean["useful"], areas, label=label(method), **mark)
     style.near_zero(axes)
     axes.set(xlabel=style.MEMORIZED + style.ROOT, ylabel="usefulness of held-out answers")
-    return style.beside(axes, title="larger mark,\nlarger model")
+    named = "larger mark,\nlarger model" + "\n(small: seeds)" * several
+    return style.beside(axes, title=named)
 
 
 def training_paths(
@@ -118,8 +126,9 @@ def training_paths(
 ) -> Figure:
     """The paper's methods through training: usefulness against memorization, a panel per size.
 
-    `curves` and `stops`: see `equal_usefulness`; where SFT and a method are compared is ringed, the
-    ends are large marks, the model before fine-tuning is a cross.
+    `curves` and `stops`: see `equal_usefulness`; where a method is stopped is ringed, and SFT where
+    it is stopped for one of them, with a wider ring; the ends are large marks, the model before
+    fine-tuning is a cross.
     """
     sizes = sizes or student_sizes(curves)
     size_of = (max(6, 1 + 3 * len(sizes)), 4.2)
@@ -134,10 +143,11 @@ def training_paths(
                 axes.plot(path.iloc[:1], "x", color="0.2", label="before fine-tuning", zorder=3)
             axes.plot(path, ".-", color=mark["color"], linewidth=wide, label=name)
             axes.plot(path.iloc[-1:], markersize=8, **mark)
-            for stop in stops[(stops["method"] == method) & (stops["size"] == size)].itertuples():
-                ring = part[part["epoch"] == stop.epoch]
-                face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
-                axes.scatter(ring["memorized"], ring["useful"], 150, linewidths=2, **face)
+            here, sft = stops[stops["size"] == size], method == "sft"
+            epochs = here["sft_epoch"] if sft else here.loc[here["method"] == method, "epoch"]
+            ring = part[part["epoch"].isin(epochs)]
+            face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
+            axes.scatter(ring["memorized"], ring["useful"], 320 if sft else 150, lw=2, **face)
         axes.set_title(size, fontsize="medium")
     for axes in panels:  # their common limits are set when all is drawn
         style.near_zero(axes)
@@ -210,7 +220,7 @@ def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
 
 
 def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
-    """What distilled students memorize less SFT, a panel for each way to compare them.
+    """What distilled students memorize minus SFT, a panel for each way to compare them.
 
     `lines`: claim, method, size, value, lo, hi, where the method "all" is the mean over students;
     `ways`: the claims of the panels, and their titles.
@@ -230,5 +240,5 @@ def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
         axes.locator_params(axis="x", nbins=4)
     named = [f"{label(method)}, {size}" for method, size in models if method != "all"]
     style.names_down(panels[0], ["mean of all", *named])
-    figure.supxlabel("memorized, less what SFT memorizes (share of member rows)")
+    figure.supxlabel("memorized, minus what SFT memorizes (share of member rows)")
     return figure

@@ -37,7 +37,9 @@ def said(stem: str, settings: Profile) -> str:
 
 def cell(stem: str) -> str:
     """The finding of a notebook in the reference run, as it stands in its cell."""
-    made = "".join(f", commit `{commit}`" for commit in _commits())
+    commits = [f"`{commit}`" for commit in _commits()]
+    made = f", models made at the commits {', '.join(commits)}"
+    made = made if len(commits) > 1 else "".join(f", commit {commit}" for commit in commits)
     return (
         f"{OPENING} (profile `{REFERENCE}`{made}): {with_intervals(stem, load_profile(REFERENCE))}"
     )
@@ -51,13 +53,11 @@ def check(stem: str, profile: str) -> None:
     """
     file = runs.root() / "notebooks" / f"{stem}.ipynb"
     if profile == REFERENCE or not _commits() or not file.is_file():
-        print("the finding is of the reference run: not held against its tables here")
+        print("the finding quotes the reference run; here is nothing to compare it with")
         return
     stands = _place(json.loads(file.read_text("utf-8")), file)[2]
     if not any(commit in stands for commit in _commits()):
-        print(
-            f"the tables of {REFERENCE} were made anew since: the finding is not held against them"
-        )
+        print("the finding quotes an earlier run than that of the tables here: not compared")
     elif stands != cell(stem):
         wrong = f"the finding in {file.name} is not what data/results/{REFERENCE} says"
         raise KdlibError(f"{wrong}; write it anew with: python -m kdlib findings")

@@ -24,7 +24,9 @@ JUDGED = {"statement", "rule", "verdict"}  # text that has to be the same
 IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
 TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
 COUNTS = re.compile(r"n|n_.*|.*_n|hits|.*groups|rows|before|after|new|gone")
-NOT_COMPARED = {"calibration", "exhibits"}  # tables
+# tables that no study makes anew, and one of chosen rows
+NOT_COMPARED = {"calibration", "exhibits", "tuning", "tuned"}
+NOT_COMPARED |= {"tuned_hypervolumes", "tuning_advice"}
 # a table that each part writes
 OF_PART = {"lab": "claims_inheritance", "cause": "cause", "defences": "plane"}
 COLUMNS = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]

@@ -59,17 +59,22 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
         model = _trained(run, rows, folder, targets)
         trained = round(time.perf_counter() - started, 2)
         measure(run, rows.without(run.left_out), model)
-        device, data_hash, *_ = ground(run.profile)
-        facts = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
-        facts |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
-        facts["processes"] = sharing.processes()
-        if run.method != BASE:
-            facts["precision"] = run.settings.precision
-        facts |= {"data_hash": data_hash, "train_seconds": trained}
-        facts["settings"] = run.profile.model_dump(mode="json", exclude={"calibration"})
         seconds = round(time.perf_counter() - started, 2)
-        runs.write_manifest(folder, identity, seconds=seconds, **facts)
+        spent = {"seconds": seconds, "train_seconds": trained}
+        runs.write_manifest(folder, identity, **spent, **facts(run))
     return folder
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What the manifest of a run says of it."""
+    device, data_hash, *_ = ground(run.profile)
+    found = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
+    found |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
+    found["processes"] = sharing.processes()
+    if run.method != BASE:
+        found["precision"] = run.settings.precision
+    settings = run.profile.model_dump(mode="json", exclude={"calibration"})
+    return found | {"data_hash": data_hash, "settings": settings}
 
 
 def _trained(run: Run, rows: TokenizedRows, folder: Path, targets: Targets | None) -> Any:
@@ -97,10 +102,11 @@ def _require_shareable(run: Run) -> None:
 def beside(run: Run) -> bool:
     """Whether a run stands beside the study: nothing is noted on its way, nothing is answered.
 
-    Rows are left out, or in another order, or the seed is that by which rates are set.
+    It belongs to a part, such as one with rows left out, or reads rows in another order, or the
+    seed is that by which rates are set.
     """
     rule = run.profile.calibration
-    return bool(run.left_out or run.order or (rule and run.seed == rule.seed))
+    return bool(run.part or run.order or (rule and run.seed == rule.seed))
 
 
 def training_seed(run: Run) -> int:

@@ -30,9 +30,10 @@ def test_the_primary_contrast_is_the_mean_over_the_papers_students():
 
 
 def test_what_a_run_could_have_seen_is_half_of_its_intervals():
-    lines = pd.DataFrame({"lo": [-0.1, -0.3, np.nan], "hi": [0.1, 0.1, np.nan]})
+    # on the last line all draws agree, which says nothing of other rows
+    lines = pd.DataFrame({"lo": [-0.1, -0.3, np.nan, 0.0], "hi": [0.1, 0.1, np.nan, 0.0]})
     (one,) = primary.reach({"C1": lines}).to_dict("records")
-    assert (one["claim"], one["lines"], one["judged"]) == ("C1", 3, 2)
+    assert (one["claim"], one["lines"], one["judged"]) == ("C1", 4, 2)
     assert [one[name] for name in ("least", "median", "greatest")] == pytest.approx(
         [0.1, 0.15, 0.2]
     )

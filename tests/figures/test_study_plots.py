@@ -36,6 +36,7 @@ def test_memorization_by_size(models, sizes):
     assert "mine" not in texts(axes.get_legend().get_texts())
     sft = next(one for one in axes.containers if one.get_label() == "SFT")
     assert np.all(np.diff(sft.lines[0].get_xdata()) > 0)
+    assert sft.lines[0].get_linestyle() == "None"  # sizes are models of their own
 
 
 def test_all_methods(models, sizes):
@@ -74,8 +75,14 @@ def test_training_paths_and_loss_curves(models, sizes):
     figure = study_plots.training_paths(curves.sort_values("size"), stops, sizes, "ROUGE-L")
     assert [axes.get_title() for axes in figure.axes] == list(sizes)
     assert figure.axes[0].get_ylabel() == "ROUGE-L"
-    rings = [one.get_offsets()[0].tolist() for one in figure.axes[-1].collections]
-    assert rings == [[0.5 if len(sizes) > 1 else 0.25, 0.3]] * 2
+    rings = [
+        one.get_offsets()[0].tolist()
+        for one in figure.axes[-1].collections
+        if len(one.get_offsets())
+    ]
+    half = 1 if len(sizes) > 1 else 0.5
+    sft, *others = rings  # SFT is stopped sooner
+    assert sft == [0.2 * half, 0.2] and others == [[0.5 * half, 0.3]] * 2
     furthest = curves.loc[curves["size"].isin(sizes), "memorized"].max()
     assert all(axes.get_xlim()[1] > furthest for axes in figure.axes)
     both = [paths.assign(split=split) for split in ("member", "held_out")]
@@ -91,6 +98,11 @@ def test_utility_vs_memorization(models, sizes):
     [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, useful=0.2)).axes
     names = texts(axes.get_legend().get_texts())
     assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
+    assert axes.get_legend().get_title().get_text().endswith("(small: seeds)")
+    one = points[points["seed"] == 0].assign(exact_rate=0.5, useful=0.2)
+    [alone] = study_plots.utility_vs_memorization(one).axes
+    assert len(alone.collections) == len(names) == len(axes.collections) / 2
+    assert "seeds" not in alone.get_legend().get_title().get_text()
 
 
 def test_windows_and_repetitions(models, sizes):
@@ -117,7 +129,10 @@ def test_lengths():
 def test_layer_costs_show_what_each_size_keeps(sizes):
     costs = pd.DataFrame({"layer": range(6), "nats_more": [3.0, 0.1, 0.2, 0.1, 0.5, 2.0]})
     kept = {size: [0, 5][: i + 1] for i, size in enumerate(sizes)}
-    _, rows = study_plots.layer_costs(costs, kept).axes
+    bars, rows = study_plots.layer_costs(costs, kept).axes
+    light = [bar.get_facecolor()[0] for bar in bars.patches]
+    assert light[1:5] == [1.0] * 4 and light[0] <= light[5]  # what none keeps is white
+    assert light[0] < 0.5
     assert texts(rows.get_yticklabels()) == [f"{size} keeps" for size in sizes]
     assert [line.get_xdata().tolist() for line in rows.lines] == list(map(list, kept.values()))
 

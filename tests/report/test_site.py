@@ -114,7 +114,7 @@ def test_the_advice_follows_the_interval(project, lo, hi, advice):
     said = site.conclusion("made")
     assert said["advice"] == advice
     (gap,) = said["gaps"].values()
-    assert f"[{100 * lo:+.1f}, {100 * hi:+.1f}]" in gap
+    assert f"{100 * lo:+.1f} to {100 * hi:+.1f}]" in gap
 
 
 def test_canaries_of_the_fewest_and_the_most_showings(project):

@@ -47,6 +47,7 @@ def test_bad_input_gets_one_line(project, given, named):
         (["calibrate", "--cores", "-1"], "--cores: '-1' is not a whole number above 0"),
         (["calibrate", "--profile", "nope"], "no profile 'nope'"),
         (["verify", "--cores", "0"], "--cores: '0' is not"),
+        (["tune", "--students", "sgt"], "'sgt' is no method; known: sft"),
         (["verify", "--profile", "smoke"], "smoke holds no finished study"),
         (["stduy"], "invalid choice: 'stduy'"),
         ([], "required: command"),
