@@ -6,7 +6,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,10 +33,19 @@ SPLITS = ("member", "held_out")
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
 
 
-def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
+Change = Callable[[Source], Source]  # of a text that is read
+
+
+def make(
+    run: Run,
+    rows: TokenizedRows,
+    targets: Targets | None = None,
+    change: Change | None = None,
+) -> Path:
     """Train a model (or take the base as it is) and measure it, unless done before: its folder.
 
-    `targets` are the teacher's, when several students share them; else they are made here.
+    `targets` are the teacher's, when several students share them; else they are made here. For
+    `change` see `train`.
     """
     defending.require_possible(run)
     folder, identity = run.folder, run.identity
@@ -52,7 +61,7 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
             model = load(run)
         else:
             notes = None if beside(run) else notes_of(run, rows, run.settings)
-            model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets)
+            model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets, change)
             if notes:
                 notes.write(folder)
             checkpoints.save_model(model, rows.tokenizer, folder / "checkpoint")
@@ -97,11 +106,12 @@ def train(
     log: Path,
     notes: noting.Notes | None = None,
     targets: Targets | None = None,
+    change: Change | None = None,
 ) -> Any:
     """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way.
 
-    A method that starts from SFT is not noted while it is fine-tuned so, and the mean of models
-    at its end alone.
+    What `change` makes of the run's text is read in place of it. A method that starts from SFT is
+    not noted while it is fine-tuned so, and the mean of models at its end alone.
     """
     if run.defence == "averaging":
         model = _averaged(run, rows)
@@ -117,6 +127,7 @@ def train(
         targets = teacher_output.targets(run, rows)
     given = materials(run, rows, how, targets)
     source = methods.text(recipe.text).source(given)
+    source = change(source) if change else source
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
     fitting: dict[str, Any] = {"log": log, "name": run.label}
     if notes:
