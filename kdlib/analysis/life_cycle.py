@@ -1,7 +1,7 @@
 """A model's life in tables: what later generations recite of the first rows, what comes back.
 
 `rows` of a model (`read`) are joined of several, with columns way and generation, or done and who,
-as in `study.life`. `notes` are what was noted while deleted rows were relearned
+of `config.life`. `notes` are what was noted while deleted rows were relearned
 (`study.life.relearned`), with done and who. hit: memorized word for word. Taught in 16_life_cycle.
 
 How much comes back of deleted rows: a row's *score* is the share of noted times, after the first,
@@ -22,11 +22,14 @@ from kdlib.analysis import roc
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.own_claims import GAIN
 from kdlib.config.exact_match import exact
+from kdlib.config.life import AFRESH, ORDINARY, RETRAINED, STUDENT, TRAINED, UNLEARNED
+from kdlib.config.profile import TEACHER
 from kdlib.stats import (
     ALPHA,
     MIN_GROUPS,
     NOTHING,
     Line,
+    bootstrap,
     difference,
     each,
     line,
@@ -35,12 +38,6 @@ from kdlib.stats import (
     row_text,
 )
 
-# The names of `study.life`, from which nothing is imported here.
-TEACHER, STUDENT = "teacher", "student"
-TRAINED, ORDINARY = "trained on", "trained on, nothing personal"
-PREDECESSOR, AFRESH = "taught by predecessor", "distilled anew"
-KEPT, UNLEARNED, RETRAINED = "as it was", "unlearned", "retrained"
-WAYS = (TEACHER, TRAINED, ORDINARY, PREDECESSOR, AFRESH)
 GROUPS = {  # of rows, by what is asked of `read`
     "old rows": "came == 0 and kind == 'row' and split == 'member'",
     "old canaries": "came == 0 and kind == 'canary'",
@@ -125,9 +122,9 @@ def deleted(rows: pd.DataFrame) -> pd.DataFrame:
             lines.append(facts | {"measure": name} | _share(part[which]))
         lines.append(facts | {"measure": MEMBERSHIP} | _told(part, "deleted"))
         others = part[~member]
-        nats = ratio(others["group"], others["nats_per_token"], np.ones(len(others)))
-        apart = {"value": nats["value"], "lo": np.nan, "hi": np.nan, "n": len(others)}
-        lines.append(facts | {"measure": "held-out nats"} | apart | {"groups": nats["groups"]})
+        nats, groups = others["nats_per_token"], others["group"]
+        cost = line(nats.mean(), bootstrap(nats, groups, others["seed"]), n=len(others))
+        lines.append(facts | {"measure": "held-out nats", "groups": groups.nunique()} | cost)
     return pd.DataFrame(lines)[["done", "who", "measure", *SHOWN]]
 
 
@@ -221,9 +218,10 @@ def _gap(rows: pd.DataFrame, values: pd.Series, side: np.ndarray) -> Line:
     return found | {"groups": groups} | (unsure if groups < MIN_GROUPS else {})
 
 
-def _judged(claim: str, verdict: Callable[[Line], tuple[bool, bool]], contrasts: Line) -> Judged:
-    table = pd.DataFrame(contrasts)
-    (found,) = table[table["claim"] == claim].to_dict("records")
+def _judged(
+    claim: str, verdict: Callable[[Line], tuple[bool, bool]], contrasts: pd.DataFrame
+) -> Judged:
+    (found,) = contrasts[contrasts["claim"] == claim].to_dict("records")
     said = f"{found['of']:.3f} against {found['against']:.3f}: {row_text(found, form='+.3f')}"
     if not found["enough"]:
         return False, False, f"{said}; too few different responses"
@@ -265,7 +263,7 @@ RULES = {  # by claim: statement, rule, verdict
         "Unlearning, then distilling, resists relearning (2506.06278).",
         "what comes back while half of the deleted rows are relearned: of these the mean share of "
         "noted times at which they are recited, less that of rows never read, at equal steps. The "
-        "unlearned teacher's less its student's: confirmed if above 0, and the teacher's itself is, "
+        "unlearned teacher's less its student's: confirmed if above 0, as is the teacher's own, "
         "refuted if below 0, by whole intervals and 10 different responses or more on either side",
         _resists,
     ),

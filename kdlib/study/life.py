@@ -13,6 +13,19 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from kdlib import runs
+from kdlib.config.life import (
+    AFRESH,
+    INSTEAD,
+    KEPT,
+    NEVER,
+    ORDINARY,
+    PERSONAL,
+    PREDECESSOR,
+    RETRAINED,
+    STUDENT,
+    TRAINED,
+    UNLEARNED,
+)
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.config.sections import TrainSettings
 from kdlib.data import pool
@@ -20,14 +33,10 @@ from kdlib.distill import unlearning
 from kdlib.distill.teacher_targets import Remembered
 from kdlib.model.tokens import Example, Source, TokenizedRows
 from kdlib.study import noting, stages
-from kdlib.study.life_rows import INSTEAD, NEVER, PERSONAL, only
+from kdlib.study.life_rows import only
 from kdlib.study.run import Run, load, require
 
 METHOD = "word_kd"  # of all students that are distilled
-TRAINED, ORDINARY = "trained on", "trained on, nothing personal"
-PREDECESSOR, AFRESH = "taught by predecessor", "distilled anew"
-KEPT, UNLEARNED, RETRAINED = "as it was", "unlearned", "retrained"
-STUDENT = "student"
 
 
 @dataclass(frozen=True)

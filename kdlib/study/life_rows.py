@@ -9,14 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.config.life import INSTEAD, NEVER, PERSONAL
 from kdlib.config.profile import Profile
 from kdlib.data import canaries
 from kdlib.errors import KdlibError
 from kdlib.model.tokens import TokenizedRows, encode
 from kdlib.study.run import fitting
-
-NEVER = -1  # in column came: read by none but who relearns
-PERSONAL, INSTEAD = "personal", "ordinary"  # in column arm: records, and rows in their place
 
 
 def later(profile: Profile, seed: int, rows: TokenizedRows) -> TokenizedRows:
