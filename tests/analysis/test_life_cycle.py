@@ -9,8 +9,16 @@ import pytest
 
 from kdlib import runs
 from kdlib.analysis import claims, life_cycle
-from kdlib.config.life import AFRESH, ORDINARY, PREDECESSOR, RETRAINED, STUDENT, TRAINED
-from kdlib.config.life import UNLEARNED, WAYS
+from kdlib.config.life import (
+    AFRESH,
+    ORDINARY,
+    PREDECESSOR,
+    RETRAINED,
+    STUDENT,
+    TRAINED,
+    UNLEARNED,
+    WAYS,
+)
 from kdlib.config.profile import TEACHER
 
 SEEDS, N = (0, 1, 2), 40

@@ -5,8 +5,17 @@ import pandas as pd
 import pytest
 
 from kdlib import runs
-from kdlib.config.life import AFRESH, KEPT, NEVER, ORDINARY, PREDECESSOR, RETRAINED, STUDENT
-from kdlib.config.life import TRAINED, UNLEARNED
+from kdlib.config.life import (
+    AFRESH,
+    KEPT,
+    NEVER,
+    ORDINARY,
+    PREDECESSOR,
+    RETRAINED,
+    STUDENT,
+    TRAINED,
+    UNLEARNED,
+)
 from kdlib.config.profile import TEACHER
 from kdlib.distill import trainer
 from kdlib.errors import KdlibError
