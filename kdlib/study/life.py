@@ -70,9 +70,13 @@ class Generation(Run):
 
     @property
     def settings(self) -> TrainSettings:
-        """How it is trained."""
+        """How it is trained; without warmup where it goes on from other weights than the base's.
+
+        An update may be shorter than the profile's warmup.
+        """
         how = super().settings
-        return how.model_copy(update={"epochs": self.epochs or how.epochs})
+        changed = {"epochs": self.epochs or how.epochs, "warmup": 0 if self.after else how.warmup}
+        return how.model_copy(update=changed)
 
     @functools.cached_property
     def identity(self) -> str:
