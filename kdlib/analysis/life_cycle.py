@@ -131,11 +131,14 @@ def deleted(rows: pd.DataFrame) -> pd.DataFrame:
 def relearning(notes: pd.DataFrame) -> pd.DataFrame:
     """The share recited at each noted time: done, who, epoch, deleted, read, and its interval.
 
-    Of rows, without canaries.
+    nats beside it: the mean loss, nats per token. Of rows, without canaries.
     """
+
+    def numbers(part: pd.DataFrame) -> Line:
+        return {"nats": part["nats_per_token"].mean()} | _share(part)
+
     keys = ["done", "who", "epoch", "deleted", "read"]
-    found = each(_natural(notes), keys, _share)
-    return found[[*keys, *SHOWN]]
+    return each(_natural(notes), keys, numbers)[[*keys, "nats", *SHOWN]]
 
 
 def scores(notes: pd.DataFrame) -> pd.DataFrame:

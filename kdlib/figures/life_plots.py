@@ -15,10 +15,10 @@ LOOKS = dict(  # a colour and a marker for each way
         strict=True,
     )
 )
-RELEARNING = {  # by what was done, and whose: colour
-    (UNLEARNED, TEACHER): "0.15",
-    (UNLEARNED, STUDENT): "#0173b2",
-    (RETRAINED, STUDENT): "#029e73",
+RELEARNING = {  # by what was done, and whose: colour and name
+    (UNLEARNED, TEACHER): ("0.15", "unlearned teacher"),
+    (UNLEARNED, STUDENT): ("#0173b2", "student distilled from it"),
+    (RETRAINED, STUDENT): ("#029e73", "student whose teacher never read them"),
 }
 
 
@@ -39,7 +39,7 @@ def life_cycle(generations: pd.DataFrame, relearning: pd.DataFrame) -> Figure:
         left.axhline(value, **style.DOTTED)
     left.set_xticks(sorted(table["generation"].unique()))
     left.set(xlabel="updates so far", ylabel="first rows recited (share)")
-    for (done, who), colour in RELEARNING.items():
+    for (done, who), (colour, _) in RELEARNING.items():
         own = relearning[(relearning["done"] == done) & (relearning["who"] == who)]
         for gone, line in ((True, "-"), (False, "--")):
             part = own[own["read"] & (own["deleted"] == gone)].sort_values("epoch")
@@ -47,11 +47,8 @@ def life_cycle(generations: pd.DataFrame, relearning: pd.DataFrame) -> Figure:
     right.set(xlabel="epochs of relearning", ylabel="rows recited (share)")
     for axes in (left, right):
         axes.set_ylim(-0.03, 1.03)
-    handles = [
-        Line2D([], [], color=colour, label=f"{who}, {done}")
-        for (done, who), colour in RELEARNING.items()
-    ]
-    handles.append(Line2D([], [], color="0.5", linestyle="--", label="of rows never read"))
+    handles = [Line2D([], [], color=colour, label=name) for colour, name in RELEARNING.values()]
+    handles.append(Line2D([], [], color="0.5", linestyle="--", label="the same of rows never read"))
     right.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2)
     return figure

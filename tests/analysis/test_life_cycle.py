@@ -68,6 +68,7 @@ def of_models(teacher, student, retrained):
             ids = [f"{deleted}{read}{i}" for i in range(N)]
             prefix = np.where(np.arange(N) % 2 == 0, 60 * (epoch >= start), 0)
             lines = {"row_id": ids, "group": ids, "prefix": prefix, "length": 60, "kind": "row"}
+            lines["nats_per_token"] = 3.0 - epoch
             facts = {"epoch": epoch, "deleted": deleted, "read": read, "seed": seed}
             parts.append(pd.DataFrame(lines).assign(**facts, done=done, who=who))
     return pd.concat(parts, ignore_index=True)
@@ -127,6 +128,14 @@ def test_a_row_that_is_learned_anew_is_no_row_that_comes_back():
     same = found.loc[(UNLEARNED, STUDENT, True)]
     assert same["deleted"] == 0.125 and same["value"] == 0  # recited in the end, as unread rows
     assert found.loc[(UNLEARNED, TEACHER, False), "value"] == 0
+
+
+def test_what_is_noted_while_rows_are_relearned():
+    table = life_cycle.relearning(of_models(teacher=1, student=4, retrained=4))
+    found = table.set_index(["done", "who", "epoch", "deleted", "read"])
+    assert found.loc[(UNLEARNED, TEACHER, 1, True, True), ["value", "nats"]].tolist() == [0.5, 2]
+    assert found.loc[(UNLEARNED, TEACHER, 1, False, True), "value"] == 0
+    assert (found["lo"] <= found["value"]).all() and (found["value"] <= found["hi"]).all()
 
 
 def test_few_different_responses_have_no_interval():
