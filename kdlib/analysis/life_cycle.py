@@ -185,9 +185,9 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     wide = again.pivot(index=keys, columns=["done", "who"], values="score").reset_index()
     gone, student = wide["deleted"].to_numpy(bool), (UNLEARNED, STUDENT)
     sides = {"F3": ((UNLEARNED, TEACHER), student), "F4": (student, (RETRAINED, STUDENT))}
-    for claim, (one, other) in sides.items():
-        gaps = [_gap(wide, wide[side], gone) for side in (one, other)]
-        both = _gap(wide, wide[one] - wide[other], gone)
+    for claim, pair in sides.items():
+        gaps = [_gap(wide, wide[side], gone) for side in pair]
+        both = _gap(wide, wide[pair[0]] - wide[pair[1]], gone)
         facts = {"claim": claim, "of": gaps[0]["value"], "against": gaps[1]["value"]}
         found.append(facts | {"of_lo": gaps[0]["lo"]} | both | {"enough": pd.notna(both["lo"])})
     columns = ["claim", "of", "of_lo", "against", "value", "lo", "hi", "p", "enough"]

@@ -1,5 +1,7 @@
 """The figure of a model's life. For notebook 16_life_cycle."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -33,8 +35,9 @@ def life_cycle(generations: pd.DataFrame, relearning: pd.DataFrame) -> Figure:
     for place, (way, (colour, marker)) in enumerate(LOOKS.items()):
         part = table[table["way"] == way].sort_values("generation")
         at = part["generation"] + 0.05 * (place - 2)
-        how = {"color": colour, "marker": marker, "label": way}
-        style.intervals(left, at, part, **how, linestyle="-" if len(part) > 2 else "")
+        how: dict[str, Any] = {"color": colour, "marker": marker, "label": way}
+        how["linestyle"] = "-" if len(part) > 2 else ""
+        style.intervals(left, at, part, **how)
     for value in table[table["generation"] == 0]["value"].unique():
         left.axhline(value, **style.DOTTED)
     left.set_xticks(sorted(table["generation"].unique()))
