@@ -3,7 +3,7 @@ PROFILE ?= laptop
 SEEDS ?=
 # The paper's four methods always run; further ones by name, "gkd minillm", or all.
 METHODS ?= paper
-# The study itself; further notebooks by part: lab, cause, defences, release, all.
+# The study itself; further notebooks by part: lab, cause, defences, life, release, all.
 PARTS ?= study
 CORES ?= $(shell nproc)
 # Notebooks that may share one GPU, by default as the profile's models are small or not.
@@ -26,7 +26,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." PARTS="study | lab | cause | defences | release | all" CORES=<all>'
+	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." PARTS="study | lab | cause | defences | life | release | all" CORES=<all>'
 
 # Quoted, so that a profile's path may hold blanks; a lock in data/runs keeps a second run away.
 study: $(READY)  ## run the study, or what is left of it, and print what came out

@@ -1,9 +1,9 @@
-"""The claims, our own (A, B), of the paper (C) and its companions (D, E): statement, rule, judge.
+"""The claims, our own (A, B, F), of the paper (C), its companions (D, E): statement, rule, judge.
 
 Statements and rules were written before any reported seed was run; where a rule changed since, a
 comment says so. A judge takes tables and says confirmed, refuted (neither: open) and on what
 evidence, looking at the paper's methods alone. Intervals are over seeds, then groups, see `stats`.
-Taught in notebooks 10 to 15.
+Taught in notebooks 10 to 16.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from kdlib.analysis import cause, companion_claims, own_claims, plane
+from kdlib.analysis import cause, companion_claims, life_cycle, own_claims, plane
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.own_claims import named, taught
 from kdlib.analysis.rates import MODEL, natural
@@ -264,7 +264,7 @@ PAPER_CLAIMS = {
         trained=False,
     ),
 }
-FURTHER = companion_claims.CLAIMS | cause.CLAIMS | plane.CLAIMS
+FURTHER = companion_claims.CLAIMS | cause.CLAIMS | plane.CLAIMS | life_cycle.CLAIMS
 CLAIMS = {
     name: Claim(*parts) for name, parts in (own_claims.CLAIMS | PAPER_CLAIMS | FURTHER).items()
 }

@@ -49,9 +49,11 @@ class Batch:
     places: Tensor  # int64 [N], of the predictions in the flattened [B * T]: one before each label
     targets: Tensor  # int64 [N], the tokens to be predicted there
     lengths: tuple[int, ...]  # predicted tokens of each row; they sum to N
-    # whose text: also "teacher", "student" (fresh), "replay" (read again, same row id), "general"
+    # whose text: also "teacher", "student" (fresh), "replay" (read again, same row id), "general";
+    # or "forgotten", rows that are unlearned
     role: str = "rows"
     kept: Tensor | None = None  # bool [N], which of the predictions count in the loss; None: all
+    sign: int = 1  # -1: the loss is raised, in unlearning
 
     @property
     def count(self) -> int:
@@ -59,8 +61,8 @@ class Batch:
         return sum(self.lengths) if self.kept is None else int(self.kept.sum())
 
     def counted(self, nats: Tensor, part: slice) -> Tensor:
-        """The nats [n] of a part of the predictions, 0 where they do not count."""
-        return nats if self.kept is None else nats.where(self.kept[part], 0)
+        """The nats [n] of a part of the predictions, with the sign; 0 where they do not count."""
+        return self.sign * (nats if self.kept is None else nats.where(self.kept[part], 0))
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device, copied without waiting."""

@@ -5,8 +5,9 @@ from functools import partial
 
 import pandas as pd
 
+from kdlib.config.life import AFRESH, PREDECESSOR, RETRAINED, STUDENT, TRAINED, UNLEARNED
 from kdlib.config.methods import PAPER, label
-from kdlib.config.profile import Profile
+from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
 from kdlib.report.lookups import difference
 from kdlib.stats import row_text
@@ -21,6 +22,13 @@ OBJECTIVES = {
 SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
     "B1": ("stopped early where both are as useful", "distilled students", label("sft")),
     "B2": ("with the goldfish loss, stopped so", label("word_kd"), label("sft")),
+}
+
+WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
+AGAIN = {  # whom relearning is told of, in words
+    "the unlearned teacher": (UNLEARNED, TEACHER),
+    "its student": (UNLEARNED, STUDENT),
+    "a student whose teacher never read them": (RETRAINED, STUDENT),
 }
 
 
@@ -112,6 +120,26 @@ def _steps(measure: str, settings: Profile) -> str:
     return f"{measure}, each step minus the one before: {'; '.join(told)}."
 
 
+def _generations(settings: Profile) -> str:
+    wanted = {"kind": "change", "measure": "old rows"}
+    changes = lookups.lines(settings.name, "life_generations", **wanted)
+    last = changes[changes["generation"] == changes["generation"].max()].set_index("way")
+    told = [f"{way} by {difference(last.loc[way].to_dict())}" for way in WAYS if way in last.index]
+    text = f"after {last['generation'].iloc[0]} updates, what is recited of the first rows has "
+    return f"{text}changed since the first model: {'; '.join(told)}."
+
+
+def _comes_back(settings: Profile) -> str:
+    told = []
+    for name, (done, who) in AGAIN.items():
+        wanted = {"done": done, "who": who, "read": "True"}
+        told.append(f"{name} {row_text(lookups.line(settings.name, 'life_excess', **wanted))}")
+    text = (
+        "while deleted rows are relearned, they are recited at a larger share of times than rows "
+    )
+    return f"{text}that were never read, by: {'; '.join(told)}."
+
+
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "11_inheritance": [("lab", _excess), ("lab", _unread)],
     "12_what_stays": [("lab", _forecast), ("lab", _removal)],
@@ -122,5 +150,6 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("defences", partial(_contrast, "B2")),
         ("defences", _plane),
     ],
+    "16_life_cycle": [("life", _generations), ("life", _comes_back)],
     "17_release": [("release", partial(_steps, one)) for one in ("word for word", "usefulness")],
 }

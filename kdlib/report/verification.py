@@ -19,7 +19,7 @@ import pandas as pd
 from kdlib import runs
 from kdlib.errors import KdlibError
 
-KEYS = {"seed", "k", "at", "times", "repetitions", "epoch", "step", "seeds"}
+KEYS = {"seed", "k", "at", "times", "repetitions", "epoch", "step", "seeds", "generation"}
 JUDGED = {"statement", "rule", "verdict"}  # text that has to be the same
 IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
 TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
@@ -29,6 +29,7 @@ NOT_COMPARED = {"calibration", "exhibits", "tuning", "tuned"}
 NOT_COMPARED |= {"tuned_hypervolumes", "tuning_advice"}
 # a table that each part writes
 OF_PART = {"lab": "claims_inheritance", "cause": "cause", "defences": "plane"}
+OF_PART |= {"life": "life_generations", "release": "release_steps"}
 COLUMNS = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]
 
 

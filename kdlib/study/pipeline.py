@@ -25,6 +25,7 @@ PARTS = {
     "lab": ("11_inheritance", "12_what_stays", "13_membership_and_canaries"),
     "cause": ("14_cause",),
     "defences": ("15_defences",),
+    "life": ("16_life_cycle",),
     "release": ("17_release",),
 }
 NOTEBOOK = re.compile(r"\d\d_[a-z0-9_]+")  # Jupyter's "-Copy1" is none of the series

@@ -6,7 +6,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +34,20 @@ SPLITS = ("member", "held_out")
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
 
 
-def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
+Change = Callable[[Source], Source]  # of a text that is read
+
+
+def make(
+    run: Run,
+    rows: TokenizedRows,
+    targets: Targets | None = None,
+    change: Change | None = None,
+) -> Path:
     """Train a model (or take the base as it is) and measure it, unless done before: its folder.
 
-    `targets` are the teacher's, when several students share them; else they are made here. Where
-    several processes train (`sharing`), all call this; the main one measures and keeps.
+    `targets` are the teacher's, when several students share them; else they are made here. For
+    `change` see `train`. Where several processes train (`sharing`), all call this; the main one
+    measures and keeps.
     """
     defending.require_possible(run)
     _require_shareable(run)
@@ -52,11 +61,11 @@ def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
             return folder
         if not main:
             with TemporaryDirectory() as spare:
-                _trained(run, rows, Path(spare), targets)
+                _trained(run, rows, Path(spare), targets, change)
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         started = time.perf_counter()
-        model = _trained(run, rows, folder, targets)
+        model = _trained(run, rows, folder, targets, change)
         trained = round(time.perf_counter() - started, 2)
         measure(run, rows.without(run.left_out), model)
         seconds = round(time.perf_counter() - started, 2)
@@ -77,12 +86,14 @@ def facts(run: Run) -> dict[str, Any]:
     return found | {"data_hash": data_hash, "settings": settings}
 
 
-def _trained(run: Run, rows: TokenizedRows, folder: Path, targets: Targets | None) -> Any:
+def _trained(
+    run: Run, rows: TokenizedRows, folder: Path, targets: Targets | None, change: Change | None
+) -> Any:
     """The model, with its notes, log and checkpoint in the folder; the base as it is."""
     if run.method == BASE:
         return load(run)
     notes = None if beside(run) else notes_of(run, rows, run.settings)
-    model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets)
+    model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets, change)
     if sharing.is_main():
         if notes:
             notes.write(folder)
@@ -127,11 +138,12 @@ def train(
     log: Path,
     notes: noting.Notes | None = None,
     targets: Targets | None = None,
+    change: Change | None = None,
 ) -> Any:
     """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way.
 
-    A method that starts from SFT is not noted while it is fine-tuned so, and the mean of models
-    at its end alone.
+    What `change` makes of the run's text is read in place of it. A method that starts from SFT is
+    not noted while it is fine-tuned so, and the mean of models at its end alone.
     """
     if run.defence == "averaging":
         model = _averaged(run, rows)
@@ -148,6 +160,7 @@ def train(
             targets = teacher_output.targets(run, rows)
         given = materials(run, rows, how, targets)
         source = methods.text(recipe.text).source(given)
+    source = change(source) if change else source
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
     fitting: dict[str, Any] = {"log": log, "name": run.label}
     if notes:

@@ -86,6 +86,8 @@ def write_all():
         for measure in ("word for word", "usefulness")
         for kind in ("level", "change")
     ]
+    changed = {"generation": 3, "measure": "old rows", "kind": "change"}
+    again = part_sentences.AGAIN.values()
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
     trivial = [
         {"against": "echo"} | SPAN,
@@ -117,6 +119,8 @@ def write_all():
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
         hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
         release_steps=steps,
+        life_generations=[changed | SPAN | {"way": way} for way in ("teacher", "distilled anew")],
+        life_excess=[{"done": done, "who": who, "read": True} | SPAN for done, who in again],
     )
 
 
@@ -185,6 +189,9 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100], less.",
         ),
         ("14_cause", f"forward KL, {LESS}; reverse KL, {LESS}; generalized JSD, {LESS}."),
+        ("16_life_cycle", "After 3 updates, what is recited of the first rows has changed since "),
+        ("16_life_cycle", f"model: teacher by {LESS}; distilled anew by {LESS}."),
+        ("16_life_cycle", "by: the unlearned teacher -0.150 [-0.200, -0.100]; its student -0.150"),
         ("17_release", "Word for word, each step minus the one before: distilled -0.150 [-0.200"),
     ],
 )
@@ -309,6 +316,7 @@ def test_what_was_not_run_names_the_command_that_makes_it():
         "12_what_stays": "make study PROFILE=smoke PARTS=lab",
         "14_cause": "make study PROFILE=smoke PARTS=cause",
         "15_defences": "make study PROFILE=smoke PARTS=defences",
+        "16_life_cycle": "make study PROFILE=smoke PARTS=life",
     }
     for stem in sentences.OF:
         assert findings.said(stem, SMOKE).startswith("This was not run: `make study PROFILE=smoke")
