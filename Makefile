@@ -98,6 +98,9 @@ clean:  ## remove checkpoints, caches and stage markers; never results, figures,
 	@python=$$(for one in $(PYTHON) python3.11 python3; do \
 	    "$$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo "$$one" && break; \
 	done) || { echo 'make: Python 3.11 or newer is needed; name it with PYTHON=/path/to/python' >&2; exit 2; }; \
+	if pgrep -f "$(CURDIR)/[.]venv/bin/" > /dev/null 2>&1; then \
+	    echo 'make: .venv has to be made anew, and something runs from it; end that first' >&2; exit 2; \
+	fi; \
 	echo "making .venv with $$python: the pinned packages, some minutes the first time"; \
 	rm -rf .venv; "$$python" -m venv .venv
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,defences]'

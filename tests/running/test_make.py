@@ -134,3 +134,16 @@ def test_make_clean_leaves_what_runs(project, name):
     assert not made.exists()
     assert (project / "data" / "runs" / "smoke.lock").exists() == (name == "smoke.lock")
     lock.unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(not shutil.which("pgrep"), reason="no pgrep here")
+def test_an_environment_from_which_something_runs_is_not_made_anew(project):
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / "constraints.txt").touch()
+    sleep = shutil.copy(shutil.which("sleep"), project / ".venv" / "bin" / "sleep")
+    with subprocess.Popen([sleep, "60"]) as running:
+        run = subprocess.run(["make", "lint"], cwd=project, capture_output=True, text=True)
+        running.kill()
+    assert run.returncode == 2 and "something runs from it; end that first" in run.stderr
+    assert Path(sleep).is_file()
+    shutil.rmtree(project / ".venv")
