@@ -139,7 +139,8 @@ def test_make_clean_leaves_what_runs(project, name):
 @pytest.mark.skipif(not shutil.which("pgrep"), reason="no pgrep here")
 def test_an_environment_from_which_something_runs_is_not_made_anew(project):
     (project / ".venv" / "bin").mkdir(parents=True)
-    (project / "constraints.txt").touch()
+    for file in ("constraints.txt", "pyproject.toml"):
+        (project / file).touch()
     sleep = shutil.copy(shutil.which("sleep"), project / ".venv" / "bin" / "sleep")
     with subprocess.Popen([sleep, "60"]) as running:
         run = subprocess.run(["make", "lint"], cwd=project, capture_output=True, text=True)
