@@ -45,6 +45,7 @@ class Reading:
         Of a whole step at once, since decoding more rows takes hardly longer.
         """
         how |= {"end_id": self.pad_id, "max_new": self.max_new, "greedy": False}
+        how["precision"] = self.settings.precision
         written = iter(generation.rewrite(model, list(itertools.chain(*micro)), **how))
         return [list(itertools.islice(written, len(rows))) for rows in micro]
 

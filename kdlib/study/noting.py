@@ -87,6 +87,7 @@ class Notes:
         given = self.rows.frame["response"].to_dict(), self.rows.tokenizer
         how: dict[str, Any] = {"max_new": self.max_new, "batch": self.measure.batch}
         how |= {"seeds": (), "sampled": 0, "encoder": self.measure.encoder}
+        how["precision"] = self.how.precision
         return usefulness.answers(model, asked, *given, **how)
 
     def write(self, folder: Path) -> None:
