@@ -185,12 +185,14 @@ def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
     add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
     add("--held-out", help="like rows that it was not trained on")
     add("--reference", help="the model before that training")
-    add("--out", required=True, help="folder for what is found")
+    add("--out", required=True, help="new folder for what is found; its rows/ hold the rows' text")
     add("--batch", type=_positive, default=64, help="rows per forward pass")
     add("--max-length", type=_positive, help="tokens; default: what the model reads")
-    known = "short, alpaca, or a file: text with {instruction} and {context}, or a .toml block"
+    known = "the prompt's in training: short (default), alpaca, compact, chat, or a file: text "
+    known += "with {instruction} and {context}, or a .toml block"
     add("--template", type=_template, default="short", help=known)
-    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
+    ours = f"such as response=answer; ours: {', '.join((*FIELDS, SECRETS))}"
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help=ours)
     add("--precision", choices=("fp32", "bf16"), default="fp32")
     many = "rows of each file to answer, too, for edit distances: a forward pass per token"
     add("--decode", type=_positive, default=0, metavar="N", help=many)
