@@ -133,7 +133,7 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
     the held-out file alone.
     """
     counted: Rows = {}
-    held_out, shared, quoted = np.array([], np.uint64), 0, ""
+    held_out, shared, first = np.array([], np.uint64), 0, None
     named = not scoring.detects(settings)
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
@@ -151,7 +151,8 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             counts.update(rows=len(block), empty=len(block) - len(texts))
             hashes.append(pd.util.hash_array(texts.map(sources.normalised).to_numpy(object)))
             if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
-                shared, quoted = shared + both.sum(), quoted or texts[both].iloc[0][:60]
+                shared += both.sum()
+                first = texts.index[both][0] if first is None else first
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
         if column and not said[True]:
             few = f"none of its {said[False]} strings stands in its row"
@@ -161,9 +162,9 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             empty = "every row has an empty instruction or response"
             raise KdlibError(f"{path}: {empty}; name the right columns with --columns")
     if shared:
-        what = f"{shared} member rows have a response that a held-out row has too: '{quoted}', ..."
-        remedy = "remove them from the held-out file"
-        raise KdlibError(f"{what}; they tell nothing of guessing: {remedy}")
+        what = f"{shared} member rows have a response that a held-out row has too, the first is row"
+        what += f" {first} of {settings.data}; they tell nothing of guessing"
+        raise KdlibError(f"{what}: remove them from {settings.files['held_out']}")
     return counted
 
 
