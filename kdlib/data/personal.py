@@ -17,16 +17,20 @@ from kdlib.data import scrubbing
 # Kind and pattern, tried in this order; of a bank account the digits alone are kept.
 PATTERNS = [
     ("My Number", r"(?<![\d-])\d{4}(?P<gap>[ -]?)\d{4}(?P=gap)\d{4}(?![ -]?\d)"),
-    ("bank account", r"(?:普通|当座|口座)[^\d\n]{0,8}(?P<digits>\d{7})(?!\d)"),
+    ("bank account", r"(?:普通|当座|貯蓄|口座|[普当]\))[^\d\n]{0,8}(?P<digits>\d{7})(?!\d)"),
     ("telephone", r"(?<![\d-])0\d{1,4}-\d{1,4}-\d{3,4}(?![\d-])"),
     ("telephone", r"(?<!\d)0[1-9]\d{8,9}(?!\d)|(?<![\d-])\(?0\d{2,4}\)? \d{5,8}(?!\d)"),
+    ("telephone", r"(?<![\d-])0\d{1,4}\(\d{1,4}\)\d{4}(?!\d)"),
+    ("telephone", r"\+81[ -]?(?:\(0\))?[ -]?\d{1,4}[ -]\d{1,4}[ -]\d{4}(?![\d-])"),
     ("telephone", r"\+\d{1,3} ?\(0\) ?\d{2,5}(?: ?\d{2,9}){1,3}(?!\d)"),
     ("postal code", r"〒 ?\d{7}(?!\d)"),
     ("card", r"(?<![\d-])3[47]\d{2}[ -]\d{6}[ -]\d{5}(?![\d-])"),
     *scrubbing.PATTERNS.items(),
 ]
 _ANY = re.compile("|".join(f"(?P<k{i}>{pattern})" for i, (_, pattern) in enumerate(PATTERNS)))
-_HYPHEN = re.compile(r"(?<=\d)[\u30fc\u2212\u2010\u2013\u2014\uff0d](?=\d)")  # others than "-"
+# Others than "-" between digits: dashes, a minus, the long mark of kana, a line of a box.
+_HYPHEN = re.compile(r"(?<=\d)[\u2010-\u2015\u2212\u2500\u30fc\uff0d\uff70](?=\d)")
+_WIDE = str.maketrans("０１２３４５６７８９（）＋\u3000", "0123456789()+ ")
 FEWEST = 4  # digits of a string of which there are made-up ones
 _TRIES = 100
 
@@ -63,8 +67,8 @@ CHECKS: dict[str, Callable[[str], bool]] = {"My Number": my_number, "card": luhn
 
 def found(text: str) -> list[tuple[str, str]]:
     """What is found in a text, in its order: kind and words, as they stand there."""
-    plain, kept = _HYPHEN.sub("-", text), []
-    for one in _ANY.finditer(plain):
+    kept = []
+    for one in _ANY.finditer(_plain(text)):
         inner = "digits" if one["digits"] else 0
         kind = _kind(PATTERNS[int(str(_outer(one))[1:])][0], one[inner])
         if kind:
@@ -72,6 +76,16 @@ def found(text: str) -> list[tuple[str, str]]:
             space = len(words) - len(words.lstrip())
             kept.append((kind, words[space:]))
     return kept
+
+
+def _plain(text: str) -> str:
+    """The text, as long as before, with the marks of numbers in ASCII."""
+    return _HYPHEN.sub("-", text.translate(_WIDE))
+
+
+def _bare(words: str) -> str:
+    """A number without what stands between its groups."""
+    return re.sub(r"[ -]", "", _plain(words))
 
 
 def _outer(one: re.Match[str]) -> str:
@@ -85,7 +99,7 @@ def _kind(kind: str, words: str) -> str:
     if kind not in ("My Number", "account", "card"):
         return kind
     for name, right in CHECKS.items():
-        if right(re.sub(r"[ -]", "", words)):
+        if right(_bare(words)):
             return name
     grouped = bool(re.fullmatch(r"[\d -]*[ -][\d -]*", words))  # an account's without a check digit
     return "account" if grouped else ""
@@ -105,7 +119,7 @@ def made_up(words: str, dice: Generator) -> str:
     places = _digits(words)
     if len(places) < FEWEST:
         return ""
-    plain = [name for name, right in CHECKS.items() if right(re.sub(r"[ -]", "", words))]
+    plain = [name for name, right in CHECKS.items() if right(_bare(words))]
     for _ in range(_TRIES):
         made = list(words)
         for i in places[len(places) // 2 :]:
@@ -125,7 +139,7 @@ def _checked(made: list[str], places: list[int], kinds: list[str]) -> list[str]:
     for number in numbers:
         for place, digit in zip(ends, f"{number:0{len(ends)}}", strict=True):
             made[place] = _as_written(made[place], int(digit))
-        if CHECKS[kinds[0]](re.sub(r"[ -]", "", "".join(made))):
+        if CHECKS[kinds[0]](_bare("".join(made))):
             right.append("".join(made))
     return right
 

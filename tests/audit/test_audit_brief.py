@@ -95,6 +95,7 @@ def test_the_japanese_page_is_japanese(written):
     known = {"record", "json", "kdlib", "SHA", "float", "CPU", "USD", "GB", "ms", "secrets", "sign"}
     known |= {"decode", "IP"}
     assert set(re.findall("[A-Za-z]{2,}", text)) <= known
+    assert not re.search("[ぁ-んァ-ヶ一-龥], ", text)
 
 
 def words(language):
