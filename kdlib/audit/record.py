@@ -25,7 +25,7 @@ from kdlib.audit import gate
 from kdlib.audit.policy import Read
 from kdlib.audit.summary import SAMPLE
 from kdlib.config.sections import AuditSettings
-from kdlib.data import personal
+from kdlib.data import scrubbing
 from kdlib.errors import KdlibError
 from kdlib.model import packaged
 
@@ -129,7 +129,7 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
     if settings.reference is None:
         said.append("attacks that know the model before its training: none was given")
     if about["detected"]:
-        kinds = ", ".join(dict.fromkeys(kind for kind, _ in personal.PATTERNS))
+        kinds = ", ".join(scrubbing.KINDS)
         said.append(f"named strings: there is no column secrets; looked for by form: {kinds}")
     if not about["secrets"]:
         said.append("strings in their place: none was found in the training rows")

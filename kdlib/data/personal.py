@@ -1,7 +1,7 @@
 """Strings of a text that are somebody's, by form and check digit, and made-up ones of their kind.
 
 Names have no form, and are not found. The patterns are `scrubbing`'s, which would rather take too
-much, with what Japanese records hold; here a number whose kind has a check digit has to pass it.
+much; here a number whose kind has a check digit has to pass it.
 presidio-analyzer's recognizers find the same kinds but the Japanese ones. They can be called
 without a language model, but not be imported without spaCy (250 MB), and the one for e-mail asks
 the network for a list of domains. So they only stand beside these, in a test.
@@ -14,23 +14,6 @@ from numpy.random import Generator
 
 from kdlib.data import scrubbing
 
-# Kind and pattern, tried in this order; of a bank account the digits alone are kept.
-PATTERNS = [
-    ("My Number", r"(?<![\d-])\d{4}(?P<gap>[ -]?)\d{4}(?P=gap)\d{4}(?![ -]?\d)"),
-    ("bank account", r"(?:普通|当座|貯蓄|口座|[普当]\))[^\d\n]{0,8}(?P<digits>\d{7})(?!\d)"),
-    ("telephone", r"(?<![\d-])0\d{1,4}-\d{1,4}-\d{3,4}(?![\d-])"),
-    ("telephone", r"(?<!\d)0[1-9]\d{8,9}(?!\d)|(?<![\d-])\(?0\d{2,4}\)? \d{5,8}(?!\d)"),
-    ("telephone", r"(?<![\d-])0\d{1,4}\(\d{1,4}\)\d{4}(?!\d)"),
-    ("telephone", r"\+81[ -]?(?:\(0\))?[ -]?\d{1,4}[ -]\d{1,4}[ -]\d{4}(?![\d-])"),
-    ("telephone", r"\+\d{1,3} ?\(0\) ?\d{2,5}(?: ?\d{2,9}){1,3}(?!\d)"),
-    ("postal code", r"〒 ?\d{7}(?!\d)"),
-    ("card", r"(?<![\d-])3[47]\d{2}[ -]\d{6}[ -]\d{5}(?![\d-])"),
-    *scrubbing.PATTERNS.items(),
-]
-_ANY = re.compile("|".join(f"(?P<k{i}>{pattern})" for i, (_, pattern) in enumerate(PATTERNS)))
-# Others than "-" between digits: dashes, a minus, the long mark of kana, a line of a box.
-_HYPHEN = re.compile(r"(?<=\d)[\u2010-\u2015\u2212\u2500\u30fc\uff0d\uff70](?=\d)")
-_WIDE = str.maketrans("０１２３４５６７８９（）＋\u3000", "0123456789()+ ")
 FEWEST = 4  # digits of a string of which there are made-up ones
 _TRIES = 100
 
@@ -67,33 +50,18 @@ CHECKS: dict[str, Callable[[str], bool]] = {"My Number": my_number, "card": luhn
 
 def found(text: str) -> list[tuple[str, str]]:
     """What is found in a text, in its order: kind and words, as they stand there."""
-    kept = []
-    for one in _ANY.finditer(_plain(text)):
-        inner = "digits" if one["digits"] else 0
-        kind = _kind(PATTERNS[int(str(_outer(one))[1:])][0], one[inner])
-        if kind:
-            words = text[slice(*one.span(inner))]
-            space = len(words) - len(words.lstrip())
-            kept.append((kind, words[space:]))
-    return kept
-
-
-def _plain(text: str) -> str:
-    """The text, as long as before, with the marks of numbers in ASCII."""
-    return _HYPHEN.sub("-", text.translate(_WIDE))
+    kinds = ((_kind(kind, text[place]), text[place]) for kind, place in scrubbing.places(text))
+    return [(kind, words) for kind, words in kinds if kind]
 
 
 def _bare(words: str) -> str:
     """A number without what stands between its groups."""
-    return re.sub(r"[ -]", "", _plain(words))
-
-
-def _outer(one: re.Match[str]) -> str:
-    return next(name for name, words in one.groupdict().items() if words and name[0] == "k")
+    return re.sub(r"[ -]", "", scrubbing.plain(words))
 
 
 def _kind(kind: str, words: str) -> str:
     """What a find is by its check digit; "": nothing."""
+    words = scrubbing.plain(words)
     if kind == "telephone" and words[0] == "0":
         return kind if len(_digits(words)) in (10, 11) else ""
     if kind not in ("My Number", "account", "card"):
