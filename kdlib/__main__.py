@@ -203,22 +203,26 @@ def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
     add("--prices", type=Path, help="places and their prices for the brief, a .toml file")
 
 
+def _add_arguments_of_record(child: argparse.ArgumentParser, command: Any) -> None:
+    add = child.add_argument
+    add("record", type=Path, help="record.json of an audit")
+    if command is verify_record:
+        add("--key", type=Path, help="public key (Ed25519, PEM) that must have signed it")
+        moved = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
+        add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=moved)
+        return
+    spdx = "the model's licence: identifier of the SPDX list, or another's name"
+    add("--license", required=True, help=spdx)
+    add("--license-link", help="address of the text of a licence that is not in that list")
+
+
 def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     add, cores = child.add_argument, len(os.sched_getaffinity(0))
     if command is audit:
         _add_arguments_of_audit(child)
         return
-    if command is verify_record:
-        add("record", type=Path, help="record.json of an audit")
-        add("--key", type=Path, help="public key (Ed25519, PEM) that must have signed it")
-        moved = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
-        add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=moved)
-        return
-    if command is card:
-        add("record", type=Path, help="record.json of an audit")
-        spdx = "the model's licence: identifier of the SPDX list, or another's name"
-        add("--license", required=True, help=spdx)
-        add("--license-link", help="address of the text of a licence that is not in that list")
+    if command in (verify_record, card):
+        _add_arguments_of_record(child, command)
         return
     if command is findings:
         return

@@ -89,7 +89,10 @@ def test_every_rule_passes_just_the_parameters_that_its_notebook_has(project):
             names[call[1]] = {b for a, b in zip(call, call[1:], strict=False) if a in ("-p", "-r")}
     assert len(names) == len(list((project / "notebooks").glob("*.ipynb")))
     for notebook, passed in names.items():
-        known = set(inspect_notebook(str(project / notebook))) - {"ablated_size"}  # the reader's
+        known = set(inspect_notebook(str(project / notebook))) - {
+            "ablated_size",
+            "request",
+        }  # the reader's
         assert passed == known, notebook
 
 
