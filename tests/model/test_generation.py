@@ -112,11 +112,11 @@ def test_temperature_divides_the_logits(trained, examples, tokenizer):
         return generation.continue_prompts(trained, [prompt] * n, **settings_now)
 
     assert drawn(temperature=1.0) == drawn()
-    for temperature in (0.5, 3.0):
+    for temperature in (0.01, 0.5, 3.0):  # at the first nearly greedy, but for a tie
         wanted = float((logits / temperature).softmax(-1)[best])
         assert abs(share_of(drawn(temperature=temperature), best) - wanted) < 0.04, temperature
     shares = [share_of(drawn(temperature=t), best) for t in (0.01, 1.0, 3.0)]
-    assert shares[0] == 1 and shares[0] > shares[1] + 0.02 > shares[2] + 0.04
+    assert shares[0] > shares[1] + 0.02 > shares[2] + 0.04
 
 
 def test_a_low_temperature_is_greedy(trained, examples, tokenizer):
