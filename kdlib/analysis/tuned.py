@@ -12,15 +12,15 @@ stands in the column method; SFT as the profile has it is "sft". Taught in noteb
 
 The rule of stopping, written before any trial: a run is hopeless after a whole epoch where (1) it
 has been less useful than at its best for PATIENCE epochs in a row, or is less useful than the model
-before fine-tuning, and (2) each of its points is not useful enough, or beaten by a point of another
-run. What comes after that memorizes more as a rule, and is no more useful.
+before any fine-tuning, and (2) each of its points is not useful enough, or beaten by a point of
+another run. What comes after that memorizes more as a rule, and is no more useful.
 """
 
 from collections.abc import Mapping
 
 import pandas as pd
 
-from kdlib.analysis import plane
+from kdlib.analysis import hypervolume, plane
 from kdlib.analysis.equal_usefulness import (
     KEYS,
     answers,
@@ -31,7 +31,17 @@ from kdlib.analysis.equal_usefulness import (
     members,
 )
 from kdlib.analysis.plane import POINT
-from kdlib.stats import ALPHA, MIN_GROUPS, NOTHING, Line, difference, each, line, row_text
+from kdlib.stats import (
+    ALPHA,
+    MIN_GROUPS,
+    MIN_SEEDS,
+    NOTHING,
+    Line,
+    difference,
+    each,
+    line,
+    row_text,
+)
 
 MARGIN = 0.01  # of usefulness, below SFT's
 PATIENCE = 2  # epochs in a row
@@ -57,9 +67,12 @@ def take(curve: pd.DataFrame, level: float) -> Line:
     return dict(enough.sort_values(["verbatim", "useful"], ascending=[True, False]).iloc[0])
 
 
-def hopeless(curve: pd.DataFrame, known: pd.DataFrame, level: float) -> bool:
-    """Whether the run of this curve is stopped; `known` are other runs' points, see above."""
-    before, after = curve["useful"].iloc[0], curve[curve["epoch"] > 0]
+def hopeless(curve: pd.DataFrame, known: pd.DataFrame, level: float, before: float) -> bool:
+    """Whether the run of this curve is stopped, see above.
+
+    `known` are other runs' points, `before` is how useful the model is before fine-tuning.
+    """
+    after = curve[curve["epoch"] > 0]
     if after.empty:
         return False
     lately = after["useful"].tail(PATIENCE)
@@ -105,8 +118,8 @@ def judged(chose: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
     """Means of `gaps`, of the rows that chose and of fresh ones, and what changed: a line each.
 
     Columns: POINT, metric, on (of ON), and what `stats.paired_difference` gives; of "change" value,
-    lo, hi and p alone (`stats.difference`, over groups: the seed that chose is one; nan where no
-    row differs).
+    lo, hi and p alone (`stats.difference`, over groups alone: the seed that chose is one, so that
+    nothing is said of another search; nan where no row differs).
     """
     by = [*POINT, "metric"]
     tables = [
@@ -126,7 +139,7 @@ def judged(chose: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
 def hypervolumes(
     notes: pd.DataFrame, useful: pd.DataFrame, tuned: pd.DataFrame, default: pd.DataFrame
 ) -> pd.DataFrame:
-    """`plane.hypervolumes` of the points of two fronts: tuned ("one"), default ("other")."""
+    """`hypervolume.compared` of the points of two fronts: tuned ("one"), default ("other")."""
     sides = [tuned[POINT], default[POINT]]
     frames: dict[str, list[pd.DataFrame]] = {
         "notes": [],
@@ -139,32 +152,39 @@ def hypervolumes(
             frames[kind].append(own.assign(method=f"{number} " + own["method"]))
         names.append(set(f"{number} " + points["method"]))
     noted, asked = (pd.concat(frames[kind], ignore_index=True) for kind in ("notes", "useful"))
-    return plane.hypervolumes(noted, asked, *names)
+    return hypervolume.compared(noted, asked, *names)
 
 
-def worth(lines: Mapping[str, Line]) -> bool:
+def worth(lines: Mapping[str, Line], margin: float, seeds: int) -> bool:
     """Whether a setting is better than the default, by its lines on fresh seeds, by metric.
 
-    It memorizes less (interval below 0, MIN_GROUPS different responses or more), and is at most
-    MARGIN less useful than SFT.
+    There are MIN_SEEDS fresh seeds or more, it memorizes less (interval below 0, MIN_GROUPS
+    different responses or more), is at most MARGIN less useful than SFT, and surely (interval) not
+    by `margin` (that of A1, `equal_usefulness.margins`), which few answers can exclude.
     """
-    less = lines["memorized"]
+    less, useful = lines["memorized"], lines["useful"]
     sure = less["value"] < 0 and less["p"] < ALPHA and less["discordant"] >= MIN_GROUPS
-    return bool(sure and lines["useful"]["value"] >= -MARGIN)
+    as_useful = useful["value"] >= -MARGIN and useful["lo"] >= -margin
+    return bool(seeds >= MIN_SEEDS and sure and as_useful)
 
 
 def advice(student: str, moved: tuple[str, float] | None, take: Line, fresh: Line) -> str:
     """One line for a student: the knob that moves most, and what to take for a default.
 
-    `moved`: a knob and its share (None: nothing moved), `take`: chosen and usual, in words, and
-    worth (whether to take the first), `fresh`: its lines on fresh seeds, by metric.
+    `moved`: a knob and its share (None: nothing moved), `take`: chosen and usual, in words, worth
+    (whether to take the first), and seeds (how many are fresh), `fresh`: its lines on these, by
+    metric; none where a training failed there.
     """
     most = f"{moved[0]} moves it most ({moved[1]:.0%} of the variance)" if moved else ""
     said = f"{student}: {most or 'no knob moved what is memorized'}; "
-    found = (
-        f"on fresh seeds, less the default: memorized {row_text(fresh['memorized'], form='+.3f')}"
-    )
+    if not fresh:
+        failed = "its loss was no number any more on a fresh seed"
+        return f"{said}keep {take['usual']} (chosen was {take['chosen']}; {failed})"
+    found = f"on {take['seeds']} fresh seeds, less the default: memorized "
+    found += row_text(fresh["memorized"], form="+.3f")
     found += f"; less SFT: useful {row_text(fresh['useful'], form='+.3f')}"
+    if take["seeds"] < MIN_SEEDS:
+        found += f"; fewer than {MIN_SEEDS} advise nothing"
     if take["worth"]:
         return f"{said}take {take['chosen']} ({found})"
     return f"{said}keep {take['usual']} (chosen was {take['chosen']}; {found})"

@@ -1,14 +1,17 @@
 """What a search has chosen, trained on fresh seeds, and what follows from that."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
-from kdlib.analysis import tuned
+from kdlib.analysis import plane, tuned
+from kdlib.analysis.equal_usefulness import margins
 from kdlib.analysis.plane import POINT
 from kdlib.analysis.rates import Frames
 from kdlib.config.profile import Profile
 from kdlib.stats import Line
+from kdlib.study.noting import Notes
 from kdlib.study.run import load_rows
 from kdlib.study.tuning import Student
 from kdlib.tune import store
@@ -23,29 +26,39 @@ def judge(
     """The tables tuning, tuned, tuned_hypervolumes and tuning_advice.
 
     On fresh seeds are trained the runs of the front, of what is taken of each student, and each as
-    it is usually.
+    it is usually. What has no finite loss there, before the epoch that was chosen, is not judged.
     """
     taken, front = chosen(chose), tuned.front(chose.points, chose.level)
     usual = ["sft", *(student.name for student in students)]
     names = list(dict.fromkeys([*usual, *taken["method"]]))
     rows = {seed: load_rows(profile, seed) for seed in seeds}
-    fresh = {name: [train(*chose.made[name], seed, rows[seed]) for seed in seeds] for name in names}
+    fresh = dict[str, list[Path]]()
+    for name in names:
+        rule = None if name in usual else _never
+        fresh[name] = [train(*chose.made[name], seed, rows[seed], rule) for seed in seeds]
     default = tuned.front(chose.points[chose.points["method"].isin(usual)], chose.level)
-    gaps, areas = [], []
-    sides = {name: chose.folders[name] for name in names}, fresh
-    for on, folders in zip(tuned.ON, sides, strict=False):
-        frames = read(folders)
-        gaps.append(tuned.gaps(*frames, taken))
-        areas.append(tuned.hypervolumes(*frames, front, default).assign(on=on))
-    facts = taken[[*POINT, "student", "setting", "taken", "front"]]
-    lines = tuned.judged(*gaps).merge(facts, on=POINT)
-    advice = [advised(student, chose, lines) for student in students]
+    sides = [read(folders) for folders in ({name: chose.folders[name] for name in names}, fresh)]
+    there = plane.rows_of(taken, plane.in_every_seed(sides[1][0]))
+    lines = tuned.judged(*(tuned.gaps(*frames, there) for frames in sides))
+    areas = [
+        tuned.hypervolumes(*frames, front, default).assign(on=on)
+        for on, frames in zip(tuned.ON, sides, strict=False)
+    ]
+    lines = lines.merge(taken[[*POINT, "student", "setting", "taken", "front"]], on=POINT)
+    margin = margins(sides[1][1])[profile.probe_size]
+    judged = {"lines": lines, "margin": margin, "seeds": len(seeds)}
+    advice = [advised(student, chose, taken, **judged) for student in students]
     return {
         "tuning": trials(chose),
         "tuned": lines,
         "tuned_hypervolumes": pd.concat(areas, ignore_index=True),
         "tuning_advice": pd.DataFrame(advice),
     }
+
+
+def _never(_: Notes) -> bool:
+    """A rule that stops no run; with one, a run ends where its loss is no number any more."""
+    return False
 
 
 def chosen(chose: Chosen) -> pd.DataFrame:
@@ -103,20 +116,30 @@ def moved(student: Student, chose: Chosen) -> tuple[str, float] | None:
     return name, float(share)
 
 
-def advised(student: Student, chose: Chosen, lines: pd.DataFrame) -> Line:
+def advised(
+    student: Student,
+    chose: Chosen,
+    taken: pd.DataFrame,
+    lines: pd.DataFrame,
+    margin: float,
+    seeds: int,
+) -> Line:
     """A line of advice: student, trials, stopped, knob, share, setting, epoch, worth, advice.
 
-    setting and epoch are what is to be taken: what was chosen where that is `tuned.worth` it.
+    `taken` as from `chosen`, `lines` its points judged on so many fresh seeds. setting and epoch
+    are what is to be taken: what was chosen where that is `tuned.worth` it, with this margin.
     """
     known = trials(chose).query("student == @student.name").set_index("method")
     own = lines[(lines["student"] == student.name) & lines["taken"] & (lines["on"] == "judged")]
     fresh = {line["metric"]: line for line in own.to_dict("records")}
-    best, usual, most = own.iloc[0], known.loc[student.name], moved(student, chose)
-    worth = tuned.worth(fresh)
+    (best,) = taken[(taken["student"] == student.name) & taken["taken"]].to_dict("records")
+    usual, most = known.loc[student.name], moved(student, chose)
+    worth = bool(fresh) and tuned.worth(fresh, margin, seeds)
     take = best if worth else usual
     facts = {"student": student.name, "trials": len(known), "stopped": known["stopped"].count()}
     facts |= {"knob": most[0] if most else "", "share": most[1] if most else float("nan")}
     facts |= {"setting": take["setting"], "epoch": take["epoch"], "worth": worth}
-    told = {"worth": worth, "chosen": f"{best['setting']}, stopped after epoch {best['epoch']:g}"}
+    told: Line = {"worth": worth, "seeds": seeds}
+    told["chosen"] = f"{best['setting']}, stopped after epoch {best['epoch']:g}"
     told["usual"] = f"{usual['setting']}, stopped after epoch {usual['epoch']:g}"
     return facts | {"advice": tuned.advice(student.label, most, told, fresh)}

@@ -41,6 +41,8 @@ class Chosen:
         self.level = float("-inf")  # from which a point is useful enough; until SFT is known, all
         (sft,) = tuning.read(profile, "sft", "")
         self.level = self.run(sft.name, sft, sft.usual)["useful"].max() - tuned.MARGIN
+        points = plane.points(*read({sft.name: self.folders[sft.name]}))
+        self.before = points.query("epoch == 0")["useful"].item()  # of the model before fine-tuning
 
     def run(self, name: str, student: Student, values: dict[str, float]) -> pd.DataFrame:
         """Train, unless done before: its points. A student as it is usually is never stopped."""
@@ -61,7 +63,7 @@ class Chosen:
     def _hopeless(self, notes: noting.Notes) -> bool:
         noted = notes.tuples.assign(hit=exact(notes.tuples))
         curve = tuned.curve(noted, tuned.usefulness(noted, notes.answers))
-        return tuned.hopeless(curve, self.points, self.level)
+        return tuned.hopeless(curve, self.points, self.level, self.before)
 
 
 def train(
@@ -98,8 +100,9 @@ def search(study: Any, student: Student, trials: int, chose: Chosen) -> None:
     ended = (states.COMPLETE, states.PRUNED)
     study.enqueue_trial(student.usual, skip_if_exists=True)
     for broken in study.get_trials(states=(states.RUNNING,)):
-        if broken.params.keys() == space.keys():
-            study.enqueue_trial(broken.params)
+        asked = broken.system_attrs.get("fixed_params", {}) | broken.params
+        if asked.keys() == space.keys():
+            study.enqueue_trial(asked)
         study.tell(broken.number, state=states.FAIL)
     for number, known in enumerate(study.get_trials(states=ended)):
         _run(number, known.params, student, chose)
@@ -111,16 +114,24 @@ def search(study: Any, student: Student, trials: int, chose: Chosen) -> None:
 
 
 def _run(number: int, params: Mapping[str, float], student: Student, chose: Chosen) -> str:
-    """The name of a trial, whose run is there then."""
+    """The name of a trial's run, which is there then: that of the first with the same values."""
     values = student.rounded(params)
-    name = student.name if values == student.usual else f"{student.name}, trial {number}"
+    known = [one for one, of in chose.made.items() if (of[0].name, of[1]) == (student.name, values)]
+    new = student.name if values == student.usual else f"{student.name}, trial {number}"
+    name = known[0] if known else new
     chose.run(name, student, values)
     return name
 
 
 def _tell(study: Any, trial: Any, name: str, chose: Chosen) -> None:
-    line = tuned.take(chose.points[chose.points["method"] == name], chose.level)
+    points = chose.points[chose.points["method"] == name]
     step, states = chose.stopped(name), store.library().trial.TrialState
+    if points.empty:
+        print(f"{name}: no finite loss in its first epoch", flush=True)
+        trial.set_constraint("useful enough", 1.0)
+        study.tell(trial, state=states.PRUNED)
+        return
+    line = tuned.take(points, chose.level)
     told = f"memorized {line['verbatim']:.3f}, useful {line['useful']:.3f}"
     told += f" after epoch {line['epoch']:g}{', stopped as hopeless' if step else ''}"
     print(f"{name} ({line['setting']}): {told}", flush=True)

@@ -15,7 +15,7 @@ from kdlib.study.inputs import base_identity, ground
 from kdlib.study.tuning import Student
 
 OF = "of"  # what a search is of, in its attributes
-# folders whose code makes what a trial is told
+# folders whose code and tables make what a trial is told
 CODE = ("config", "data", "model", "distill", "measure", "study", "analysis", "tune")
 
 
@@ -43,7 +43,8 @@ def facts(profile: Profile, seed: int) -> dict[str, str]:
     of_size = profile.models[size].model_dump(include={"lr", "epochs"})
     parts = {"teacher", "student", "methods", "defences", "decoding", "measure"}
     package = Path(__file__).parents[1]
-    code = [file.read_text("utf-8") for one in CODE for file in sorted(package.glob(f"{one}/*.py"))]
+    files = sorted(file for one in CODE for file in package.glob(f"{one}/*.[pt]*"))
+    code = [file.read_text("utf-8") for file in files if file.suffix in (".py", ".toml")]
     found = {
         "another profile": profile.name,
         "other rows": [*drawn, profile.template.model_dump()],

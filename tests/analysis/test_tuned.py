@@ -76,13 +76,13 @@ LEVEL = 0.29
     ],
 )
 def test_the_rule_of_stopping(verbatim, useful, stopped):
-    assert tuned.hopeless(curve(verbatim, useful), KNOWN, LEVEL) == stopped
+    assert tuned.hopeless(curve(verbatim, useful), KNOWN, LEVEL, useful[0]) == stopped
 
 
 def test_a_run_is_never_stopped_for_what_is_not_useful_enough():
     past = curve([0, 0.2, 0.3, 0.4], [0.1, 0.295, 0.2, 0.2])
     poor = curve([0, 0.0, 0.0], [0.1, 0.2, 0.2])
-    assert not tuned.hopeless(past, poor, LEVEL)
+    assert not tuned.hopeless(past, poor, LEVEL, 0.1)
 
 
 # --- on fresh seeds
@@ -129,10 +129,13 @@ def test_what_is_better_stays_so_and_usefulness_is_held_against_sft():
     assert lines.loc[("useful", "judged"), "value"] == pytest.approx(-0.5, abs=0.05)
     assert lines.loc[("memorized", "change"), "lo"] < 0 < lines.loc[("memorized", "change"), "hi"]
     fresh_lines = {one: lines.loc[(one, "judged")].to_dict() for one in ("memorized", "useful")}
-    assert not tuned.worth(fresh_lines)  # less useful by more than the margin
-    fresh_lines["useful"]["value"] = -tuned.MARGIN
-    assert tuned.worth(fresh_lines)
-    assert not tuned.worth(fresh_lines | {"memorized": fresh_lines["memorized"] | {"p": 0.2}})
+    assert not tuned.worth(fresh_lines, 0.1, 3)  # less useful by more than the margin
+    fresh_lines["useful"] |= {"value": -tuned.MARGIN, "lo": -0.05}
+    assert tuned.worth(fresh_lines, 0.1, 3)
+    assert not tuned.worth(fresh_lines, 0.1, 2)  # too few training runs
+    assert not tuned.worth(fresh_lines, 0.04, 3)  # may be less useful by more than that
+    unsure = fresh_lines | {"memorized": fresh_lines["memorized"] | {"p": 0.2}}
+    assert not tuned.worth(unsure, 0.1, 3)
 
 
 def test_fronts_are_compared_at_the_points_that_were_chosen():
@@ -153,8 +156,14 @@ def test_advice_names_the_knob_and_what_to_take():
     line = {"value": -0.1, "lo": -0.2, "hi": -0.05}
     fresh = {"memorized": line, "useful": line | {"value": 0.0}}
     words = {"chosen": "k = 3, stopped after epoch 2", "usual": "k = 4, stopped after epoch 5"}
+    words |= {"seeds": 3}
     take = tuned.advice("SFT + goldfish loss", ("k", 0.52), words | {"worth": True}, fresh)
     assert take.startswith("SFT + goldfish loss: k moves it most (52% of the variance); take k = 3")
     assert "memorized -0.100 [-0.200, -0.050]" in take and "k = 4" not in take
     keep = tuned.advice("SFT", None, words | {"worth": False}, fresh)
     assert "no knob moved what is memorized; keep k = 4, stopped after epoch 5 (chosen was" in keep
+    assert "on 3 fresh seeds" in keep and "advise nothing" not in keep
+    few = tuned.advice("SFT", None, words | {"worth": False, "seeds": 1}, fresh)
+    assert few.endswith("fewer than 3 advise nothing)")
+    failed = tuned.advice("SFT", None, words | {"worth": False}, {})
+    assert "keep k = 4" in failed and "no number any more on a fresh seed" in failed

@@ -18,15 +18,21 @@ class Made:
 
     level = 0.25
 
-    def __init__(self, breaks_at=None):
-        self.points, self.made, self.ran, self.breaks_at = pd.DataFrame(), {}, [], breaks_at
+    def __init__(self, breaks_at=None, fails_from=math.inf):
+        self.points, self.made, self.ran = pd.DataFrame({"method": []}), {}, []
+        self.breaks_at, self.fails_from = breaks_at, fails_from  # a number of runs, and a rate
 
     def run(self, name, student, values):
         if len(self.ran) == self.breaks_at:
             raise KeyboardInterrupt
+        if name in self.made:
+            return
         self.ran.append(name)
         self.made[name] = student, values
-        far = abs(math.log(values["rate"] / 0.6))
+        rate = values.get("rate", 1)
+        if rate >= self.fails_from:
+            return
+        far = abs(math.log(rate / 0.6))
         found = pd.DataFrame({"method": name, "epoch": [1.0, 2.0]})
         found["verbatim"] = [values["k"] / 40, values["k"] / 20]
         found["useful"] = [0.3 - far / 5, 0.32 - far / 5]
@@ -34,7 +40,7 @@ class Made:
         self.points = pd.concat([self.points, found], ignore_index=True)
 
     def stopped(self, name):
-        return 7 if self.made[name][1]["rate"] > 2 else None
+        return 7 if self.made[name][1].get("rate", 1) > 2 else None
 
 
 @pytest.fixture
@@ -76,6 +82,24 @@ def test_the_first_trial_is_the_usual_setting_and_all_are_told_by_the_point_take
         else:
             assert max(trial.constraints.values()) > 0
     assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
+
+
+def test_a_run_without_a_finite_loss_is_a_trial_that_is_never_taken(student, study):
+    search.search(study, student, TRIALS, Made(fails_from=1.5))
+    failed = [one for one in ended(study) if student.rounded(one.params)["rate"] >= 1.5]
+    assert failed and len(ended(study)) == TRIALS
+    for trial in failed:
+        assert trial.state.name == "PRUNED" and max(trial.constraints.values()) > 0
+    again = Made(fails_from=1.5)
+    search.search(study, student, TRIALS + 1, again)  # and so it stays, read again
+    assert len(again.ran) == TRIALS + 1
+
+
+def test_equal_values_are_one_run(student):
+    (k,) = tuning.read(student.profile, "sft+goldfish", "k")  # 15 values
+    made, study = Made(), store.search(optuna.storages.InMemoryStorage(), k, {})
+    search.search(study, k, 20, made)
+    assert len(ended(study)) == 20 and len(made.ran) == len(set(made.ran)) < 20
 
 
 @pytest.mark.parametrize("broken", [0, 1, 4, 7])
