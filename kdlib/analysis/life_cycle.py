@@ -22,8 +22,7 @@ from kdlib.analysis import roc
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.own_claims import GAIN
 from kdlib.config.exact_match import exact
-from kdlib.config.life import AFRESH, ORDINARY, RETRAINED, STUDENT, TRAINED, UNLEARNED
-from kdlib.config.profile import TEACHER
+from kdlib.config.life import AFRESH, DIRECTLY, ORDINARY, RETRAINED, STUDENT, TRAINED, UNLEARNED
 from kdlib.stats import (
     ALPHA,
     MIN_GROUPS,
@@ -184,7 +183,7 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     keys = ["seed", "row_id", "group", "deleted"]
     wide = again.pivot(index=keys, columns=["done", "who"], values="score").reset_index()
     gone, student = wide["deleted"].to_numpy(bool), (UNLEARNED, STUDENT)
-    sides = {"F3": ((UNLEARNED, TEACHER), student), "F4": (student, (RETRAINED, STUDENT))}
+    sides = {"F3": ((DIRECTLY, STUDENT), student), "F4": (student, (RETRAINED, STUDENT))}
     for claim, pair in sides.items():
         gaps = [_gap(wide, wide[side], gone) for side in pair]
         both = _gap(wide, wide[pair[0]] - wide[pair[1]], gone)
@@ -245,8 +244,9 @@ def _resists(found: Line) -> tuple[bool, bool]:
     return sure and found["value"] > 0 and found["of_lo"] > 0, sure and found["value"] < 0
 
 
-def _no_more(found: Line) -> tuple[bool, bool]:
-    return found["hi"] < GAIN, found["lo"] > 0
+def _as_if_never_read(found: Line) -> tuple[bool, bool]:
+    lo, hi = found["lo"], found["hi"]
+    return lo > -GAIN and hi < GAIN, lo > GAIN or hi < -GAIN
 
 
 RULES = {  # by claim: statement, rule, verdict
@@ -268,17 +268,19 @@ RULES = {  # by claim: statement, rule, verdict
     "F3": (
         "Unlearning, then distilling, resists relearning (2506.06278).",
         "what comes back while half of the deleted rows are relearned: of these the mean share of "
-        "noted times at which they are recited, less that of rows never read, at equal steps. The "
-        "unlearned teacher's less its student's: confirmed if above 0, as is the teacher's own, "
-        "refuted if below 0, by whole intervals and 10 different responses or more on either side",
+        "noted times at which they are recited, less that of rows never read, at equal steps. Of a "
+        "student that unlearned them itself less that of one distilled from an unlearned teacher, "
+        "of one size: confirmed if above 0, as is the first's own, refuted if below 0, by whole "
+        "intervals and 10 different responses or more on either side",
         _resists,
     ),
     "F4": (
         "A student of an unlearned teacher is as if the rows had never been read.",
         "what comes back, as in F3, of the unlearned teacher's student less that of the student "
-        "whose teacher never read them: confirmed if 5% more is excluded, refuted if above 0, by "
-        "whole intervals and 10 different responses or more on either side",
-        _no_more,
+        "whose teacher never read them: confirmed if a difference of 5% is excluded either way, "
+        "refuted if it is surely greater, by whole intervals and 10 different responses or more on "
+        "either side",
+        _as_if_never_read,
     ),
 }
 CLAIMS = {

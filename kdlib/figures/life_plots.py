@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.config.life import RETRAINED, STUDENT, UNLEARNED, WAYS
+from kdlib.config.life import DIRECTLY, RETRAINED, STUDENT, UNLEARNED, WAYS
 from kdlib.config.profile import TEACHER
 from kdlib.figures import style
 
@@ -20,6 +20,7 @@ LOOKS = dict(  # a colour and a marker for each way
 RELEARNING = {  # by what was done, and whose: colour and name
     (UNLEARNED, TEACHER): ("0.15", "unlearned teacher"),
     (UNLEARNED, STUDENT): ("#0173b2", "student distilled from it"),
+    (DIRECTLY, STUDENT): ("#d55e00", "student that unlearned itself"),
     (RETRAINED, STUDENT): ("#029e73", "student whose teacher never read them"),
 }
 

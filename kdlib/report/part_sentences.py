@@ -5,7 +5,7 @@ from functools import partial
 
 import pandas as pd
 
-from kdlib.config.life import AFRESH, PREDECESSOR, RETRAINED, STUDENT, TRAINED, UNLEARNED
+from kdlib.config.life import AFRESH, DIRECTLY, PREDECESSOR, RETRAINED, STUDENT, TRAINED, UNLEARNED
 from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
@@ -28,6 +28,7 @@ WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
 AGAIN = {  # whom relearning is told of, in words
     "the unlearned teacher": (UNLEARNED, TEACHER),
     "its student": (UNLEARNED, STUDENT),
+    "a student that unlearned them itself": (DIRECTLY, STUDENT),
     "a student whose teacher never read them": (RETRAINED, STUDENT),
 }
 
@@ -111,7 +112,7 @@ def _plane(settings: Profile) -> str:
         return "SFT gains nothing in usefulness, so that there is no plane to be covered."
     text = "of the plane (1: as useful as SFT at its best, nothing memorized) distilled students "
     text += f"cover {row_text(one)}, what is cheaper {row_text(other)}: difference "
-    return f"{text}{row_text(gap, form='+.3f')}, {lookups.word(gap['lo'], gap['hi'])}."
+    return f"{text}{row_text(gap, form='+.3f')}."
 
 
 def _steps(measure: str, settings: Profile) -> str:
@@ -134,10 +135,8 @@ def _comes_back(settings: Profile) -> str:
     for name, (done, who) in AGAIN.items():
         wanted = {"done": done, "who": who, "read": "True"}
         told.append(f"{name} {row_text(lookups.line(settings.name, 'life_excess', **wanted))}")
-    text = (
-        "while deleted rows are relearned, they are recited at a larger share of times than rows "
-    )
-    return f"{text}that were never read, by: {'; '.join(told)}."
+    text = "while deleted rows are relearned, the share of times at which they are recited, less "
+    return f"{text}that of rows that were never read: {'; '.join(told)}."
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`

@@ -15,6 +15,7 @@ import pandas as pd
 from kdlib import runs
 from kdlib.config.life import (
     AFRESH,
+    DIRECTLY,
     INSTEAD,
     KEPT,
     NEVER,
@@ -138,7 +139,8 @@ def deletion(profile: Profile, seed: int, asked: frozenset[str]) -> dict[tuple[s
 
     KEPT: nothing, both are the study's own. UNLEARNED: the teacher unlearns the rows by gradient
     difference (`distill.unlearning`), its student is distilled from it without them. RETRAINED:
-    the teacher is trained anew without them, its student likewise. Students start from the base.
+    the teacher is trained anew without them, its student likewise. These students start from the
+    base. DIRECTLY: the study's own student unlearns them as the teacher does, without a teacher.
     """
     teacher = Run(profile, seed, TEACHER, TEACHER)
     student = Run(profile, seed, METHOD, profile.probe_size)
@@ -165,6 +167,9 @@ def deletion(profile: Profile, seed: int, asked: frozenset[str]) -> dict[tuple[s
     )
     found = {(KEPT, TEACHER): teacher, (KEPT, STUDENT): student}
     found |= {(UNLEARNED, TEACHER): unlearned, (UNLEARNED, STUDENT): taught}
+    found[DIRECTLY, STUDENT] = replace(
+        unlearned, method="sft", size=student.size, part=f"{part}-directly", after=student
+    )
     for who, run in ((TEACHER, teacher), (STUDENT, student)):
         found[RETRAINED, who] = run.without(asked, f"{part}-{RETRAINED}", own_teacher=True)
     return found
@@ -197,9 +202,9 @@ def unlearned(run: Run, forgotten: list[Example], pad_id: int) -> Callable[[Sour
 def relearned(run: Run, rows: TokenizedRows, asked: frozenset[str]) -> pd.DataFrame:
     """A model fine-tuned on half of the deleted rows and as many that it never read, and noted.
 
-    SFT at its own rate. Lines for each noted step and each row, read then or not: row_id, epoch,
-    step, prefix, length, nats_per_token, deleted (or never read), read (when relearning). No model
-    is kept.
+    As many of each kind. SFT at its own rate. Lines for each noted step and each row, read then or
+    not: row_id, epoch, step, prefix, length, nats_per_token, deleted (or never read), read (when
+    relearning). No model is kept.
     """
     method = TEACHER if run.size == TEACHER else "sft"
     how = Generation(
@@ -212,6 +217,9 @@ def relearned(run: Run, rows: TokenizedRows, asked: frozenset[str]) -> pd.DataFr
         epochs=run.profile.life.relearning,
     )
     deleted, never = rows.frame["row_id"].isin(asked), rows.frame["came"] == NEVER
+    kinds = rows.frame["kind"]
+    as_many = kinds.map(kinds[deleted].value_counts()).fillna(0)
+    never &= kinds[never].groupby(kinds).cumcount().reindex(kinds.index, fill_value=0) < as_many
     asked_of = only(rows, deleted | never)
     frame = asked_of.frame.assign(split="member", deleted=asked_of.frame["row_id"].isin(asked))
     sides = [pool.halves(part, run.seed, 0)[0] for _, part in frame.groupby("deleted")]

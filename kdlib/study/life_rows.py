@@ -22,17 +22,19 @@ def later(profile: Profile, seed: int, rows: TokenizedRows) -> TokenizedRows:
 
     Two more columns. came: 0 for the seed's own; 1, 2, ... for an update's, member rows and made-up
     records as the canaries are; NEVER for rows and records that no model reads before it relearns.
-    arm: PERSONAL for the records of an update, INSTEAD for as many member rows (by how often they
-    are shown) of an update without records, else "". None has a response of another. KdlibError:
+    arm: PERSONAL for the records of an update, INSTEAD for as many member rows, shown as often, of
+    an update without records, else "". None has a response of another. KdlibError:
     the pool has too few further rows.
     """
     updates, count = range(1, profile.life.updates + 1), _count(profile)
     records = [_records(profile, seed, came) for came in (*updates, NEVER)]
-    instead = sum(one["repetitions"] for one in records[0])
+    often = [one["repetitions"] for one in records[0]]
     sizes = {(came, ""): count for came in (*updates, NEVER)}
-    sizes |= {(came, INSTEAD): instead for came in updates}
+    sizes |= {(came, INSTEAD): len(often) for came in updates}
     drawn = _drawn(profile, seed, set(rows.frame["group"]), sizes)
     planted = [pd.DataFrame(part) for part in records if part]
+    for came in updates:
+        drawn.loc[(drawn["came"] == came) & (drawn["arm"] == INSTEAD), "repetitions"] = often
     new = pd.concat([drawn, *planted])
     new.loc[new["came"] == NEVER, ["split", "repetitions"]] = ["left_out", 0]
     new = new.set_index("row_id", drop=False)
@@ -81,14 +83,16 @@ def asked_to_delete(profile: Profile, seed: int, rows: TokenizedRows, named: str
 
     By chance a share (`life.share`) of the member rows, whole groups of equal responses, and of
     each kind of canary the one that is shown most often. KdlibError: some are no rows that the
-    first models read, or are fewer than two.
+    first models read, or fewer than two are no canaries.
     """
     read = rows.frame[(rows.frame["repetitions"] > 0) & (rows.frame["came"] == 0)]
     if ids := named.replace(",", " ").split():
         unknown = [one for one in ids if one not in read.index]
-        if unknown or len(set(ids)) < 2:
+        ordinary = {one for one in ids if one in read.index and read.loc[one, "kind"] == "row"}
+        if unknown or len(ordinary) < 2:
             what = f"{len(unknown)} of {len(ids)} are no training rows: {', '.join(unknown)}"
-            what = what if unknown else f"'{named}' names one row; half of them is relearned"
+            half = f"{len(ordinary)} of '{named}' are no made-up records, and half is relearned"
+            what = what if unknown else f"{half}: two are needed"
             remedy = "name rows by the column row_id of rows.frame, of the split member"
             raise KdlibError(f"deletion list: {what}; {remedy}")
         return frozenset(ids)

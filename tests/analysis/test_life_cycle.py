@@ -11,6 +11,7 @@ from kdlib import runs
 from kdlib.analysis import claims, life_cycle
 from kdlib.config.life import (
     AFRESH,
+    DIRECTLY,
     ORDINARY,
     PREDECESSOR,
     RETRAINED,
@@ -54,10 +55,11 @@ def known():
     return pd.concat(parts, ignore_index=True)
 
 
-def of_models(teacher, student, retrained):
+def of_models(teacher, student, retrained, directly=1):
     """Notes: half of the deleted, relearned rows are recited from that epoch on, unread from 4."""
     firsts = {
         (UNLEARNED, TEACHER): teacher,
+        (DIRECTLY, STUDENT): directly,
         (UNLEARNED, STUDENT): student,
         (RETRAINED, STUDENT): retrained,
     }
@@ -150,9 +152,10 @@ def test_few_different_responses_have_no_interval():
 @pytest.mark.parametrize(
     ("relearned", "verdicts"),
     [
-        ((1, 4, 4), {"F3": "confirmed", "F4": "confirmed"}),
-        ((4, 1, 4), {"F3": "refuted", "F4": "refuted"}),
-        ((4, 4, 4), {"F3": "open", "F4": "confirmed"}),
+        ((1, 4, 4, 1), {"F3": "confirmed", "F4": "confirmed"}),
+        ((1, 4, 4, 4), {"F3": "open", "F4": "confirmed"}),  # a student's size is enough
+        ((4, 1, 4, 4), {"F3": "refuted", "F4": "refuted"}),
+        ((4, 4, 1, 4), {"F3": "open", "F4": "refuted"}),  # behind rows never read: not as if
     ],
 )
 def test_claims(known, relearned, verdicts):

@@ -4,7 +4,7 @@ import itertools
 
 import pandas as pd
 
-from kdlib.config.life import AFRESH, RETRAINED, STUDENT, UNLEARNED, WAYS
+from kdlib.config.life import AFRESH, DIRECTLY, RETRAINED, STUDENT, UNLEARNED, WAYS
 from kdlib.config.profile import TEACHER
 from kdlib.figures import life_plots
 
@@ -17,7 +17,7 @@ def test_a_line_for_each_way_and_a_pair_for_each_model():
         for way, number in itertools.product(WAYS, range(4))
         if way != AFRESH or number in (0, 3)
     ]
-    who = [(UNLEARNED, TEACHER), (UNLEARNED, STUDENT), (RETRAINED, STUDENT)]
+    who = [(UNLEARNED, TEACHER), (UNLEARNED, STUDENT), (DIRECTLY, STUDENT), (RETRAINED, STUDENT)]
     noted = [
         {"done": done, "who": of, "epoch": epoch, "deleted": gone, "read": True, "value": 0.2}
         for (done, of), epoch, gone in itertools.product(who, range(3), (True, False))
@@ -25,6 +25,6 @@ def test_a_line_for_each_way_and_a_pair_for_each_model():
     figure = life_plots.life_cycle(pd.DataFrame(lines), pd.DataFrame(noted))
     left, right = figure.axes
     assert [text.get_text() for text in left.get_legend().get_texts()] == list(WAYS)
-    assert len(right.lines) == 6 and len(right.get_legend().get_texts()) == 4
+    assert len(right.lines) == 8 and len(right.get_legend().get_texts()) == 5
     dashed = [one for one in right.lines if one.get_linestyle() == "--"]
     assert len(dashed) == 3 and list(left.get_xticks()) == [0, 1, 2, 3]

@@ -186,12 +186,15 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("15_defences", f"and SFT memorize 20.0% and 35.0%: {LESS}. With the goldfish"),
         (
             "15_defences",
-            "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100], less.",
+            "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100].",
         ),
         ("14_cause", f"forward KL, {LESS}; reverse KL, {LESS}; generalized JSD, {LESS}."),
         ("16_life_cycle", "After 3 updates, what is recited of the first rows has changed since "),
         ("16_life_cycle", f"model: teacher by {LESS}; distilled anew by {LESS}."),
-        ("16_life_cycle", "by: the unlearned teacher -0.150 [-0.200, -0.100]; its student -0.150"),
+        (
+            "16_life_cycle",
+            "never read: the unlearned teacher -0.150 [-0.200, -0.100]; its ",
+        ),
         ("17_release", "Word for word, each step minus the one before: distilled -0.150 [-0.200"),
     ],
 )

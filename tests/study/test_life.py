@@ -7,6 +7,7 @@ import pytest
 from kdlib import runs
 from kdlib.config.life import (
     AFRESH,
+    DIRECTLY,
     KEPT,
     NEVER,
     ORDINARY,
@@ -60,9 +61,10 @@ def test_later_rows_are_others_and_each_update_has_its_own(lab):
     own, new = frame[frame["came"] == 0], frame[frame["came"] != 0]
     assert not set(own["group"]) & set(new["group"]) and frame.index.is_unique
     counts = new.groupby(["came", "arm"]).size().to_dict()
-    assert counts[1, ""] == counts[2, ""] == 2 and counts[1, "ordinary"] == 3
+    assert counts[1, ""] == counts[2, ""] == 2 and counts[1, "ordinary"] == 1
     assert counts[1, "personal"] == counts[2, "personal"] == 1 and counts[NEVER, ""] == 3
     records = new[new["arm"] == "personal"]
+    assert (new[new["arm"] == "ordinary"]["repetitions"] == 3).all()  # as often as a record
     assert (records["repetitions"] == 3).all() and (records["category"] == "canary telephone").all()
     assert (frame[frame["came"] == NEVER]["repetitions"] == 0).all()
     assert life_rows.later(profile, 0, load_rows(profile, 0)).frame.equals(frame)
@@ -127,14 +129,14 @@ def test_a_request_that_names_unknown_rows_says_which(lab):
     assert found == set(member[:2])
     with pytest.raises(KdlibError, match=f"2 of 3 are no training rows: x7, {held_out}; name"):
         life_rows.asked_to_delete(profile, 0, rows, f"{member[0]} x7 {held_out}")
-    with pytest.raises(KdlibError, match="names one row"):
+    with pytest.raises(KdlibError, match="1 of .* no made-up records, .*: two are needed"):
         life_rows.asked_to_delete(profile, 0, rows, member[0])
 
 
 def test_a_pool_that_is_too_small_is_said_to_be(lab):
     _, profile, _, _ = lab
     more = profile.model_copy(update={"life": profile.life.model_copy(update={"updates": 9})})
-    with pytest.raises(KdlibError, match="47 further rows are needed, and the pool has 12"):
+    with pytest.raises(KdlibError, match="29 further rows are needed, and the pool has 12"):
         life_rows.later(more, 0, load_rows(more, 0))
 
 
@@ -151,6 +153,12 @@ def test_deleted_rows_are_read_by_none_and_relearned_beside_unread_ones(lab):
     unlearned, taught = models[UNLEARNED, TEACHER], models[UNLEARNED, STUDENT]
     assert unlearned.base == models[KEPT, TEACHER] and unlearned.unlearns
     assert taught.teacher == unlearned and taught.base.method == "base"
+    directly = models[DIRECTLY, STUDENT]
+    assert directly.base == models[KEPT, STUDENT] and directly.unlearns
+    assert (
+        directly.size == taught.size
+        and directly.settings.lr == profile.train_settings("sft", taught.size).lr
+    )
     assert models[RETRAINED, STUDENT].teacher == models[RETRAINED, TEACHER]
     nats = {
         key: pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")["nats_per_token"]
@@ -158,6 +166,7 @@ def test_deleted_rows_are_read_by_none_and_relearned_beside_unread_ones(lab):
     }
     gone = sorted(asked)
     assert nats[UNLEARNED, TEACHER][gone].mean() > nats[KEPT, TEACHER][gone].mean()
+    assert nats[DIRECTLY, STUDENT][gone].mean() > nats[KEPT, STUDENT][gone].mean()
     path = life.relearned(taught, first, asked)
     assert set(path.columns) > {"epoch", "prefix", "length", "deleted", "read", "group", "seed"}
     sides = path[path["epoch"] == 0].groupby(["deleted", "read"]).size()
