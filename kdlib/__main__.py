@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,8 @@ from kdlib.config.profile import TEACHER, load_profile, read_seeds, read_templat
 from kdlib.config.sections import FIELDS, SECRETS, AuditSettings, Template
 from kdlib.errors import KdlibError, clearly
 from kdlib.study import pipeline
+
+CRASHED = 70  # exit status; sysexits calls it EX_SOFTWARE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -273,7 +276,10 @@ def main() -> int:
         return int(not ended) if isinstance(ended, bool) else ended or 0
     except (KdlibError, OSError) as error:  # OSError: a file that may not be read
         print(f"kdlib: {error}", file=sys.stderr)
-    return 2
+        return 2
+    except Exception:  # not 1, by which an audit says that a model fails
+        traceback.print_exc()
+        return CRASHED
 
 
 if __name__ == "__main__":

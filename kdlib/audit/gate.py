@@ -52,17 +52,29 @@ def _needs(limit: Limit) -> dict[str, int]:
     return {"member": MIN_GROUPS, "held_out": others}
 
 
-def judged(rows: pd.DataFrame, secrets: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+def judged(
+    rows: pd.DataFrame,
+    secrets: pd.DataFrame,
+    policy: Policy,
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+) -> pd.DataFrame:
     """A line for each limit, in COLUMNS, of rows as `summary.sampled` and secrets as its namesake.
 
     outcome (of STATUS) and why, in words; value with its bounds lo and hi; n and n_held_out (cases:
     different responses); needed (times so many cases would decide, if they showed the same shares;
     inf: no number of them, nan: decided); seen (the smallest share of training responses of which
-    one would have come out, but for the policy's level).
+    one would have come out, but for the policy's level). `counts` are rows and how many of them
+    were measured, by split: with too few (`policy.measured`) no limit is passed.
     """
     wrong = (policy.level / len(policy.limits), policy.level)
     of = [secrets if limit.measure in OF_SECRETS else rows for limit in policy.limits]
     lines = [_line(one, limit, wrong) for one, limit in zip(of, policy.limits, strict=True)]
+    for split, count in (counts or {}).items():
+        share = count["measured"] / count["rows"]
+        if share < policy.measured:
+            few = f"only {share:.1%} of the {split.replace('_', '-')} rows were measured"
+            passed = {"outcome": UNDECIDED, "why": few, "needed": np.inf}
+            lines = [one | passed if one["outcome"] == PASS else one for one in lines]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -70,7 +82,6 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
     member, held_out = (
         _cases(rows[rows["member"].astype(bool) == side], limit) for side in (True, False)
     )
-    held_out = held_out[~held_out.index.isin(member.index)]  # of prompts, which may be in both
     facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
     what = WHAT.get(limit.measure, "rows")
     missing = f"no training {what} were measured" if member.empty else ""
@@ -78,6 +89,11 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
         missing = missing or f"there are no held-out {what} to compare with"
     if limit.measure in GUESS and len(rows) and limit.at not in rows:
         missing = "no reference model was given"
+    if member.empty and limit.measure == "prompt_run" and rows["member"].any():
+        why = (
+            f"too short: no training prompt has {limit.at} tokens; lower at, or take the limit out"
+        )
+        return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
     if missing:
         return facts | {"outcome": FAIL, "why": f"missing: {missing}"}
     cases = [one for one in (member, held_out) if len(one)]
@@ -96,9 +112,17 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
     value, ends = _number(cases, limit)
     lo, hi = ends(wrong, 1)
     facts |= {"value": value, "lo": lo, "hi": hi}
-    if limit.compares and _reversed(ends, limit, wrong):
-        why = "held-out rows are known better than training rows: not like them, or files swapped"
-        return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
+    doubts = {
+        "held-out rows are known better than training rows: not like them, or files swapped": (
+            limit.compares and _reversed(cases, ends, limit, wrong)
+        ),
+        f"held-out {what} come out as well: whatever was learned, no number could lie above": (
+            limit.compares and limit.measure in SHARES and _saturated(cases[1], limit, wrong)
+        ),
+    }
+    for why, there in doubts.items():
+        if there:
+            return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
     if hi < limit.below or lo > limit.below:
         below = hi < limit.below
         why = f"the {'upper' if below else 'lower'} bound lies {'below' if below else 'above'}"
@@ -139,10 +163,19 @@ def _number(cases: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
     return found, lambda wrong, times: bounds.found_at(score, member, false, wrong, times)
 
 
-def _reversed(ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> bool:
+def _reversed(cases: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> bool:
     """Whether a number is as surely on the other side of a guess as would fail on this side."""
+    if limit.measure in roc.RATES:  # no share lies below 0: held-out rows are looked for instead
+        _, swapped = _number(cases[::-1], limit)
+        return swapped((wrong[0], wrong[0]), 1)[0] > limit.below
     guess = GUESS.get(limit.measure, 0.0)
     return ends((wrong[0], wrong[0]), 1)[1] < guess - (limit.below - guess)
+
+
+def _saturated(held_out: pd.Series, limit: Limit, wrong: bounds.Wrong) -> bool:
+    """Whether so many held-out cases are hit that an excess at the limit is out of reach."""
+    least, _ = bounds.rate((int(held_out.sum()), len(held_out)), (wrong[1], wrong[1]))
+    return 1 - least <= limit.below
 
 
 def _needed(ends: Bounds, limit: Limit, wrong: bounds.Wrong, n: int) -> float:

@@ -142,10 +142,11 @@ def encode(
     if not (rows := list(rows)):
         return []
     prompts = [prompt_text(row["instruction"], row["context"], template) for row in rows]
-    prompt_ids, responses = tokenizer(prompts)["input_ids"], [row["response"] for row in rows]
+    responses = [row["response"] for row in rows]
     response_ids = tokenizer(responses, add_special_tokens=False)["input_ids"]
     examples = []
-    for row, prompt, response in zip(rows, prompt_ids, response_ids, strict=True):
+    asked = prompt_ids(prompts, tokenizer)
+    for row, prompt, response in zip(rows, asked, response_ids, strict=True):
         if len(prompt) > settings.max_prompt:
             who = f"row {row['row_id']} ('{row['instruction'][:50]}'): the prompt has {len(prompt)}"
             limit = f"tokens, more than tokens.max_prompt = {settings.max_prompt}"
@@ -154,6 +155,15 @@ def encode(
         ended = (*response, tokenizer.eos_token_id)[: settings.max_length - len(prompt)]
         examples.append(Example(row["row_id"], tuple(prompt), ended))
     return examples
+
+
+def prompt_ids(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of prompts, without the end token that some tokenizers put behind every text."""
+    found = zip(prompts, tokenizer(list(prompts))["input_ids"], strict=True)
+    end, said = tokenizer.eos_token_id, tokenizer.eos_token
+    return [
+        ids[:-1] if ids[-1:] == [end] and not text.endswith(said) else ids for text, ids in found
+    ]
 
 
 def with_own_text(

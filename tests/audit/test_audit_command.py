@@ -211,7 +211,7 @@ def test_bad_held_out_rows_and_columns(model, tmp_path, capsys, monkeypatch):
     no(said, "--held-out", shared)
     no("give ours=theirs", "--columns", "answer")
     no("give ours=theirs", "--columns", "reply=answer")
-    no("no column 'answer'.*it has 'instruction, ", "--columns", "response=answer")
+    no("no column 'answer', of . columns, such as instruction, ", "--columns", "response=answer")
     ended = unseen().assign(response=f"red {END}")
     no("row 1 of .*ended.csv: .* end token", "--held-out", write(ended, tmp_path / "ended.csv"))
 
