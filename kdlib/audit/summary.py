@@ -71,8 +71,8 @@ class Tally:
 
     Sums: n (rows), cut (responses that did not fit), nats (the rows' nats per token), prompts (rows
     whose prompt was scored) and prompt_nats (theirs), the hits at each (measure, at) of HITS, and
-    of how many rows, at ("of", measure, at). Secrets: up to SAMPLE different ones, in the columns of
-    `secrets`. Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
+    of how many rows, at ("of", measure, at). Secrets: up to SAMPLE different ones, in the columns
+    of `secrets`. Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
     """
 
     sums: dict[str, Counter[Any]] = field(default_factory=dict)
@@ -99,15 +99,12 @@ def tally(parts: Iterable[Path]) -> Tally:
         if split == "member":
             inside = {one: np.union1d(inside[one], hashes[one]) for one in inside}
         else:
-            known = np.isin(hashes["prompts"], inside["prompts"])
-            part["prompt_run"] = part["prompt_run"].mask(known)
+            shared = np.isin(hashes["prompts"], inside["prompts"])
+            part["prompt_run"] = part["prompt_run"].mask(shared)
         out.sums.setdefault(split, Counter()).update(_sums(part))
         out.samples[split] = _drawn(out.samples.get(split, pd.DataFrame()), part, number)
-        found = _named(out.secrets.get(split, NO_SECRETS), part)
-        if split != "member":
-            digests = hash_array(found["group"].to_numpy(object))
-            found = found[~np.isin(digests, inside["secrets"])]
-        out.secrets[split] = found
+        known = inside["secrets"] if split != "member" else inside["secrets"][:0]
+        out.secrets[split] = _named(out.secrets.get(split, NO_SECRETS), part, known)
         if split == "member":
             out.top = _most(pd.concat([out.top, _most(part)]))
     return out
@@ -134,10 +131,14 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
     return pd.concat([sample, drawn], ignore_index=True).nsmallest(SAMPLE, "order")
 
 
-def _named(secrets: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
-    """The different secrets with the part's: whether any row writes it; digests are the dice."""
+def _named(secrets: pd.DataFrame, part: pd.DataFrame, known: np.ndarray) -> pd.DataFrame:
+    """The different secrets with the part's: whether any row writes it; digests are the dice.
+
+    Those whose hashes are `known` are left out.
+    """
     lists = part[["secrets", "secret_parts", "secret_hits", "secret_preferred"]]
     here = lists.explode(list(lists)).dropna(subset="secrets")
+    here = here[~np.isin(hash_array(here["secrets"].to_numpy(object)), known)]
     if here.empty:
         return secrets
     here = here.set_axis(list(NO_SECRETS), axis=1).astype(NO_SECRETS.dtypes)

@@ -1,6 +1,7 @@
 """Scrubbing takes planted secrets and usual personal data, and leaves ordinary text alone."""
 
 import re
+import time
 
 import pytest
 
@@ -64,3 +65,16 @@ def test_usual_forms_are_found(text, kind):
 )
 def test_ordinary_text_is_left_alone(text):
     assert scrubbing.found(text) == []
+
+
+@pytest.mark.parametrize("letter", ["a", "_", "県", "1"])
+def test_a_long_run_of_one_kind_takes_no_longer_than_its_length(letter):
+    started = time.perf_counter()
+    scrubbing.found(letter * 200_000)  # where each start read on to the end: hours
+    assert time.perf_counter() - started < 10
+
+
+def test_an_address_behind_words_without_blanks_is_found():
+    assert scrubbing.found("連" * 90 + "はtaro.y@example.co.jpです") == [
+        ("e-mail", "taro.y@example.co.jp")
+    ]
