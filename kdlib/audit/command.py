@@ -61,7 +61,8 @@ def run(
     if facts is None:
         facts = {"fingerprint": identity, "rows": inspect(settings, loaded.tokenizer.eos_token)}
         facts["files"] = record.digests(settings)
-    record.require_same(settings, facts["files"])
+    else:
+        record.require_same(settings, facts["files"])
     if asked is not None:
         gate.require_rows(asked.policy, facts["rows"])
     with runs.alone(settings.out / "audit"):

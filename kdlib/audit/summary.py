@@ -113,7 +113,7 @@ def tally(parts: Iterable[Path]) -> Tally:
 def _sums(part: pd.DataFrame) -> dict[Any, Any]:
     hits = {(name, at): of(part, at) for name, (of, ats) in HITS.items() for at in ats}
     nats, prompt_nats = (float(part[name].sum()) for name in ("nats_per_token", "prompt_nats"))
-    counts = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
+    counts: dict[Any, Any] = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
     counts |= {"prompts": int(part["prompt_nats"].count()), "prompt_nats": prompt_nats}
     counts |= {("of", *key): int(hit.count()) for key, hit in hits.items()}
     return counts | {key: int(hit.sum()) for key, hit in hits.items()}
