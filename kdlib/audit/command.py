@@ -159,7 +159,8 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
                 shared += both.sum()
                 first = texts.index[both][0] if first is None else first
-        counts["unfound"] = said[False]
+        if column:
+            counts["unfound"] = said[False]
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
         if column and not said[True]:
             few = f"none of its {said[False]} strings stands in its row"

@@ -83,18 +83,11 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
         _cases(rows[rows["member"].astype(bool) == side], limit) for side in (True, False)
     )
     facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
-    what = WHAT.get(limit.measure, "rows")
-    missing = f"no training {what} were measured" if member.empty else ""
-    if limit.compares and held_out.empty:
-        missing = missing or f"there are no held-out {what} to compare with"
-    if limit.measure in GUESS and len(rows) and limit.at not in rows:
-        missing = "no reference model was given"
     if member.empty and limit.measure == "prompt_run" and rows["member"].any():
-        why = (
-            f"too short: no training prompt has {limit.at} tokens; lower at, or take the limit out"
-        )
+        why = f"too short: no training prompt has {limit.at} tokens"
+        why += "; lower at, or take the limit out"
         return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
-    if missing:
+    if missing := _missing(rows, limit, member, held_out):
         return facts | {"outcome": FAIL, "why": f"missing: {missing}"}
     cases = [one for one in (member, held_out) if len(one)]
     n, m = len(cases[0]), len(cases[1]) if len(cases) > 1 else 0
@@ -104,31 +97,41 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
     for (split, needed), there in zip(_needs(limit).items(), (n, m), strict=False):
         if there < needed:
             few = f"{there} different {split.replace('_', '-')} responses, {needed} are needed"
-            return facts | {
-                "outcome": UNDECIDED,
-                "why": f"too few: {few}",
-                "needed": needed / there,
-            }
+            why, times = f"too few: {few}", needed / there
+            return facts | {"outcome": UNDECIDED, "why": why, "needed": times}
     value, ends = _number(cases, limit)
     lo, hi = ends(wrong, 1)
     facts |= {"value": value, "lo": lo, "hi": hi}
-    doubts = {
-        "held-out rows are known better than training rows: not like them, or files swapped": (
-            limit.compares and _reversed(cases, ends, limit, wrong)
-        ),
-        f"held-out {what} come out as well: whatever was learned, no number could lie above": (
-            limit.compares and limit.measure in SHARES and _saturated(cases[1], limit, wrong)
-        ),
-    }
-    for why, there in doubts.items():
-        if there:
-            return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
+    if why := _doubt(cases, ends, limit, wrong):
+        return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
     if hi < limit.below or lo > limit.below:
         below = hi < limit.below
         why = f"the {'upper' if below else 'lower'} bound lies {'below' if below else 'above'}"
         return facts | {"outcome": PASS if below else FAIL, "why": f"{why} {limit.below:g}"}
     why = f"{limit.below:g} lies within the bounds"
     return facts | {"outcome": UNDECIDED, "why": why, "needed": _needed(ends, limit, wrong, n)}
+
+
+def _missing(rows: pd.DataFrame, limit: Limit, member: pd.Series, held_out: pd.Series) -> str:
+    """What was not measured that a limit is about; "": nothing."""
+    what = WHAT.get(limit.measure, "rows")
+    if limit.measure in GUESS and len(rows) and limit.at not in rows:
+        return "no reference model was given"
+    if member.empty:
+        return f"no training {what} were measured"
+    if limit.compares and held_out.empty:
+        return f"there are no held-out {what} to compare with"
+    return ""
+
+
+def _doubt(cases: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> str:
+    """Why the number says nothing on the limit, whatever its bounds are; "": it does."""
+    if limit.compares and _reversed(cases, ends, limit, wrong):
+        return "held-out rows are known better than training rows: not like them, or files swapped"
+    if limit.compares and limit.measure in SHARES and _saturated(cases[1], limit, wrong):
+        what = WHAT.get(limit.measure, "rows")
+        return f"held-out {what} come out as well: whatever was learned, no number could lie above"
+    return ""
 
 
 def _cases(rows: pd.DataFrame, limit: Limit) -> pd.Series:
