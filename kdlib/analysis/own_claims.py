@@ -92,9 +92,10 @@ def _less_at_equal_fit(same_fit: pd.DataFrame) -> Judged:
     gaps = same_fit[same_fit["method"].isin(DISTILLED)]
     below = sure(gaps, "hit_groups") & (gaps["value"] < 0)
     none = (gaps["lo"] > -GAIN) & judgeable(gaps, "groups")
-    evidence = f"{below.sum()} of {len(gaps)} distilled students memorize less than SFT at the "
-    evidence += f"same member loss; for {none.sum()} a gain of {GAIN:.0%} of the rows (memorizing "
-    evidence += "so much less than SFT) is excluded"
+    met = gaps["value"].notna().sum()
+    evidence = f"{met} of {len(gaps)} distilled students have a member loss in common with SFT: of "
+    evidence += f"these {below.sum()} memorize less there, and for {none.sum()} a gain of "
+    evidence += f"{GAIN:.0%} of the rows (memorizing so much less than SFT) is excluded"
     if gaps["value"].notna().any():
         most = gaps.loc[gaps["value"].idxmin()]
         evidence += f"; {label(most['method'])} {most['size']} has the lowest difference: "

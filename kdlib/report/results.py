@@ -172,7 +172,8 @@ def legend(profile: str) -> str:
         f"Share of the {lengths['rows'].min()} member rows whose response greedy decoding writes "
         f"word for word, up to its {WINDOW}th token (median {median:.0f} tokens; {shorter:.1%} are "
         f"shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
-        f"together, 95% interval (over {over}). The teacher stands under SFT. The paper's own "
+        f"together, 95% interval (over {over}; where no row came out, over groups alone). The "
+        "teacher stands under SFT. The paper's own "
         "figures, of its far larger models and another data set, stand in `table1.csv`."
     )
 

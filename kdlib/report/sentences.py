@@ -7,24 +7,30 @@ came out. `OF` names those of each notebook and of the README's first screen.
 from collections.abc import Callable
 from functools import partial
 
+from kdlib.analysis import primary
 from kdlib.analysis.own_claims import GAIN, at_equal_usefulness, named
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, part_sentences, results
+from kdlib.report import usefulness_sentences as usefulness
 from kdlib.report.lookups import difference, share
 from kdlib.report.part_sentences import Sentence
-from kdlib.stats import MIN_SEEDS, row_text
+from kdlib.stats import MIN_SEEDS
 
 OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
 
-def how_sure(profile: str) -> str:
+def how_sure(settings: Profile) -> str:
     """What the intervals of sentences are over, and what they say nothing of."""
-    seeds, groups = lookups.seeds(profile), "groups of equal responses"
+    seeds, groups = lookups.seeds(settings.name), "groups of equal responses"
     if len(seeds) > 1:
-        return f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}."
+        text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
+        if any(settings.cut(size) for size in settings.sizes):
+            text += "; all seeds share one set of pruned students, and of another set they say "
+            text += "nothing"
+        return f"{text}."
     alone = "with one seed they say nothing of another training run"
     return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {alone}."
 
@@ -71,33 +77,6 @@ def _memorizes(method: str, size: str, settings: Profile) -> str:
 def _every_size(sentence: OfSize, settings: Profile) -> str:
     said = [sentence(size, settings) for size in settings.sizes]
     return " ".join(text[0].upper() + text[1:] for text in said)
-
-
-def _useful(settings: Profile) -> str:
-    against = lookups.table(settings.name, "over_trivial").query("method == 'teacher'")
-    if against.empty:
-        return "how useful answers are was not noted through training."
-    least = against.loc[against["value"].idxmin()].to_dict()
-    word = (
-        "more useful" if least["lo"] > 0 else "less useful" if least["hi"] < 0 else lookups.UNKNOWN
-    )
-    text = "in usefulness, the teacher's held-out answers after its best epoch minus the best "
-    text += (
-        f"ones that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
-    )
-    return text
-
-
-def _sft_useful(settings: Profile) -> str:
-    against, told = lookups.table(settings.name, "over_trivial").query("method == 'sft'"), []
-    for size, part in against.groupby("size", sort=False):
-        least = part.loc[part["value"].idxmin()].to_dict()
-        told.append(f"{size} {row_text(least, form='+.3f')} ('{least['against']}')")
-    if not told:
-        return "how useful answers of SFT are was not noted through training."
-    text = "in usefulness, SFT, stopped as in [10](10_comparison.ipynb), minus the best answers "
-    text += f"that need no model: {', '.join(told)}; below 0, these are the more useful ones."
-    return text
 
 
 def _against_sft(method: str, size: str, settings: Profile) -> str:
@@ -172,7 +151,7 @@ def _extracted(settings: Profile) -> str:
         ]
         for split in ("member", "held_out")
     )
-    text = f"SFT ({size} size) writes {share(member[0])} of the member rows word for word, and "
+    text = f"SFT ({size} size) writes {share(member[0])} of the member rows' whole responses, and "
     text += f"{share(held_out[0])} of the held-out rows; with half of the response given, "
     return f"{text}{share(member[1])} and {share(held_out[1])}."
 
@@ -186,13 +165,34 @@ def _mean(claim: str, when: str, settings: Profile) -> str:
     return f"{when}, {mean}: {difference(line)}."
 
 
-def _plainly(claim: str, when: str, settings: Profile) -> str:
-    line = lookups.line(settings.name, "primary", claim=claim)
+def _at_the_end(settings: Profile) -> str:
+    line = lookups.line(settings.name, "primary", claim="C1")
+    gaps = lookups.lines(
+        settings.name, "differences", comparison="to_sft", metric="exact_rate", seed="all"
+    )
+    gaps = gaps[gaps["method"].isin(DISTILLED)]
     known = {"less": "distilled students write fewer", "more": "distilled students write more"}
     unknown = "this run could not tell whether distilled students write fewer"
     who = known.get(lookups.word(line["lo"], line["hi"]), unknown)
-    text = f"{when}, {who} training rows word for word than students that were fine-tuned on them "
-    return f"{text}(SFT): on average {difference(line).removesuffix(f', {lookups.UNKNOWN}')}."
+    text = f"at the end of training, {who} training rows word for word than students that were "
+    text += f"fine-tuned on them (SFT): on average {difference(line)}"
+    text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; {(gaps['hi'] < 0).sum()} of {len(gaps)} "
+    text += "do by their own interval"
+    means = lookups.table(settings.name, "primary")
+    for rest in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
+        text += f"; without methods that train on the student's own text, {difference(rest)}"
+    return f"{text}."
+
+
+def _stopped(settings: Profile) -> str:
+    line = lookups.line(settings.name, "primary", claim="A1")
+    pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
+    pairs = pairs[pairs["method"].isin(DISTILLED)]
+    own, sft = pairs[["own", "sft"]].mean()
+    table = lookups.lines(settings.name, "table1", method="sft").set_index("size")["member"]
+    text = "stopped early, where both are as useful, SFT students write "
+    text += f"{sft:.1%} of the rows ({table.loc[pairs['size']].mean():.1%} at the end), distilled "
+    return f"{text}students {own:.1%}: {difference(line)}."
 
 
 def _main(settings: Profile) -> str:
@@ -217,6 +217,9 @@ def _ledger(settings: Profile) -> str:
     for verdict in ("confirmed", "refuted", "open"):
         names = list(judged.loc[judged["verdict"] == verdict, "claim"])
         words.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names else ""))
+    barred = judged.loc[judged["evidence"].astype(str).str.contains("no verdict"), "claim"]
+    if len(barred) and len(lookups.seeds(settings.name)) >= MIN_SEEDS:
+        words.append(f"of these {', '.join(barred)} because their rules allow no verdict here")
     text = f"the verdicts on {len(judged)} claims: {', '.join(words)}"
     if len(lookups.seeds(settings.name)) < MIN_SEEDS:
         text += f"; with fewer than {MIN_SEEDS} seeds none about trained models is judged"
@@ -225,26 +228,26 @@ def _ledger(settings: Profile) -> str:
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any run), and sentence
     "README": [
-        ("", partial(_plainly, "C1", "at the end of training")),
-        ("", partial(_plainly, "A1", "stopped early, where both are as useful")),
-        ("", _useful),
+        ("", _at_the_end),
+        ("", _stopped),
+        ("", usefulness.of_any),
         ("", _ledger),
     ],
     "00_map": [("", _main), ("", _ledger)],
     "01_data_and_tokens": [("", _rows), ("", _bases)],
-    "02_teacher": [("", partial(_memorizes, "teacher", "teacher")), ("", _useful)],
+    "02_teacher": [("", partial(_memorizes, "teacher", "teacher")), ("", usefulness.of_teacher)],
     "03_supervised_fine_tuning": [
         ("", partial(_every_size, partial(_memorizes, "sft"))),
-        ("", _sft_useful),
+        ("", usefulness.of_sft),
     ],
-    "09_memorization_meter": [("", _extracted), ("", _useful)],
+    "09_memorization_meter": [("", _extracted), ("", usefulness.of_teacher)],
     "10_comparison": [
         ("", _main),
         ("", partial(_mean, "C1", "at the end of training")),
         ("", partial(_mean, "A2", "where both fit the rows as closely")),
     ],
     **part_sentences.OF,
-    "18_conclusion": [("", _main), ("", _useful), ("", _ledger)],
+    "18_conclusion": [("", _main), ("", usefulness.of_any), ("", _ledger)],
 }
 for _name, _method in METHODS.items():
     if _name != "sft":

@@ -25,7 +25,7 @@ IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
 TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
 COUNTS = re.compile(r"n|n_.*|.*_n|hits|.*groups|rows|before|after|new|gone")
 # tables that no study makes anew, and one of chosen rows
-NOT_COMPARED = {"calibration", "exhibits", "tuning", "tuned"}
+NOT_COMPARED = {"calibration", "exhibits", "healed_elsewhere", "tuning", "tuned"}
 NOT_COMPARED |= {"tuned_hypervolumes", "tuning_advice"}
 # a table that each part writes
 OF_PART = {"lab": "claims_inheritance", "cause": "cause", "defences": "plane"}

@@ -20,8 +20,12 @@ def test_the_primary_contrast_is_the_mean_over_the_papers_students():
     fit = [("word_kd", -0.2), ("minillm", np.nan), ("gkd", 0.5), ("all", -0.2)]
     fit = pd.DataFrame(fit, columns=["method", "value"]).assign(lo=-0.3, hi=-0.1, p=0.01, n=600)
     found = primary.contrasts(pd.concat([stopped, other]), fit.assign(groups=200), tuples)
-    assert found["claim"].tolist() == ["A1", "A2", "C1"] and found["students"].tolist() == [6, 1, 9]
+    assert found["claim"].tolist() == ["A1", "A2", "C1", primary.OFF_POLICY]
+    assert found["students"].tolist() == [6, 1, 9, 6]
     line = found.set_index("claim")
+    given = [hits[m, s] - hits["sft", s] for m in DISTILLED[:2] for s in studies.SIZES]
+    assert "minillm" not in DISTILLED[:2]
+    assert line.loc[primary.OFF_POLICY, "value"] == pytest.approx(np.mean(given))
     assert line.loc["C1", "value"] == pytest.approx(np.mean(gaps)) and line.loc["C1", "hi"] < 0
     assert line.loc["C1", ["n", "groups"]].tolist() == [600, 200]
     two = [hits[m, s] - 1 for m in ("word_kd", "minillm") for s in studies.SIZES]

@@ -67,7 +67,7 @@ def test_report_in_a_terminal(project, capsys, methods, sizes):
     assert "0.500 [" in shown and "before fine-tuning" in shown
     joined = " ".join(shown.split())
     assert "seeds 3, 7" in joined and "40 member rows" in joined
-    assert "(over seeds, then groups of equal responses)" in joined
+    assert "(over seeds, then groups of equal responses; where no row came out," in joined
     assert "no model: constant 0.125 [0.125, 0.125]" in joined
     assert all(f"C{number} OPEN" in shown for number in range(1, 7))
     further = len(methods) > len(PAPER)
@@ -91,7 +91,7 @@ def test_numbers_of_the_readme(project, methods, sizes):
 def test_an_interval_of_one_seed_says_so(project):
     lengths = results.read("made", "lengths")
     rates.write_results("made", {"lengths": lengths[lengths["seed"] == 3]})
-    said = "(over groups of equal responses; it says nothing of another training run)"
+    said = "(over groups of equal responses; it says nothing of another training run; where no row"
     assert said in results.legend("made")
 
 

@@ -8,6 +8,7 @@ import pytest
 from project import ROOT
 
 from kdlib import runs
+from kdlib.analysis.primary import OFF_POLICY
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
 from kdlib.report import findings, lookups, part_sentences, sentences
@@ -104,12 +105,23 @@ def write_all():
         paths=pd.concat([path.assign(split=split) for split in ("member", "held_out")]),
         differences=every(**to_sft, **SPAN),
         equal_usefulness=stopped(),
-        over_trivial=[*({"method": "teacher"} | one for one in trivial), *beside],
+        over_trivial=[
+            *({"method": "teacher", "size": "teacher"} | one for one in trivial),
+            *beside,
+        ],
         extraction=pd.concat(
             [one.assign(split=s) for one in given for s in ("member", "held_out")]
         ),
-        primary=[{"claim": claim, "students": 9} | SPAN for claim in ("A1", "A2", "C1")],
-        claims=[{"claim": "A1", "verdict": "open"}, {"claim": "C1", "verdict": "confirmed"}],
+        primary=[
+            {"claim": claim, "students": 9} | SPAN for claim in ("A1", "A2", "C1", OFF_POLICY)
+        ],
+        claims=[
+            {"claim": "A1", "verdict": "open", "evidence": "1 of 9; no verdict on usefulness"},
+            {"claim": "C1", "verdict": "confirmed", "evidence": "9 of 9 differences lie below 0"},
+        ],
+        curves=every().merge(
+            pd.DataFrame({"epoch": [0, 1, 2], "useful": [0.1, 0.2, 0.25]}), "cross"
+        ),
         second_sft=every(kind="excess", distilled=0.1, sft=0.25, n=40, **SPAN),
         handed_down=[gap | SPAN],
         forecast=[{"test": "word-level KD middle, all four"} | roc],
@@ -144,7 +156,24 @@ def test_a_whole_study_leaves_nothing_out(stem):
     ("stem", "said"),
     [
         ("00_map", "distilled students memorize 20.0% of the member rows on average, SFT 35.0%: "),
-        ("00_map", "verdicts on 2 claims: 1 confirmed (C1), 0 refuted, 1 open (A1)."),
+        (
+            "00_map",
+            "verdicts on 2 claims: 1 confirmed (C1), 0 refuted, 1 open (A1), of these A1 because ",
+        ),
+        (
+            "README",
+            f"; without methods that train on the student's own text, {LESS}. Stopped early",
+        ),
+        (
+            "README",
+            "SFT students write 35.0% of the rows (40.0% at the end), distilled students 20.0%: "
+            f"{LESS}.",
+        ),
+        ("README", "no model: the teacher -0.150 [-0.200, -0.100] ('echo'), SFT (large) -0.150 ["),
+        (
+            "03_supervised_fine_tuning",
+            "usefulness is 0.200 of at most 0.250 (large size, epoch 1), ",
+        ),
         ("01_data_and_tokens", "100 member rows and keeps 100 held-out rows apart"),
         ("01_data_and_tokens", "40 tokens in the median, and 75.0% have fewer than 50."),
         ("01_data_and_tokens", "4.50 nats per token, and the students': large 4.50, middle 4.50"),
@@ -225,7 +254,10 @@ def test_the_interval_says_whether_a_difference_is_told_from_none(value, lo, hi,
     plain = findings.said("README", SMOKE).partition(". ")[0]
     assert plain.startswith(f"At the end of training, {'' if sure else 'this run could not tell'}")
     assert f" {sure or 'fewer'} training rows" in plain
-    assert plain.endswith(f"on average {size} {span}")
+    assert f"on average {size} {span}; " in plain
+    assert plain.endswith(
+        "; 9 of 9 do by their own interval"
+    )  # without the mean of off-policy ones
     assert "Where both fit the rows as closely, no student can be compared with SFT." in text
 
 
@@ -298,13 +330,11 @@ def test_too_few_rows_memorized():
 
 
 def test_how_sure():
-    assert sentences.how_sure("smoke").endswith(
-        "over seeds 0, 1, 2, then groups of equal responses."
-    )
+    assert sentences.how_sure(SMOKE).endswith("over seeds 0, 1, 2, then groups of equal responses.")
     assert "alone" not in findings.said("14_cause", SMOKE)
     assert "seeds none" not in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(3))
-    assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure("smoke")
+    assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure(SMOKE)
     assert "with fewer than 3 seeds none about trained" in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(0, 1, 2, 3))
     assert "the rows (seeds 0, 1, 2 alone): the" in findings.said("14_cause", SMOKE)
