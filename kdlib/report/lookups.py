@@ -69,6 +69,12 @@ def difference(line: dict[str, Any]) -> str:
     return text if lo > 0 or hi < 0 or not value else f"{text}, {UNKNOWN}"
 
 
+def briefly(line: dict[str, Any]) -> str:
+    """The same in few words, beside a sentence that says what the brackets are."""
+    value, lo, hi = (100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi"))
+    return f"{abs(value):.1f} {'fewer' if value < 0 else 'more'} [{lo:+.1f} to {hi:+.1f}]"
+
+
 def share(line: dict[str, Any], name: str = "value") -> str:
     """A share with its interval, in percent."""
     return row_text(line, name, ".1%")

@@ -31,7 +31,7 @@ UNSEEN = ("base", "teacher")  # models whose answers are left out, so that a gla
 def answer(profile: str) -> str:
     """The answer in a few sentences, then one training row with what models write to its prompt."""
     said = findings.with_intervals("README", load_profile(profile))
-    found = textwrap.fill(said, 110, break_on_hyphens=False)
+    found = textwrap.fill(said, 118, break_on_hyphens=False)
     return "\n\n".join(filter(None, (found, before_and_after(profile))))
 
 
@@ -72,8 +72,9 @@ def numbers(profile: str) -> str:
         "evidence": judged["evidence"].str.replace("; .*", " ...", regex=True),
     }
     first = results.memorized(results.read(profile, "table1"))
-    parts = [_made(profile), results.markdown(first), results.legend(profile)]
-    parts += [*_elsewhere(profile), results.markdown(pd.DataFrame(short)), CLAIMS]
+    legend = " ".join(filter(None, (results.legend(profile), _elsewhere(profile))))
+    parts = [_made(profile), results.markdown(first), legend]
+    parts += [results.markdown(pd.DataFrame(short)), CLAIMS]
     if len(attacked := results.attackers(profile)):
         parts += [results.ATTACKERS, results.markdown(attacked)]
     return "\n\n".join(parts)
@@ -96,11 +97,11 @@ def _made(profile: str) -> str:
     return made
 
 
-def _elsewhere(profile: str) -> list[str]:
+def _elsewhere(profile: str) -> str:
     """What one seed memorized with students that were pruned and healed on another machine."""
     there = results.read(profile, "healed_elsewhere", optional=True)
     if there.empty:
-        return []
+        return ""
     known = ["method", "size", "seed"]
     here = results.read(profile, "metrics").query(
         f"metric == 'exact_rate' and split == 'member' and k == {WINDOW}"
@@ -111,11 +112,11 @@ def _elsewhere(profile: str) -> list[str]:
         for row in both.to_dict("records")
     ]
     seed, machine = there["seed"].iloc[0], there["machine"].iloc[0]
-    return [
+    return (
         f"All seeds share one set of pruned and healed students, and these matter: seed {seed} was "
         f"run before, from students that were made on another machine ({machine}), at earlier "
         f"commits. Shares there and here: {'; '.join(told)}. No interval above holds this."
-    ]
+    )
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {"answer": answer, "results": numbers}

@@ -15,7 +15,7 @@ from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, part_sentences, results
 from kdlib.report import usefulness_sentences as usefulness
-from kdlib.report.lookups import difference, share
+from kdlib.report.lookups import briefly, difference, share
 from kdlib.report.part_sentences import Sentence
 from kdlib.stats import MIN_SEEDS
 
@@ -28,8 +28,7 @@ def how_sure(settings: Profile) -> str:
     if len(seeds) > 1:
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):
-            text += "; all seeds share one set of pruned students, and of another set they say "
-            text += "nothing"
+            text += "; of other pruned students than the one set here they say nothing"
         return f"{text}."
     alone = "with one seed they say nothing of another training run"
     return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {alone}."
@@ -177,10 +176,10 @@ def _at_the_end(settings: Profile) -> str:
     text = f"at the end of training, {who} training rows word for word than students that were "
     text += f"fine-tuned on them (SFT): on average {difference(line)}"
     text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; {(gaps['hi'] < 0).sum()} of {len(gaps)} "
-    text += "do by their own interval"
+    text += "students do by their own interval"
     means = lookups.table(settings.name, "primary")
     for rest in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
-        text += f"; without methods that train on the student's own text, {difference(rest)}"
+        text += f"; without methods that train on the student's own text, {briefly(rest)}"
     return f"{text}."
 
 
@@ -192,7 +191,7 @@ def _stopped(settings: Profile) -> str:
     table = lookups.lines(settings.name, "table1", method="sft").set_index("size")["member"]
     text = "stopped early, where both are as useful, SFT students write "
     text += f"{sft:.1%} of the rows ({table.loc[pairs['size']].mean():.1%} at the end), distilled "
-    return f"{text}students {own:.1%}: {difference(line)}."
+    return f"{text}students {own:.1%}: {briefly(line)}."
 
 
 def _main(settings: Profile) -> str:

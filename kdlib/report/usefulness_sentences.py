@@ -56,8 +56,8 @@ def of_any(settings: Profile) -> str:
     least = least.sort_values("method", ascending=False, kind="stable")  # the teacher first
     told = [
         f"{'the teacher' if size == 'teacher' else f'SFT ({size})'} {row_text(line, form='+.3f')}"
-        f" ('{line['against']}')"
         for size, line in zip(least["size"], least.to_dict("records"), strict=True)
     ]
-    text = "in usefulness, held-out answers of models stopped early minus the best answers that "
-    return f"{text}need no model: {', '.join(told)}; below 0, these are the more useful ones."
+    best = "' or '".join(least["against"].unique())
+    text = "in usefulness, models stopped early minus the best answers that need no model "
+    return f"{text}('{best}'): {', '.join(told)}; below 0, these are the more useful ones."
