@@ -75,7 +75,8 @@ def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame)
     less, none = gaps["less"], gaps["none"]
     evidence = f"{judged.sum()} of {len(gaps)} distilled students are judged: of these "
     evidence += f"{less.sum()} memorize less than SFT that is stopped where it is as useful, and "
-    evidence += f"for {none.sum()} a gain of {GAIN:.0%} of the rows is excluded"
+    evidence += f"for {none.sum()} a gain of {GAIN:.0%} of the rows (memorizing so much less) is "
+    evidence += "excluded"
     if (value := gaps["value"].where(judged)).notna().any():
         most = gaps.loc[value.idxmin()]
         evidence += f"; {label(most['method'])} {most['size']} has the lowest difference: "

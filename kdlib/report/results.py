@@ -169,9 +169,9 @@ def legend(profile: str) -> str:
     over = f"{over}; it says nothing of another training run" if alone else f"seeds, then {over}"
     median, shorter = lengths["median_tokens"].median(), lengths["shorter"].mean()
     return (
-        f"Share of the {lengths['rows'].min()} member rows whose response greedy decoding writes "
-        f"word for word, up to its {WINDOW}th token (median {median:.0f} tokens; {shorter:.1%} are "
-        f"shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
+        f"Share of the member rows ({lengths['rows'].min()} a seed) whose response greedy decoding "
+        f"writes word for word, up to its {WINDOW}th token (median {median:.0f} tokens; "
+        f"{shorter:.1%} are shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
         f"together, 95% interval (over {over}; where no row came out, over groups alone). The "
         "teacher stands under SFT. The paper's own "
         "figures, of its far larger models and another data set, stand in `table1.csv`."

@@ -7,6 +7,8 @@ came out. `OF` names those of each notebook and of the README's first screen.
 from collections.abc import Callable
 from functools import partial
 
+import pandas as pd
+
 from kdlib.analysis import primary
 from kdlib.analysis.own_claims import GAIN, at_equal_usefulness, named
 from kdlib.analysis.rates import student_sizes
@@ -69,8 +71,19 @@ def _memorizes(method: str, size: str, settings: Profile) -> str:
     epochs, shares = zip(*early, strict=True)
     when = " to ".join(dict.fromkeys(f"{one:g}" for one in (min(epochs), max(epochs))))
     name = "the teacher" if method == "teacher" else f"{label(method)} ({size} size)"
-    text = f"{name} memorizes {end} of the member rows at the end of training; stopped where its "
+    text = f"{name} memorizes {end} of the member rows at the end of training"
+    text += f"{_by_seed(settings, method, size)}; stopped where its "
     return f"{text}held-out loss is least (epoch {when}), {sum(shares) / len(shares):.1%}."
+
+
+def _by_seed(settings: Profile, method: str, size: str) -> str:
+    """The shares of which such a rate is the mean, where there are several."""
+    known = results.read(settings.name, "metrics")
+    asked = {"method": method, "size": size, "metric": "exact_rate", "split": "member", "k": WINDOW}
+    if not {"seed", *asked} <= set(known):
+        return ""
+    own = known[(known[[*asked]] == pd.Series(asked)).all(axis=1)].sort_values("seed")["value"]
+    return f" (by seed {', '.join(f'{one:.1%}' for one in own)})" if len(own) > 1 else ""
 
 
 def _every_size(sentence: OfSize, settings: Profile) -> str:
@@ -244,6 +257,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", _main),
         ("", partial(_mean, "C1", "at the end of training")),
         ("", partial(_mean, "A2", "where both fit the rows as closely")),
+        ("", usefulness.at_the_end),
     ],
     **part_sentences.OF,
     "18_conclusion": [("", _main), ("", usefulness.of_any), ("", _ledger)],

@@ -14,6 +14,7 @@ from kdlib import runs
 from kdlib.analysis.rates import distilled, student_sizes
 from kdlib.config.methods import PAPER, label
 from kdlib.report import executed, lookups, results
+from kdlib.report.usefulness_sentences import outdone
 
 Say = Callable[[str], str]  # from English words to those of a page's language
 HEADING = re.compile(r"\]\(#[^)\s]+")  # within a page; Sphinx knows no capitals there
@@ -92,9 +93,9 @@ def decision(profile: str, say: Say = str) -> dict[str, Any]:
 
     of_hundred (a table in Markdown), rows; least and most, each the names of the distilled students
     at that end and their texts in a hundred; cost by what is counted (percent of the teacher);
-    outdone (see `_outdone`), canaries (times, least, most) and attack (pairs of method and chance),
-    empty where not measured; verdicts (number of claims by verdict) and claims. Texts in a hundred
-    have their 95% intervals.
+    outdone (see `usefulness_sentences.outdone`), canaries (times, least, most) and attack (pairs of
+    method and chance), empty where not measured; verdicts (number of claims by verdict) and claims.
+    Texts in a hundred have their 95% intervals.
     """
     first, metrics = results.read(profile, "table1"), results.read(profile, "metrics")
     sizes, taught = student_sizes(first), distilled(first)
@@ -114,7 +115,9 @@ def decision(profile: str, say: Say = str) -> dict[str, Any]:
             for name, words in COSTS.items()
             if name in mean.index.get_level_values("metric")
         },
-        "outdone": _outdone(metrics, say),
+        "outdone": {
+            key: say(one) if key == "answer" else one for key, one in outdone(profile).items()
+        },
         "canaries": _canaries(profile, taught, say),
         "attack": [(say(name), chance) for name, chance in _attack(profile, rates["member"])],
         "claims": len(judged),
@@ -187,21 +190,6 @@ def _line(first: pd.DataFrame, size: str, taught: pd.DataFrame, say: Say) -> dic
         "taught by the teacher": say(" to ").join(ends),
         "texts it never saw": _extreme(rows, "max", "held_out")[1],
     }
-
-
-def _outdone(metrics: pd.DataFrame, say: Say) -> dict[str, Any]:
-    """How many students answer held-out rows less usefully than the best answer without a model.
-
-    answer (its name), students (how many there are at the end of training), less (how many are), by
-    means over seeds; empty where usefulness, or such an answer, was not measured.
-    """
-    asked = metrics.query("metric == 'usefulness_greedy' and split == 'held_out'")
-    mean = asked[asked["method"] != "base"].groupby(["size", "method"])["value"].mean()
-    best, own = (mean[mean.index.isin(at, level=0)] for at in (["all"], student_sizes(asked)))
-    if best.empty:
-        return {}
-    less = int((own < best.max()).sum())
-    return {"answer": say(best.idxmax()[1]), "students": len(own), "less": less}
 
 
 def _canaries(profile: str, taught: list[str], say: Say) -> dict[str, Any]:

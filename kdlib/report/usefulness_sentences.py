@@ -1,7 +1,10 @@
 """The sentences on usefulness, beside those of `sentences`."""
 
+from typing import Any
+
+from kdlib.analysis.rates import student_sizes
 from kdlib.config.profile import Profile
-from kdlib.report import lookups
+from kdlib.report import lookups, results
 from kdlib.stats import row_text
 
 
@@ -61,3 +64,31 @@ def of_any(settings: Profile) -> str:
     best = "' or '".join(least["against"].unique())
     text = "in usefulness, models stopped early minus the best answers that need no model "
     return f"{text}('{best}'): {', '.join(told)}; below 0, these are the more useful ones."
+
+
+def outdone(profile: str) -> dict[str, Any]:
+    """How many students answer held-out rows less usefully than the best answer without a model.
+
+    answer (its name), students (how many there are at the end of training), less (how many are), by
+    means over seeds; empty where usefulness, or such an answer, was not measured.
+    """
+    asked = results.read(profile, "metrics")
+    if not {"metric", "split", "value"} <= set(asked):
+        return {}
+    asked = asked.query("metric == 'usefulness_greedy' and split == 'held_out'")
+    mean = asked[asked["method"] != "base"].groupby(["size", "method"])["value"].mean()
+    best, own = (mean[mean.index.isin(at, level=0)] for at in (["all"], student_sizes(asked)))
+    if best.empty:
+        return {}
+    less = int((own < best.max()).sum())
+    return {"answer": best.idxmax()[1], "students": len(own), "less": less}
+
+
+def at_the_end(settings: Profile) -> str:
+    """The same of the end of training, in words."""
+    found = outdone(settings.name)
+    if not found:
+        return "how useful answers are at the end of training was not measured."
+    text = f"at the end of training, {found['less']} of the {found['students']} students (SFT and "
+    text += "distilled) answer held-out prompts less usefully, on average, than "
+    return f"{text}'{found['answer']}', which needs no model."
