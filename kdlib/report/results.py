@@ -171,10 +171,10 @@ def legend(profile: str) -> str:
     return (
         f"Share of the member rows ({lengths['rows'].min()} a seed) whose response greedy decoding "
         f"writes word for word, up to its {WINDOW}th token (median {median:.0f} tokens; "
-        f"{shorter:.1%} are shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
-        f"together, 95% interval (over {over}; where no row came out, over groups alone). The "
-        "teacher stands under SFT. The paper's own "
-        "figures, of its far larger models and another data set, stand in `table1.csv`."
+        f"{shorter:.1%} are shorter than {WINDOW} and count only with their end token): all of "
+        f"seeds {seeds} together, 95% interval (over {over}; where no row came out, over groups "
+        "alone). The teacher stands under SFT. The paper's own figures, "
+        "of its far larger models and another data set, stand in `table1.csv`."
     )
 
 

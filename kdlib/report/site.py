@@ -104,7 +104,7 @@ def decision(profile: str, say: Say = str) -> dict[str, Any]:
     of_hundred = pd.DataFrame([_line(first, size, own, say) for size in ("teacher", *sizes)])
     mean = metrics.groupby(["metric", "size"])["value"].mean()
     judged = results.claims(profile)
-    verdicts = judged["verdict"].value_counts()
+    verdicts, beaten = judged["verdict"].value_counts(), outdone(profile)
     return {
         "of_hundred": results.markdown(of_hundred.rename(columns=say).map(say)),
         "rows": int(results.read(profile, "lengths").query("split == 'member'")["rows"].min()),
@@ -115,9 +115,7 @@ def decision(profile: str, say: Say = str) -> dict[str, Any]:
             for name, words in COSTS.items()
             if name in mean.index.get_level_values("metric")
         },
-        "outdone": {
-            key: say(one) if key == "answer" else one for key, one in outdone(profile).items()
-        },
+        "outdone": beaten and beaten | {"answer": say(beaten["answer"])},
         "canaries": _canaries(profile, taught, say),
         "attack": [(say(name), chance) for name, chance in _attack(profile, rates["member"])],
         "claims": len(judged),

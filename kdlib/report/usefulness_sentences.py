@@ -4,7 +4,7 @@ from typing import Any
 
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.profile import Profile
-from kdlib.report import lookups, results
+from kdlib.report import lookups
 from kdlib.stats import row_text
 
 
@@ -72,7 +72,7 @@ def outdone(profile: str) -> dict[str, Any]:
     answer (its name), students (how many there are at the end of training), less (how many are), by
     means over seeds; empty where usefulness, or such an answer, was not measured.
     """
-    asked = results.read(profile, "metrics")
+    asked = lookups.table(profile, "metrics")
     if not {"metric", "split", "value"} <= set(asked):
         return {}
     asked = asked.query("metric == 'usefulness_greedy' and split == 'held_out'")

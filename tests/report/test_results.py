@@ -66,7 +66,7 @@ def test_report_in_a_terminal(project, capsys, methods, sizes):
     shown = capsys.readouterr().out
     assert "0.500 [" in shown and "before fine-tuning" in shown
     joined = " ".join(shown.split())
-    assert "seeds 3, 7" in joined and "40 member rows" in joined
+    assert "seeds 3, 7" in joined and "member rows (40 a seed)" in joined
     assert "(over seeds, then groups of equal responses; where no row came out," in joined
     assert "no model: constant 0.125 [0.125, 0.125]" in joined
     assert all(f"C{number} OPEN" in shown for number in range(1, 7))

@@ -16,6 +16,7 @@ from kdlib.study import pipeline
 
 SMOKE = load_profile("smoke")
 SIZES = SMOKE.sizes
+N = len(METHODS) * len(SIZES)  # students
 SPAN = {"value": -0.15, "lo": -0.2, "hi": -0.1}
 FRONTS = ("one", "other", "difference")
 LESS = "15.0 percentage points fewer [95% interval of the difference -20.0 to -10.0]"
@@ -97,10 +98,18 @@ def write_all():
     gap = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
     contrast = {"metric": "memorized", "own": 0.2, "sft": 0.35, "gained": True} | SPAN
     roc = {"roc_auc": 0.9, "roc_auc_lo": 0.8, "roc_auc_hi": 1.0}
+    loss = every(split="held_out", metric="nats_per_token", value=4.5, seed=0)
+    ended = [
+        every(split="member", metric="exact_rate", k=50, value=value, seed=seed)
+        for seed, value in enumerate((0.3, 0.4, 0.5))
+    ]
+    useful = {"split": "held_out", "metric": "usefulness_greedy", "seed": 0}
+    ended.append(every(value=0.25, **useful))
+    no_model = pd.DataFrame([{"method": "echo", "size": "all", "value": 0.3} | useful])
     beside = [one | {"method": "sft", "size": size} for one in trivial for size in SIZES]
     write(
         lengths=lengths(0, 1, 2),
-        metrics=every(split="held_out", metric="nats_per_token", value=4.5, commit="1a"),
+        metrics=pd.concat([loss, *ended, no_model]).assign(commit="1a"),
         table1=ends,
         paths=pd.concat([path.assign(split=split) for split in ("member", "held_out")]),
         differences=every(**to_sft, **SPAN),
@@ -183,6 +192,9 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("03_supervised_fine_tuning", "SFT (middle size) memorizes 40.0% [30.0%, 50.0%]"),
         ("00_map", f"SFT 35.0%: {LESS}; the rule of A1 judges 9 of these students. The verdicts"),
         ("03_supervised_fine_tuning", "12.5%. SFT (small size) memorizes 40.0% [30.0%, 50.0%]"),
+        ("03_supervised_fine_tuning", "of training (by seed 30.0%, 40.0%, 50.0%); stopped where"),
+        ("10_comparison", f"At the end of training, {N} of the {N} students (SFT and distilled) "),
+        ("10_comparison", "answer held-out prompts less usefully, on average, than 'echo', which"),
         ("03_supervised_fine_tuning", "need no model: large -0.150 [-0.200, -0.100] ('echo'), "),
         ("04_word_level_kd", f"SFT 40.0% [30.0%, 50.0%]: {LESS}."),
         (
