@@ -49,13 +49,14 @@ def before_and_after(profile: str) -> str:
     rows = ROW.findall(rest.partition(TITLE)[0])
     if not rows:
         return ""
-    lines = [f"| {title.partition('. ')[2]} | text |", "|---|---|"]
+    told, chosen, lines = title.partition(". ")[2], "", list[str]()
     for head, text in rows:
-        name = head.partition("<br>")[0].partition(",")[0]
+        name, _, size = head.partition("<br>")[0].partition(", ")
         if name not in UNSEEN:
             verb = "" if name in ("prompt", "response") else " writes"
             lines.append(f"| {name}{verb} | {_inline(text)} |")
-    return "\n".join(lines)
+            chosen = f" (size {size}, one seed; chosen by what came out)" if size else chosen
+    return "\n".join([f"| {told}{chosen} | text |", "|---|---|", *lines])
 
 
 def _inline(text: str) -> str:
