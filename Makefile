@@ -3,7 +3,7 @@ PROFILE ?= laptop
 SEEDS ?=
 # The paper's four methods always run; further ones by name, "gkd minillm", or all.
 METHODS ?= paper
-# The study itself; further notebooks by part: lab, cause, defences, release, all.
+# The study itself; further notebooks by part: lab, cause, defences, life, release, all.
 PARTS ?= study
 CORES ?= $(shell nproc)
 # Notebooks that may share one GPU, by default as the profile's models are small or not.
@@ -26,7 +26,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." PARTS="study | lab | cause | defences | release | all" CORES=<all>'
+	@echo 'Variables: PROFILE=laptop SEEDS="0 1 2" METHODS="paper | all | gkd minillm ..." PARTS="study | lab | cause | defences | life | release | all" CORES=<all>'
 
 # Quoted, so that a profile's path may hold blanks; a lock in data/runs keeps a second run away.
 study: $(READY)  ## run the study, or what is left of it, and print what came out
@@ -98,6 +98,9 @@ clean:  ## remove checkpoints, caches and stage markers; never results, figures,
 	@python=$$(for one in $(PYTHON) python3.11 python3; do \
 	    "$$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo "$$one" && break; \
 	done) || { echo 'make: Python 3.11 or newer is needed; name it with PYTHON=/path/to/python' >&2; exit 2; }; \
+	if pgrep -f "$(CURDIR)/[.]venv/bin/" > /dev/null 2>&1; then \
+	    echo 'make: .venv has to be made anew, and something runs from it; end that first' >&2; exit 2; \
+	fi; \
 	echo "making .venv with $$python: the pinned packages, some minutes the first time"; \
 	rm -rf .venv; "$$python" -m venv .venv
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,defences]'

@@ -34,7 +34,8 @@ PAPERS = [name for name in TRAINING if name != TEACHER and set(PLAN.trained[name
 TOGETHER = [name for name, given in PLAN.parameters.items() if "seeds" in given and name != MAP]
 DEFENDED = "15_defences"
 # in these notebooks further students are trained, for all seeds or, in 17, the first
-MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause", DEFENDED, "17_release")
+MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause", DEFENDED)
+MORE_STUDENTS += ("16_life_cycle", "17_release")
 USING_MODELS = (*MORE_STUDENTS, "13_membership_and_canaries")
 
 # Notebook of one seed: the notebooks of the same seed whose files it reads.
@@ -44,7 +45,7 @@ for name in TRAINING:
     if name not in (TEACHER, *PAPERS):  # it may compare its models with those of the paper's methods
         BEFORE[name] += PAPERS
 BEFORE[METER] = TRAINING
-# What others wait for comes first (11, 12, 14 and 15 wait for all that train), the longest of it.
+# What others wait for comes first (11, 12, 14 to 17 wait for all that train), the longest of it.
 PRIORITY = {name: 2 if PLAN.samples(name) else 1 for name in TRAINING}
 PRIORITY |= dict.fromkeys((TEACHER, *MORE_STUDENTS), 3)
 
@@ -147,6 +148,7 @@ onerror:
 
 
 rule stages:
+    localrule: True  # seconds: no job of a cluster
     input:
         done(MAP),
     output:  # a marker among the runs: a table may be older than they are, or be committed

@@ -4,15 +4,18 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kdlib import runs
-from kdlib.config.profile import load_profile, read_templates
+from kdlib.config.profile import TEACHER, load_profile, read_seeds, read_templates
 from kdlib.config.sections import FIELDS, SECRETS, AuditSettings, Template
 from kdlib.errors import KdlibError, clearly
 from kdlib.study import pipeline
+
+CRASHED = 70  # exit status; sysexits calls it EX_SOFTWARE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,6 +42,26 @@ def calibrate(profile: str, cores: int) -> None:
     print(json.dumps(lr_search.calibrate(load_profile(profile), cores), indent=1))
 
 
+def train(profile: str, method: str, size: str, seed: str) -> None:
+    """Train and measure one model of the study, on all processes that were started for it."""
+    from kdlib.distill import sharing
+    from kdlib.study import stages
+    from kdlib.study.run import Run, load_rows
+
+    with sharing.joined():
+        settings = load_profile(profile)
+        one, *more = read_seeds(seed, settings)
+        if method != TEACHER:
+            settings.method(method)
+        sizes = (TEACHER,) if method == TEACHER else settings.sizes
+        if more or size not in sizes:
+            known = f"--size of {method} is one of {', '.join(sizes)}, --seed one whole number"
+            raise KdlibError(f"--size {size} --seed {seed}: {known}")
+        folder = stages.make(Run(settings, one, method, size), load_rows(settings, one))
+        if sharing.is_main():
+            print(folder)
+
+
 def report(profile: str) -> None:
     """Print the comparison, the claims and where the figures lie."""
     from kdlib.report import results
@@ -60,6 +83,21 @@ def site(profile: str) -> None:
     from kdlib.report import site as pages
 
     pages.lay_out(load_profile(profile).name, runs.root() / "docs" / "notebooks")
+
+
+def tune(
+    profile: str, students: str, knobs: str, trials: int, seeds: str, store: Path | None
+) -> None:
+    """Search knobs of methods and defences for two aims; judge on fresh seeds what was chosen."""
+    from kdlib.study import tuning
+    from kdlib.tune import command
+    from kdlib.tune.store import place
+
+    settings = load_profile(profile)
+    fresh = settings.probed(read_seeds(seeds, settings))
+    asked = tuning.read(settings, students, knobs)
+    lines = command.run(settings, fresh, asked, trials, store or place(settings))
+    print("\n".join(lines))
 
 
 def audit(
@@ -150,12 +188,14 @@ def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
     add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
     add("--held-out", help="like rows that it was not trained on")
     add("--reference", help="the model before that training")
-    add("--out", required=True, help="folder for what is found")
+    add("--out", required=True, help="new folder for what is found; its rows/ hold the rows' text")
     add("--batch", type=_positive, default=64, help="rows per forward pass")
     add("--max-length", type=_positive, help="tokens; default: what the model reads")
-    known = "short, alpaca, or a file: text with {instruction} and {context}, or a .toml block"
+    known = "the prompt's in training: short (default), alpaca, compact, chat, or a file: text "
+    known += "with {instruction} and {context}, or a .toml block"
     add("--template", type=_template, default="short", help=known)
-    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="response=answer ...")
+    ours = f"such as response=answer; ours: {', '.join((*FIELDS, SECRETS))}"
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help=ours)
     add("--precision", choices=("fp32", "bf16"), default="fp32")
     many = "rows of each file to answer, too, for edit distances: a forward pass per token"
     add("--decode", type=_positive, default=0, metavar="N", help=many)
@@ -166,22 +206,26 @@ def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
     add("--prices", type=Path, help="places and their prices for the brief, a .toml file")
 
 
+def _add_arguments_of_record(child: argparse.ArgumentParser, command: Any) -> None:
+    add = child.add_argument
+    add("record", type=Path, help="record.json of an audit")
+    if command is verify_record:
+        add("--key", type=Path, help="public key (Ed25519, PEM) that must have signed it")
+        moved = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
+        add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=moved)
+        return
+    spdx = "the model's licence: identifier of the SPDX list, or another's name"
+    add("--license", required=True, help=spdx)
+    add("--license-link", help="address of the text of a licence that is not in that list")
+
+
 def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     add, cores = child.add_argument, len(os.sched_getaffinity(0))
     if command is audit:
         _add_arguments_of_audit(child)
         return
-    if command is verify_record:
-        add("record", type=Path, help="record.json of an audit")
-        add("--key", type=Path, help="public key (Ed25519, PEM) that must have signed it")
-        moved = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
-        add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=moved)
-        return
-    if command is card:
-        add("record", type=Path, help="record.json of an audit")
-        spdx = "the model's licence: identifier of the SPDX list, or another's name"
-        add("--license", required=True, help=spdx)
-        add("--license-link", help="address of the text of a licence that is not in that list")
+    if command in (verify_record, card):
+        _add_arguments_of_record(child, command)
         return
     if command is findings:
         return
@@ -190,6 +234,19 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--out", type=Path, required=True, help="folder of the release")
         add("--policy", default="default", help="limits, a .toml file, or default")
         add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
+        return
+    if command is train:
+        add("--method", required=True, help="teacher, or a method of the profile")
+        add("--size", default=TEACHER, help="of a student; default: the teacher's")
+        add("--seed", default="0", help="default: 0")
+        return
+    if command is tune:
+        known = "methods, each alone or with a defence behind a +; their knobs: config/knobs.toml"
+        add("--students", default="sft word_kd sft+goldfish sft+lora", help=known)
+        add("--knobs", default="", help="of these alone, by name; default: all of each")
+        add("--trials", type=_positive, default=20, help="of each student; default: 20")
+        add("--seeds", default="", help="fresh ones, to judge on; default: as notebook 15 has them")
+        add("--store", type=Path, help="SQLite file of the search; default: among the runs")
         return
     if command not in (report, site):
         add("--cores", type=_positive, default=cores, help="default: all there are")
@@ -207,7 +264,7 @@ def main() -> int:
     """Run a command; bad input ends with one message and exit status 2."""
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    of_study = (pipeline.study, verify, calibrate, report, findings, site)
+    of_study = (pipeline.study, train, verify, calibrate, tune, report, findings, site)
     for command in (*of_study, audit, verify_record, card, release):
         name, about = command.__name__.replace("_", "-"), (command.__doc__ or "").split("\n")[0]
         child = commands.add_parser(name, help=about)
@@ -219,7 +276,10 @@ def main() -> int:
         return int(not ended) if isinstance(ended, bool) else ended or 0
     except (KdlibError, OSError) as error:  # OSError: a file that may not be read
         print(f"kdlib: {error}", file=sys.stderr)
-    return 2
+        return 2
+    except Exception:  # not 1, by which an audit says that a model fails
+        traceback.print_exc()
+        return CRASHED
 
 
 if __name__ == "__main__":

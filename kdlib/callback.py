@@ -77,12 +77,14 @@ class MemorizationCallback(TrainerCallback):
         self.group = frame["response"].map(sources.normalised).tolist()
         self.member = frame.index.isin(rows["members"].index)
         both = set(self.group[: len(rows["members"])]) & set(self.group[len(rows["members"]) :])
-        shared = f"{len(both)} responses stand in members and in held_out, such as"
+        first = next((place for place, one in enumerate(self.group, 1) if one in both), 0)
+        shared = f"{len(both)} responses stand in members and in held_out, the first in row {first}"
         remedy = "take them out of held_out, they tell nothing of guessing"
-        _require(not both, f"{shared} '{min(both, default='')[:60]}'; {remedy}")
+        _require(not both, f"{shared} of members; {remedy}")
         config = self.model().config.get_text_config()
-        room = max_length or getattr(config, "max_position_embeddings", None)
-        room = room or tokens.WHOLE.max_length
+        most = getattr(config, "max_position_embeddings", None) or tokens.WHOLE.max_length
+        room = max_length or most
+        _require(room <= most, f"max_length = {room}: the model reads {most} tokens")
         given = frame.assign(row_id=frame.index).to_dict("records"), self.tokenizer
         encoded = tokens.encode(*given, tokens.WHOLE, template)
         for one in encoded:
@@ -175,7 +177,7 @@ def point(table: pd.DataFrame) -> dict[str, float]:
         "memorized_excess_hi": hi,
         "nats_per_token_member": float(loss[True]),
         "nats_per_token_held_out": float(loss[False]),
-        "membership_auc": roc.auc(-nats.to_numpy(), member),
+        "membership_auc": roc.auc(-nats.to_numpy(), member) if nats.notna().all() else float("nan"),
     }
 
 
@@ -216,7 +218,8 @@ def _rows(given: Rows, name: str) -> pd.DataFrame:
     texts = texts.where(texts.notna(), "")
     for field in FIELDS:
         for row, value in texts[field].items():
-            _require(isinstance(value, str), f"row {row}: {field} is {value!r:.60}, no text")
+            kind = type(value).__name__
+            _require(isinstance(value, str), f"row {row}: {field} is of type {kind}, no text")
             empty = field in stream_rows.NEEDED and not value.strip()
             _require(not empty, f"row {row} has an empty {field}; leave the row out")
     return texts.map(str.strip)

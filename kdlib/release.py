@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from kdlib import runs
-from kdlib.audit import command, gate, policy, record, verifying
+from kdlib.audit import command, gate, record, verifying
+from kdlib.audit import policy as policies
 from kdlib.config.profile import Profile
 from kdlib.config.sections import FIELDS, AuditSettings, Template
 from kdlib.data import sources
@@ -35,10 +36,12 @@ MODEL, ROWS, AUDIT = "model", "rows", "audit"
 CLAIM = "release.json"  # of the folder: whose it is; of the model: how it is asked
 NGRAMS, FILTERED = "ngrams.npz", "filtered.csv"
 LOG = "log.jsonl"
+# of transformers' generate: what gives tokens back before they are noted, or without the filter
+CLOSED = ("streamer", "custom_generate", "return_dict_in_generate", "generation_config")
 
 
 def make(
-    profile: Profile, seed: int, out: Path, asked: policy.Read, sign: Path | None = None
+    profile: Profile, seed: int, out: Path, asked: policies.Read, sign: Path | None = None
 ) -> pd.DataFrame:
     """Filter, distil, audit and gate, or what is left of it; the gate's table (`gate.judged`).
 
@@ -115,14 +118,18 @@ def write_model(folder: Path, student: Run, read: releasing.Read) -> None:
 
 
 def load(
-    folder: str | Path, key: str | Path | None = None, log: str | Path | None = None
+    folder: str | Path,
+    key: str | Path | None = None,
+    log: str | Path | None = None,
+    policy: str | Path | None = None,
 ) -> "Released":
     """Open a release whose record holds, with its decoding filter and its log.
 
     The record has to say that the gate passed, and every file of model/ has to be the one that it
     names; with `key`, a public key, it has to be signed by that, too. Without a key it says what
-    its owner says. `log` is a file, by default log.jsonl in the folder. KdlibError says what is
-    wrong, such as the file that has changed.
+    its owner says. With `policy`, a file or "default", it has to have passed that one. `log` is a
+    file, by default log.jsonl in the folder. KdlibError says what is wrong, such as the file that
+    has changed.
     """
     folder = Path(folder)
     path, closed = folder / AUDIT / record.RECORD, f"{folder} is not opened"
@@ -142,6 +149,9 @@ def load(
     if (result := body["predicate"].get("result")) != record.RESULT[gate.PASS]:
         wanted = f"{record.RESULT[gate.PASS]} alone is released"
         raise KdlibError(f"{closed}: its gate says {result}, and {wanted}; see {path.parent}")
+    asked = [one["digest"]["sha256"] for one in body["predicate"]["configuration"]]
+    if policy is not None and asked != [policies.read(str(policy)).sha256]:
+        raise KdlibError(f"{closed}: its gate had another policy than {policy}; see {path.parent}")
     how = json.loads((folder / MODEL / CLAIM).read_text("utf-8"))
     model = checkpoints.load_model(folder / MODEL).to(checkpoints.device())
     return Released(
@@ -172,7 +182,7 @@ class Released:
     def answer(self, instruction: str, context: str = "", *, user: str, **how: Any) -> str:
         """The answer to one row, greedy unless `how` (of transformers' generate) says otherwise."""
         prompt = tokens.prompt_text(instruction, context, self.template)
-        ids = torch.tensor([self.tokenizer(prompt)["input_ids"]], device=self.model.device)
+        ids = torch.tensor(tokens.prompt_ids([prompt], self.tokenizer), device=self.model.device)
         written = self.generate(ids, user=user, **{"do_sample": False} | how)
         return self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
 
@@ -180,9 +190,12 @@ class Released:
     def generate(self, input_ids: Tensor, *, user: str, **how: Any) -> Tensor:
         """What `generate` of transformers writes under the filter, from prompts int64 [B, T].
 
-        Noted before it is given back. KdlibError: no user is named, the prompt leaves no room for
+        Noted before it is given back. KdlibError: no user is named, an argument would give tokens
+        back before that or without the filter (CLOSED), the prompt leaves no room for
         `max_new_tokens`, or the log cannot be written: then there is no answer.
         """
+        if closed := sorted(set(how) & set(CLOSED)):
+            raise KdlibError(f"{', '.join(closed)}: a release does not answer so; leave it out")
         if not user.strip():
             raise KdlibError("no user is named, and the log needs one; give user='...'")
         how = {"max_new_tokens": self.max_new, "pad_token_id": self.tokenizer.pad_token_id} | how

@@ -63,4 +63,5 @@ def body_of(folder, model, name, said=None, held_out=True, counts=COUNTS, secret
     about = {"precision": "fp32", "limit": 512, "device": "cpu", "vocabulary": 300}
     about |= {"rows": {split: dict(counts) for split in splits}, "cost": COST}
     about |= {"secrets": 0, "detected": True, "decode": 0, "prompts": 0}
+    about["files"] = record.digests(settings)
     return record.statement(settings, said, table, about)

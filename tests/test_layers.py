@@ -15,7 +15,7 @@ LAYERS = [  # a folder imports from those in earlier rows, and its own
     ["study"],
     ["analysis"],
     ["figures", "report"],
-    ["audit", "callback"],
+    ["audit", "callback", "tune"],
     ["release", "__main__"],
 ]
 LAYER = {name: i for i, row in enumerate(LAYERS) for name in row}

@@ -118,6 +118,9 @@ def test_signed_as_it_is_made_and_opened_by_that_key(made, tmp_path):
     assert release.load(tmp_path / "out", public).known.n == 4
     with pytest.raises(KdlibError, match="record.json was not signed by this key"):
         release.load(tmp_path / "out", other)
+    assert release.load(tmp_path / "out", policy=limits(tmp_path)).known.n == 4
+    with pytest.raises(KdlibError, match="its gate had another policy than default"):
+        release.load(tmp_path / "out", public, policy="default")
 
 
 def test_broken_off_it_goes_on(made, tmp_path):
@@ -288,6 +291,14 @@ def test_without_a_user_room_or_log_there_is_no_answer(knowing, tmp_path, monkey
     monkeypatch.setattr(release.os, "fsync", full)
     with pytest.raises(KdlibError, match="the disk is full while writing .*log.jsonl"):
         knowing.answer("say 1", user="ann")
+
+
+@pytest.mark.parametrize("name", release.CLOSED)
+def test_nothing_leaves_before_it_is_noted(knowing, name):
+    ids = torch.tensor([toy.examples()[0].prompt])
+    with pytest.raises(KdlibError, match=f"^{name}: a release does not answer so"):
+        knowing.generate(ids, user="ann", **{name: True})
+    assert not knowing.log.path.exists()
 
 
 # --- the command -------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""The claims, our own (A, B), of the paper (C) and its companions (D, E): statement, rule, judge.
+"""The claims, our own (A, B, F), of the paper (C), its companions (D, E): statement, rule, judge.
 
 Statements and rules were written before any reported seed was run; where a rule changed since, a
 comment says so. A judge takes tables and says confirmed, refuted (neither: open) and on what
 evidence, looking at the paper's methods alone. Intervals are over seeds, then groups, see `stats`.
-Taught in notebooks 10 to 15.
+Taught in notebooks 10 to 16.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from kdlib.analysis import cause, companion_claims, own_claims, plane
+from kdlib.analysis import cause, companion_claims, life_cycle, own_claims, plane
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.own_claims import named, taught
 from kdlib.analysis.rates import MODEL, natural
@@ -97,7 +97,7 @@ def _pooled(differences: pd.DataFrame, comparison: str, metric: str) -> pd.DataF
 
 def _named(row: pd.Series) -> str:
     against, size = row["against"].split(maxsplit=1)
-    name = f"{label(row['method'])} {row['size']} less {label(against)} {size}"
+    name = f"{label(row['method'])} {row['size']} minus {label(against)} {size}"
     return f"{name}: {row_text(row, form='+.3f')}"
 
 
@@ -109,7 +109,7 @@ def _all_below(claim: str, differences: pd.DataFrame) -> Judged:
     below, above = sure(gaps, by) & (gaps["value"] < 0), judged(gaps, by=by)["direction"] == "above"
     most = _named(gaps.loc[gaps["value"].fillna(-np.inf).idxmax()])
     evidence = f"{below.sum()} of {len(gaps)} differences lie below 0, {above.sum()} above"
-    return below.all(), above.any(), f"{evidence}; the greatest is {most}"
+    return below.all(), above.any(), f"{evidence}; the highest: {most}"
 
 
 def _less_of_it(differences: pd.DataFrame) -> Judged:
@@ -127,12 +127,15 @@ def _keeps_usefulness(differences: pd.DataFrame, over_trivial: pd.DataFrame) -> 
     margin = gaps["margin"]
     kept = (gaps["lo"] > -margin) & judgeable(gaps, "groups")
     lost = (gaps["hi"] < -margin) & (judged(gaps, "p_limit", "groups")["p_holm"] < ALPHA)
-    evidence = f"{kept.sum()} of {len(gaps)} differences lie above the margin, {lost.sum()} below"
-    evidence += f" ({-margin.min():.3f} to {-margin.max():.3f})"
+    evidence = f"{kept.sum()} of {len(gaps)} differences lie above minus the margin (as useful), "
+    evidence += f"{lost.sum()} below it (less useful)"
+    of_size = gaps.dropna(subset="margin").groupby("size", sort=False)["margin"].first()
+    spans = ", ".join(f"{size} {one:.3f}" for size, one in of_size.items())
+    evidence += f"; the margin by size: {spans or 'none'}"
     if margin.isna().any():
-        evidence += f"; no margin, as SFT adds nothing, has {named(gaps[margin.isna()])}"
+        evidence += f"; {named(gaps[margin.isna()])}: no margin, as SFT adds nothing"
     least = _named(gaps.loc[gaps["value"].idxmin()])
-    evidence = f"{evidence}; the least is {least}; {said}"
+    evidence = f"{evidence}; the lowest: {least}; {said}"
     return known and kept.all(), known and lost.any(), evidence
 
 
@@ -144,7 +147,9 @@ def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
     none = judged(counted, "p_limit", "groups")["p_holm"] < ALPHA
     below = none & (counted["hi"] < LEAST)
     evidence = f"{(above & learned).sum()} of {len(gains)} distilled students memorize over "
-    evidence += f"{LEAST:.0%} more of the member than of the held-out rows, {below.sum()} less"
+    evidence += (
+        f"{LEAST:.0%} more of the member than of the held-out rows, {below.sum()} surely less"
+    )
     if len(counted):
         least = counted.loc[counted["value"].idxmin()]
         evidence += f"; the least: {label(least['method'])} {least['size']} {row_text(least)} "
@@ -155,7 +160,7 @@ def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
 
 
 def member_gains(tuples: pd.DataFrame) -> pd.DataFrame:
-    """Memorized share of the member rows less that of the held-out rows, by distilled student.
+    """Memorized share of the member rows minus that of the held-out rows, by distilled student.
 
     Columns: method, size, value, lo, hi, p, p_limit (of being LEAST), groups, hit_groups.
     """
@@ -201,7 +206,7 @@ def _cheaper(costs: pd.DataFrame) -> Judged:
 PAPER_CLAIMS = {
     "C1": Claim(
         "At the end of training, every distilled student memorizes less than SFT of its size.",
-        "all after as many steps (MiniLLM's come after its start from SFT): confirmed if for every "
+        "all after as many steps (MiniLLM's come after its start from SFT); confirmed if for every "
         "size and method the difference to SFT lies below 0 (its whole interval, by 10 different "
         "responses or more); refuted if one lies above 0 after Holm's correction",
         partial(_all_below, "C1"),
@@ -209,26 +214,26 @@ PAPER_CLAIMS = {
     "C2": Claim(
         "It keeps the usefulness of the SFT student.",
         # until now in ROUGE-L alone, by sizes where SFT beats every trivial answer
-        "usefulness as in A1, at the end of training; no verdict unless the teacher, after its "
-        "best epoch, beats every trivial answer with its interval. Confirmed if every difference "
-        "to SFT lies above minus a fifth of what SFT adds to the model before fine-tuning; refuted "
-        "if one lies below that after Holm's correction; a student where SFT adds nothing leaves "
-        "it open",
+        "usefulness as in A1, at the end of training; the margin is a fifth of what SFT, at the "
+        "end, adds to the model before fine-tuning; confirmed if every difference to SFT lies "
+        "above minus the margin; refuted if one lies below that after Holm's correction; a student "
+        "where SFT adds nothing leaves it open; no verdict unless the teacher, after its best "
+        "epoch, beats every trivial answer with its interval",
         _keeps_usefulness,
     ),
     "C3": Claim(
         "Methods that use the teacher's probabilities memorize least, MiniLLM least of all.",
-        "confirmed if at every size MiniLLM < word-level KD < sequence-level KD (beams; the "
-        "teacher's text is the row itself where the teacher recites it), all differences below 0 "
-        "(their whole intervals, by 10 different responses or more); refuted if one of them lies "
-        "above 0 after Holm's correction",
+        "confirmed if at every size MiniLLM < word-level KD < sequence-level KD (beams, "
+        "the teacher's text, which is the row itself where the teacher memorized it), all "
+        "differences below 0 (their whole intervals, by 10 different responses or more); refuted "
+        "if one of them lies above 0 after Holm's correction",
         partial(_all_below, "C3"),
     ),
     "C4": Claim(
-        "The smaller the student, the less distilling leaves of what SFT of its size leaves.",
+        "The smaller a distilled student, the smaller its share of what SFT of its size memorizes.",
         # until now the difference to SFT, which is smaller where SFT memorizes less
-        "what a method memorizes, as a share of what SFT does, at each size less the same at the "
-        "next larger: confirmed if all lie below 0 (their whole intervals); refuted if one lies "
+        "what a method memorizes, as a share of what SFT does, at each size minus the same at the "
+        "next larger; confirmed if all lie below 0 (their whole intervals); refuted if one lies "
         "above 0 after Holm's correction; only by 10 different responses or more that SFT "
         "memorizes at both sizes, and the method at one; no verdict where what SFT memorizes "
         "differs by more than 10% of the rows between sizes",
@@ -237,15 +242,15 @@ PAPER_CLAIMS = {
     "C5": Claim(
         "It never reaches zero. (Which rows stay is not asked here.)",
         "a student counts if it learned: its held-out answers are more useful than those before "
-        "fine-tuning, its interval above 0. Confirmed if every distilled student counts, and its "
-        "member rate less the held-out rate lies above 2% (its whole interval, by 10 different "
+        "fine-tuning, its interval above 0; confirmed if every distilled student counts, and its "
+        "member rate minus the held-out rate lies above 2% (its whole interval, by 10 different "
         "responses or more); refuted if that of one that counts lies "
         "below 2% after Holm's correction",
         _never_zero,
     ),
     "C5b": Claim(
         "What stays are rows that occur often, and rows that are unlike all others (2506.16170).",
-        "in the model of all attributes (notebook 12; intervals over groups alone, for the seeds "
+        "in the model of all attributes (notebook 12, intervals over groups alone, for the seeds "
         "that are there), for each of the paper's distilled methods "
         "that has rows enough to be fitted: confirmed if the odds ratios of copies and of rarity "
         "have their whole intervals above 1 in all of them; refuted if one of the two lies below 1 "
@@ -254,14 +259,14 @@ PAPER_CLAIMS = {
     ),
     "C6": Claim(
         "The student costs at most half of the teacher.",
-        "arithmetic of the sizes that were chosen, not a finding: confirmed if in every seed every "
+        "arithmetic of the sizes that were chosen, not a finding; confirmed if in every seed every "
         "student has at most half of its teacher's parameters and bytes; refuted if none has; "
         "milliseconds per token stand beside it and are not judged",
         _cheaper,
         trained=False,
     ),
 }
-FURTHER = companion_claims.CLAIMS | cause.CLAIMS | plane.CLAIMS
+FURTHER = companion_claims.CLAIMS | cause.CLAIMS | plane.CLAIMS | life_cycle.CLAIMS
 CLAIMS = {
     name: Claim(*parts) for name, parts in (own_claims.CLAIMS | PAPER_CLAIMS | FURTHER).items()
 }

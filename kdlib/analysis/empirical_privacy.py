@@ -20,15 +20,16 @@ def attacked(notes: pd.DataFrame, delta: float) -> pd.DataFrame:
     Whoever knows a row's loss accuses rows below a threshold. Half of the groups choose the
     threshold, by seed, and the other half is accused, and the other way round, so that the choice
     has no part in the bound (`bounds.epsilon`, wrong with a chance of ALPHA). Only rows whose
-    response no other row of the seed has. Columns: method, found, false (how many), members, others
-    (of how many), epsilon (the bound), most (what it would be, were all found and none false).
-    Rows of one model are taken for independent, which is nearly so where each has little part in
-    it (Steinke et al. 2023 bound a single run without that).
+    response no other row of the seed has, and of several seeds in the first alone. Columns: method,
+    found, false (how many), members, others (of how many), epsilon (the bound), most (what it would
+    be, were all found and none false). Rows of one model are taken for independent, which is nearly
+    so where each has little part in it (Steinke et al. 2023 bound a single run without that).
     """
     rows = notes[notes["kind"] == "row"]
     rows = rows[rows["epoch"] == rows.groupby("method")["epoch"].transform("max")]
     alone = ~rows.duplicated(["method", "seed", "group"], keep=False)
-    return each(rows[alone], ["method"], lambda part: _bounded(part, delta))
+    once = rows[alone].drop_duplicates(["method", "group"])
+    return each(once, ["method"], lambda part: _bounded(part, delta))
 
 
 def _bounded(rows: pd.DataFrame, delta: float) -> Line:

@@ -48,7 +48,7 @@ def near_verbatim(tuples: pd.DataFrame, share: float) -> pd.Series:
     return tuples["accuracy"] >= share - 1e-9  # 9 of 10 are 0.9
 
 
-def reaches(values: pd.Series, least: float) -> pd.Series:
+def reaches(values: pd.Series, least: float | pd.Series) -> pd.Series:
     """Whether numbers are that great, such as longest runs: 1 or 0, nan of nan."""
     return (values >= least).astype(float).where(values.notna())
 

@@ -3,6 +3,7 @@
 Written before any reported seed was run, see `claims`. Taught in notebook 10.
 """
 
+import numpy as np
 import pandas as pd
 
 from kdlib.analysis.companion_claims import Judged
@@ -10,7 +11,7 @@ from kdlib.analysis.rates import MODEL
 from kdlib.config.methods import DISTILLED, label
 from kdlib.stats import judgeable, row_text, sure
 
-GAIN = 0.05  # of the member rows: what distilling has to leave less, not to be refuted
+GAIN = 0.05  # of the member rows: memorizing so much less is a gain (A1, A2)
 
 
 def taught(over_trivial: pd.DataFrame) -> tuple[bool, str]:
@@ -49,16 +50,22 @@ def at_equal_usefulness(lines: pd.DataFrame) -> pd.DataFrame:
 
     Of the lines of `equal_usefulness.differences`. Further columns, all bool: recites (there is
     something to save), judged, less (surely memorizes less, and is as useful), none (a gain of GAIN
-    is excluded); less and none are of those judged.
+    is excluded); less and none are of those judged. And two of words: note (whether it is judged,
+    and if not, why), more_useful ("SFT" or "student", where it is by more than the margin).
     """
     lines = lines.set_index(MODEL, drop=False)
     gaps, useful = (lines[lines["metric"] == metric] for metric in ("memorized", "useful"))
+    useful = useful.reindex(gaps.index)
     as_useful = useful["lo"] > -useful["margin"]
     gained, recites = gaps["gained"].astype(bool), gaps["sft"] >= 2 * GAIN
     judged = gained & recites & judgeable(gaps, "groups")
     less, none = judged & sure(gaps) & (gaps["value"] < 0) & as_useful, gaps["lo"] > -GAIN
     found = {"gained": gained, "recites": recites, "judged": judged, "less": less}
-    return gaps.assign(**found, none=judged & none)
+    why = ["yes", "no: no common gain", f"no: SFT memorizes under {2 * GAIN:.0%}"]
+    note = np.select([judged, ~gained, ~recites], why, "no: too few responses")
+    beyond = [useful["value"] < -useful["margin"], useful["value"] > useful["margin"]]
+    more_useful = np.select(beyond, ["SFT", "student"], "")
+    return gaps.assign(**found, none=judged & none, note=note, more_useful=more_useful)
 
 
 def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame) -> Judged:
@@ -66,18 +73,18 @@ def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame)
     gaps = at_equal_usefulness(stopped[stopped["method"].isin(DISTILLED)])
     gained, recites, judged = (gaps[name] for name in ("gained", "recites", "judged"))
     less, none = gaps["less"], gaps["none"]
-    evidence = f"{judged.sum()} of {len(gaps)} distilled students are judged: {less.sum()} memorize"
-    evidence += " less than SFT stopped where it is as useful; a gain of "
-    evidence += f"{GAIN:.0%} of the rows is excluded for {none.sum()}"
+    evidence = f"{judged.sum()} of {len(gaps)} distilled students are judged: of these "
+    evidence += f"{less.sum()} memorize less than SFT that is stopped where it is as useful, and "
+    evidence += f"for {none.sum()} a gain of {GAIN:.0%} of the rows (memorizing so much less) is "
+    evidence += "excluded"
     if (value := gaps["value"].where(judged)).notna().any():
         most = gaps.loc[value.idxmin()]
-        evidence += f"; the greatest gain has {label(most['method'])} {most['size']}: "
+        evidence += f"; {label(most['method'])} {most['size']} has the lowest difference: "
         evidence += row_text(most, form="+.3f")
     if len(lost := gaps[~gained]):
-        evidence += f"; with SFT no common gain in usefulness has {named(lost)}"
-    for one in gaps[gained & ~recites].to_dict("records"):
-        evidence += f"; SFT stopped for {label(one['method'])} {one['size']} recites "
-        evidence += f"{one['sft']:.3f}: nothing to save"
+        evidence += f"; {named(lost)}: no gain in usefulness in common with SFT"
+    for share, some in gaps[gained & ~recites].groupby("sft", sort=False):
+        evidence += f"; {named(some)}: SFT stopped beside memorizes {share:.3f}, nothing to save"
     confirmed, refuted = len(less) > 0 and less.all(), judged.any() and none[judged].all()
     return kept and confirmed, kept and refuted, f"{evidence}; {said}"
 
@@ -86,39 +93,41 @@ def _less_at_equal_fit(same_fit: pd.DataFrame) -> Judged:
     gaps = same_fit[same_fit["method"].isin(DISTILLED)]
     below = sure(gaps, "hit_groups") & (gaps["value"] < 0)
     none = (gaps["lo"] > -GAIN) & judgeable(gaps, "groups")
-    evidence = f"{below.sum()} of {len(gaps)} distilled students memorize less than SFT at the "
-    evidence += f"same member loss; a gain of {GAIN:.0%} is excluded for {none.sum()}"
+    met = gaps["value"].notna().sum()
+    evidence = f"{met} of {len(gaps)} distilled students have a member loss in common with SFT: of "
+    evidence += f"these {below.sum()} memorize less there, and for {none.sum()} a gain of "
+    evidence += f"{GAIN:.0%} of the rows (memorizing so much less than SFT) is excluded"
     if gaps["value"].notna().any():
         most = gaps.loc[gaps["value"].idxmin()]
-        evidence += f"; the greatest: {label(most['method'])} {most['size']} "
+        evidence += f"; {label(most['method'])} {most['size']} has the lowest difference: "
         evidence += row_text(most, form="+.3f")
     if gaps["value"].isna().any():
-        evidence += f"; no common member loss with SFT has {named(gaps[gaps['value'].isna()])}"
+        evidence += f"; {named(gaps[gaps['value'].isna()])}: no member loss in common with SFT"
     return below.all(), not below.any() and none.all(), evidence
 
 
 CLAIMS = {
     "A1": (
-        "At equal usefulness, distilling leaves less of the rows than stopping SFT early.",
+        "At equal usefulness, a distilled student memorizes less than SFT that is stopped early.",
         # until now by sizes where SFT beats every trivial answer, which also bounded the margin
-        "usefulness: of held-out answers, the mean of ROUGE-L and sentence similarity (ROUGE-L "
-        "without an encoder); the margin: a fifth of what SFT after its best epoch adds to the "
-        "model before fine-tuning. No verdict unless the teacher, after its best epoch, beats "
-        "every trivial answer with its interval. Half of the groups stop each distilled student, "
-        "and SFT of its size and seed, after the epoch in which they memorize least, of those no "
-        "less useful than the lesser of their two best by more than the margin; the other half "
-        "judges, and the other way round. A student is judged where the least usefulness that is "
-        "enough exceeds the one before fine-tuning by the margin, above 0, and SFT stopped there "
-        "memorizes at least 10% of the rows. Confirmed if every one of the paper's students is "
-        "judged, memorizes less (interval below 0, 10 different responses or more) and is not less "
-        "useful by the margin (interval); else refuted if one is judged, and for all judged a gain "
-        "of 5% of the rows is excluded",
+        "usefulness is, of held-out answers, the mean of ROUGE-L and sentence similarity (ROUGE-L "
+        "without an encoder); the margin is a fifth of what SFT after its best epoch adds to the "
+        "model before fine-tuning; the level of a distilled student and SFT of its size and seed "
+        "is the lesser of their two best usefulnesses, minus the margin; half of the groups stop "
+        "both after the epoch in which they memorize least, of those at the level or above, and "
+        "the other half judges, then the other way round; judged if the level exceeds the "
+        "usefulness before fine-tuning by the margin, above 0, and SFT stopped there memorizes at "
+        "least 10% of the rows; confirmed if every one of the paper's students is judged, "
+        "memorizes less (interval below 0, 10 different responses or more) and is not less useful "
+        "by the margin (interval); refuted if not confirmed, one is judged, and for all judged a "
+        "gain of 5% of the rows is excluded; no verdict unless the teacher, after its best epoch, "
+        "beats every trivial answer with its interval",
         _less_at_equal_usefulness,
     ),
     "A2": (
-        "Where it fits the rows as closely, a distilled student recites less than SFT.",
-        "mean difference in memorization over the member losses that both paths pass, evenly "
-        "spaced in their logarithm, from where either memorizes 5% of the rows on: confirmed if "
+        "Where it fits the rows as closely, a distilled student memorizes less than SFT.",
+        "the difference is the mean over the member losses that both paths pass, evenly spaced in "
+        "their logarithm, from where either memorizes 5% of the rows on; confirmed if "
         "its interval lies below 0 for all of the paper's students (10 different responses or more "
         "memorized); refuted if for none, and a gain of 5% of the rows is excluded for all; a "
         "student whose path has no such loss in common with SFT's leaves it open",

@@ -13,8 +13,10 @@ groups stop either side, in each seed, at the point that memorizes least, of tho
 than the lesser of their two best by more than the margin; the other half judges, and the other way
 round. So a side that has more points to choose from has no advantage by luck, and a difference can
 have either sign. Equal compute: no point of either side lies beyond the steps of the other side's
-longest run. A step reads as many rows for all; MiniLLM's start from SFT counts. What a teacher
-costs is not counted, in favour of distilling. Taught in notebook 15_defences.
+longest run (`at_equal_compute`); a step reads as many rows for all, and MiniLLM's start from SFT
+counts. Not counted is what a teacher costs, and what MiniLLM reads beside the rows, in favour of
+distilling; nor how many runs a side has to choose from, in disfavour of B3 to B5, where one method
+has to lie outside of what ten others reach. Taught in notebook 15_defences.
 """
 
 import json
@@ -27,13 +29,12 @@ import pandas as pd
 
 from kdlib.analysis import cause, equal_usefulness, roc
 from kdlib.analysis.companion_claims import Judged
-from kdlib.analysis.equal_usefulness import KEYS
 from kdlib.analysis.extraction import NEAR, near_verbatim
 from kdlib.analysis.frontier import frontier
 from kdlib.analysis.own_claims import at_equal_usefulness, taught
 from kdlib.analysis.rates import Frames
 from kdlib.config.methods import DISTILLED, label
-from kdlib.stats import estimate, row_text
+from kdlib.stats import row_text
 
 MEASURES = {  # of memorization, as the plane has them: 0 is best, 1 worst
     "verbatim": "memorized word for word (share)",
@@ -65,7 +66,16 @@ def _started(folder: Path) -> int:
 
 
 def points(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
-    """Means over rows and seeds at each point: method, epoch, steps, useful, and MEASURES."""
+    """Means over rows and seeds at each point: method, epoch, steps, useful, and MEASURES.
+
+    Points are those that were noted in every seed: where a defence leaves another number of rows in
+    each, an epoch may have been noted at another part of it. Not those before a student's own
+    training that is no base model any more: MiniLLM's first is an SFT student.
+    """
+    known = set.intersection(*(in_every_seed(frame) for frame in (notes, useful)))
+    started = notes[(notes["epoch"] == 0) & (notes["steps"] > 0)]
+    known -= set(started.groupby(POINT).groups)
+    notes, useful = (rows_of(frame, known) for frame in (notes, useful))
     exact = equal_usefulness.curves(notes, useful, POINT).rename(columns={"memorized": "verbatim"})
     near = equal_usefulness.members(notes.assign(hit=notes["near"])).groupby(POINT)["value"].mean()
     rows = notes[notes["kind"] == "row"]
@@ -78,66 +88,30 @@ def points(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
     return exact.join(further, on=POINT)[[*POINT, "steps", "useful", *MEASURES]]
 
 
+def in_every_seed(frame: pd.DataFrame) -> set[tuple[str, float]]:
+    """The points that a frame has of every seed in which the student was trained."""
+    seeds = frame.groupby(POINT)["seed"].nunique()
+    return set(seeds[seeds == seeds.groupby("method").transform("max")].index)
+
+
+def rows_of(frame: pd.DataFrame, points: Collection[tuple[str, float]]) -> pd.DataFrame:
+    """The lines of a frame that are of these points."""
+    return frame[pd.MultiIndex.from_frame(frame[POINT]).isin(list(points))]
+
+
+def at_equal_compute(frame: pd.DataFrame, sides: Sides) -> pd.DataFrame:
+    """Of two sides what lies within the steps of the other's longest run.
+
+    `frame` has method and steps.
+    """
+    of_sides = [frame["method"].isin(side) for side in sides]
+    most = min(frame["steps"][one].max() for one in of_sides)
+    return frame[np.logical_or(*of_sides) & (frame["steps"] <= most)]
+
+
 def front(points: pd.DataFrame, measure: str = "verbatim") -> pd.DataFrame:
     """The points that no other beats, the least memorized first."""
     return points[frontier(points, measure, "useful")].sort_values([measure, "useful"])
-
-
-def hypervolume(memorized: np.ndarray, useful: np.ndarray) -> np.ndarray:
-    """The area of the plane that some point beats, [draws], of points [points, draws].
-
-    Between 1 and 0 memorized (values below 0 count as 0), and from 0 useful on, which is a model
-    before fine-tuning (Zitzler and Thiele 1999). With usefulness in units of SFT's best gain, 1 is
-    a model that is as useful and memorizes nothing.
-    """
-    order = np.argsort(memorized, axis=0, kind="stable")
-    across = np.take_along_axis(np.clip(memorized, 0, 1), order, axis=0)
-    best = np.maximum.accumulate(np.take_along_axis(np.maximum(useful, 0), order, axis=0))
-    ends = np.concatenate([across[1:], np.ones_like(across[:1])])
-    return ((ends - across) * best).sum(axis=0)
-
-
-def hypervolumes(
-    notes: pd.DataFrame, useful: pd.DataFrame, one: Collection[str], other: Collection[str]
-) -> pd.DataFrame:
-    """`hypervolume` of the fronts of two sets of students, and of one less the other.
-
-    Lines: measure, front ("one", "other", "difference"), and what `stats.estimate` gives; nan where
-    SFT gains nothing. Rows are drawn, not points: the difference can have either sign, and sees the
-    same draws on both sides.
-    """
-    rows, tables = notes[notes["kind"] == "row"], dict[str, pd.DataFrame]()
-    noted, known = (set(frame.groupby(POINT).groups) for frame in (rows, useful))
-    chosen = sorted(point for point in noted & known if point[0] in {*one, *other})
-    for name in ("hit", "near", "nats_per_token"):
-        tables[name] = rows.pivot(index=[*KEYS, "split"], columns=POINT, values=name)[chosen]
-    of_rows = tables["hit"].index.to_frame(index=False)
-    values = {name: table.to_numpy(float).T for name, table in tables.items()}  # [points, rows]
-    asked = useful.pivot(index=KEYS, columns=POINT, values="value")[chosen]
-    sft = useful[useful["method"] == "sft"].groupby("epoch")["value"].mean()
-    start, gain = sft[0], sft.max() - sft[0]
-    inside, n = (of_rows["split"] == "member").to_numpy(), len(of_rows)
-    sides = {"one": one, "other": other}
-    of = [np.array([name in side for name, _ in chosen]) for side in sides.values()]
-
-    def areas(weights: np.ndarray) -> np.ndarray:
-        share, answered = (x / x.sum(axis=0) for x in (weights[:n][inside], weights[n:]))
-        rise = asked.to_numpy().T @ answered - start
-        rise = rise / gain if gain > 0 else np.full_like(rise, np.nan)
-        shares = [values[name][:, inside] @ share for name in ("hit", "near")]
-        told = [roc.counts(-nats, inside, weights[:n]) for nats in values["nats_per_token"]]
-        shares.append(2 * np.stack([roc.area(*both) for both in told]) - 1)
-        found = []
-        for memorized in shares:
-            pair = [hypervolume(memorized[side], rise[side]) for side in of]
-            found += [*pair, pair[0] - pair[1]]
-        return np.stack(found)
-
-    drawn = pd.concat([of_rows, asked.index.to_frame(index=False)])
-    numbers = iter(estimate(areas, drawn["group"], drawn["seed"]))
-    fronts = (*sides, "difference")
-    lines = [{"measure": measure, "front": name} for measure in MEASURES for name in fronts]
-    return pd.DataFrame([line | next(numbers) for line in lines])
 
 
 def contrasts(
@@ -147,7 +121,8 @@ def contrasts(
 
     `asked` names the students of the two sides, by contrast. The first table has the lines of
     `equal_usefulness.differences`, method being the contrast, own its first side and sft the second
-    (metric "memorized", "near_verbatim" at the same stops, "useful"). The second has the stops: the
+    (metric "memorized", "near_verbatim" at the same stops, "useful"), and how many students either
+    side has (own_students, sft_students). The second has the stops: the
     columns of `equal_usefulness.stops`, and who is stopped there on either side (own, sft).
     """
     lines, stops = [], []
@@ -160,6 +135,7 @@ def contrasts(
         near = equal_usefulness.stopped(path.assign(hit=path["near"]), answers, chosen)
         near = near[near["metric"] == "memorized"].assign(metric="near_verbatim")
         found = equal_usefulness.differences(pd.concat([judged, near]), chosen)
+        found = found.assign(own_students=len(sides[0]), sft_students=len(sides[1]))
         lines.append(found.drop(columns=["epoch", "sft_epoch"]))
         at = numbered.set_index("point")
         for side, number in (("own", "epoch"), ("sft", "sft_epoch")):
@@ -174,12 +150,14 @@ def _numbered(points: pd.DataFrame, name: str, sides: Sides) -> pd.DataFrame:
 
     0 is the model before fine-tuning, which all start from.
     """
-    parts = [points[points["method"].isin(side)] for side in sides]
-    most = min(part["steps"].max() for part in parts)
-    parts = [part.assign(side=side) for part, side in zip(parts, (name, "sft"), strict=True)]
+    points = at_equal_compute(points, sides)
+    parts = [
+        points[points["method"].isin(side)].assign(side=side_name)
+        for side, side_name in zip(sides, (name, "sft"), strict=True)
+    ]
     before = parts[1][parts[1]["epoch"] == 0].iloc[:1]
     both = pd.concat(parts)
-    both = both[(both["epoch"] > 0) & (both["steps"] <= most)]
+    both = both[both["epoch"] > 0]
     numbered = pd.concat([before, both], ignore_index=True)
     return numbered.assign(point=numbered.index.astype(float))
 
@@ -197,7 +175,8 @@ def _adds(contrast: str, contrasts: pd.DataFrame, over_trivial: pd.DataFrame) ->
     useful, near = (
         lines[lines["metric"] == metric].iloc[0] for metric in ("useful", "near_verbatim")
     )
-    evidence = f"memorized {gap['own']:.3f} against {gap['sft']:.3f}: {row_text(gap, form='+.3f')}"
+    evidence = f"{gap['own_students']} students against {gap['sft_students']}: "
+    evidence += f"memorized {gap['own']:.3f} against {gap['sft']:.3f}: {row_text(gap, form='+.3f')}"
     evidence += f"; near-verbatim {row_text(near, form='+.3f')}"
     evidence += f"; useful {row_text(useful, form='+.3f')}, margin {gap['margin']:.3f}"
     if not gap["gained"]:
@@ -208,15 +187,15 @@ def _adds(contrast: str, contrasts: pd.DataFrame, over_trivial: pd.DataFrame) ->
 
 
 RULE = (
-    "usefulness, margin and what is said without a teacher of proven use: as in A1. Either side is "
+    "usefulness, margin and what is said without a teacher of proven use: as in A1; either side is "
     "stopped, by half of the groups and in each seed, at the point that memorizes least, of those "
     "no less useful than the lesser of their two best by more than the margin (a fifth of what the "
     "second side adds to the model before fine-tuning), and none beyond the steps of the other "
-    "side's longest run; the other half judges, and the other way round. Judged where that "
+    "side's longest run; the other half judges, and the other way round; judged where that "
     "usefulness exceeds the one before fine-tuning by the margin, above 0, and the second side "
-    "memorizes at least 10% of the rows. Confirmed if the first memorizes less (interval below 0, "
-    "10 different responses or more) and is not less useful by the margin (interval); else refuted "
-    "if a gain of 5% of the rows is excluded"
+    "memorizes at least 10% of the rows; confirmed if the first memorizes less (interval below 0, "
+    "10 different responses or more) and is not less useful by the margin (interval); refuted "
+    "if not confirmed, and a gain of 5% of the rows is excluded"
 )
 _SIDES = {
     "B1": (

@@ -6,21 +6,27 @@ import pandas as pd
 
 from kdlib.analysis.equal_usefulness import contrast
 from kdlib.analysis.rates import MODEL, ROW, natural
-from kdlib.config.methods import DISTILLED
+from kdlib.config.methods import DISTILLED, METHODS
 from kdlib.stats import Line
+
+OFF_POLICY = "C1, off-policy"
 
 
 def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
-    """The primary contrast: what the paper's distilled students memorize less SFT, their mean.
+    """The primary contrast: what the paper's distilled students memorize minus SFT, the mean.
 
     A line for each claim of which it is said: A1 (of `equal_usefulness.stopped` rows), A2 (of
-    `equal_usefulness.same_fit`), C1 (at the end of training). Columns: claim, students, value, lo,
-    hi, p, n, groups.
+    `equal_usefulness.same_fit`), C1 (at the end of training); and OFF_POLICY, which is C1 without
+    methods that train on text of the student's own, where there are both. Columns: claim, students,
+    value, lo, hi, p, n, groups.
     """
     hits = natural(tuples, "member").astype({"hit": float})
     sft = hits[hits["method"] == "sft"].set_index(["size", *ROW])["hit"].rename("sft")
     ends = hits.rename(columns={"hit": "own"}).join(sft, on=["size", *ROW])
     rows = {"A1": stopped[stopped["metric"] == "memorized"], "C1": ends}
+    given = [name for name in DISTILLED if METHODS[name].text.startswith(("rows", "teacher"))]
+    if 0 < ends["method"].isin(given).sum() < ends["method"].isin(DISTILLED).sum():
+        rows[OFF_POLICY] = ends[ends["method"].isin(given)]
     lines: list[Line] = []
     for claim, frame in rows.items():
         own = frame[frame["method"].isin(DISTILLED)]
@@ -38,11 +44,13 @@ def reach(lines: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The smallest differences that this run could have seen: half of the widths of intervals.
 
     Of lines (lo, hi) by claim: claim, lines, judged (those with an interval), least, median,
-    greatest.
+    greatest. An interval without a length, where all draws agree, says nothing of other rows: it
+    is none here.
     """
     halves = {claim: (one["hi"] - one["lo"]) / 2 for claim, one in lines.items()}
+    halves = {claim: half[half > 0] for claim, half in halves.items()}
     rows = {
-        claim: {"lines": len(half), "judged": half.count(), "least": half.min()}
+        claim: {"lines": len(lines[claim]), "judged": len(half), "least": half.min()}
         | {"median": half.median(), "greatest": half.max()}
         for claim, half in halves.items()
     }

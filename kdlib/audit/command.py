@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ def run(
     loaded = scoring.load(settings)
     if facts is None:
         facts = {"fingerprint": identity, "rows": inspect(settings, loaded.tokenizer.eos_token)}
+        facts["files"] = record.digests(settings)
+    else:
+        record.require_same(settings, facts["files"])
     if asked is not None:
         gate.require_rows(asked.policy, facts["rows"])
     with runs.alone(settings.out / "audit"):
@@ -68,11 +72,9 @@ def run(
         call: dict[str, Any] = {"machine": runs.machine(), "threads": torch.get_num_threads()}
         call["tokens"] = measure_all(settings, loaded, facts["rows"])
         call["seconds"] = time.perf_counter() - started
-        if fingerprint(settings) != identity:  # a record would bind other files than were measured
-            changed = "the model or the data has changed while it was audited"
-            raise KdlibError(f"{changed}; remove {settings.out} and run the command again")
+        record.require_same(settings, facts["files"])
         loaded = replace(loaded, reference=None)  # its memory is none of the model's costs
-        about = write_report(settings, loaded, facts["rows"], asked, key)
+        about = write_report(settings, loaded, facts, asked, key)
         if asked is not None:
             brief.write(settings.out, table)
         runs.write_manifest(settings.out, identity, **about, last_call=call)
@@ -82,6 +84,7 @@ def run(
 def fingerprint(settings: AuditSettings) -> str:
     """Hash of settings, the data's ends, the models' files; a smaller batch goes on with a run."""
     facts = described(settings, {"out", "batch", "show_rows"})
+    facts["measured by"] = [version("kdlib"), str(checkpoints.device())]
     for split, path in settings.files.items():
         stream_rows.require_file(path)
         about, data = path.stat(), np.memmap(path, mode="r")
@@ -118,7 +121,7 @@ def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
         return None
     with suppress(ValueError, RecursionError, TypeError, KeyError):  # no claim at all
         facts = json.loads((folder / CLAIM).read_text("utf-8"))
-        if facts["fingerprint"] == identity:
+        if facts["fingerprint"] == identity and facts["files"]:
             return facts
     what = "the audit of another model, other data or other settings"
     raise KdlibError(f"{folder} holds {what}; name a new folder with --out, or remove this one")
@@ -133,7 +136,7 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
     the held-out file alone.
     """
     counted: Rows = {}
-    held_out, shared, quoted = np.array([], np.uint64), 0, ""
+    held_out, shared, first = np.array([], np.uint64), 0, None
     named = not scoring.detects(settings)
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
@@ -143,6 +146,9 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             raise KdlibError(f"{path} {lacking}; name the strings of both files, or of none")
         said = {True: 0, False: 0}  # strings of the column secrets, by whether they can be found
         for block in scoring.blocks(path, settings, BLOCK):
+            if not column and (late := block.index[block[SECRETS] != ""]).size:
+                lacking = f"row {late[0]} has '{SECRETS}', and the first row has none"
+                raise KdlibError(f"{path}: {lacking}; give that column to every row, if empty")
             for row in block[[SECRETS, *secrets.TEXTS]].to_dict("records") if column else ():
                 for one in secrets.named(row[SECRETS]):
                     said[any(one in row[name] for name in secrets.TEXTS)] += 1
@@ -151,7 +157,10 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             counts.update(rows=len(block), empty=len(block) - len(texts))
             hashes.append(pd.util.hash_array(texts.map(sources.normalised).to_numpy(object)))
             if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
-                shared, quoted = shared + both.sum(), quoted or texts[both].iloc[0][:60]
+                shared += both.sum()
+                first = texts.index[both][0] if first is None else first
+        if column:
+            counts["unfound"] = said[False]
         held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
         if column and not said[True]:
             few = f"none of its {said[False]} strings stands in its row"
@@ -161,9 +170,9 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
             empty = "every row has an empty instruction or response"
             raise KdlibError(f"{path}: {empty}; name the right columns with --columns")
     if shared:
-        what = f"{shared} member rows have a response that a held-out row has too: '{quoted}', ..."
-        remedy = "remove them from the held-out file"
-        raise KdlibError(f"{what}; they tell nothing of guessing: {remedy}")
+        what = f"{shared} member rows have a response that a held-out row has too, the first is row"
+        what += f" {first} of {settings.data}; they tell nothing of guessing"
+        raise KdlibError(f"{what}: remove them from {settings.files['held_out']}")
     return counted
 
 
@@ -215,7 +224,7 @@ def costs(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
 def write_report(
     settings: AuditSettings,
     loaded: Loaded,
-    rows: Rows,
+    facts: dict[str, Any],
     asked: policy.Read | None = None,
     key: Any = None,
 ) -> dict[str, Any]:
@@ -226,11 +235,11 @@ def write_report(
     many rows there are, are empty, measured, too long, and cut. KdlibError: a verdict is asked of a
     model whose tokenizer is hardly its own.
     """
-    tallied = summary.tally(parts(settings.out))
+    rows, tallied = facts["rows"], summary.tally(parts(settings.out))
     table = summary.summary(tallied)
     runs.write_table(settings.out / "summary.csv", table)
     about = described(settings) | {"limit": loaded.limit, "device": str(checkpoints.device())}
-    about |= {"vocabulary": len(loaded.tokenizer), "rows": {}}
+    about |= {"vocabulary": len(loaded.tokenizer), "rows": {}, "files": facts["files"]}
     about["blind"] = summary.blind(tallied, len(loaded.tokenizer))
     if about["blind"] and asked is not None:  # nothing comes out of it, and it would pass
         why = f"'{settings.model}' expects its training rows less than a blind guess does"
@@ -253,8 +262,11 @@ def write_report(
         top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
     said = None
     if asked is not None:
+        judged = gate.judged(summary.sampled(tallied), found, asked.policy, about["rows"])
+        if not about["rows"]["member"]["measured"]:
+            why = "no training row fits, so that there is nothing to judge or to time"
+            raise KdlibError(f"no verdict: {why}; raise --max-length, or shorten the prompts")
         about["cost"] = costs(settings, loaded)
-        judged = gate.judged(summary.sampled(tallied), found, asked.policy)
         runs.write_table(settings.out / GATE, judged)
         record.write(settings.out, record.statement(settings, asked, judged, about), key)
         said = gate.sentences(judged)

@@ -52,17 +52,29 @@ def _needs(limit: Limit) -> dict[str, int]:
     return {"member": MIN_GROUPS, "held_out": others}
 
 
-def judged(rows: pd.DataFrame, secrets: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+def judged(
+    rows: pd.DataFrame,
+    secrets: pd.DataFrame,
+    policy: Policy,
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+) -> pd.DataFrame:
     """A line for each limit, in COLUMNS, of rows as `summary.sampled` and secrets as its namesake.
 
     outcome (of STATUS) and why, in words; value with its bounds lo and hi; n and n_held_out (cases:
     different responses); needed (times so many cases would decide, if they showed the same shares;
     inf: no number of them, nan: decided); seen (the smallest share of training responses of which
-    one would have come out, but for the policy's level).
+    one would have come out, but for the policy's level). `counts` are rows and how many of them
+    were measured, by split: with too few (`policy.measured`) no limit is passed.
     """
     wrong = (policy.level / len(policy.limits), policy.level)
     of = [secrets if limit.measure in OF_SECRETS else rows for limit in policy.limits]
     lines = [_line(one, limit, wrong) for one, limit in zip(of, policy.limits, strict=True)]
+    for split, count in (counts or {}).items():
+        share = count["measured"] / count["rows"]
+        if share < policy.measured:
+            few = f"only {share:.1%} of the {split.replace('_', '-')} rows were measured"
+            passed = {"outcome": UNDECIDED, "why": few, "needed": np.inf}
+            lines = [one | passed if one["outcome"] == PASS else one for one in lines]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -70,15 +82,12 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
     member, held_out = (
         _cases(rows[rows["member"].astype(bool) == side], limit) for side in (True, False)
     )
-    held_out = held_out[~held_out.index.isin(member.index)]  # of prompts, which may be in both
     facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
-    what = WHAT.get(limit.measure, "rows")
-    missing = f"no training {what} were measured" if member.empty else ""
-    if limit.compares and held_out.empty:
-        missing = missing or f"there are no held-out {what} to compare with"
-    if limit.measure in GUESS and len(rows) and limit.at not in rows:
-        missing = "no reference model was given"
-    if missing:
+    if member.empty and limit.measure == "prompt_run" and rows["member"].any():
+        why = f"too short: no training prompt has {limit.at} tokens"
+        why += "; lower at, or take the limit out"
+        return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
+    if missing := _missing(rows, limit, member, held_out):
         return facts | {"outcome": FAIL, "why": f"missing: {missing}"}
     cases = [one for one in (member, held_out) if len(one)]
     n, m = len(cases[0]), len(cases[1]) if len(cases) > 1 else 0
@@ -88,16 +97,12 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
     for (split, needed), there in zip(_needs(limit).items(), (n, m), strict=False):
         if there < needed:
             few = f"{there} different {split.replace('_', '-')} responses, {needed} are needed"
-            return facts | {
-                "outcome": UNDECIDED,
-                "why": f"too few: {few}",
-                "needed": needed / there,
-            }
+            why, times = f"too few: {few}", needed / there
+            return facts | {"outcome": UNDECIDED, "why": why, "needed": times}
     value, ends = _number(cases, limit)
     lo, hi = ends(wrong, 1)
     facts |= {"value": value, "lo": lo, "hi": hi}
-    if limit.compares and _reversed(ends, limit, wrong):
-        why = "held-out rows are known better than training rows: not like them, or files swapped"
+    if why := _doubt(cases, ends, limit, wrong):
         return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
     if hi < limit.below or lo > limit.below:
         below = hi < limit.below
@@ -105,6 +110,28 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
         return facts | {"outcome": PASS if below else FAIL, "why": f"{why} {limit.below:g}"}
     why = f"{limit.below:g} lies within the bounds"
     return facts | {"outcome": UNDECIDED, "why": why, "needed": _needed(ends, limit, wrong, n)}
+
+
+def _missing(rows: pd.DataFrame, limit: Limit, member: pd.Series, held_out: pd.Series) -> str:
+    """What was not measured that a limit is about; "": nothing."""
+    what = WHAT.get(limit.measure, "rows")
+    if limit.measure in GUESS and len(rows) and limit.at not in rows:
+        return "no reference model was given"
+    if member.empty:
+        return f"no training {what} were measured"
+    if limit.compares and held_out.empty:
+        return f"there are no held-out {what} to compare with"
+    return ""
+
+
+def _doubt(cases: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> str:
+    """Why the number says nothing on the limit, whatever its bounds are; "": it does."""
+    if limit.compares and _reversed(cases, ends, limit, wrong):
+        return "held-out rows are known better than training rows: not like them, or files swapped"
+    if limit.compares and limit.measure in SHARES and _saturated(cases[1], limit, wrong):
+        what = WHAT.get(limit.measure, "rows")
+        return f"held-out {what} come out as well: whatever was learned, no number could lie above"
+    return ""
 
 
 def _cases(rows: pd.DataFrame, limit: Limit) -> pd.Series:
@@ -139,10 +166,19 @@ def _number(cases: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
     return found, lambda wrong, times: bounds.found_at(score, member, false, wrong, times)
 
 
-def _reversed(ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> bool:
+def _reversed(cases: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> bool:
     """Whether a number is as surely on the other side of a guess as would fail on this side."""
+    if limit.measure in roc.RATES:  # no share lies below 0: held-out rows are looked for instead
+        _, swapped = _number(cases[::-1], limit)
+        return swapped((wrong[0], wrong[0]), 1)[0] > limit.below
     guess = GUESS.get(limit.measure, 0.0)
     return ends((wrong[0], wrong[0]), 1)[1] < guess - (limit.below - guess)
+
+
+def _saturated(held_out: pd.Series, limit: Limit, wrong: bounds.Wrong) -> bool:
+    """Whether so many held-out cases are hit that an excess at the limit is out of reach."""
+    least, _ = bounds.rate((int(held_out.sum()), len(held_out)), (wrong[1], wrong[1]))
+    return 1 - least <= limit.below
 
 
 def _needed(ends: Bounds, limit: Limit, wrong: bounds.Wrong, n: int) -> float:

@@ -59,6 +59,7 @@ class Policy(Settings):
     """Limits, all of which have to hold, and the chance that the gate is wrong about them."""
 
     level: Annotated[Real, Field(gt=0, lt=0.5)]
+    measured: Annotated[Real, Field(gt=0, le=1)] = 0.9  # share of a file's rows, at least
     limits: Annotated[tuple[Limit, ...], Field(min_length=1), Distinct]
 
 

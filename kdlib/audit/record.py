@@ -25,7 +25,7 @@ from kdlib.audit import gate
 from kdlib.audit.policy import Read
 from kdlib.audit.summary import SAMPLE
 from kdlib.config.sections import AuditSettings
-from kdlib.data import personal
+from kdlib.data import scrubbing
 from kdlib.errors import KdlibError
 from kdlib.model import packaged
 
@@ -75,6 +75,28 @@ def files(settings: AuditSettings) -> dict[str, Path]:
     return found
 
 
+def digests(settings: AuditSettings) -> dict[str, str]:
+    """The SHA-256 of the audited files by their name in a record.
+
+    KdlibError: a model has weights where none are looked for.
+    """
+    found = files(settings)
+    for name, path in found.items():
+        if name.endswith(".index.json"):
+            shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
+            if lost := sorted(shards - {one.name for one in inside(path.parent)}):
+                lies = f"{path} names {lost[0]}, which lies in no file beside it"
+                raise KdlibError(f"{lies}, so that no record could bind it; put it there")
+    return {name: sha256(path) for name, path in found.items()}
+
+
+def require_same(settings: AuditSettings, known: Mapping[str, str]) -> None:
+    """Refuse a record of other files than were measured."""
+    if digests(settings) != known:
+        changed = "the model or the data has changed since it was measured"
+        raise KdlibError(f"{changed}; remove {settings.out} and run the command again")
+
+
 def inside(folder: Path) -> list[Path]:
     """The files that a model is read from: none of folders below, no hidden ones, no Markdown."""
     there = (one for one in folder.iterdir() if not one.name.startswith("."))
@@ -84,11 +106,15 @@ def inside(folder: Path) -> list[Path]:
 def statement(
     settings: AuditSettings, asked: Read, table: pd.DataFrame, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The record: `table` is of `gate.judged`, `about` of `command.write_report`."""
+    """The record: `table` is of `gate.judged`, `about` of `command.write_report`.
+
+    KdlibError: the files are not those that were measured, `about["files"]`.
+    """
+    require_same(settings, about["files"])
     subject = [
         {
             "name": name,
-            "digest": {"sha256": sha256(path)},
+            "digest": {"sha256": about["files"][name]},
             "annotations": {"kdlib_path": os.path.relpath(path, settings.out)},
         }
         for name, path in files(settings).items()
@@ -96,6 +122,7 @@ def statement(
     verdict, names = gate.outcome(table), table.groupby("outcome")["name"].agg(list)
     facts = ("precision", "limit", "device", "vocabulary", "rows", "secrets", "detected", "decode")
     how = {name: about[name] for name in facts}
+    how |= {"columns": settings.columns, "template": settings.template.model_dump()}
     template = settings.template.model_dump_json().encode()
     predicate = {
         "result": RESULT[verdict],
@@ -129,7 +156,7 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
     if settings.reference is None:
         said.append("attacks that know the model before its training: none was given")
     if about["detected"]:
-        kinds = ", ".join(dict.fromkeys(kind for kind, _ in personal.PATTERNS))
+        kinds = ", ".join(scrubbing.KINDS)
         said.append(f"named strings: there is no column secrets; looked for by form: {kinds}")
     if not about["secrets"]:
         said.append("strings in their place: none was found in the training rows")
@@ -146,6 +173,8 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
         told = [f"{counts[key]:,} {words}" for key, words in reasons.items() if counts[key]]
         if told:
             said.append(f"{split.replace('_', '-')} rows, of which {', '.join(told)}")
+        if counts.get("unfound"):
+            said.append(f"{counts['unfound']:,} strings of the column secrets stand in no row")
         if counts["measured"] > SAMPLE:
             said.append(f"{split.replace('_', '-')} rows but for {SAMPLE:,} drawn uniformly")
     return said + list(NEVER)

@@ -20,7 +20,7 @@ from kdlib.analysis import roc
 from kdlib.analysis.extraction import ALIKE, RUN
 from kdlib.audit.summary import FEW, SAMPLE, TOP
 from kdlib.config.exact_match import FULL, WINDOW
-from kdlib.data import personal
+from kdlib.data import scrubbing
 from kdlib.figures import style
 from kdlib.report import notebook_display
 from kdlib.stats import row_text
@@ -57,7 +57,7 @@ def page(
     facts |= {"about": about, "attacks": attacks, "figures": figures(table, sample, about)}
     facts["guess"] = np.log(about["vocabulary"])
     facts["answered"] = ANSWERED if about["decode"] else []
-    facts["kinds"] = list(dict.fromkeys(kind for kind, _ in personal.PATTERNS))
+    facts["kinds"] = scrubbing.KINDS
     facts["strings"] = "personal data" if about["detected"] else "named strings (column secrets)"
     facts["limits"] = {"window": WINDOW, "few": FEW, "sample": SAMPLE, "known": TOP}
     facts["nats"] = _rate(table, "nats_per_token", "")["value"].to_dict()

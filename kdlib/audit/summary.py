@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from pandas.util import hash_array
 
 from kdlib import runs
 from kdlib.analysis import extraction, roc
@@ -27,8 +28,11 @@ DRAWS = 400  # of the bootstrap; of up to 2 * SAMPLE rows
 FEW = 30  # rows below which no ROC is drawn, and a rate is called uncertain
 
 
-def _reaches(name: str, rows: pd.DataFrame, at: float) -> pd.Series:
-    return extraction.reaches(rows[name], at)
+def _reaches(name: str, rows: pd.DataFrame, at: Any) -> pd.Series:
+    if name == "greedy_run":  # as with the window: all of it, where it is shorter
+        at = rows["length"].clip(upper=at)
+    hits = extraction.reaches(rows[name], at)
+    return hits.where(rows["prompt_length"] >= at) if name == "prompt_run" else hits
 
 
 # By measure: which rows are hit (1 or 0, nan: not measured), and at which values of `at`.
@@ -52,7 +56,8 @@ OF_SECRETS = {
 }
 GROUPS = {"prompt_run": "prompt_group"}  # which rows are one case; of others: equal responses
 # Of a row, for HITS.
-KEPT = ("length", "prefix", "needed", "accuracy", "window_nats", *REACHED, "prompt_group")
+KEPT = ("length", "prefix", "needed", "accuracy", "window_nats", *REACHED)
+KEPT += ("prompt_length", "prompt_group")
 SPLITS = ("member", "held_out")
 TEXTS = ("instruction", "response", "category")
 COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
@@ -65,9 +70,9 @@ class Tally:
     """What is counted and kept of the parts, by split (member, held_out).
 
     Sums: n (rows), cut (responses that did not fit), nats (the rows' nats per token), prompts (rows
-    whose prompt was scored) and prompt_nats (theirs), each measure of HITS (rows of which there is
-    one) and the hits at each (measure, at). Secrets: up to SAMPLE different ones, in the columns of
-    `secrets`. Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
+    whose prompt was scored) and prompt_nats (theirs), the hits at each (measure, at) of HITS, and
+    of how many rows, at ("of", measure, at). Secrets: up to SAMPLE different ones, in the columns
+    of `secrets`. Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
     """
 
     sums: dict[str, Counter[Any]] = field(default_factory=dict)
@@ -77,17 +82,29 @@ class Tally:
 
 
 def tally(parts: Iterable[Path]) -> Tally:
-    """Count part after part; memory depends on neither their number nor their rows' lengths."""
-    out = Tally()
+    """Count part after part, those of training rows first.
+
+    Memory depends not on their rows' lengths, and on their number by 8 bytes a different prompt or
+    secret: what stands in training rows, too, is no control.
+    """
+    out, inside = Tally(), {name: np.array([], np.uint64) for name in ("prompts", "secrets")}
     for number, path in enumerate(parts):
         columns = [one for one in pq.read_schema(path).names if not one.startswith("token_")]
         part = pd.read_parquet(path, columns=columns)
         if part.empty:
             continue
         split = part["split"].iloc[0]
+        hashes = {"prompts": part["prompt_group"], "secrets": part["secrets"].explode().dropna()}
+        hashes = {one: hash_array(of.to_numpy(object)) for one, of in hashes.items()}
+        if split == "member":
+            inside = {one: np.union1d(inside[one], hashes[one]) for one in inside}
+        else:
+            shared = np.isin(hashes["prompts"], inside["prompts"])
+            part["prompt_run"] = part["prompt_run"].mask(shared)
         out.sums.setdefault(split, Counter()).update(_sums(part))
         out.samples[split] = _drawn(out.samples.get(split, pd.DataFrame()), part, number)
-        out.secrets[split] = _named(out.secrets.get(split, NO_SECRETS), part)
+        known = inside["secrets"] if split != "member" else inside["secrets"][:0]
+        out.secrets[split] = _named(out.secrets.get(split, NO_SECRETS), part, known)
         if split == "member":
             out.top = _most(pd.concat([out.top, _most(part)]))
     return out
@@ -96,9 +113,9 @@ def tally(parts: Iterable[Path]) -> Tally:
 def _sums(part: pd.DataFrame) -> dict[Any, Any]:
     hits = {(name, at): of(part, at) for name, (of, ats) in HITS.items() for at in ats}
     nats, prompt_nats = (float(part[name].sum()) for name in ("nats_per_token", "prompt_nats"))
-    counts = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
+    counts: dict[Any, Any] = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
     counts |= {"prompts": int(part["prompt_nats"].count()), "prompt_nats": prompt_nats}
-    counts |= {name: int(hit.count()) for (name, _), hit in hits.items()}
+    counts |= {("of", *key): int(hit.count()) for key, hit in hits.items()}
     return counts | {key: int(hit.sum()) for key, hit in hits.items()}
 
 
@@ -114,10 +131,14 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
     return pd.concat([sample, drawn], ignore_index=True).nsmallest(SAMPLE, "order")
 
 
-def _named(secrets: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
-    """The different secrets with the part's: whether any row writes it; digests are the dice."""
+def _named(secrets: pd.DataFrame, part: pd.DataFrame, known: np.ndarray) -> pd.DataFrame:
+    """The different secrets with the part's: whether any row writes it; digests are the dice.
+
+    Those whose hashes are `known` are left out.
+    """
     lists = part[["secrets", "secret_parts", "secret_hits", "secret_preferred"]]
     here = lists.explode(list(lists)).dropna(subset="secrets")
+    here = here[~np.isin(hash_array(here["secrets"].to_numpy(object)), known)]
     if here.empty:
         return secrets
     here = here.set_axis(list(NO_SECRETS), axis=1).astype(NO_SECRETS.dtypes)
@@ -146,8 +167,10 @@ def summary(tallied: Tally) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for split, sums in tallied.sums.items():
         lines: list[tuple[Any, ...]] = []  # without the split
-        counted = [key for key in sums if isinstance(key, tuple) and sums[key[0]]]
-        lines += [(*key, *rate(sums[key], sums[key[0]]).values()) for key in counted]
+        counted = [(name, at) for name, (_, ats) in HITS.items() for at in ats]
+        lines += [
+            (*key, *rate(sums[key], n).values()) for key in counted if (n := sums["of", *key])
+        ]
         lines += [("nats_per_token", "", sums["nats"] / sums["n"], *NOTHING, sums["n"])]
         if n := sums["prompts"]:
             lines += [("prompt_nats", "", sums["prompt_nats"] / n, *NOTHING, n)]
@@ -186,11 +209,9 @@ def secrets(tallied: Tally) -> pd.DataFrame:
     """Different secrets of both splits: member, group (digest), part, and OF_SECRETS, 1 or 0.
 
     secret_rate is whether any row writes it, secret_preferred whether it is likelier than a made-up
-    one (nan: none was made). A held-out row's secret that stands in training rows, too, is no
-    control, and left out.
+    one (nan: none was made).
     """
     inside, outside = (tallied.secrets.get(one, NO_SECRETS) for one in SPLITS)
-    outside = outside[~outside["group"].isin(inside["group"])]
     sides = [inside.assign(member=True), outside.assign(member=False)]
     return pd.concat(sides, ignore_index=True)
 

@@ -74,6 +74,7 @@ class Profile(Settings):
     measure: sections.MeasureSettings = sections.MeasureSettings()
     probe: sections.ProbeSettings = sections.ProbeSettings()
     release: sections.ReleaseSettings = sections.ReleaseSettings()
+    life: sections.LifeSettings = sections.LifeSettings()
     calibration: sections.CalibrationSettings | None = None
 
     def _faults(self) -> sections.Faults:

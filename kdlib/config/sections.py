@@ -224,6 +224,17 @@ class ReleaseSettings(Settings):
     ngram: Annotated[Whole, Field(ge=2)] = 10  # tokens of a training response that never come out
 
 
+class LifeSettings(Settings):
+    """What happens to the first models after their release. Epochs are passes over what is read."""
+
+    updates: Positive = 3  # of the teacher, each with new rows
+    # new rows of an update, and rows that are to be deleted, as a share of `data.members`
+    share: Annotated[Real, Field(gt=0, le=0.5)] = 0.25
+    epochs: Positive = 2  # of an update
+    unlearning: Positive = 1  # epochs over the rows that are kept
+    relearning: Positive = 4  # epochs over deleted rows
+
+
 class AuditSettings(Settings):
     """What is audited, and how."""
 

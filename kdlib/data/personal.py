@@ -1,7 +1,7 @@
 """Strings of a text that are somebody's, by form and check digit, and made-up ones of their kind.
 
 Names have no form, and are not found. The patterns are `scrubbing`'s, which would rather take too
-much, with what Japanese records hold; here a number whose kind has a check digit has to pass it.
+much; here a number whose kind has a check digit has to pass it.
 presidio-analyzer's recognizers find the same kinds but the Japanese ones. They can be called
 without a language model, but not be imported without spaCy (250 MB), and the one for e-mail asks
 the network for a list of domains. So they only stand beside these, in a test.
@@ -14,19 +14,6 @@ from numpy.random import Generator
 
 from kdlib.data import scrubbing
 
-# Kind and pattern, tried in this order; of a bank account the digits alone are kept.
-PATTERNS = [
-    ("My Number", r"(?<![\d-])\d{4}(?P<gap>[ -]?)\d{4}(?P=gap)\d{4}(?![ -]?\d)"),
-    ("bank account", r"(?:普通|当座|口座)[^\d\n]{0,8}(?P<digits>\d{7})(?!\d)"),
-    ("telephone", r"(?<![\d-])0\d{1,4}-\d{1,4}-\d{3,4}(?![\d-])"),
-    ("telephone", r"(?<!\d)0[1-9]\d{8,9}(?!\d)|(?<![\d-])\(?0\d{2,4}\)? \d{5,8}(?!\d)"),
-    ("telephone", r"\+\d{1,3} ?\(0\) ?\d{2,5}(?: ?\d{2,9}){1,3}(?!\d)"),
-    ("postal code", r"〒 ?\d{7}(?!\d)"),
-    ("card", r"(?<![\d-])3[47]\d{2}[ -]\d{6}[ -]\d{5}(?![\d-])"),
-    *scrubbing.PATTERNS.items(),
-]
-_ANY = re.compile("|".join(f"(?P<k{i}>{pattern})" for i, (_, pattern) in enumerate(PATTERNS)))
-_HYPHEN = re.compile(r"(?<=\d)[\u30fc\u2212\u2010\u2013\u2014\uff0d](?=\d)")  # others than "-"
 FEWEST = 4  # digits of a string of which there are made-up ones
 _TRIES = 100
 
@@ -63,29 +50,24 @@ CHECKS: dict[str, Callable[[str], bool]] = {"My Number": my_number, "card": luhn
 
 def found(text: str) -> list[tuple[str, str]]:
     """What is found in a text, in its order: kind and words, as they stand there."""
-    plain, kept = _HYPHEN.sub("-", text), []
-    for one in _ANY.finditer(plain):
-        inner = "digits" if one["digits"] else 0
-        kind = _kind(PATTERNS[int(str(_outer(one))[1:])][0], one[inner])
-        if kind:
-            words = text[slice(*one.span(inner))]
-            space = len(words) - len(words.lstrip())
-            kept.append((kind, words[space:]))
-    return kept
+    kinds = ((_kind(kind, text[place]), text[place]) for kind, place in scrubbing.places(text))
+    return [(kind, words) for kind, words in kinds if kind]
 
 
-def _outer(one: re.Match[str]) -> str:
-    return next(name for name, words in one.groupdict().items() if words and name[0] == "k")
+def _bare(words: str) -> str:
+    """A number without what stands between its groups."""
+    return re.sub(r"[ -]", "", scrubbing.plain(words))
 
 
 def _kind(kind: str, words: str) -> str:
     """What a find is by its check digit; "": nothing."""
+    words = scrubbing.plain(words)
     if kind == "telephone" and words[0] == "0":
         return kind if len(_digits(words)) in (10, 11) else ""
     if kind not in ("My Number", "account", "card"):
         return kind
     for name, right in CHECKS.items():
-        if right(re.sub(r"[ -]", "", words)):
+        if right(_bare(words)):
             return name
     grouped = bool(re.fullmatch(r"[\d -]*[ -][\d -]*", words))  # an account's without a check digit
     return "account" if grouped else ""
@@ -105,7 +87,7 @@ def made_up(words: str, dice: Generator) -> str:
     places = _digits(words)
     if len(places) < FEWEST:
         return ""
-    plain = [name for name, right in CHECKS.items() if right(re.sub(r"[ -]", "", words))]
+    plain = [name for name, right in CHECKS.items() if right(_bare(words))]
     for _ in range(_TRIES):
         made = list(words)
         for i in places[len(places) // 2 :]:
@@ -125,7 +107,7 @@ def _checked(made: list[str], places: list[int], kinds: list[str]) -> list[str]:
     for number in numbers:
         for place, digit in zip(ends, f"{number:0{len(ends)}}", strict=True):
             made[place] = _as_written(made[place], int(digit))
-        if CHECKS[kinds[0]](re.sub(r"[ -]", "", "".join(made))):
+        if CHECKS[kinds[0]](_bare("".join(made))):
             right.append("".join(made))
     return right
 

@@ -119,7 +119,9 @@ def _text(row: Mapping[str, Any], ours: str, theirs: str | None) -> str:
 
 
 def _lacks(column: str, row: Mapping[str, Any]) -> str:
-    return f"no column '{column}'; it has {', '.join(row)[:200]!r}; name the right one in columns"
+    known = [name for name in row if name.isidentifier()]  # else a row may stand for the names
+    there = f"{len(row)} columns" + (f", such as {', '.join(known)[:60]}" if known else "")
+    return f"no column '{column}', of {there}; name the right one in columns"
 
 
 def _unicode(text: str, what: str) -> str:

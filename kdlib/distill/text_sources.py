@@ -45,6 +45,7 @@ class Reading:
         Of a whole step at once, since decoding more rows takes hardly longer.
         """
         how |= {"end_id": self.pad_id, "max_new": self.max_new, "greedy": False}
+        how["precision"] = self.settings.precision
         written = iter(generation.rewrite(model, list(itertools.chain(*micro)), **how))
         return [list(itertools.islice(written, len(rows))) for rows in micro]
 
@@ -69,7 +70,8 @@ class PoissonReading(Reading):
         """The micro-batches of each optimizer step of an epoch, as examples."""
         shown = self.examples if examples is None else examples
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        draws = torch.rand(math.ceil(1 / self.chance), len(shown), generator=generator)
+        at_once = self.settings.batch * self.settings.accumulate
+        draws = torch.rand(math.ceil(len(self.examples) / at_once), len(shown), generator=generator)
         return [[[shown[i]] for i in step.nonzero()[:, 0].tolist()] for step in draws < self.chance]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
@@ -53,6 +54,7 @@ class GuardedAdamW:
     def step(self, loss: Tensor) -> Tensor:
         """Change the weights by their gradients and clear these; gives the norm before clipping."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of parts (FSDP)
         self.finite &= torch.isfinite(loss + norm)
         held = torch.where(self.finite, norm, torch.nan)
         torch.nn.utils.clip_grads_with_norm_(self.weights, self.clip, held)

@@ -17,7 +17,9 @@ def extraction(table: pd.DataFrame) -> Figure:
         look: dict[str, Any] = {} if split == "member" else {"linestyle": ":", "label": ""}
         style.intervals(left if attack == "given" else right, part["at"], part, **look)
     left.set(xlabel="share of the response that is given", ylabel="rows that come out (share)")
-    right.set(xlabel=f"samples, one right with a probability of {CHANCE:g}", xscale="log")
+    right.set(
+        xlabel=f"samples drawn\n(at least one right: {CHANCE:.0%} likely, or more)", xscale="log"
+    )
     left.set(ylim=(-0.02, 1.02))
     return style.below(figure, left, "right upper", title="member rows\n(dotted: held-out)")
 

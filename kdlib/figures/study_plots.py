@@ -28,12 +28,17 @@ def lengths(tokens: pd.DataFrame) -> Figure:
 
 
 def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figure:
-    """What each layer is worth (columns layer, nats_more), and which layers each size keeps."""
+    """What each layer is worth (columns layer, nats_more), and which layers each size keeps.
+
+    The more sizes keep a layer, the darker its bar; a white one is left out of all.
+    """
     figure, [[bars], [rows]] = style.panels(
         2, 1, 8, 4, sharex=True, gridspec_kw={"height_ratios": (4, len(kept))}
     )
-    bars.bar(costs["layer"], costs["nats_more"], color="0.6")
-    bars.set(ylabel="loss without it, less that\nof all (nats per token)", yscale="log")
+    keeping = [sum(layer in layers for layers in kept.values()) for layer in costs["layer"]]
+    shades = [str(1 - 0.75 * count / len(kept)) for count in keeping]
+    bars.bar(costs["layer"], costs["nats_more"], color=shades, edgecolor="0.25")
+    bars.set(ylabel="loss without it, minus that\nof all (nats per token)", yscale="log")
     for place, (size, layers) in enumerate(kept.items()):
         rows.plot(layers, [place] * len(layers), "s", color="0.2", label=size)
     rows.set_yticks(range(len(kept)), [f"{size} keeps" for size in kept])
@@ -77,9 +82,10 @@ def memorization_by_size(table: pd.DataFrame) -> Figure:
     for method in ordered(drawn["method"]):
         part = drawn[drawn["method"] == method].sort_values("x")
         shift = 0.0 if method == "teacher" else 0.09 * (PAPER.index(method) - (len(PAPER) - 1) / 2)
-        style.intervals(axes, part["x"] + shift, part, "member", markersize=8)
+        style.intervals(axes, part["x"] + shift, part, "member", markersize=8, linestyle="")
     floor = drawn.groupby("x")["held_out"].max()
-    axes.plot(floor, marker="x", label="held-out rows (highest)", **style.DOTTED)
+    ends = floor.index - 0.4, floor.index + 0.4  # wider than the marks, which may lie on it
+    axes.hlines(floor, *ends, label="held-out rows (highest)", **style.DOTTED)
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set(xlabel="model size", ylabel=style.MEMORIZED, ylim=(-0.02, None))
     return style.beside(axes)
@@ -89,28 +95,46 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
     """Canaries memorized by how often they are planted (`rates.repetitions`): teacher, a size."""
     figure, [[axes]] = style.panels(1, 1)
     drawn = table["method"].isin(DRAWN) & table["size"].isin(("teacher", size))
-    style.by_times(axes, table[drawn & (table["kind"] == "canary")], "times")
-    axes.set(ylabel="canaries memorized (share)", ylim=(-0.03, 1.03))
-    return style.beside(axes)
+    shown = table[drawn & (table["kind"] == "canary")]
+    style.by_times(axes, shown, "times")
+    n = " to ".join(f"{one:g}" for one in dict.fromkeys((shown["n"].min(), shown["n"].max())))
+    axes.set(xlabel=f"times shown in an epoch ({n} canaries each, all seeds)", ylim=(-0.03, 1.03))
+    axes.set(ylabel="canaries memorized (share)")
+    marks, names = axes.get_legend_handles_labels()
+    if shown["lo"].isna().all():  # too few: marks without bars
+        marks = [mark.lines[0] for mark in marks]
+    return style.beside(axes, title=f"students: {size}", handles=marks, labels=names)
 
 
-def utility_vs_memorization(points: pd.DataFrame) -> Figure:
-    """Usefulness against memorization; one large mark per model, a small one per seed.
+def utility_vs_memorization(points: pd.DataFrame, trivial: pd.Series) -> Figure:
+    """Usefulness against memorization; one large mark per model, small ones for several seeds.
 
-    `points`: method, size, seed, exact_rate (members), useful (held-out).
+    `points`: method, size, seed, exact_rate (members), useful (held-out); `trivial`: the usefulness
+    of answers that need no model, by who gives them, each a line.
     """
     figure, [[axes]] = style.panels(1, 1)
-    sizes = ["teacher", *student_sizes(points)]
+    sizes, several = ["teacher", *student_sizes(points)], points["seed"].nunique() > 1
     for method, part in points.groupby("method", sort=False):
         if method in ("base", *DRAWN):
-            mark, seeds = style.look(method), {"s": 14, "alpha": 0.4, "linewidths": 0}
+            mark, seeds = style.look(method), {"alpha": 0.7, "ec": "white", "lw": 0.6, "zorder": 3}
             mean = part.groupby("size")[["exact_rate", "useful"]].mean()
-            areas = [style.of_size(style.AREAS, size, sizes) for size in mean.index]
-            axes.scatter(part["exact_rate"], part["useful"], **seeds, **mark)
+            areas, small = (
+                [style.of_size(style.AREAS, size, sizes) for size in which]
+                for which in (mean.index, part["size"])
+            )
+            if several:
+                small = [max(14, 0.35 * area) for area in small]
+                axes.scatter(part["exact_rate"], part["useful"], small, **seeds, **mark)
             axes.scatter(mean["exact_rate"], mean["useful"], areas, label=label(method), **mark)
+    across: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "zorder": 1}
+    axes.hlines(trivial, 0, 1, lw=1.2, label="without a model", **across, **style.DOTTED)
+    for place, (name, height) in enumerate(trivial.sort_values().items()):
+        along = 0.16 + 0.2 * (place % 2)  # names of lines close together are side by side
+        axes.text(along, height, str(name), va="bottom", fontsize="small", color="0.3", **across)
     style.near_zero(axes)
     axes.set(xlabel=style.MEMORIZED + style.ROOT, ylabel="usefulness of held-out answers")
-    return style.beside(axes, title="larger mark,\nlarger model")
+    named = "larger mark,\nlarger model" + "\n(small: seeds)" * several
+    return style.beside(axes, title=named)
 
 
 def training_paths(
@@ -118,12 +142,13 @@ def training_paths(
 ) -> Figure:
     """The paper's methods through training: usefulness against memorization, a panel per size.
 
-    `curves` and `stops`: see `equal_usefulness`; where SFT and a method are compared is ringed, the
-    ends are large marks, the model before fine-tuning is a cross.
+    `curves` and `stops`: see `equal_usefulness`; where a method is stopped is ringed, and SFT where
+    it is stopped for one of them, with a wider ring; the ends are large marks, the model before
+    fine-tuning is a cross. Rings of several methods at one point lie one within the other.
     """
     sizes = sizes or student_sizes(curves)
-    size_of = (max(6, 1 + 3 * len(sizes)), 4.2)
-    figure, [panels] = style.panels(1, len(sizes), *size_of, sharex=True, sharey=True)
+    size_of = (max(6, 1 + 3.4 * len(sizes)), 5)
+    figure, [panels] = style.panels(1, len(sizes), *size_of, sharex=True)
     for axes, size in zip(panels, sizes, strict=True):
         for method in PAPER:
             part = curves[(curves["method"] == method) & (curves["size"] == size)]
@@ -133,17 +158,25 @@ def training_paths(
                 name, wide = f"{name} (each point: stopped early)", 3
                 axes.plot(path.iloc[:1], "x", color="0.2", label="before fine-tuning", zorder=3)
             axes.plot(path, ".-", color=mark["color"], linewidth=wide, label=name)
-            axes.plot(path.iloc[-1:], markersize=8, **mark)
-            for stop in stops[(stops["method"] == method) & (stops["size"] == size)].itertuples():
-                ring = part[part["epoch"] == stop.epoch]
-                face: dict[str, Any] = {"facecolors": "none", "edgecolors": mark["color"]}
-                axes.scatter(ring["memorized"], ring["useful"], 150, linewidths=2, **face)
+            axes.plot(path.iloc[-1:], markersize=7, **mark)
+            here = stops[stops["size"] == size]
+            own = here.loc[here["method"] == method, "epoch"]
+            ring = part[part["epoch"].isin(here["sft_epoch"] if method == "sft" else own)]
+            _ring(axes, ring, PAPER.index(method), mark["color"])
         axes.set_title(size, fontsize="medium")
+    _ring(panels[0], curves[:0], 2, "0.3", label="ringed: stopped where as useful (widest: SFT)")
     for axes in panels:  # their common limits are set when all is drawn
         style.near_zero(axes)
-    panels[0].set(ylabel=useful)
+        axes.set(xlim=(-0.005, None))  # room for rings at 0
+    panels[0].set(ylabel=useful + "\n(a scale for each size)" * (len(sizes) > 1))
     figure.supxlabel(style.MEMORIZED + style.ROOT)
     return style.below(figure, panels[0], "upper center", ncols=2)
+
+
+def _ring(axes: Axes, points: pd.DataFrame, place: int, colour: str, **how: Any) -> None:
+    """Rings around points, over all marks; those of the first place are the widest."""
+    how |= {"facecolors": "none", "edgecolors": colour, "lw": 1.2, "zorder": 4}
+    axes.scatter(points["memorized"], points["useful"], (21 - 2.5 * place) ** 2, **how)
 
 
 def plane(points: pd.DataFrame, kinds: Mapping[str, str], useful: str = "useful") -> Figure:
@@ -210,25 +243,32 @@ def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
 
 
 def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
-    """What distilled students memorize less SFT, a panel for each way to compare them.
+    """What distilled students memorize minus SFT, a panel for each way to compare them.
 
     `lines`: claim, method, size, value, lo, hi, where the method "all" is the mean over students;
-    `ways`: the claims of the panels, and their titles.
+    `ways`: the claims of the panels, and their titles. A student without a value in one of them is
+    not comparable there, and its line says so.
     """
     models = list(dict.fromkeys(zip(lines["method"], lines["size"], strict=True)))
+    black: dict[str, Any] = {"color": "black", "marker": "D", "linewidth": 2}
+    grey: dict[str, Any] = {"color": "0.4", "fontsize": "small", "ha": "center", "va": "center"}
+    grey["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     size_of = (2.5 + 2.8 * len(ways), 1.4 + 0.32 * len(models))
     figure, [panels] = style.panels(1, len(ways), *size_of, sharex=True, sharey=True)
     for axes, (claim, title) in zip(panels, ways.items(), strict=True):
         axes.axvline(0, **style.DOTTED)
-        for row in lines[lines["claim"] == claim].to_dict("records"):
-            mean: dict[str, Any] = (
-                {"color": "black", "marker": "D", "linewidth": 2} if row["method"] == "all" else {}
-            )
-            place = models.index((row["method"], row["size"]))
-            style.intervals(axes, place, row, across=True, **mean)
+        known = lines[(lines["claim"] == claim) & lines["value"].notna()]
+        rows = {(row["method"], row["size"]): row for row in known.to_dict("records")}
+        for place, model in enumerate(models):
+            if model in rows:
+                mean = black if model[0] == "all" else {}
+                style.intervals(axes, place, rows[model], across=True, **mean)
+            else:
+                at = axes.get_yaxis_transform()
+                axes.text(0.5, place, "not comparable", transform=at, **grey)
         axes.set_title(title, fontsize="medium")
         axes.locator_params(axis="x", nbins=4)
     named = [f"{label(method)}, {size}" for method, size in models if method != "all"]
     style.names_down(panels[0], ["mean of all", *named])
-    figure.supxlabel("memorized, less what SFT memorizes (share of member rows)")
+    figure.supxlabel("memorized, minus what SFT memorizes (share of member rows)")
     return figure

@@ -22,14 +22,16 @@ def answers(
     sampled: int,
     max_new: int,
     batch: int,
+    precision: str = "fp32",
     encoder: str | None = None,
 ) -> pd.DataFrame:
     """The model's answers (row_id, split, decoding, sample_seed, text), `scored`.
 
     Greedy once (sample_seed -1), then, as published, the first `sampled` of each split once per
-    seed at temperature 1.
+    seed at temperature 1. Precision is "fp32" or, for notes along the way, "bf16".
     """
-    how = {"end_id": tokenizer.eos_token_id, "max_new": max_new, "batch": batch}
+    how: dict[str, Any] = {"end_id": tokenizer.eos_token_id, "max_new": max_new}
+    how |= {"batch": batch, "precision": precision}
     rows = []
     for split, examples in splits.items():
         for seed in (-1, *seeds):

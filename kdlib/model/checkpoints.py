@@ -1,5 +1,6 @@
 """Causal models, made, read (no pickles, no remote code), checked, saved. Taught in 02_teacher."""
 
+import ctypes
 import math
 import os
 import re
@@ -174,7 +175,12 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def inference(*models: Any) -> Iterator[None]:
-    """Eval mode and SDPA, whose forward pass is the faster one on a CPU, too; then as before."""
+    """Eval mode and SDPA, whose forward pass is the faster one on a CPU, too; then as before.
+
+    Before and after it, the system is given back what the C library keeps of freed memory: tensors
+    of training and of inference have other sizes, and each leave holes that the other cannot fill.
+    """
+    _give_back()
     before = [(model, model.training, model.config._attn_implementation) for model in models]
     for model in models:
         model.eval()
@@ -186,6 +192,12 @@ def inference(*models: Any) -> Iterator[None]:
         for model, training, implementation in before:
             model.set_attn_implementation(implementation)
             model.train(training)
+        _give_back()
+
+
+def _give_back() -> None:
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc
+        trim(0)
 
 
 def response_hidden(model: Any, batch: Any) -> Tensor:

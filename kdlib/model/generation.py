@@ -33,6 +33,7 @@ def continue_prompts(
     max_new: int,
     greedy: bool,
     batch: int = 64,
+    precision: str = "fp32",
     temperature: float = 1.0,
     teacher: Any | None = None,
     teacher_mix: float = 0.0,
@@ -41,12 +42,14 @@ def continue_prompts(
 
     They are from q = softmax(logits / temperature), temperature above 0, or with a teacher (of the
     same vocabulary) from a p + (1 - a) q, a `teacher_mix` (Gu et al. 2024, MiniLLM, section 2.2).
+    Precision is "fp32" or, for text that is trained on or noted along the way, "bf16".
     """
     mixed: Mixture = [(model, 1 - teacher_mix)]
     if teacher is not None and teacher_mix > 0:
         mixed.append((teacher, teacher_mix))
     write = partial(_decode, mixed, end_id, max_new, 0 if greedy else temperature)
-    with checkpoints.inference(*(one for one, _ in mixed)):
+    models = checkpoints.inference(*(one for one, _ in mixed))
+    with models, checkpoints.autocast(model.device, precision):
         return _written(model, prompts, end_id, batch, write)
 
 
@@ -112,11 +115,18 @@ def draw(probabilities: Tensor) -> Tensor:
 
 @torch.no_grad()
 def beam_search(
-    model: Any, prompts: Prompts, *, end_id: int, max_new: int, beams: int = 4, batch: int = 64
+    model: Any,
+    prompts: Prompts,
+    *,
+    end_id: int,
+    max_new: int,
+    beams: int = 4,
+    batch: int = 64,
+    precision: str = "fp32",
 ) -> list[Ids]:
     """The best answer by log-probability over length that a search with `beams` beams finds."""
     how = GenerationConfig(num_beams=beams, do_sample=False, max_new_tokens=max_new)
-    with checkpoints.inference(model):
+    with checkpoints.inference(model), checkpoints.autocast(model.device, precision):
         return _written(model, prompts, end_id, batch, _by_generate(model, how, end_id))
 
 

@@ -131,4 +131,6 @@ class MemFree(LogitsProcessor):
         for row, end in ruled_out:
             self.refused[row] += int(scores[row].argmax()) in end
             scores[row, torch.as_tensor(end, dtype=torch.int64, device=scores.device)] = -torch.inf
+            if not torch.isfinite(scores[row]).any():  # others than these were ruled out before
+                raise KdlibError("the filter rules out the last token that is allowed; ask freely")
         return scores

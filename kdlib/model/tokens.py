@@ -49,9 +49,11 @@ class Batch:
     places: Tensor  # int64 [N], of the predictions in the flattened [B * T]: one before each label
     targets: Tensor  # int64 [N], the tokens to be predicted there
     lengths: tuple[int, ...]  # predicted tokens of each row; they sum to N
-    # whose text: also "teacher", "student" (fresh), "replay" (read again, same row id), "general"
+    # whose text: also "teacher", "student" (fresh), "replay" (read again, same row id), "general";
+    # or "forgotten", rows that are unlearned
     role: str = "rows"
     kept: Tensor | None = None  # bool [N], which of the predictions count in the loss; None: all
+    sign: int = 1  # -1: the loss is raised, in unlearning
 
     @property
     def count(self) -> int:
@@ -59,8 +61,8 @@ class Batch:
         return sum(self.lengths) if self.kept is None else int(self.kept.sum())
 
     def counted(self, nats: Tensor, part: slice) -> Tensor:
-        """The nats [n] of a part of the predictions, 0 where they do not count."""
-        return nats if self.kept is None else nats.where(self.kept[part], 0)
+        """The nats [n] of a part of the predictions, with the sign; 0 where they do not count."""
+        return self.sign * (nats if self.kept is None else nats.where(self.kept[part], 0))
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device, copied without waiting."""
@@ -140,10 +142,11 @@ def encode(
     if not (rows := list(rows)):
         return []
     prompts = [prompt_text(row["instruction"], row["context"], template) for row in rows]
-    prompt_ids, responses = tokenizer(prompts)["input_ids"], [row["response"] for row in rows]
+    responses = [row["response"] for row in rows]
     response_ids = tokenizer(responses, add_special_tokens=False)["input_ids"]
     examples = []
-    for row, prompt, response in zip(rows, prompt_ids, response_ids, strict=True):
+    asked = prompt_ids(prompts, tokenizer)
+    for row, prompt, response in zip(rows, asked, response_ids, strict=True):
         if len(prompt) > settings.max_prompt:
             who = f"row {row['row_id']} ('{row['instruction'][:50]}'): the prompt has {len(prompt)}"
             limit = f"tokens, more than tokens.max_prompt = {settings.max_prompt}"
@@ -152,6 +155,15 @@ def encode(
         ended = (*response, tokenizer.eos_token_id)[: settings.max_length - len(prompt)]
         examples.append(Example(row["row_id"], tuple(prompt), ended))
     return examples
+
+
+def prompt_ids(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of prompts, without the end token that some tokenizers put behind every text."""
+    found = zip(prompts, tokenizer(list(prompts))["input_ids"], strict=True)
+    end, said = tokenizer.eos_token_id, tokenizer.eos_token
+    return [
+        ids[:-1] if ids[-1:] == [end] and not text.endswith(said) else ids for text, ids in found
+    ]
 
 
 def with_own_text(

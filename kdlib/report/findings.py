@@ -37,7 +37,9 @@ def said(stem: str, settings: Profile) -> str:
 
 def cell(stem: str) -> str:
     """The finding of a notebook in the reference run, as it stands in its cell."""
-    made = "".join(f", commit `{commit}`" for commit in _commits())
+    known = [f"`{commit}`" for commit in commits()]
+    made = f", models made at the commits {', '.join(known)}"
+    made = made if len(known) > 1 else "".join(f", commit {commit}" for commit in known)
     return (
         f"{OPENING} (profile `{REFERENCE}`{made}): {with_intervals(stem, load_profile(REFERENCE))}"
     )
@@ -50,14 +52,12 @@ def check(stem: str, profile: str) -> None:
     the reference run itself, or its tables are not here, or of another run than the finding.
     """
     file = runs.root() / "notebooks" / f"{stem}.ipynb"
-    if profile == REFERENCE or not _commits() or not file.is_file():
-        print("the finding is of the reference run: not held against its tables here")
+    if profile == REFERENCE or not commits() or not file.is_file():
+        print("the finding quotes the reference run; here is nothing to compare it with")
         return
     stands = _place(json.loads(file.read_text("utf-8")), file)[2]
-    if not any(commit in stands for commit in _commits()):
-        print(
-            f"the tables of {REFERENCE} were made anew since: the finding is not held against them"
-        )
+    if not any(commit in stands for commit in commits()):
+        print("the finding quotes an earlier run than that of the tables here: not compared")
     elif stands != cell(stem):
         wrong = f"the finding in {file.name} is not what data/results/{REFERENCE} says"
         raise KdlibError(f"{wrong}; write it anew with: python -m kdlib findings")
@@ -76,13 +76,18 @@ def write() -> None:
 def with_intervals(stem: str, settings: Profile) -> str:
     """The finding, and what its intervals are over, where it has any."""
     text = said(stem, settings)
-    return f"{text} {sentences.how_sure(settings.name)}" if "[" in text else text
+    return f"{text} {sentences.how_sure(settings)}" if "[" in text else text
 
 
-def _commits() -> list[str]:
-    """The commits that the reference run was made at; none where it is not here."""
-    metrics = results.read(REFERENCE, "metrics", optional=True)
-    return sorted(metrics["commit"].unique()) if len(metrics) else []
+def commits(profile: str = REFERENCE) -> list[str]:
+    """Those that a profile's models were made at, by seed; none where it was not run."""
+    metrics = results.read(profile, "metrics", optional=True)
+    if metrics.empty:
+        return []
+    made = metrics[metrics["size"] != "all"].sort_values(
+        "seed", kind="stable"
+    )  # no trivial answers
+    return list(dict.fromkeys(made["commit"]))
 
 
 def _command(profile: str, lacking: list[str]) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from kdlib.report import results
 from kdlib.stats import row_text
 
-UNKNOWN = "no difference that this run could tell"
+UNKNOWN = "which this run cannot tell from none"
 
 
 class NotRun(Exception):
@@ -57,13 +57,22 @@ def word(lo: float, hi: float) -> str:
 
 
 def difference(line: dict[str, Any]) -> str:
-    """A difference of shares in percentage points, with a word that its interval chooses."""
+    """A difference of shares in percentage points, fewer or more, and whether it is told from 0."""
     value, lo, hi = (100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi"))  # no -0.0
     if pd.isna(value):
         return "not given, of too few different responses"
+    text = f"{abs(value):.1f} percentage points {'fewer' if value < 0 else 'more'}"
+    text = text if value else "no difference"
     if pd.isna(lo):
-        return f"{value:+.1f} percentage points (too few different responses for an interval)"
-    return f"{value:+.1f} percentage points [{lo:+.1f}, {hi:+.1f}], {word(lo, hi)}"
+        return f"{text} (too few different responses for an interval)"
+    text = f"{text} [95% interval of the difference {lo:+.1f} to {hi:+.1f}]"
+    return text if lo > 0 or hi < 0 or not value else f"{text}, {UNKNOWN}"
+
+
+def briefly(line: dict[str, Any]) -> str:
+    """The same in few words, beside a sentence that says what the brackets are."""
+    value, lo, hi = (100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi"))
+    return f"{abs(value):.1f} {'fewer' if value < 0 else 'more'} [{lo:+.1f} to {hi:+.1f}]"
 
 
 def share(line: dict[str, Any], name: str = "value") -> str:

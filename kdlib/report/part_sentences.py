@@ -5,8 +5,9 @@ from functools import partial
 
 import pandas as pd
 
+from kdlib.config.life import AFRESH, DIRECTLY, PREDECESSOR, RETRAINED, STUDENT, TRAINED, UNLEARNED
 from kdlib.config.methods import PAPER, label
-from kdlib.config.profile import Profile
+from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
 from kdlib.report.lookups import difference
 from kdlib.stats import row_text
@@ -23,6 +24,14 @@ SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
     "B2": ("with the goldfish loss, stopped so", label("word_kd"), label("sft")),
 }
 
+WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
+AGAIN = {  # whom relearning is told of, in words
+    "the unlearned teacher": (UNLEARNED, TEACHER),
+    "its student": (UNLEARNED, STUDENT),
+    "a student that unlearned them itself": (DIRECTLY, STUDENT),
+    "a student whose teacher never read them": (RETRAINED, STUDENT),
+}
+
 
 def _excess(settings: Profile) -> str:
     size = settings.probe_size
@@ -31,14 +40,16 @@ def _excess(settings: Profile) -> str:
         return "Too few rows are memorized by the teacher alone to say what it passes on."
     text = f"of the {int(line['n'])} rows that the teacher and not an SFT student memorizes, "
     text += f"{label('word_kd')} ({size} size) memorizes {line['distilled']:.1%}, another SFT "
-    return f"{text}student {line['sft']:.1%}: difference {difference(line)}."
+    return f"{text}student {line['sft']:.1%}: {difference(line)}."
 
 
 def _unread(settings: Profile) -> str:
     wanted = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
     gap = difference(lookups.line(settings.name, "handed_down", **wanted))
-    text = "What a student memorizes of rows that it never read differs, by having a teacher that "
-    return f"{text}read them, by {gap}."
+    text = (
+        "Of rows that a student never read, it memorizes with a teacher that read them, compared "
+    )
+    return f"{text}with one that did not: {gap}."
 
 
 def _forecast(settings: Profile) -> str:
@@ -54,7 +65,7 @@ def _removal(settings: Profile) -> str:
     line = lookups.line(settings.name, "removal")
     text = f"With the rows removed that were predicted to be memorized, {line['predicted']:.1%} of "
     text += f"all member rows are, with as many random rows removed {line['random']:.1%}: "
-    return f"{text}difference {difference(line)}{lookups.of_first(settings.name, line['n'])}."
+    return f"{text}{difference(line)}{lookups.of_first(settings.name, line['n'])}."
 
 
 def _membership(settings: Profile) -> str:
@@ -70,17 +81,17 @@ def _effects(settings: Profile) -> str:
     texts = {
         one: lookups.line(settings.name, "effects", text=one, objective="nan") for one in TEXTS
     }
-    text = "; ".join(f"{TEXTS[one]} by {difference(line)}" for one, line in texts.items())
+    text = "; ".join(f"{TEXTS[one]}, {difference(line)}" for one, line in texts.items())
     alone = lookups.of_first(settings.name, texts["teacher"]["n"])
-    return f"in place of the rows, reading other text changes what is memorized{alone}: {text}."
+    return f"what is memorized where other text is read, compared with the rows{alone}: {text}."
 
 
 def _objectives(settings: Profile) -> str:
     lines = {
         one: lookups.line(settings.name, "effects", text="nan", objective=one) for one in OBJECTIVES
     }
-    text = "; ".join(f"{OBJECTIVES[one]} by {difference(line)}" for one, line in lines.items())
-    return f"In place of cross-entropy, minimizing a divergence changes it: {text}."
+    text = "; ".join(f"{OBJECTIVES[one]}, {difference(line)}" for one, line in lines.items())
+    return f"Where a divergence is minimized, compared with cross-entropy: {text}."
 
 
 def _contrast(contrast: str, settings: Profile) -> str:
@@ -89,7 +100,7 @@ def _contrast(contrast: str, settings: Profile) -> str:
     text = f"{when}, {one} ({settings.probe_size} size) and {other}"
     if not gap["gained"]:
         return f"{text} gain too little usefulness in common to be compared."
-    return f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: difference {difference(gap)}."
+    return f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: {difference(gap)}."
 
 
 def _plane(settings: Profile) -> str:
@@ -101,13 +112,31 @@ def _plane(settings: Profile) -> str:
         return "SFT gains nothing in usefulness, so that there is no plane to be covered."
     text = "of the plane (1: as useful as SFT at its best, nothing memorized) distilled students "
     text += f"cover {row_text(one)}, what is cheaper {row_text(other)}: difference "
-    return f"{text}{row_text(gap, form='+.3f')}, {lookups.word(gap['lo'], gap['hi'])}."
+    return f"{text}{row_text(gap, form='+.3f')}."
 
 
 def _steps(measure: str, settings: Profile) -> str:
     lines = lookups.lines(settings.name, "release_steps", kind="change", measure=measure)
     told = (f"{one['step']} {row_text(one, form='+.3f')}" for one in lines.to_dict("records"))
-    return f"{measure}, each step less the one before: {'; '.join(told)}."
+    return f"{measure}, each step minus the one before: {'; '.join(told)}."
+
+
+def _generations(settings: Profile) -> str:
+    wanted = {"kind": "change", "measure": "old rows"}
+    changes = lookups.lines(settings.name, "life_generations", **wanted)
+    last = changes[changes["generation"] == changes["generation"].max()].set_index("way")
+    told = [f"{way} by {difference(last.loc[way].to_dict())}" for way in WAYS if way in last.index]
+    text = f"after {last['generation'].iloc[0]} updates, what is recited of the first rows has "
+    return f"{text}changed since the first model: {'; '.join(told)}."
+
+
+def _comes_back(settings: Profile) -> str:
+    told = []
+    for name, (done, who) in AGAIN.items():
+        wanted = {"done": done, "who": who, "read": "True"}
+        told.append(f"{name} {row_text(lookups.line(settings.name, 'life_excess', **wanted))}")
+    text = "while deleted rows are relearned, the share of times at which they are recited, less "
+    return f"{text}that of rows that were never read: {'; '.join(told)}."
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
@@ -120,5 +149,6 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("defences", partial(_contrast, "B2")),
         ("defences", _plane),
     ],
+    "16_life_cycle": [("life", _generations), ("life", _comes_back)],
     "17_release": [("release", partial(_steps, one)) for one in ("word for word", "usefulness")],
 }

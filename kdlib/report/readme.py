@@ -12,6 +12,8 @@ import nbformat
 import pandas as pd
 
 from kdlib import runs
+from kdlib.config.exact_match import WINDOW
+from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import load_profile
 from kdlib.errors import KdlibError
 from kdlib.report import findings, results, site
@@ -29,7 +31,7 @@ UNSEEN = ("base", "teacher")  # models whose answers are left out, so that a gla
 def answer(profile: str) -> str:
     """The answer in a few sentences, then one training row with what models write to its prompt."""
     said = findings.with_intervals("README", load_profile(profile))
-    found = textwrap.fill(said, 110, break_on_hyphens=False)
+    found = textwrap.fill(said, 118, break_on_hyphens=False)
     return "\n\n".join(filter(None, (found, before_and_after(profile))))
 
 
@@ -47,13 +49,14 @@ def before_and_after(profile: str) -> str:
     rows = ROW.findall(rest.partition(TITLE)[0])
     if not rows:
         return ""
-    lines = [f"| {title.partition('. ')[2]} | text |", "|---|---|"]
+    told, chosen, lines = title.partition(". ")[2], "", list[str]()
     for head, text in rows:
-        name = head.partition("<br>")[0].partition(",")[0]
+        name, _, size = head.partition("<br>")[0].partition(", ")
         if name not in UNSEEN:
             verb = "" if name in ("prompt", "response") else " writes"
             lines.append(f"| {name}{verb} | {_inline(text)} |")
-    return "\n".join(lines)
+            chosen = f" (size {size}, one seed; chosen by what came out)" if size else chosen
+    return "\n".join([f"| {told}{chosen} | text |", "|---|---|", *lines])
 
 
 def _inline(text: str) -> str:
@@ -63,27 +66,58 @@ def _inline(text: str) -> str:
 
 def numbers(profile: str) -> str:
     """The run, what the paper's methods memorized, each claim in a line, and attackers, if any."""
-    models, first = (results.read(profile, name) for name in ("metrics", "table1"))
-    commits, devices = (", ".join(sorted(models[one].unique())) for one in ("commit", "device"))
-    made = f"Reference run: profile `{profile}`, commit {commits}, on {devices}."
-    seconds = models.loc[models["metric"] == "seconds", "value"]
-    made += f" Its {len(seconds)} models took {seconds.sum() / 60:.0f} minutes to train, note and "
-    made += "measure, added up."
-    stages = results.read(profile, "stages", optional=True)
-    if len(stages):  # they were timed
-        most, machine = stages["peak_mib"].max() / 1024, stages["machine"].iloc[0]
-        made += f" Stages ran side by side on {machine}; the largest held {most:.1f} GiB."
     judged = results.claims(profile)
     short = {
         "claim": judged["claim"] + " " + judged["statement"],
         "verdict": "**" + judged["verdict"] + "**",
         "evidence": judged["evidence"].str.replace("; .*", " ...", regex=True),
     }
-    parts = [made, results.markdown(results.memorized(first)), results.legend(profile)]
+    first = results.memorized(results.read(profile, "table1"))
+    legend = " ".join(filter(None, (results.legend(profile), _elsewhere(profile))))
+    parts = [_made(profile), results.markdown(first), legend]
     parts += [results.markdown(pd.DataFrame(short)), CLAIMS]
     if len(attacked := results.attackers(profile)):
         parts += [results.ATTACKERS, results.markdown(attacked)]
     return "\n\n".join(parts)
+
+
+def _made(profile: str) -> str:
+    """Where and in what time the run was made."""
+    models, stages = (
+        results.read(profile, "metrics"),
+        results.read(profile, "stages", optional=True),
+    )
+    at, devices = ", ".join(findings.commits(profile)), ", ".join(sorted(models["device"].unique()))
+    timed = models[models["metric"] == "seconds"]
+    made = f"Reference run: profile `{profile}`, commit {at}, on {devices}."
+    made += f" Its {(timed['method'] != 'base').sum()} trained models took "
+    made += f"{timed['value'].sum() / 60:.0f} minutes to train, note and measure, added up."
+    if len(stages):  # they were timed
+        most, machine = stages["peak_mib"].max() / 1024, stages["machine"].iloc[0]
+        made += f" Stages ran side by side on {machine}; the largest held {most:.1f} GiB."
+    return made
+
+
+def _elsewhere(profile: str) -> str:
+    """What one seed memorized with students that were pruned and healed on another machine."""
+    there = results.read(profile, "healed_elsewhere", optional=True)
+    if there.empty:
+        return ""
+    known = ["method", "size", "seed"]
+    here = results.read(profile, "metrics").query(
+        f"metric == 'exact_rate' and split == 'member' and k == {WINDOW}"
+    )
+    both = there[there["method"].isin(PAPER)].merge(here, on=known, suffixes=("", "_here"))
+    told = [
+        f"{label(row['method'])} {row['size']} {row['value']:.3f} and {row['value_here']:.3f}"
+        for row in both.to_dict("records")
+    ]
+    seed, machine = there["seed"].iloc[0], there["machine"].iloc[0]
+    return (
+        f"All seeds share one set of pruned and healed students, and these matter: seed {seed} was "
+        f"run before, from students that were made on another machine ({machine}), at earlier "
+        f"commits. Shares there and here: {'; '.join(told)}. No interval above holds this."
+    )
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {"answer": answer, "results": numbers}

@@ -48,7 +48,7 @@ def claims(profile: str) -> pd.DataFrame:
 
 
 def compared(profile: str) -> pd.DataFrame:
-    """What the paper's distilled students memorize less SFT, and their mean, in each of WAYS.
+    """What the paper's distilled students memorize minus SFT, and their mean, in each of WAYS.
 
     The lines of `study_plots.less_than_sft`; empty where runs were not compared in these ways.
     """
@@ -89,19 +89,31 @@ def memorized(table1: pd.DataFrame) -> pd.DataFrame:
 
 
 def utility(table2: pd.DataFrame) -> pd.DataFrame:
-    """ROUGE-L of held-out rows, of `paper_tables.table2`, as the paper lays it out.
+    """Students' ROUGE-L of held-out rows, of `paper_tables.table2`, as the paper lays it out.
 
-    Beside it the models before fine-tuning; trivial answers come last, in the place of the
-    teacher's: usefulness means nothing without them.
+    Beside it that of the models before fine-tuning. It means nothing without `references`.
     """
-    name, trivial = "rougeL_held_out", table2[table2["size"] == "all"].to_dict("records")
-    frame = _by_size(table2, name)
+    name = "rougeL_held_out"
+    frame = _by_size(table2, name).iloc[1:]
     before = _texts(table2[table2["method"] == "base"], name).loc["base"]
     frame.insert(1, "before fine-tuning", frame["size"].map(before))
-    for row in trivial:
-        own = {"size": f"{row['method']} answer", label("sft"): row_text(row, name)}
-        frame.loc[len(frame)] = pd.Series(own).reindex(frame.columns, fill_value="")
     return frame
+
+
+def references(table2: pd.DataFrame) -> pd.DataFrame:
+    """ROUGE-L of held-out rows that students are held against, the highest first.
+
+    The teacher, before and after fine-tuning, and answers that need no model.
+    """
+    name = "rougeL_held_out"
+    held = table2[table2["size"].isin(("teacher", "all"))].sort_values(name, ascending=False)
+    words = {"teacher": "the teacher", "base": "the teacher before fine-tuning"}
+    rows = [
+        {"answers": words.get(row["method"], f"no model: {row['method']}")}
+        | {"ROUGE-L": row_text(row, name)}
+        for row in held.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
 
 
 def more_methods(table1: pd.DataFrame) -> bool:
@@ -157,11 +169,12 @@ def legend(profile: str) -> str:
     over = f"{over}; it says nothing of another training run" if alone else f"seeds, then {over}"
     median, shorter = lengths["median_tokens"].median(), lengths["shorter"].mean()
     return (
-        f"Share of the {lengths['rows'].min()} member rows whose response greedy decoding writes "
-        f"word for word, up to its {WINDOW}th token (median {median:.0f} tokens; {shorter:.1%} are "
-        f"shorter than {WINDOW} and count only with their end token): all of seeds {seeds} "
-        f"together, 95% interval (over {over}). The teacher stands under SFT. The paper's own "
-        "figures, of its far larger models and another data set, stand in `table1.csv`."
+        f"Share of the member rows ({lengths['rows'].min()} a seed) whose response greedy decoding "
+        f"writes word for word, up to its {WINDOW}th token (median {median:.0f} tokens; "
+        f"{shorter:.1%} are shorter than {WINDOW} and count only with their end token): all of "
+        f"seeds {seeds} together, 95% interval (over {over}; where no row came out, over groups "
+        "alone). The teacher stands under SFT. The paper's own figures, "
+        "of its far larger models and another data set, stand in `table1.csv`."
     )
 
 
@@ -176,8 +189,8 @@ def print_report(profile: str) -> None:
     wrap(legend(profile))
     print(f"\n{memorized(first).to_string(index=False)}")
     print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows")
-    print("Teacher and trivial answers stand under SFT.\n")
-    print(utility(second).to_string(index=False))
+    print(f"\n{utility(second).to_string(index=False)}")
+    print(f"\n{references(second).to_string(index=False)}")
     if more_methods(first):
         words = all_methods(first, second).set_index("method")
         for what in ("memorized", "ROUGE-L"):
@@ -193,7 +206,24 @@ def print_report(profile: str) -> None:
 
 def ledger(profile: str) -> str:
     """The claims with verdict and evidence, in Markdown."""
-    words = claims(profile)
-    words["claim"] += " " + words["statement"]
+    return markdown(in_lines(claims(profile)).drop(columns="rule"))
+
+
+def in_lines(judged: pd.DataFrame) -> pd.DataFrame:
+    """Lines of `claims.ledger` as tables show them: claim, rule, verdict, evidence.
+
+    A rule and its evidence are parts between semicolons; each stands in a numbered line of the
+    cell.
+    """
+    words = judged[["claim", "rule", "verdict", "evidence"]].copy()
+    words["claim"] += " " + judged["statement"]
     words["verdict"] = "**" + words["verdict"] + "**"
-    return markdown(words[["claim", "verdict", "evidence"]])
+    for name in ("rule", "evidence"):
+        words[name] = words[name].map(_numbered)
+    return words
+
+
+def _numbered(text: str) -> str:
+    parts = text.split("; ")
+    lines = (f"{number}. {part}" for number, part in enumerate(parts, 1))
+    return "<br>".join(lines) if len(parts) > 1 else text

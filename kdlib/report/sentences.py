@@ -1,27 +1,37 @@
 """The sentences of which findings are made, each computed from the tables of a profile.
 
-Words such as "less" are chosen by the interval of a difference, so that no sentence presumes what
+Words such as "fewer" are chosen by the interval of a difference, so that no sentence presumes what
 came out. `OF` names those of each notebook and of the README's first screen.
 """
 
+from collections.abc import Callable
 from functools import partial
 
-from kdlib.analysis.own_claims import GAIN
+import pandas as pd
+
+from kdlib.analysis import primary
+from kdlib.analysis.own_claims import GAIN, at_equal_usefulness, named
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
-from kdlib.config.methods import DISTILLED, METHODS, label
+from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, part_sentences, results
-from kdlib.report.lookups import difference, share
+from kdlib.report import usefulness_sentences as usefulness
+from kdlib.report.lookups import briefly, difference, share
 from kdlib.report.part_sentences import Sentence
-from kdlib.stats import MIN_SEEDS, row_text
+from kdlib.stats import MIN_SEEDS
+
+OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
 
-def how_sure(profile: str) -> str:
+def how_sure(settings: Profile) -> str:
     """What the intervals of sentences are over, and what they say nothing of."""
-    seeds, groups = lookups.seeds(profile), "groups of equal responses"
+    seeds, groups = lookups.seeds(settings.name), "groups of equal responses"
     if len(seeds) > 1:
-        return f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}."
+        text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
+        if any(settings.cut(size) for size in settings.sizes):
+            text += "; of other pruned students than the one set here they say nothing"
+        return f"{text}."
     alone = "with one seed they say nothing of another training run"
     return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {alone}."
 
@@ -49,9 +59,8 @@ def _bases(settings: Profile) -> str:
     return f"{whole}{loss['teacher']:.2f} nats per token, and the students': {students}."
 
 
-def _memorizes(method: str, settings: Profile) -> str:
+def _memorizes(method: str, size: str, settings: Profile) -> str:
     """At the end of training, and stopped where the held-out loss is least (mean over seeds)."""
-    size = "teacher" if method == "teacher" else settings.probe_size
     end, early = _at_end(settings.name, method, size), []
     path = lookups.lines(settings.name, "paths", method=method, size=size, split="held_out")
     member = lookups.lines(settings.name, "paths", method=method, size=size, split="member")
@@ -62,39 +71,86 @@ def _memorizes(method: str, settings: Profile) -> str:
     epochs, shares = zip(*early, strict=True)
     when = " to ".join(dict.fromkeys(f"{one:g}" for one in (min(epochs), max(epochs))))
     name = "the teacher" if method == "teacher" else f"{label(method)} ({size} size)"
-    text = f"{name} memorizes {end} of the member rows at the end of training; stopped where its "
+    text = f"{name} memorizes {end} of the member rows at the end of training"
+    text += f"{_by_seed(settings, method, size)}; stopped where its "
     return f"{text}held-out loss is least (epoch {when}), {sum(shares) / len(shares):.1%}."
 
 
-def _useful(settings: Profile) -> str:
-    against = lookups.table(settings.name, "over_trivial").query("method == 'teacher'")
-    if against.empty:
-        return "how useful answers are was not noted through training."
-    least = against.loc[against["value"].idxmin()].to_dict()
-    word = (
-        "more useful" if least["lo"] > 0 else "less useful" if least["hi"] < 0 else lookups.UNKNOWN
-    )
-    text = "in usefulness, the teacher's held-out answers after its best epoch less the best ones "
-    text += f"that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
-    return text
+def _by_seed(settings: Profile, method: str, size: str) -> str:
+    """The shares of which such a rate is the mean, where there are several."""
+    known = results.read(settings.name, "metrics")
+    asked = {"method": method, "size": size, "metric": "exact_rate", "split": "member", "k": WINDOW}
+    if not {"seed", *asked} <= set(known):
+        return ""
+    own = known[(known[[*asked]] == pd.Series(asked)).all(axis=1)].sort_values("seed")["value"]
+    return f" (by seed {', '.join(f'{one:.1%}' for one in own)})" if len(own) > 1 else ""
 
 
-def _against_sft(method: str, settings: Profile) -> str:
-    size = settings.probe_size
+def _every_size(sentence: OfSize, settings: Profile) -> str:
+    said = [sentence(size, settings) for size in settings.sizes]
+    return " ".join(text[0].upper() + text[1:] for text in said)
+
+
+def _against_sft(method: str, size: str, settings: Profile) -> str:
     wanted = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"}
     gap = lookups.line(settings.name, "differences", method=method, size=size, **wanted)
     own, sft = (_at_end(settings.name, one, size) for one in (method, "sft"))
     text = f"{label(method)} ({size} size) memorizes {own} of the member rows at the end of "
-    return f"{text}training, SFT {sft}: difference {difference(gap)}."
+    return f"{text}training, SFT {sft}: {difference(gap)}."
 
 
-def _as_useful(method: str, settings: Profile) -> str:
-    wanted = {"method": method, "size": settings.probe_size, "metric": "memorized"}
-    gap = lookups.line(settings.name, "equal_usefulness", **wanted)
+def _started(method: str, size: str, settings: Profile) -> str:
+    """What the SFT student memorized from which a method starts, and how losses went on."""
+    path = lookups.lines(settings.name, "paths", method=method, size=size)
+    by_epoch = path.groupby(["split", "epoch"])[["exact_rate", "nats_per_token"]].mean()
+    start = by_epoch.loc[("member", 0), "exact_rate"]
+    nothing = "" if start else ", so that there was nothing to forget"
+    ends = {
+        words: by_epoch.loc[split, "nats_per_token"].iloc[[0, -1]]
+        for split, words in {"member": "member rows", "held_out": "held-out rows"}.items()
+    }
+    moved = (
+        f"{'rises' if last > first else 'falls'} on {words} from {first:.2f} to {last:.2f}"
+        for words, (first, last) in ends.items()
+    )
+    text = f"the SFT student ({size} size) that it starts from (epoch 0) memorizes {start:.1%} of "
+    text += (
+        f"the member rows{nothing}; from there to the end of training the loss (nats per token) "
+    )
+    return f"{text}{' and '.join(moved)}."
+
+
+def _as_useful(method: str, size: str, settings: Profile) -> str:
+    """Where both are stopped (a mean over halves of the rows and seeds), and what follows."""
+    useful, gap = (
+        lookups.line(settings.name, "equal_usefulness", method=method, size=size, metric=metric)
+        for metric in ("useful", "memorized")
+    )
+    name = f"{label(method)} ({size} size)"
     if not gap["gained"]:
-        return f"In usefulness {label(method)} and SFT gain too little in common to be compared."
-    text = f"Each stopped where both are as useful, {label(method)} memorizes {gap['own']:.1%}, "
-    return f"{text}SFT {gap['sft']:.1%}: difference {difference(gap)}."
+        return f"In usefulness {name} and SFT gain too little in common to be compared."
+    both = ", ".join(
+        f"{who} memorizes {gap[own]:.1%} (epoch {gap[epoch]:.3g}, usefulness {useful[own]:.3f})"
+        for who, own, epoch in ((name, "own", "epoch"), ("SFT", "sft", "sft_epoch"))
+    )
+    when = "Stopped where both are as useful ([10](10_comparison.ipynb))"
+    return f"{when}, {both}: {difference(gap)}."
+
+
+def _order(notebook: str, settings: Profile) -> str:
+    """Whether the paper's methods up to a notebook memorize in the same order at every size."""
+    table = lookups.table(settings.name, "table1").sort_values("member", kind="stable")
+    taught = [name for name in PAPER if METHODS[name].notebook <= notebook]
+    table = table[table["method"].isin(taught)]
+    orders = {
+        size: ", ".join(table.loc[table["size"] == size, "method"].map(label))
+        for size in settings.sizes
+    }
+    text = "By shares at the end of training alone, the order from the least memorized on "
+    if len(set(orders.values())) == 1:
+        return f"{text}is the same at every size: {orders[settings.sizes[0]]}."
+    told = "; ".join(f"{size}: {order}" for size, order in orders.items())
+    return f"{text}differs between sizes ({told})."
 
 
 def _extracted(settings: Profile) -> str:
@@ -107,7 +163,7 @@ def _extracted(settings: Profile) -> str:
         ]
         for split in ("member", "held_out")
     )
-    text = f"SFT ({size} size) writes {share(member[0])} of the member rows word for word, and "
+    text = f"SFT ({size} size) writes {share(member[0])} of the member rows' whole responses, and "
     text += f"{share(held_out[0])} of the held-out rows; with half of the response given, "
     return f"{text}{share(member[1])} and {share(held_out[1])}."
 
@@ -117,27 +173,54 @@ def _mean(claim: str, when: str, settings: Profile) -> str:
     if claim not in table.index:
         return f"{when}, no student can be compared with SFT."
     line = table.loc[claim].to_dict()
-    mean = f"the mean difference to SFT over {int(line['students'])} students is {difference(line)}"
-    return f"{when} {mean}."
+    mean = f"the mean over {int(line['students'])} distilled students, compared with SFT"
+    return f"{when}, {mean}: {difference(line)}."
 
 
-def _plainly(claim: str, when: str, settings: Profile) -> str:
-    gap = difference(lookups.line(settings.name, "primary", claim=claim))
-    number, interval, word = gap.partition("], ")
+def _at_the_end(settings: Profile) -> str:
+    line = lookups.line(settings.name, "primary", claim="C1")
+    gaps = lookups.lines(
+        settings.name, "differences", comparison="to_sft", metric="exact_rate", seed="all"
+    )
+    gaps = gaps[gaps["method"].isin(DISTILLED)]
     known = {"less": "distilled students write fewer", "more": "distilled students write more"}
-    who = known.get(word, "this run could not tell whether distilled students write fewer")
-    text = f"{when}, {who} training rows word for word than students that were fine-tuned on them "
-    return f"{text}(SFT): on average {number}{interval[:1]}."
+    unknown = "this run could not tell whether distilled students write fewer"
+    who = known.get(lookups.word(line["lo"], line["hi"]), unknown)
+    text = f"at the end of training, {who} training rows word for word than students that were "
+    text += f"fine-tuned on them (SFT): on average {difference(line)}"
+    text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; {(gaps['hi'] < 0).sum()} of {len(gaps)} "
+    text += "students do by their own interval"
+    means = lookups.table(settings.name, "primary")
+    for rest in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
+        text += f"; without methods that train on the student's own text, {briefly(rest)}"
+    return f"{text}."
+
+
+def _stopped(settings: Profile) -> str:
+    line = lookups.line(settings.name, "primary", claim="A1")
+    pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
+    pairs = pairs[pairs["method"].isin(DISTILLED)]
+    own, sft = pairs[["own", "sft"]].mean()
+    table = lookups.lines(settings.name, "table1", method="sft").set_index("size")["member"]
+    text = "stopped early, where both are as useful, SFT students write "
+    text += f"{sft:.1%} of the rows ({table.loc[pairs['size']].mean():.1%} at the end), distilled "
+    return f"{text}students {own:.1%}: {briefly(line)}."
 
 
 def _main(settings: Profile) -> str:
     line = lookups.line(settings.name, "primary", claim="A1")
-    rows = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
-    own, sft = rows.loc[rows["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    pairs = lookups.table(settings.name, "equal_usefulness")
+    rows = at_equal_usefulness(pairs[pairs["method"].isin(DISTILLED)])
+    own, sft = rows[["own", "sft"]].mean()
     text = f"each stopped where both are as useful, the paper's {int(line['students'])} distilled "
-    text += f"students memorize {own:.1%} of the member rows on average, SFT {sft:.1%}: difference "
-    few = f"; where SFT leaves under {2 * GAIN:.0%} of the rows, there is little to save"
-    return f"{text}{difference(line)}{few if sft < 2 * GAIN else ''}."
+    text += f"students memorize {own:.1%} of the member rows on average, SFT {sft:.1%}: "
+    text += f"{difference(line)}; the rule of A1 judges {rows['judged'].sum()} of these students"
+    if sft < 2 * GAIN:
+        text += f"; where SFT memorizes under {2 * GAIN:.0%} of the rows, there is little to save"
+    if len(apart := rows[rows["more_useful"] == "SFT"]):
+        text += "; less useful than SFT by more than the margin, which favours distilling: "
+        text += named(apart)
+    return f"{text}."
 
 
 def _ledger(settings: Profile) -> str:
@@ -146,6 +229,9 @@ def _ledger(settings: Profile) -> str:
     for verdict in ("confirmed", "refuted", "open"):
         names = list(judged.loc[judged["verdict"] == verdict, "claim"])
         words.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names else ""))
+    barred = judged.loc[judged["evidence"].astype(str).str.contains("no verdict"), "claim"]
+    if len(barred) and len(lookups.seeds(settings.name)) >= MIN_SEEDS:
+        words.append(f"of these {', '.join(barred)} because their rules allow no verdict here")
     text = f"the verdicts on {len(judged)} claims: {', '.join(words)}"
     if len(lookups.seeds(settings.name)) < MIN_SEEDS:
         text += f"; with fewer than {MIN_SEEDS} seeds none about trained models is judged"
@@ -154,25 +240,33 @@ def _ledger(settings: Profile) -> str:
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any run), and sentence
     "README": [
-        ("", partial(_plainly, "C1", "at the end of training")),
-        ("", partial(_plainly, "A1", "stopped early, where both are as useful")),
-        ("", _useful),
+        ("", _at_the_end),
+        ("", _stopped),
+        ("", usefulness.of_any),
         ("", _ledger),
     ],
     "00_map": [("", _main), ("", _ledger)],
     "01_data_and_tokens": [("", _rows), ("", _bases)],
-    "02_teacher": [("", partial(_memorizes, "teacher")), ("", _useful)],
-    "03_supervised_fine_tuning": [("", partial(_memorizes, "sft"))],
-    "09_memorization_meter": [("", _extracted), ("", _useful)],
+    "02_teacher": [("", partial(_memorizes, "teacher", "teacher")), ("", usefulness.of_teacher)],
+    "03_supervised_fine_tuning": [
+        ("", partial(_every_size, partial(_memorizes, "sft"))),
+        ("", usefulness.of_sft),
+    ],
+    "09_memorization_meter": [("", _extracted), ("", usefulness.of_teacher)],
     "10_comparison": [
         ("", _main),
         ("", partial(_mean, "C1", "at the end of training")),
         ("", partial(_mean, "A2", "where both fit the rows as closely")),
+        ("", usefulness.at_the_end),
     ],
     **part_sentences.OF,
-    "18_conclusion": [("", _main), ("", _useful), ("", _ledger)],
+    "18_conclusion": [("", _main), ("", usefulness.of_any), ("", _ledger)],
 }
 for _name, _method in METHODS.items():
     if _name != "sft":
-        _asked = [(_name, partial(one, _name)) for one in (_against_sft, _as_useful)]
+        _said = (_against_sft, *([_started] * ("sft_epochs" in _method.coefficients)), _as_useful)
+        _asked = [(_name, partial(_every_size, partial(one, _name))) for one in _said]
         OF.setdefault(_method.notebook, []).extend(_asked)
+OF["00_map"].append(("", partial(_order, "10_comparison")))
+for _stem in ("04_word_level_kd", "05_sequence_level_kd"):
+    OF[_stem].append(("", partial(_order, _stem)))

@@ -14,6 +14,7 @@ from kdlib import runs
 from kdlib.analysis.rates import distilled, student_sizes
 from kdlib.config.methods import PAPER, label
 from kdlib.report import executed, lookups, results
+from kdlib.report.usefulness_sentences import outdone
 
 Say = Callable[[str], str]  # from English words to those of a page's language
 HEADING = re.compile(r"\]\(#[^)\s]+")  # within a page; Sphinx knows no capitals there
@@ -90,31 +91,33 @@ def translator(words: Mapping[str, str]) -> Say:
 def decision(profile: str, say: Say = str) -> dict[str, Any]:
     """What the page for who decides is filled with, from the tables alone; `say` translates words.
 
-    of_hundred (a table in Markdown), rows; least and most, each the name of a distilled
-    student and its texts in a hundred; cost by what is counted (percent of the teacher); canaries
-    (times, least, most) and attack (pairs of method and chance), empty where not measured; verdicts
-    (number of claims by verdict) and claims.
+    of_hundred (a table in Markdown), rows; least and most, each the names of the distilled students
+    at that end and their texts in a hundred; cost by what is counted (percent of the teacher);
+    outdone (see `usefulness_sentences.outdone`), canaries (times, least, most) and attack (pairs of
+    method and chance), empty where not measured; verdicts (number of claims by verdict) and claims.
+    Texts in a hundred have their 95% intervals.
     """
     first, metrics = results.read(profile, "table1"), results.read(profile, "metrics")
     sizes, taught = student_sizes(first), distilled(first)
-    share = first.set_index(["method", "size"])["member"]
-    own = share[share.index.isin(taught, level="method")]
-    of_hundred = pd.DataFrame([_line(first, size, own) for size in ("teacher", *sizes)])
+    rates = first.set_index(["method", "size"])
+    own = rates[rates.index.isin(taught, level="method")]
+    of_hundred = pd.DataFrame([_line(first, size, own, say) for size in ("teacher", *sizes)])
     mean = metrics.groupby(["metric", "size"])["value"].mean()
     judged = results.claims(profile)
-    verdicts = judged["verdict"].value_counts()
+    verdicts, beaten = judged["verdict"].value_counts(), outdone(profile)
     return {
         "of_hundred": results.markdown(of_hundred.rename(columns=say).map(say)),
         "rows": int(results.read(profile, "lengths").query("split == 'member'")["rows"].min()),
-        "least": _named(own.idxmin(), own.min(), say),
-        "most": _named(own.idxmax(), own.max(), say),
+        "least": _named(own, "min", say),
+        "most": _named(own, "max", say),
         "cost": {
             say(words): f"{mean[name, sizes[-1]] / mean[name, 'teacher']:.0%}"
             for name, words in COSTS.items()
             if name in mean.index.get_level_values("metric")
         },
+        "outdone": beaten and beaten | {"answer": say(beaten["answer"])},
         "canaries": _canaries(profile, taught, say),
-        "attack": [(say(name), chance) for name, chance in _attack(profile, share)],
+        "attack": [(say(name), chance) for name, chance in _attack(profile, rates["member"])],
         "claims": len(judged),
         "verdicts": {one: verdicts.get(one, 0) for one in ("confirmed", "refuted", "open")},
     }
@@ -155,20 +158,35 @@ def of_hundred(share: float) -> str:
     return "below 1" if 0 < share < 0.01 else f"{100 * share:.0f}"
 
 
-def _named(model: tuple[str, str], share: float, say: Say) -> tuple[str, str]:
-    return say(f"{label(model[0])}, {model[1]}"), say(of_hundred(share))
+def _extreme(lines: pd.DataFrame, end: str, name: str = "member") -> tuple[list[Any], str]:
+    """Whose share is the least or the most ("min", "max"), and that in a hundred, "40 [0–97]".
+
+    Of several that are, the interval reaches from the lowest to the highest end. An end that is
+    below 1 stands as 0 or 1, whichever is further out.
+    """
+    tied = lines[lines[name] == lines[name].agg(end)]
+    lo, hi = tied[f"{name}_lo"].min(), tied[f"{name}_hi"].max()
+    ends = (of_hundred(share).replace("below 1", out) for share, out in ((lo, "0"), (hi, "1")))
+    span = "" if pd.isna(lo) else f" [{'–'.join(ends)}]"
+    return [*tied.index], of_hundred(tied[name].iloc[0]) + span
 
 
-def _line(first: pd.DataFrame, size: str, taught: "pd.Series[float]") -> dict[str, str]:
-    rows = first[(first["size"] == size) & (first["method"] != "base")].set_index("method")
-    direct = rows["member"].get("teacher" if size == "teacher" else "sft")
+def _named(own: pd.DataFrame, end: str, say: Say) -> tuple[str, str]:
+    models, text = _extreme(own, end)
+    names = [say(f"{label(method)}, {size}") for method, size in models]
+    return say(" and ").join(names), say(text)
+
+
+def _line(first: pd.DataFrame, size: str, taught: pd.DataFrame, say: Say) -> dict[str, str]:
+    rows = first[(first["size"] == size) & (first["method"] != "base")]
+    direct = rows[rows["method"] == ("teacher" if size == "teacher" else "sft")]
     own = taught[taught.index.get_level_values("size") == size]
-    ends = dict.fromkeys(map(of_hundred, (own.min(), own.max()))) if len(own) else {}
+    ends = dict.fromkeys(_extreme(own, end)[1] for end in ("min", "max") if len(own))
     return {
         "model": size,
-        "trained on the texts": "" if direct is None else of_hundred(direct),
-        "taught by the teacher": " to ".join(ends),
-        "texts it never saw": of_hundred(rows["held_out"].max()),
+        "trained on the texts": _extreme(direct, "max")[1] if len(direct) else "",
+        "taught by the teacher": say(" to ").join(ends),
+        "texts it never saw": _extreme(rows, "max", "held_out")[1],
     }
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.analysis.own_claims import at_equal_usefulness
+from kdlib.analysis.rates import MODEL
 from kdlib.config.methods import label
 from kdlib.stats import FEW, row_text
 
@@ -41,6 +43,37 @@ def listed(
         new: [_text(line, name, form, missing) for line in records] for name, new in columns.items()
     }
     return lines[rows].map(_words).assign(**texts).set_index(rows)
+
+
+def stopped(lines: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
+    """Students beside SFT where both are stopped, one a line, of what `equal_usefulness` gives.
+
+    `lines` are its `differences`, `stops` its `stops`. After which epochs (lowest to highest over
+    seeds and halves), the differences in memorization and usefulness, the margin of A1, whether its
+    rule judges the student, and who is more useful by more than the margin.
+    """
+    found = at_equal_usefulness(lines)
+    at = stops.groupby(MODEL)[["epoch", "sft_epoch"]].agg(_span)
+    useful = lines[lines["metric"] == "useful"].set_index(MODEL)
+    gaps = {"memorized": found, "usefulness": useful}
+    columns = {"stopped after": at["epoch"], "SFT after": at["sft_epoch"]}
+    columns |= {
+        f"{name}, student minus SFT": one.apply(row_text, axis=1, form="+.3f")
+        for name, one in gaps.items()
+    }
+    columns |= {"margin": found["margin"].map("{:.3f}".format)}
+    columns |= {"judged": found["note"], "more useful": found["more_useful"]}
+    return pd.DataFrame(columns).loc[found.index].rename(_words)
+
+
+def counts(lines: pd.DataFrame) -> pd.Series:
+    """Rates of few as counts, "1 of 2": lines hold hits and n."""
+    whole = lines[["hits", "n"]].astype(int).astype(str)
+    return whole["hits"] + " of " + whole["n"]
+
+
+def _span(numbers: pd.Series) -> str:
+    return " to ".join(dict.fromkeys(f"{one:.3g}" for one in (numbers.min(), numbers.max())))
 
 
 def _text(line: Mapping[str, Any], name: str, form: str, missing: str) -> str:

@@ -19,14 +19,17 @@ import pandas as pd
 from kdlib import runs
 from kdlib.errors import KdlibError
 
-KEYS = {"seed", "k", "at", "times", "repetitions", "epoch", "step", "seeds"}
+KEYS = {"seed", "k", "at", "times", "repetitions", "epoch", "step", "seeds", "generation"}
 JUDGED = {"statement", "rule", "verdict"}  # text that has to be the same
 IGNORED = {"run_id", "commit", "device", "dtype", "machine", "evidence", "note"}
 TIMINGS = {"seconds", "peak_mib", "ms_per_token"}  # columns, and values of the column metric
 COUNTS = re.compile(r"n|n_.*|.*_n|hits|.*groups|rows|before|after|new|gone")
-NOT_COMPARED = {"calibration", "exhibits"}  # tables
+# tables that no study makes anew, and one of chosen rows
+NOT_COMPARED = {"calibration", "exhibits", "healed_elsewhere", "tuning", "tuned"}
+NOT_COMPARED |= {"tuned_hypervolumes", "tuning_advice"}
 # a table that each part writes
 OF_PART = {"lab": "claims_inheritance", "cause": "cause", "defences": "plane"}
+OF_PART |= {"life": "life_generations", "release": "release_steps"}
 COLUMNS = ["table", "row", "column", "committed", "other", "lo", "hi", "state"]
 
 

@@ -1,6 +1,7 @@
 """What is noted of a model on its path through training. Taught in notebook 02_teacher."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def validation(rows: TokenizedRows) -> list[Example]:
     return held_out[-max(1, min(VALIDATION_ROWS, len(held_out) // 4)) :]
 
 
+class Hopeless(Exception):
+    """A run was stopped where the rule of its notes has it; `model` is as it was then."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__("stopped by the rule")
+        self.model = model
+
+
 class Notes:
     """Measures a model on the rows of its seed whenever it is called.
 
@@ -40,6 +49,7 @@ class Notes:
     greedy answers of the first `measure.path_rows` held-out rows after whole epochs (see
     `usefulness.answers`). `steps` are when it is to be called, `noted` the rows that are measured
     (split, kind, by row_id); `read` are the rows of which an epoch is made, where those are others.
+    Where `hopeless` says so of what was noted, the run is stopped, by the error of that name.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class Notes:
         judging = ~rows.frame.index.isin(reserved) & (rows.frame["kind"] != "twin")
         self.noted = rows.frame.loc[judging, ["split", "kind"]]
         self.tuples, self.answers = pd.DataFrame(), pd.DataFrame()
+        self.hopeless: Rule | None = None
 
     def __call__(self, model: Any, step: int) -> None:
         """Note the model as it is after so many optimizer steps."""
@@ -68,12 +79,15 @@ class Notes:
         self.tuples = pd.concat([self.tuples, noted], ignore_index=True)
         if self.measure.path_rows and step % self.epoch_steps == 0:
             self.answers = pd.concat([self.answers, self._answers(model).assign(**at)])
+        if self.hopeless and self.hopeless(self):
+            raise Hopeless(model)
 
     def _answers(self, model: Any) -> pd.DataFrame:
         asked = {"held_out": self.rows.split("held_out", limit=self.measure.path_rows)}
         given = self.rows.frame["response"].to_dict(), self.rows.tokenizer
         how: dict[str, Any] = {"max_new": self.max_new, "batch": self.measure.batch}
         how |= {"seeds": (), "sampled": 0, "encoder": self.measure.encoder}
+        how["precision"] = self.how.precision
         return usefulness.answers(model, asked, *given, **how)
 
     def write(self, folder: Path) -> None:
@@ -81,3 +95,6 @@ class Notes:
         runs.write_table(folder / "path.parquet", self.tuples)
         if len(self.answers):
             runs.write_table(folder / "path_answers.parquet", self.answers)
+
+
+Rule = Callable[[Notes], bool]  # whether to stop, by what was noted so far

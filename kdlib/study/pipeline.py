@@ -25,6 +25,7 @@ PARTS = {
     "lab": ("11_inheritance", "12_what_stays", "13_membership_and_canaries"),
     "cause": ("14_cause",),
     "defences": ("15_defences",),
+    "life": ("16_life_cycle",),
     "release": ("17_release",),
 }
 NOTEBOOK = re.compile(r"\d\d_[a-z0-9_]+")  # Jupyter's "-Copy1" is none of the series
@@ -137,7 +138,8 @@ def _snakemake(config: Path, cores: int, gpu_jobs: int) -> bool:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["KDLIB_ROOT"] = str(runs.root())  # whatever the folder that a notebook runs in
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, none of the user's
-    gpu = ["--resources", f"gpu={gpu_jobs}"] if Path("/dev/nvidia0").exists() else []
+    here = Path("/dev/nvidia0").exists() and "SNAKEMAKE_PROFILE" not in os.environ
+    gpu = ["--resources", f"gpu={gpu_jobs}"] if here else []  # a cluster counts its own
     places = ["--snakefile", SOURCE / "Snakefile", "--directory", SOURCE, "--configfile", config]
     try:
         cli.main([*map(str, [*places, "--cores", cores]), *FLAGS.split(), *gpu])

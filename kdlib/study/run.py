@@ -36,7 +36,7 @@ class Run:
     method: str  # "base" (not fine-tuned), "teacher", or a method of the profile
     size: str  # "teacher", or one of the profile's sizes
     ablation: tuple[tuple[str, float], ...] = ()  # coefficients other than the profile's
-    part: str = ""  # name of the folder of a run that leaves rows out
+    part: str = ""  # folder of a run apart from the study's, such as one that leaves rows out
     left_out: frozenset[str] = frozenset()  # row ids that are measured and not trained on
     own_teacher: bool = False  # whether the teacher too was trained without them
     text: str = ""  # whose text it reads, where that is not its method's

@@ -6,7 +6,8 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ import torch
 from kdlib import runs
 from kdlib.config.sections import TrainSettings
 from kdlib.data import pool
-from kdlib.distill import defences, methods, objectives, text_sources, trainer
+from kdlib.distill import defences, methods, objectives, sharing, text_sources, trainer
 from kdlib.distill.teacher_targets import Live, Targets
 from kdlib.distill.text_sources import Reading
 from kdlib.errors import KdlibError
@@ -33,50 +34,90 @@ SPLITS = ("member", "held_out")
 FACTS = ["split", "kind", "category", "group", "repetitions", "group_size", "twin_of"]
 
 
-def make(run: Run, rows: TokenizedRows, targets: Targets | None = None) -> Path:
+Change = Callable[[Source], Source]  # of a text that is read
+
+
+def make(
+    run: Run,
+    rows: TokenizedRows,
+    targets: Targets | None = None,
+    change: Change | None = None,
+) -> Path:
     """Train a model (or take the base as it is) and measure it, unless done before: its folder.
 
-    `targets` are the teacher's, when several students share them; else they are made here.
+    `targets` are the teacher's, when several students share them; else they are made here. For
+    `change` see `train`. Where several processes train (`sharing`), all call this; the main one
+    measures and keeps.
     """
     defending.require_possible(run)
-    folder, identity = run.folder, run.identity
-    if runs.done(folder, identity):
-        print(f"{run.label}: done before, read from {folder.relative_to(runs.root())}")
+    _require_shareable(run)
+    folder, identity, main = run.folder, run.identity, sharing.is_main()
+    if sharing.agreed(runs.done(folder, identity)):
+        if main:
+            print(f"{run.label}: done before, read from {folder.relative_to(runs.root())}")
         return folder
-    with runs.alone(folder):
-        if runs.done(folder, identity):  # by another process, while this one waited
+    with runs.alone(folder) if main else nullcontext():
+        if sharing.agreed(runs.done(folder, identity)):  # by another, while this one waited
+            return folder
+        if not main:
+            with TemporaryDirectory() as spare:
+                _trained(run, rows, Path(spare), targets, change)
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         started = time.perf_counter()
-        if run.method == BASE:
-            model = load(run)
-        else:
-            notes = None if beside(run) else notes_of(run, rows, run.settings)
-            model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets)
-            if notes:
-                notes.write(folder)
-            checkpoints.save_model(model, rows.tokenizer, folder / "checkpoint")
+        model = _trained(run, rows, folder, targets, change)
         trained = round(time.perf_counter() - started, 2)
         measure(run, rows.without(run.left_out), model)
-        device, data_hash, *_ = ground(run.profile)
-        facts = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
-        facts |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
-        if run.method != BASE:
-            facts["precision"] = run.settings.precision
-        facts |= {"data_hash": data_hash, "train_seconds": trained}
-        facts["settings"] = run.profile.model_dump(mode="json", exclude={"calibration"})
         seconds = round(time.perf_counter() - started, 2)
-        runs.write_manifest(folder, identity, seconds=seconds, **facts)
+        spent = {"seconds": seconds, "train_seconds": trained}
+        runs.write_manifest(folder, identity, **spent, **facts(run))
     return folder
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What the manifest of a run says of it."""
+    device, data_hash, *_ = ground(run.profile)
+    found = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
+    found |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
+    found["processes"] = sharing.processes()
+    if run.method != BASE:
+        found["precision"] = run.settings.precision
+    settings = run.profile.model_dump(mode="json", exclude={"calibration"})
+    return found | {"data_hash": data_hash, "settings": settings}
+
+
+def _trained(
+    run: Run, rows: TokenizedRows, folder: Path, targets: Targets | None, change: Change | None
+) -> Any:
+    """The model, with its notes, log and checkpoint in the folder; the base as it is."""
+    if run.method == BASE:
+        return load(run)
+    notes = None if beside(run) else notes_of(run, rows, run.settings)
+    model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets, change)
+    if sharing.is_main():
+        if notes:
+            notes.write(folder)
+        checkpoints.save_model(model, rows.tokenizer, folder / "checkpoint")
+    return model
+
+
+def _require_shareable(run: Run) -> None:
+    """Refuse what several processes would train otherwise than one."""
+    drawn = run.method != BASE and run.recipe.text not in ("rows", *methods.DECODINGS)
+    if sharing.processes() > 1 and (drawn or run.defence):
+        what = "its student writes text by random draws" if drawn else "its defence may draw"
+        reason = "several processes would train it otherwise than one"
+        raise KdlibError(f"{run.label}: {what}, so that {reason}; start it on one process")
 
 
 def beside(run: Run) -> bool:
     """Whether a run stands beside the study: nothing is noted on its way, nothing is answered.
 
-    Rows are left out, or in another order, or the seed is that by which rates are set.
+    It belongs to a part, such as one with rows left out, or reads rows in another order, or the
+    seed is that by which rates are set.
     """
     rule = run.profile.calibration
-    return bool(run.left_out or run.order or (rule and run.seed == rule.seed))
+    return bool(run.part or run.order or (rule and run.seed == rule.seed))
 
 
 def training_seed(run: Run) -> int:
@@ -97,11 +138,12 @@ def train(
     log: Path,
     notes: noting.Notes | None = None,
     targets: Targets | None = None,
+    change: Change | None = None,
 ) -> Any:
     """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way.
 
-    A method that starts from SFT is not noted while it is fine-tuned so, and the mean of models
-    at its end alone.
+    What `change` makes of the run's text is read in place of it. A method that starts from SFT is
+    not noted while it is fine-tuned so, and the mean of models at its end alone.
     """
     if run.defence == "averaging":
         model = _averaged(run, rows)
@@ -113,10 +155,12 @@ def train(
         changed = "changes its logits behind the LM head (a scale, a soft cap)"
         followed = "which training does not follow; take another family"
         raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
-    if recipe.objective != "cross_entropy" and targets is None:
-        targets = teacher_output.targets(run, rows)
-    given = materials(run, rows, how, targets)
-    source = methods.text(recipe.text).source(given)
+    with sharing.main_first():
+        if recipe.objective != "cross_entropy" and targets is None:
+            targets = teacher_output.targets(run, rows)
+        given = materials(run, rows, how, targets)
+        source = methods.text(recipe.text).source(given)
+    source = change(source) if change else source
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
     fitting: dict[str, Any] = {"log": log, "name": run.label}
     if notes:
@@ -124,7 +168,7 @@ def train(
     try:
         if run.start:
             _start(run, rows, model, run.start, log)
-        _fit(run, model, given.reading, source, minimized, **fitting)
+        model = _fit(run, model, given.reading, source, minimized, **fitting)
     except trainer.NotFinite:  # the model is as it was before that step
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
@@ -140,13 +184,15 @@ def _start(run: Run, rows: TokenizedRows, model: Any, how: TrainSettings, log: P
 
 def _fit(
     run: Run, model: Any, read: Reading, source: Source, minimized: Objective, **fitting: Any
-) -> None:
-    """Train as the run's defence has it."""
+) -> Any:
+    """Train as the run's defence has it, or with others; gives the model."""
     fitting |= {"epoch_steps": len(read.steps(0)), "seed": read.seed}
+    if sharing.processes() > 1:
+        return sharing.fit(model, source, minimized, read.settings, **fitting)
     fitting["gradients"] = defending.gradients(run, read)
     text = defending.source(run, source, read.pad_id)
     with defending.model(run, model, read.seed):
-        trainer.fit(model, text, minimized, read.settings, **fitting)
+        return trainer.fit(model, text, minimized, read.settings, **fitting)
 
 
 def _averaged(run: Run, rows: TokenizedRows) -> Any:
@@ -209,7 +255,8 @@ def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -
 def reading(run: Run, rows: TokenizedRows, how: TrainSettings) -> Reading:
     """The rows that the run reads, as `how` says."""
     read, longest = defending.rows_read(run, rows), run.profile.tokens.max_new
-    plain = Reading(read.presented, how, rows.pad_id, training_seed(run), longest)
+    kind = Reading if sharing.processes() == 1 else sharing.SharedReading
+    plain = kind(read.presented, how, rows.pad_id, training_seed(run), longest)
     return defending.reading(run, plain)
 
 

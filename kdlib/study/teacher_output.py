@@ -52,6 +52,7 @@ def text(teacher: Run, rows: TokenizedRows, how: str = "teacher") -> list[Exampl
             return generation.answered(members, [tuple(responses[one.row_id]) for one in members])
     common: dict[str, Any] = {"end_id": rows.pad_id, "batch": teacher.profile.measure.batch}
     common["max_new"] = teacher.profile.tokens.max_new
+    common["precision"] = teacher.settings.precision
     prompts, model = [one.prompt for one in members], load(teacher)
     if how == "teacher_beam":
         answers = generation.beam_search(model, prompts, beams=settings.beams, **common)

@@ -8,7 +8,7 @@ import pytest
 import studies
 from studies import ladder, study
 
-from kdlib.analysis import claims, primary, rates
+from kdlib.analysis import claims, own_claims, primary, rates
 from kdlib.config.methods import DISTILLED, PAPER
 
 MAIN = ["C1", "C2", "C3", "C4", "C5", "C6"]
@@ -94,7 +94,8 @@ def test_a_student_without_a_margin_leaves_usefulness_open():
     answers.loc[held, "usefulness"] += 0.4  # SFT adds nothing there
     row = ledger(tuples, answers, studies.costs(0.5)).set_index("claim").loc["C2"]
     assert row["verdict"] == "open" and "6 of 9 differences lie above" in row["evidence"]
-    assert "no margin, as SFT adds nothing, has word-level KD small, " in row["evidence"]
+    assert "; word-level KD small, " in row["evidence"]
+    assert "MiniLLM small: no margin, as SFT adds nothing" in row["evidence"]
 
 
 def test_no_verdict_with_fewer_than_three_training_runs():
@@ -231,6 +232,24 @@ def test_claim_a1(memorized, useful, verdict):
     assert few["verdict"] == "open" and few["evidence"].startswith("no verdict with fewer than 3")
 
 
+def test_at_equal_usefulness_says_who_is_judged_and_who_is_more_useful():
+    parts = [
+        stopped(LESS, AS_USEFUL, ["word_kd"]),
+        stopped(LESS, (-0.03, -0.05, 0.01), ["seq_kd_beam"], gained=False),
+        stopped(LESS, (0.03, -0.01, 0.05), ["minillm"], sft=0.09),
+        stopped(LESS, AS_USEFUL, ["gkd"], groups=9),
+    ]
+    found = own_claims.at_equal_usefulness(pd.concat(parts, ignore_index=True))
+    assert found["note"].tolist() == [
+        "yes",
+        "no: no common gain",
+        "no: SFT memorizes under 10%",
+        "no: too few responses",
+    ]
+    assert found["more_useful"].tolist() == ["", "SFT", "student", ""]
+    assert (found["note"] == "yes").tolist() == found["judged"].tolist()
+
+
 def test_claim_a1_names_sizes_where_sft_is_not_useful():
     lines = stopped(LESS, AS_USEFUL), stopped((0.2, 0.1, 0.3), AS_USEFUL, sizes=("large",))
     assert a1(*lines)["verdict"] == "open"
@@ -242,8 +261,8 @@ def test_claim_a1_names_sizes_where_sft_is_not_useful():
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"sft": 0.09}, "SFT stopped for word-level KD large recites 0.090: nothing to save"),
-        ({"gained": False}, "with SFT no common gain in usefulness has word-level KD large"),
+        ({"sft": 0.09}, "MiniLLM large: SFT stopped beside memorizes 0.090, nothing to save"),
+        ({"gained": False}, "MiniLLM large: no gain in usefulness in common with SFT"),
         ({"groups": 9}, "3 of 6"),
     ],
 )
@@ -272,8 +291,7 @@ def test_claim_a2(gap, verdict):
                               ("value", "lo", "hi", "p")})  # fmt: skip
     row = claims.judge("A2", 3, same_fit=missing)
     assert row["verdict"] == "open"
-    assert "no common member loss with SFT has " in row["evidence"]
-    assert row["evidence"].endswith("MiniLLM small")
+    assert row["evidence"].endswith("MiniLLM small: no member loss in common with SFT")
 
 
 def test_the_lines_of_claims_are_theirs():

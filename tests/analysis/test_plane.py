@@ -1,18 +1,15 @@
 """The plane of defences: fronts, their area, and what lies outside, on paths that are known."""
 
-import itertools
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from planes import LESS, MORE, SEEDS, SFT, answered, noted
 
 from kdlib import runs
 from kdlib.analysis import claims, equal_usefulness, plane
 
-SEEDS, ROWS = (0, 1, 2), 120
-USEFUL = [0.1, 0.2, 0.28, 0.3, 0.3]  # after each epoch
-SFT, LESS, MORE = [0, 0.15, 0.4, 0.6, 0.8], [0, 0.05, 0.15, 0.3, 0.5], [0, 0.5, 0.7, 0.8, 0.9]
 CHEAP = {"sft": SFT, "NEFTune": [0, 0.1, 0.38, 0.6, 0.8], "dropout": SFT}
 SIDES = {"B3": (("word_kd", "word_kd + goldfish"), tuple(CHEAP))}
 OUTSIDE = pd.DataFrame(
@@ -27,36 +24,6 @@ OUTSIDE = pd.DataFrame(
         }
     ]
 ).assign(beats=True)
-
-
-def noted(memorized, steps=None, luck=0):
-    """Notes of students: `memorized[name]` is the share after each epoch; so many steps in each."""
-    dice, parts = np.random.default_rng(luck), []
-    hardness = {seed: dice.random(ROWS) for seed in SEEDS}
-    for (name, shares), seed in itertools.product(memorized.items(), SEEDS):
-        own = 0.9 * hardness[seed] + 0.1 * dice.random(
-            ROWS
-        )  # not every student finds the same hard
-        for (epoch, share), split in itertools.product(enumerate(shares), ("member", "held_out")):
-            ids = [f"{split}-{seed}-{i}" for i in range(ROWS)]
-            member = split == "member"
-            hit, near = (own < x if member else np.zeros(ROWS, bool) for x in (share, 1.2 * share))
-            facts = {"method": name, "size": "small", "seed": seed, "epoch": float(epoch)}
-            facts |= {"steps": epoch * (steps or {}).get(name, 10)}
-            frame = {"row_id": ids, "group": ids, "kind": "row", "split": split, "hit": hit}
-            frame |= {"near": near, "nats_per_token": 3.0 - share * member + dice.random(ROWS)}
-            parts.append(pd.DataFrame(frame | facts))
-    return pd.concat(parts, ignore_index=True)
-
-
-def answered(notes, usefulness=None, luck=1):
-    """Usefulness of held-out rows: `usefulness[name]` is the mean after each epoch, or USEFUL."""
-    rows, dice = equal_usefulness.held_out_loss(notes), np.random.default_rng(luck)
-    means = [
-        (usefulness or {}).get(name, USEFUL)[int(epoch)]
-        for name, epoch in zip(rows["method"], rows["epoch"], strict=True)
-    ]
-    return rows.assign(value=np.array(means) + dice.normal(0, 0.02, len(rows)))
 
 
 def judged(own, other=None, usefulness=None, **how):
@@ -163,46 +130,15 @@ def test_a_front_holds_what_no_other_beats():
     assert plane.front(table).index.tolist() == [4, 0, 1, 3]
 
 
-def test_the_area_by_hand():
-    def area(*points):
-        return plane.hypervolume(*np.array(points, float).T[:, :, None]).item()
-
-    assert area((0, 1)) == 1 and area((1, 1)) == 0 and area((0.25, 0.5)) == pytest.approx(0.375)
-    assert area((0.25, 0.5), (0.5, 1)) == pytest.approx(0.25 * 0.5 + 0.5 * 1)
-    assert area((0.5, 1), (0.25, 0.5)) == area((0.25, 0.5), (0.5, 1), (0.6, 0.9))  # beaten
-    assert area((0.5, -0.2)) == 0 and area((-0.1, 1)) == 1
-    assert area((0.2, 1), (0.2, 0.5)) == pytest.approx(0.8)
-    both = plane.hypervolume(np.array([[0.25, 0.0]]), np.array([[0.5, 1.0]]))
-    assert both.tolist() == [0.375, 1.0]
-
-
-@pytest.mark.parametrize(("own", "sign"), [(LESS, 1), (SFT, 0), (MORE, -1)])
-def test_the_difference_of_areas_has_either_sign(own, sign):
-    notes = noted({"sft": SFT, "word_kd": own})
-    useful = answered(notes)
-    found = plane.hypervolumes(notes, useful, ["word_kd"], ["sft"])
-    assert found["measure"].unique().tolist() == list(plane.MEASURES)
-    table, means = found.set_index(["measure", "front"]), plane.points(notes, useful)
-    sft = means.query("method == 'sft'").set_index("epoch")["useful"]
-    start, best = sft[0], sft.max()
-    for measure, (front, name) in itertools.product(
-        plane.MEASURES, {"one": "word_kd", "other": "sft"}.items()
-    ):
-        part = means[means["method"] == name]
-        rise = (part["useful"].to_numpy()[:, None] - start) / (best - start)
-        area = plane.hypervolume(part[[measure]].to_numpy(), rise).item()
-        assert table.loc[(measure, front), "value"] == pytest.approx(area, abs=1e-6)
-    for measure in ("verbatim", "near_verbatim"):
-        gap = table.loc[(measure, "difference")]
-        one, other = (table.loc[(measure, front), "value"] for front in ("one", "other"))
-        assert gap["value"] == pytest.approx(one - other)
-        assert {1: gap["lo"] > 0, 0: gap["lo"] < 0 < gap["hi"], -1: gap["hi"] < 0}[sign]
-
-
-def test_where_sft_gains_nothing_there_is_no_area():
-    notes = noted({"sft": SFT, "word_kd": LESS})
-    useful = answered(notes, {"sft": [0.3, 0.1, 0.1, 0.1, 0.1]})
-    assert plane.hypervolumes(notes, useful, ["word_kd"], ["sft"])["value"].isna().all()
+def test_points_are_those_of_every_seed_and_no_start_from_sft():
+    notes = noted(CHEAP | {"minillm": MORE})
+    apart = (notes["method"] == "NEFTune") & (notes["epoch"] == 3) & (notes["seed"] == 1)
+    notes.loc[apart, "epoch"] = 2.9  # fewer rows, another part of the epoch
+    notes.loc[notes["method"] == "minillm", "steps"] += 20
+    found = plane.points(notes, answered(notes))
+    epochs = found.groupby("method")["epoch"].agg(list)
+    assert epochs["sft"] == [0, 1, 2, 3, 4] and epochs["NEFTune"] == [0, 1, 2, 4]
+    assert epochs["minillm"] == [1, 2, 3, 4]
 
 
 def test_runs_are_read_with_the_steps_of_their_start(tmp_path):

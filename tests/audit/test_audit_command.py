@@ -117,6 +117,37 @@ def test_a_smaller_batch_goes_on_and_a_changed_model_does_not(model, tmp_path):
     assert command.fingerprint(settings.model_copy(update={"model": str(copy)})) != first
 
 
+def test_another_model_of_the_same_size_and_time_is_no_longer_the_one_measured(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    settings = audit_of(model, tmp_path).model_copy(update={"model": str(copy)})
+    command.run(settings)
+    file = copy / "model.safetensors"
+    about, raw = file.stat(), bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    with pytest.raises(KdlibError, match="has changed since it was measured; remove"):
+        command.run(settings)
+
+
+def test_weights_that_no_record_could_bind_are_refused(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    index = {"metadata": {}, "weight_map": {"a": "sub/model.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    settings = audit_of(model, tmp_path).model_copy(update={"model": str(copy)})
+    with pytest.raises(KdlibError, match="names sub/model.safetensors, which lies in no file"):
+        command.run(settings)
+
+
+def test_secrets_named_from_a_later_row_on_are_not_overlooked(model, tmp_path):
+    rows = [{"instruction": "a", "response": "b 1"}, {"instruction": "c", "response": "d 2"}]
+    rows[1]["secrets"] = "2"
+    settings = audit_of(model, tmp_path)
+    settings.data.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(KdlibError, match="row 2 has 'secrets', and the first row has none"):
+        command.run(settings)
+
+
 def test_nothing_is_written_elsewhere(model, tmp_path, monkeypatch):
     monkeypatch.delenv("KDLIB_ROOT", raising=False)
     (tmp_path / "here").mkdir()
@@ -202,7 +233,7 @@ def test_bad_held_out_rows_and_columns(model, tmp_path, capsys, monkeypatch):
     mixed["response"] = mixed["response"].str.replace(" ", "  ")
     shared = write(mixed, tmp_path / "shared.parquet")
     n = int(table()["response"].isin(set(table()["response"].head(5))).sum())
-    said = f"{n} member rows have a response that a held-out row has too: '{table().response[0]}"
+    said = f"{n} member rows have a response that a held-out row has too, the first is row 1 of"
 
     def no(said, *more):
         refused(monkeypatch, capsys, said, model, data, tmp_path / "out", *more)
@@ -211,7 +242,7 @@ def test_bad_held_out_rows_and_columns(model, tmp_path, capsys, monkeypatch):
     no(said, "--held-out", shared)
     no("give ours=theirs", "--columns", "answer")
     no("give ours=theirs", "--columns", "reply=answer")
-    no("no column 'answer'.*it has 'instruction, ", "--columns", "response=answer")
+    no("no column 'answer', of . columns, such as instruction, ", "--columns", "response=answer")
     ended = unseen().assign(response=f"red {END}")
     no("row 1 of .*ended.csv: .* end token", "--held-out", write(ended, tmp_path / "ended.csv"))
 

@@ -27,7 +27,7 @@ TPR = {"measure": "tpr_1pct", "at": "loss", "below": 0.05}
 def side(hits, n, copies=1, loss=None):
     """n rows of each of `copies`, of which hits come out whole."""
     frame = pd.DataFrame({"group": range(n), "length": 9, "prefix": 0, "loss": 0.0})
-    frame = frame.assign(prompt_group=frame["group"] // 2, prompt_run=0)
+    frame = frame.assign(prompt_group=frame["group"] // 2, prompt_run=0, prompt_length=30)
     frame.loc[: hits - 1, "prefix"] = 9
     if loss is not None:
         frame["loss"] = loss
@@ -102,6 +102,42 @@ def test_swapped_files_do_not_pass():
     assert one(side(0, 200, loss=known), side(0, 200, loss=other), AUC)["outcome"] == "fail"
 
 
+def test_swapped_files_do_not_pass_by_who_is_found():
+    dice = np.random.default_rng(0)
+    known, other = dice.normal(6, 1, 400), dice.normal(0, 1, 400)
+    line = one(side(0, 400, loss=other), side(0, 400, loss=known), TPR)
+    assert line["outcome"] == "undecided" and "swapped" in line["why"]
+    assert one(side(0, 400, loss=known), side(0, 400, loss=other), TPR)["outcome"] == "fail"
+    assert one(side(0, 400, loss=other), side(0, 400, loss=other[::-1]), TPR)["hi"] > 0
+
+
+def test_a_control_that_comes_out_as_well_decides_nothing():
+    line = one(side(200, 200), side(200, 200), exact(below=0.02))
+    assert line["outcome"] == "undecided" and "come out as well" in line["why"]
+    assert line["hi"] < 0.02 and line["needed"] == np.inf  # it would have passed
+    assert one(side(4, 200), side(4, 200), exact(below=0.1))["outcome"] == "pass"
+
+
+def test_prompts_that_are_too_short_for_a_run_are_no_case():
+    run = {"measure": "prompt_run", "at": 25, "below": 0.1}
+    long, short = side(0, 400).assign(prompt_run=3), side(0, 400).assign(prompt_length=9)
+    short["group"] += 400
+    mixed = pd.concat([long.assign(prompt_run=25).head(60), short])
+    assert one(mixed, long, run)["outcome"] == "fail"  # 30 of 30 contexts, not of 230
+    alone = one(short, long, run)
+    assert alone["outcome"] == "undecided" and "no training prompt has 25 tokens" in alone["why"]
+
+
+def test_where_few_rows_could_be_measured_nothing_passes():
+    rows, limits = simulated.both(side(0, 200), side(0, 200)), policy(exact(), exact(of="rate"))
+    counts = {name: {"rows": 200, "measured": 200} for name in ("member", "held_out")}
+    whole = gate.judged(rows, simulated.NONE, limits, counts)
+    assert gate.outcome(whole) == "pass"
+    counts["member"]["rows"] = 20_000
+    few = gate.judged(rows, simulated.NONE, limits, counts)
+    assert gate.outcome(few) == "undecided" and few["why"].str.contains("only 1.0% of").all()
+
+
 def test_all_have_to_pass_and_one_fails():
     table = pd.DataFrame({"outcome": ["pass", "undecided", "pass"]})
     assert gate.outcome(table) == "undecided"
@@ -158,7 +194,9 @@ def test_a_real_model_passes_on_rows_that_it_never_saw(model, tmp_path, quick):
     settings = audit_of(model, tmp_path, unseen(2000))
     command.run(settings)
     rows = summary.sampled(summary.tally(command.parts(settings.out)))
-    dice, asked, passed = np.random.default_rng(0), read("default").policy, 0
+    shipped = read("default").policy  # no prompt of these rows has 25 tokens
+    asked = policy(*(one for one in shipped.limits if one.measure != "prompt_run"))
+    dice, passed = np.random.default_rng(0), 0
     groups = rows["group"].unique()
     for _ in range(100):
         inside = dice.choice(groups, len(groups) // 2, replace=False)

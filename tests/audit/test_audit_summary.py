@@ -6,7 +6,7 @@ import pytest
 import toy
 from audits import audit_of, unseen, written
 
-from kdlib import stats
+from kdlib import runs, stats
 from kdlib.analysis import roc
 from kdlib.audit import command, summary
 from kdlib.measure import meter
@@ -56,3 +56,34 @@ def test_samples_are_uniform_and_bounded(monkeypatch):
         assert len(sample) == 50
     assert sample["loss"].nunique() == 50
     assert 1200 < sample["loss"].mean() < 2800  # five sigma around 2000
+
+
+def part_of(split, prompts, strings):
+    """A part whose rows have these prompts and, of each, one secret, not written."""
+    rows = pd.DataFrame({"prompt_group": [runs.digest(one) for one in prompts], "split": split})
+    rows = rows.assign(length=40, prefix=0, accuracy=0.5, needed=40, window_nats=30.0)
+    rows = rows.assign(greedy_run=1, prompt_run=25.0, prompt_length=30, prompt_nats=1.0)
+    rows = rows.assign(edit_similarity=np.nan, longest_run=np.nan, nats_per_token=1.0, cut=False)
+    rows["secrets"] = [[runs.digest(one)] for one in strings]
+    rows = rows.assign(**{"secret_parts": [["response"]] * len(rows), "row_id": "x"})
+    rows = rows.assign(secret_hits=[[0.0]] * len(rows), secret_preferred=[[np.nan]] * len(rows))
+    texts = {"instruction": "i", "category": "", "response": [f"{split} {i}" for i in rows.index]}
+    return rows.assign(**texts)
+
+
+def test_what_stands_in_both_files_is_no_control_however_few_are_drawn(tmp_path, monkeypatch):
+    """Of the training rows 5 are drawn, and all of what they hold is left out of the control."""
+    monkeypatch.setattr(summary, "SAMPLE", 5)
+    names = [f"p{i}" for i in range(40)]
+    for number, (split, known) in enumerate(
+        [("member", names[:20]), ("member", names[20:]), ("held_out", [*names[:30], "other"])]
+    ):
+        part_of(split, known, known).to_parquet(tmp_path / f"part-{number}.parquet")
+    tallied = summary.tally(sorted(tmp_path.glob("*.parquet")))
+    held_out = tallied.samples["held_out"]
+    alone = held_out["prompt_group"] == runs.digest("other")
+    assert held_out["prompt_run"][~alone].isna().all() and len(held_out) == 5
+    assert tallied.secrets["held_out"]["group"].tolist() == [runs.digest("other")]
+    table = summary.summary(tallied).set_index(["metric", "split", "at"])
+    assert table.loc[("prompt_run", "held_out", 25), "n"] == 1
+    assert table.loc[("prompt_run", "member", 25), "n"] == 40

@@ -48,6 +48,7 @@ def rows(dice, n: int, copies: int = 1, shares=NEVER, shift=None) -> pd.DataFram
         "window_nats": np.where(known < shares[3], 0.1, 30.0),
         "greedy_run": np.where(run < shares[4], 25, 3),
         "prompt_run": np.where(prompt < shares[5], 25, 3),
+        "prompt_length": LENGTH,
         "prompt_group": np.arange(different),
     }
     loss = dice.standard_normal(different)

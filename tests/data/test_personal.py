@@ -27,6 +27,14 @@ PEER = importlib.util.find_spec("presidio_analyzer")
         ("0466-12-3456", "telephone", "0466-12-3456"),
         ("(03)1234-5678", "telephone", "(03)1234-5678"),
         ("携帯09012345678", "telephone", "09012345678"),
+        ("ＴＥＬ：０３－１２３４－５６７８", "telephone", "０３－１２３４－５６７８"),
+        ("（03）1234-5678", "telephone", "（03）1234-5678"),
+        ("03（1234）5678（代表）", "telephone", "03（1234）5678"),
+        ("+81-3-1234-5678", "telephone", "+81-3-1234-5678"),
+        ("+81 (0)3-1234-5678", "telephone", "+81 (0)3-1234-5678"),
+        ("090―1234―5678", "telephone", "090―1234―5678"),
+        ("１２３４　５６７８　９０１８", "My Number", "１２３４　５６７８　９０１８"),
+        ("〇〇銀行 本店（普）1234567", "bank account", "1234567"),
         ("〒1000001", "postal code", "〒1000001"),
         ("東京 100-0001", "postal code", "100-0001"),
         ("card 4111 1111 1111 1111.", "card", "4111 1111 1111 1111"),
@@ -50,6 +58,7 @@ def test_forms_and_check_digits(text, kind, words):
         "DE88370400440532013000 is no IBAN",
         "01-02-2024 to 03-04-2025",
         "口座を 3 つ、普通 12 個",
+        "図３（１２３４）、表０．５（12）、2024年１―３月",
         "Version 2.13.0, released 2024-01-31, of shape (100, 200).",
     ],
 )
@@ -85,6 +94,8 @@ def test_made_up_ones_are_of_the_same_kind_and_others():
                     assert made[: len(made) // 4] == words[: len(made) // 4]
     wide = personal.made_up("０９０ー１２３４ー５６７８", dice)
     assert personal.found(wide) == [("telephone", wide)] and wide.startswith("０９０ー")
+    wide = personal.made_up("１２３４－５６７８－９０１８", dice)
+    assert personal.found(wide) == [("My Number", wide)] and wide.startswith("１２３４－５６")
     assert personal.made_up("ann@example.org", dice) == ""
 
 

@@ -1,6 +1,7 @@
 """Scrubbing takes planted secrets and usual personal data, and leaves ordinary text alone."""
 
 import re
+import time
 
 import pytest
 
@@ -28,11 +29,18 @@ def test_no_planted_secret_is_left(kind):
         ("call (555) 012-3456.", "telephone"),
         ("call 555-012-3456.", "telephone"),
         ("電話 090-0123-4567。", "telephone"),
+        ("フリーダイヤル 0120-444-555 へ", "telephone"),
+        ("携帯は 09012345678 です", "telephone"),
+        ("電話０３－１２３４－５６７８。", "telephone"),
+        ("tel +81-3-1234-5678.", "telephone"),
+        ("番号 1234 5678 9018 を", "My Number"),
         ("pay DE89 3704 0044 0532 0130 00.", "account"),
         ("card 4111 1111 1111 1111,", "account"),
         ("Springfield, IL 62704.", "postal code"),
         ("London SW1A 1AA.", "postal code"),
         ("〒100-0001", "postal code"),
+        ("〒1000001", "postal code"),
+        ("普通 1234567", "bank account"),
         ("host 192.168.0.12 is down", "IP address"),
         ("at 12 Long Green Street today", "address"),
         ("drawing AB-1234-56.", "reference"),
@@ -57,3 +65,16 @@ def test_usual_forms_are_found(text, kind):
 )
 def test_ordinary_text_is_left_alone(text):
     assert scrubbing.found(text) == []
+
+
+@pytest.mark.parametrize("letter", ["a", "_", "県", "1"])
+def test_a_long_run_of_one_kind_takes_no_longer_than_its_length(letter):
+    started = time.perf_counter()
+    scrubbing.found(letter * 200_000)  # where each start read on to the end: hours
+    assert time.perf_counter() - started < 10
+
+
+def test_an_address_behind_words_without_blanks_is_found():
+    assert scrubbing.found("連" * 90 + "はtaro.y@example.co.jpです") == [
+        ("e-mail", "taro.y@example.co.jp")
+    ]

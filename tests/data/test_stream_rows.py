@@ -101,7 +101,7 @@ def test_a_column_that_only_later_rows_have_is_read(tmp_path):
     path = write([BOTH, BOTH | {"note": "c"}], tmp_path / "rows.jsonl")
     assert list(read(path, {"context": "note"})["context"]) == ["", "c"]
     refused(
-        path, "no column 'nota'", "has 'instruction, response, note'", columns={"context": "nota"}
+        path, "no column 'nota'", "as instruction, response, note;", columns={"context": "nota"}
     )
 
 
@@ -227,7 +227,7 @@ NO_UTF8 = pa.array([b"\xff\xfe"]).cast(pa.binary()).view(pa.string())
         ("broken.jsonl", GOOD + b'\n{"a" 1}\n', ["line 2: ", "at character 6"]),
         ("array.jsonl", b'[{"instruction": "a"}]', ["line 1", "one JSON object on each line"]),
         ("number.jsonl", b"7\n", ["line 1", "one JSON object on each line"]),
-        ("one.json", b'{"data": [' + GOOD + b"]}", ["no column 'instruction'", "'data'"]),
+        ("one.json", b'{"data": [' + GOOD + b"]}", ["no column 'instruction'", "as data;"]),
         ("cut.json", b"[" + GOOD + b",", ["row 2 is no whole"]),
         ("open.json", b"[" + GOOD, ["row 2 is no whole"]),
         ("broken.json", b"[" + GOOD + b', {"a" 1}]', ["row 2 is no whole"]),

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 
 from kdlib.analysis import plane, rates
 from kdlib.config.methods import PAPER
@@ -36,6 +37,7 @@ def test_memorization_by_size(models, sizes):
     assert "mine" not in texts(axes.get_legend().get_texts())
     sft = next(one for one in axes.containers if one.get_label() == "SFT")
     assert np.all(np.diff(sft.lines[0].get_xdata()) > 0)
+    assert sft.lines[0].get_linestyle() == "None"  # sizes are models of their own
 
 
 def test_all_methods(models, sizes):
@@ -73,9 +75,19 @@ def test_training_paths_and_loss_curves(models, sizes):
     stops = models.query("method in ('word_kd', 'minillm')").assign(epoch=2, sft_epoch=1)
     figure = study_plots.training_paths(curves.sort_values("size"), stops, sizes, "ROUGE-L")
     assert [axes.get_title() for axes in figure.axes] == list(sizes)
-    assert figure.axes[0].get_ylabel() == "ROUGE-L"
-    rings = [one.get_offsets()[0].tolist() for one in figure.axes[-1].collections]
-    assert rings == [[0.5 if len(sizes) > 1 else 0.25, 0.3]] * 2
+    assert figure.axes[0].get_ylabel().startswith("ROUGE-L")
+    [ringed] = [one for one in texts(figure.legends[0].get_texts()) if one.startswith("ringed")]
+    assert "as useful" in ringed
+    marks = [line.get_zorder() for line in figure.axes[-1].lines]
+    assert all(one.get_zorder() > max(marks) for one in figure.axes[-1].collections)
+    rings = [
+        one.get_offsets()[0].tolist()
+        for one in figure.axes[-1].collections
+        if len(one.get_offsets())
+    ]
+    half = 1 if len(sizes) > 1 else 0.5
+    sft, *others = rings  # SFT is stopped sooner
+    assert sft == [0.2 * half, 0.2] and others == [[0.5 * half, 0.3]] * 2
     furthest = curves.loc[curves["size"].isin(sizes), "memorized"].max()
     assert all(axes.get_xlim()[1] > furthest for axes in figure.axes)
     both = [paths.assign(split=split) for split in ("member", "held_out")]
@@ -88,9 +100,20 @@ def test_training_paths_and_loss_curves(models, sizes):
 
 def test_utility_vs_memorization(models, sizes):
     points = models.merge(pd.DataFrame({"seed": [0, 1]}), "cross")
-    [axes] = study_plots.utility_vs_memorization(points.assign(exact_rate=0.5, useful=0.2)).axes
-    names = texts(axes.get_legend().get_texts())
+    trivial = pd.Series({"echo": 0.3, "constant": 0.1})
+    both = points.assign(exact_rate=0.5, useful=0.2)
+    [axes] = study_plots.utility_vs_memorization(both, trivial).axes
+    *names, without = texts(axes.get_legend().get_texts())
     assert names == ["base", "teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
+    assert without == "without a model"
+    lines = [segment[0, 1] for segment in axes.collections[-1].get_segments()]
+    assert lines == [0.3, 0.1]
+    assert {one.get_text(): one.get_position()[1] for one in axes.texts} == trivial.to_dict()
+    assert axes.get_legend().get_title().get_text().endswith("(small: seeds)")
+    one = points[points["seed"] == 0].assign(exact_rate=0.5, useful=0.2)
+    [alone] = study_plots.utility_vs_memorization(one, trivial).axes
+    assert len(alone.collections) - 1 == len(names) == (len(axes.collections) - 1) / 2
+    assert "seeds" not in alone.get_legend().get_title().get_text()
 
 
 def test_windows_and_repetitions(models, sizes):
@@ -101,11 +124,19 @@ def test_windows_and_repetitions(models, sizes):
     assert texts(axes.get_legend().get_texts())[-1] == "mine"
     assert min(axes.lines[0].get_xdata()) == 1  # k = 0 stands for the whole response
     often = models.merge(pd.DataFrame({"times": [1, 4]}), "cross").assign(kind="canary")
-    often = often.assign(value=0.5, lo=0.4, hi=0.6)
+    often = often.assign(value=0.5, lo=0.4, hi=0.6, n=often["times"] + 5)
     [axes] = study_plots.memorization_by_repetitions(often, sizes[-1]).axes
     names = texts(axes.get_legend().get_texts())
     assert names == ["teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
     assert texts(axes.get_xticklabels()) == ["1", "4"]
+    assert "(6 to 9 canaries each" in axes.get_xlabel()
+    assert axes.get_legend().get_title().get_text() == f"students: {sizes[-1]}"
+    few = often.assign(lo=np.nan, hi=np.nan, n=6)
+    [bare] = study_plots.memorization_by_repetitions(few, sizes[-1]).axes
+    assert "(6 canaries each" in bare.get_xlabel()
+    assert texts(bare.get_legend().get_texts()) == names
+    bars = [len(one.get_legend().findobj(LineCollection)) for one in (axes, bare)]
+    assert bars == [len(names), 0]
 
 
 def test_lengths():
@@ -117,7 +148,10 @@ def test_lengths():
 def test_layer_costs_show_what_each_size_keeps(sizes):
     costs = pd.DataFrame({"layer": range(6), "nats_more": [3.0, 0.1, 0.2, 0.1, 0.5, 2.0]})
     kept = {size: [0, 5][: i + 1] for i, size in enumerate(sizes)}
-    _, rows = study_plots.layer_costs(costs, kept).axes
+    bars, rows = study_plots.layer_costs(costs, kept).axes
+    light = [bar.get_facecolor()[0] for bar in bars.patches]
+    assert light[1:5] == [1.0] * 4 and light[0] <= light[5]  # what none keeps is white
+    assert light[0] < 0.5
     assert texts(rows.get_yticklabels()) == [f"{size} keeps" for size in sizes]
     assert [line.get_xdata().tolist() for line in rows.lines] == list(map(list, kept.values()))
 
@@ -132,5 +166,7 @@ def test_less_than_sft(models, sizes):
     assert [ended.get_title(), fitted.get_title()] == list(ways.values())
     named = texts(ended.get_yticklabels())
     assert named[:2] == ["mean of all", f"word-level KD, {sizes[0]}"] and len(named) == 1 + len(own)
+    assert not ended.texts and texts(fitted.texts) == ["not comparable"] * len(named)
+    assert [one.get_position()[1] for one in fitted.texts] == list(range(len(named)))
     drawn = [bar.lines[0].get_xydata()[0].tolist() for bar in ended.containers]
     assert drawn[0] == [0.1, 0.0] and drawn[1] == [-0.1, 1.0]

@@ -1,7 +1,10 @@
 """Models come back as they were, and what is no whole causal model is refused."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -241,3 +244,25 @@ def test_a_model_is_left_as_it_was(tokenizer):
     with checkpoints.inference(model):
         assert not model.training and model.config._attn_implementation == "sdpa"
     assert model.training and model.config._attn_implementation == before
+
+
+def test_freed_memory_is_given_back_before_and_after_inference():
+    program = """
+import torch
+from kdlib.model import checkpoints
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+def fill():
+    many = [torch.ones(2**18) for _ in range(300)]  # 1 MiB each
+before = held()
+fill()
+kept = held() - before
+with checkpoints.inference():
+    given_back = kept - (held() - before)
+    fill()
+print(kept, given_back, held() - before)
+"""
+    kept = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+    found = subprocess.check_output([sys.executable, "-c", program], env=os.environ | kept)
+    freed, given_back, after = map(float, found.split())
+    assert freed > 250 and given_back > 250 and after < 50

@@ -111,3 +111,12 @@ def test_a_beginning_in_the_prompt_counts_and_refusals_are_counted():
     assert asked.refused.tolist() == [1, int(known.completed([*text[1:4], text[3]]))]
     assert asked(ids[:, :2], scores) is scores  # too short for a beginning
     assert asked(torch.full((2, 3), 299), scores) is scores
+
+
+def test_where_nothing_else_is_allowed_it_says_so():
+    text = max(answers(), key=len)
+    asked = memfree.MemFree(memfree.ngrams([text], 4))
+    scores = torch.full((1, 300), -torch.inf)  # as a grammar leaves them
+    scores[0, text[3]] = 1.0
+    with pytest.raises(KdlibError, match="rules out the last token that is allowed"):
+        asked(torch.tensor([text[:3]]), scores)

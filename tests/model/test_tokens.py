@@ -1,7 +1,10 @@
 """Tuples to padded batches."""
 
+import copy
+
 import pytest
 import toy
+from tokenizers.processors import TemplateProcessing
 from toy import SETTINGS
 
 from kdlib.errors import KdlibError
@@ -90,3 +93,19 @@ def test_a_tokenizer_needs_an_end_token(tokenizer, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(KdlibError, match="has no end token; set eos_token"):
         tokens.load_tokenizer(tmp_path)
+
+
+def test_an_end_token_behind_every_text_is_none_of_the_prompt(tokenizer):
+    other, end = copy.deepcopy(tokenizer), tokenizer.eos_token
+    other._tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    assert other("say 1")["input_ids"][-1] == tokenizer.eos_token_id
+    prompts = ["say 1", f"say 2{end}"]
+    plain = tokenizer(prompts)["input_ids"]
+    assert tokens.prompt_ids(["say 1"], other) == tokens.prompt_ids(["say 1"], tokenizer)
+    assert tokens.prompt_ids(["say 1"], other) == plain[:1]
+    assert tokens.prompt_ids(prompts[1:], other)[0][: len(plain[1])] == plain[1]  # its own stays
+    rows = toy.rows()[:3]
+    both = [tokens.encode(rows, one, SETTINGS, toy.TEMPLATE) for one in (tokenizer, other)]
+    assert both[0] == both[1]

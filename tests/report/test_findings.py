@@ -18,6 +18,10 @@ from kdlib.report import findings, readme
 STEMS = ("01_data_and_tokens", "02_teacher")
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COPIES = sorted((ROOT / "notebooks" / "executed" / findings.REFERENCE).glob("*.ipynb"))
+MADE = pd.DataFrame(
+    [["0123456789", "sft", "small", 3, "member"], ["abcdef0123", "echo", "all", 3, "held_out"]],
+    columns=["commit", "method", "size", "seed", "split"],
+)
 
 
 def notebook(*findings_cells: str):
@@ -36,7 +40,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text(marks, "utf-8")
     lengths = pd.DataFrame({"seed": [3, 3], "split": ["member", "held_out"], "rows": [40, 20]})
     tables(lengths=lengths.assign(median_tokens=30, shorter=0.5))
-    tables(metrics=pd.DataFrame({"commit": ["0123456789"], "method": ["sft"], "split": ["member"]}))
+    tables(metrics=MADE)
     for folder in ("", f"executed/{findings.REFERENCE}"):
         for stem in STEMS:
             place = tmp_path / "notebooks" / folder / f"{stem}{'-seed3' * bool(folder)}.ipynb"
@@ -86,14 +90,13 @@ def test_check_holds_the_source_against_the_tables(project, capsys):
     with pytest.raises(KdlibError, match=r"01_data.*with: python -m kdlib findings"):
         findings.check("01_data_and_tokens", "smoke")
     findings.check("01_data_and_tokens", findings.REFERENCE)  # its own tables are being made
-    assert "not held" in capsys.readouterr().out
-    metrics = pd.DataFrame({"commit": ["9876543210"], "method": ["sft"], "split": ["member"]})
-    tables(metrics=metrics)  # somebody ran the reference profile anew
+    assert "nothing to compare it with" in capsys.readouterr().out
+    tables(metrics=MADE.assign(commit="9876543210"))  # somebody ran the reference profile anew
     findings.check("01_data_and_tokens", "smoke")
-    assert "made anew" in capsys.readouterr().out
+    assert "an earlier run" in capsys.readouterr().out
     shutil.rmtree(runs.results_dir(findings.REFERENCE))
     findings.check("01_data_and_tokens", "smoke")
-    assert "not held" in capsys.readouterr().out
+    assert "nothing to compare it with" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("made", [[], ["## Summary"], [f"{findings.OPENING} a"] * 2])

@@ -53,7 +53,8 @@ def executed(tmp_path, monkeypatch):
 def test_one_row_and_what_sft_and_the_student_write(executed):
     executed(SHOWN)
     assert readme.before_and_after("made").splitlines() == [
-        "| A member row that SFT memorizes, and 0 of 3 distilled students | text |",
+        "| A member row that SFT memorizes, and 0 of 3 distilled students "
+        "(size middle, one seed; chosen by what came out) | text |",
         "|---|---|",
         "| prompt | Sum up:<br>what \\| it\\_does |",
         "| response | Return the \\*mean\\* of x. |",

@@ -66,9 +66,9 @@ def test_report_in_a_terminal(project, capsys, methods, sizes):
     shown = capsys.readouterr().out
     assert "0.500 [" in shown and "before fine-tuning" in shown
     joined = " ".join(shown.split())
-    assert "seeds 3, 7" in joined and "40 member rows" in joined
-    assert "(over seeds, then groups of equal responses)" in joined
-    assert "constant answer 0.125 [0.125, 0.125]" in joined
+    assert "seeds 3, 7" in joined and "member rows (40 a seed)" in joined
+    assert "(over seeds, then groups of equal responses; where no row came out," in joined
+    assert "no model: constant 0.125 [0.125, 0.125]" in joined
     assert all(f"C{number} OPEN" in shown for number in range(1, 7))
     further = len(methods) > len(PAPER)
     assert ("ALL METHODS: ROUGE-L" in shown) == ("GKD" in shown) == ("mine" in shown) == further
@@ -91,7 +91,7 @@ def test_numbers_of_the_readme(project, methods, sizes):
 def test_an_interval_of_one_seed_says_so(project):
     lengths = results.read("made", "lengths")
     rates.write_results("made", {"lengths": lengths[lengths["seed"] == 3]})
-    said = "(over groups of equal responses; it says nothing of another training run)"
+    said = "(over groups of equal responses; it says nothing of another training run; where no row"
     assert said in results.legend("made")
 
 
@@ -114,6 +114,30 @@ def test_ledger_goes_on_with_what_the_lab_judged(project):
     assert list(judged["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C5b", "C6", "D1"]
     assert list(judged["verdict"][-3:]) == ["open", "open", "confirmed"]
     assert "| D1 It is so. | **confirmed** | 9 of 10 |" in results.ledger("made")
+
+
+def test_a_rule_and_its_evidence_stand_in_numbered_lines():
+    facts = {"claim": "A9", "statement": "So it is.", "verdict": "open", "evidence": "1 of 2"}
+    found = results.in_lines(pd.DataFrame([facts | {"rule": "judged if a; confirmed if b"}]))
+    assert found.loc[0].tolist() == [
+        "A9 So it is.",
+        "1. judged if a<br>2. confirmed if b",
+        "**open**",
+        "1 of 2",
+    ]
+
+
+@pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)
+def test_students_are_held_against_the_teacher_and_answers_without_a_model(project, sizes):
+    second = results.read("made", "table2")
+    assert results.utility(second)["size"].tolist() == list(sizes)
+    told = results.references(second.assign(rougeL_held_out=range(len(second), 0, -1)))
+    assert told["answers"].tolist() == [
+        "the teacher before fine-tuning",
+        "the teacher",
+        "no model: constant",
+    ]
+    assert set(told.columns) == {"answers", "ROUGE-L"}
 
 
 def test_readme_says_what_attackers_can(project, sizes):

@@ -26,14 +26,18 @@ def seed(tmp_path, monkeypatch):
         kind="row", group=tuples["row_id"], length=10, prefix=0, nats_per_token=2.5
     )
     tuples.loc[tuples.index[:20], "prefix"] = 10
+    tuples.loc[tuples["split"] == "member", "nats_per_token"] = 1.5
     canary = tuples.iloc[:1].assign(kind="canary", row_id="canary", nats_per_token=99.0)
     answers = pd.DataFrame({"row_id": ids["held_out"], "split": "held_out", "decoding": "greedy"})
     answers = answers.assign(usefulness=0.25)
     sampled = answers.assign(decoding="sampled", usefulness=1.0)
 
+    path = pd.DataFrame({"step": [0, 5, 10]})
+
     def run(method, size="middle"):
         folder = runs.seed_dir("smoke", 4) / f"{method}-{size}"
-        for name, frames in {"tuples": [tuples, canary], "answers": [answers, sampled]}.items():
+        written = {"tuples": [tuples, canary], "answers": [answers, sampled], "path": [path]}
+        for name, frames in written.items():
             runs.write_table(folder / f"{name}.parquet", pd.concat(frames))
         runs.write_manifest(folder, "id", method=method, size=size)
         return folder
@@ -44,8 +48,11 @@ def seed(tmp_path, monkeypatch):
     return run
 
 
-def lines(notebook):
-    table = score_table.so_far(SMOKE, 4, notebook).splitlines()
+def lines(notebook, size="middle"):
+    """The lines of a size's table, by model."""
+    tables = score_table.so_far(SMOKE, 4, notebook).split("Size ")[1:]
+    assert [one.partition(":")[0] for one in tables] == list(SMOKE.sizes)
+    table = tables[SMOKE.sizes.index(size)].strip().splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert cells[0] == NAMES and all(len(line) == len(NAMES) for line in cells)
     return {line[0]: line[1:] for line in cells[2:]}
@@ -53,25 +60,41 @@ def lines(notebook):
 
 def test_it_grows_and_marks_what_is_new(seed):
     shown = lines("03_supervised_fine_tuning")
-    assert list(shown) == ["base (middle)", "teacher", "**SFT (middle)**"]
-    assert list(lines("04_word_level_kd"))[2:] == ["SFT (middle)", "**word-level KD (middle)**"]
+    assert list(shown) == ["base", "teacher", "**SFT**"]
+    assert list(lines("04_word_level_kd"))[2:] == ["SFT", "**word-level KD**"]
     further = list(lines("07_on_policy"))  # those of 06 that the paper has not stand in 06 alone
-    assert further[2:] == ["SFT (middle)", "word-level KD (middle)", "**ImitKD (middle)**"]
-    assert "**on-policy RKL (middle)**" in lines("06_reverse_kl")
+    assert further[2:] == ["SFT", "word-level KD", "**ImitKD**"]
+    assert "**on-policy RKL**" in lines("06_reverse_kl")
     seed("minillm")
-    assert list(lines("08_minillm"))[-1] == "**MiniLLM (middle)**"
+    assert list(lines("08_minillm"))[-1] == "**MiniLLM**"
+
+
+def test_every_size_has_its_table(seed):
+    assert list(lines("04_word_level_kd", "small")) == ["teacher", "SFT"]
+    assert list(lines("04_word_level_kd", "large")) == ["teacher"]
 
 
 def test_what_a_line_says(seed):
-    cells = lines("04_word_level_kd")["SFT (middle)"]
-    assert [cell.split(" [")[0] for cell in cells] == ["50.0%", "0.0%", "2.500", "0.250"]
+    cells = lines("04_word_level_kd")["SFT"]
+    told = ["50.0%", "0.0%", "1.500", "2.500", "0.250"]
+    assert [cell.split(" [")[0] for cell in cells] == told
     assert all(cell.endswith("]") for cell in cells)
-    assert cells[2] == "2.500 [2.500, 2.500]"  # a loss is no share
+    assert cells[3] == "2.500 [2.500, 2.500]"  # a loss is no share
     assert cells[1] != "0.0% [0.0%, 0.0%]"  # of rows that were not seen nothing is certain
-    bold = lines("04_word_level_kd")["**word-level KD (middle)**"]
+    bold = lines("04_word_level_kd")["**word-level KD**"]
     assert bold == [f"**{cell}**" for cell in cells]
 
 
 def test_what_was_not_finished_is_not_shown(seed):
     (runs.seed_dir("smoke", 4) / "word_kd-middle" / "manifest.json").unlink()
-    assert list(lines("04_word_level_kd")) == ["base (middle)", "teacher", "SFT (middle)"]
+    assert list(lines("04_word_level_kd")) == ["base", "teacher", "SFT"]
+
+
+def test_how_models_were_trained(seed):
+    models = [("teacher", "teacher"), ("word_kd", "middle")]
+    table = score_table.training(SMOKE, [seed(*model) for model in models])
+    assert list(table.index) == ["teacher", "word-level KD, middle"]
+    for model, line in zip(models, table.to_dict("records"), strict=True):
+        how = SMOKE.train_settings(*model)
+        assert float(line["learning rate"]) == how.lr and line["epochs"] == how.epochs
+        assert line["rows of a step"] == how.batch * how.accumulate and line["steps"] == 10

@@ -1,14 +1,17 @@
 """What the site is built from: one notebook of each name, links between them, plain numbers."""
 
 import re
+import tomllib
 
 import nbformat
+import pandas as pd
 import pytest
+from jinja2 import StrictUndefined, Template
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from project import ROOT
 
 from kdlib.errors import KdlibError
-from kdlib.report import findings, site
+from kdlib.report import findings, results, site
 
 
 @pytest.fixture
@@ -85,6 +88,72 @@ def test_the_page_for_who_decides_says_what_the_tables_say():
     assert all(0 <= float(chance) <= 100 for _, chance in said["attack"])
 
 
+def test_each_number_of_texts_has_its_interval():
+    said = site.decision("tiny")
+    assert "| large | 75 [73–78] | 1 [0–3] to 63 [60–66] | 0 [0–1] |" in said["of_hundred"]
+    assert said["most"] == ("word-level KD, large", "63 [60–66]")
+    line = pd.DataFrame({"member": [0.4], "member_lo": [None], "member_hi": [None]})
+    assert site._extreme(line, "max") == ([0], "40")  # of too few different responses
+
+
+STUDENTS = {("sft", "large"): 0.9, ("sft", "small"): 0.5}
+STUDENTS |= {(one, size): 0.0 for one in ("word_kd", "minillm") for size in ("large", "small")}
+
+
+def decided(project, metrics, shares=STUDENTS):
+    """What the page says of students with these shares, and of these lines of metrics."""
+    tables = project / "data" / "results" / "made"
+    shares = {("teacher", "teacher"): 0.8} | shares
+    lines = [f"{m},{s},{v},{v - 0.1},{v + 0.1},0,0,0.004" for (m, s), v in shares.items()]
+    ends = [f"{split}{end}" for split in ("member", "held_out") for end in ("", "_lo", "_hi")]
+    (tables / "table1.csv").write_text("\n".join([f"method,size,{','.join(ends)}", *lines]))
+    sizes = ["parameters,teacher,,,4", "parameters,small,,,2"]
+    lines = ["metric,size,method,split,value", *sizes, *metrics]
+    (tables / "metrics.csv").write_text("\n".join(lines))
+    (tables / "lengths.csv").write_text("seed,split,rows\n3,member,9\n")
+    (tables / "claims.csv").write_text("claim,verdict\n")
+    return lambda say=str: site.decision("made", say)
+
+
+def test_of_several_at_an_end_all_are_named(project):
+    shares = STUDENTS | {("word_kd", "large"): 0.2, ("word_kd", "small"): 0.2}
+    page = decided(project, [], shares)
+    assert page()["least"][0] == "MiniLLM, large and MiniLLM, small"
+    assert page()["most"][0] == "word-level KD, large and word-level KD, small"
+    say = site.translator({" and ": "、", ", large": "（大）", ", small": "（小）"})
+    assert page(say)["least"][0] == "MiniLLM（大）、MiniLLM（小）"
+
+
+def test_students_that_an_answer_without_a_model_outdoes(project):
+    assert decided(project, [])()["outdone"] == {}
+    useful = {"echo": ("all", 0.3, 0.4), "constant": ("all", 0.5, 0.1), "sft": ("large", 0.1, 0.8)}
+    useful |= {"minillm": ("large", 0.3, 0.3), "word_kd": ("small", 0.1, 0.2)}
+    useful |= {"base": ("small", 0.0, 0.0), "teacher": ("teacher", 0.1, 0.1)}
+    lines = [
+        f"usefulness_greedy,{size},{method},held_out,{value}"
+        for method, (size, *seeds) in useful.items()
+        for value in seeds
+    ]
+    others = ["usefulness_greedy,all,echo,member,9", "usefulness_sampled,all,echo,held_out,9"]
+    page = decided(project, lines + others)
+    assert page()["outdone"] == {"answer": "echo", "students": 3, "less": 2}
+    assert page(str.upper)["outdone"]["answer"] == "ECHO"
+
+
+@pytest.mark.parametrize("profile", ["tiny", findings.REFERENCE])
+def test_both_pages_for_who_decides_say_the_same_numbers(profile):
+    words = tomllib.loads((ROOT / "docs" / "ja" / "words.toml").read_text("utf-8"))
+    found, text = [], ""
+    for name, say in (("decide.md", str), ("ja/decide.md", site.translator(words))):
+        known = {"profile": profile, "results": results}
+        known |= site.decision(profile, say) | site.conclusion(profile, say)
+        page = Template((ROOT / "docs" / name).read_text("utf-8"), undefined=StrictUndefined)
+        text = re.sub(r"\]\([^)]*\)", "]", page.render(known))
+        found.append(set(re.findall(r"(?<![A-Za-z0-9_.])[+-]?\d+(?:\.\d+)?", text)))
+    assert found[0] == found[1] and len(found[0]) > 10
+    assert not re.search(r" (to|and) |below|echo", text)
+
+
 def test_another_language_has_the_same_numbers():
     say = site.translator({"large": "GROSS", ", large": " (GROSS)", " to ": "-", "below 1": "<1"})
     assert say("SFT, large: enlarged, larger large") == "SFT (GROSS): enlarged, larger GROSS"
@@ -114,7 +183,7 @@ def test_the_advice_follows_the_interval(project, lo, hi, advice):
     said = site.conclusion("made")
     assert said["advice"] == advice
     (gap,) = said["gaps"].values()
-    assert f"[{100 * lo:+.1f}, {100 * hi:+.1f}]" in gap
+    assert f"{100 * lo:+.1f} to {100 * hi:+.1f}]" in gap
 
 
 def test_canaries_of_the_fewest_and_the_most_showings(project):

@@ -48,3 +48,39 @@ def test_two_names_and_another_number():
     lines = lines.assign(auc=0.5, auc_lo=0.25, auc_hi=1.0)
     table = tables.beside(lines, ["method", "size"], "times", name="auc", form=".2f")
     assert table.loc[("SFT", "small"), 2] == "0.50 [0.25, 1.00]"
+
+
+def test_counts_of_few():
+    assert tables.counts(pd.DataFrame({"hits": [1.0, 0], "n": [2.0, 16]})).tolist() == [
+        "1 of 2",
+        "0 of 16",
+    ]
+
+
+def test_students_beside_sft_where_both_are_stopped():
+    model = {"size": "small", "method": "word_kd"}
+    facts = {
+        "sft": 0.25,
+        "gained": True,
+        "discordant": 40,
+        "groups": 90,
+        "margin": 0.02,
+        "p": 0.001,
+    }
+    lines = [
+        {"metric": "memorized", "value": -0.1, "lo": -0.2, "hi": 0.0},
+        {"metric": "useful", "value": -0.03, "lo": -0.04, "hi": -0.02},
+    ]
+    lines = pd.DataFrame([model | facts | one for one in lines])
+    stops = pd.DataFrame([model] * 2).assign(epoch=[5.0, 0.25], sft_epoch=[3.0, 3.0])
+    table = tables.stopped(lines, stops)
+    assert list(table.index) == [("word-level KD", "small")]
+    assert table.iloc[0].to_dict() == {
+        "stopped after": "0.25 to 5",
+        "SFT after": "3",
+        "memorized, student minus SFT": "-0.100 [-0.200, +0.000]",
+        "usefulness, student minus SFT": "-0.030 [-0.040, -0.020]",
+        "margin": "0.020",
+        "judged": "yes",
+        "more useful": "SFT",
+    }

@@ -218,7 +218,7 @@ def test_missing_and_further_rows_columns_and_tables_are_different(folders, caps
 def test_order_of_rows_and_the_table_of_make_calibrate_do_not_matter(folders, capsys):
     file = folders[1] / "metrics.csv"
     pd.read_csv(file, dtype=str).iloc[::-1].to_csv(file, index=False)
-    for name in ("calibration", "exhibits"):
+    for name in ("calibration", "exhibits", "tuned"):
         (folders[0] / f"{name}.csv").write_text("lr\n0.1\n")
     assert verified(folders, capsys)[0]
 

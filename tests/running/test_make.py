@@ -47,6 +47,7 @@ def test_bad_input_gets_one_line(project, given, named):
         (["calibrate", "--cores", "-1"], "--cores: '-1' is not a whole number above 0"),
         (["calibrate", "--profile", "nope"], "no profile 'nope'"),
         (["verify", "--cores", "0"], "--cores: '0' is not"),
+        (["tune", "--students", "sgt"], "'sgt' is no method; known: sft"),
         (["verify", "--profile", "smoke"], "smoke holds no finished study"),
         (["stduy"], "invalid choice: 'stduy'"),
         ([], "required: command"),
@@ -88,7 +89,10 @@ def test_every_rule_passes_just_the_parameters_that_its_notebook_has(project):
             names[call[1]] = {b for a, b in zip(call, call[1:], strict=False) if a in ("-p", "-r")}
     assert len(names) == len(list((project / "notebooks").glob("*.ipynb")))
     for notebook, passed in names.items():
-        known = set(inspect_notebook(str(project / notebook))) - {"ablated_size"}  # the reader's
+        known = set(inspect_notebook(str(project / notebook))) - {
+            "ablated_size",
+            "request",
+        }  # the reader's
         assert passed == known, notebook
 
 
@@ -133,3 +137,17 @@ def test_make_clean_leaves_what_runs(project, name):
     assert not made.exists()
     assert (project / "data" / "runs" / "smoke.lock").exists() == (name == "smoke.lock")
     lock.unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(not shutil.which("pgrep"), reason="no pgrep here")
+def test_an_environment_from_which_something_runs_is_not_made_anew(project):
+    (project / ".venv" / "bin").mkdir(parents=True)
+    for file in ("constraints.txt", "pyproject.toml"):
+        (project / file).touch()
+    sleep = shutil.copy(shutil.which("sleep"), project / ".venv" / "bin" / "sleep")
+    with subprocess.Popen([sleep, "60"]) as running:
+        run = subprocess.run(["make", "lint"], cwd=project, capture_output=True, text=True)
+        running.kill()
+    assert run.returncode == 2 and "something runs from it; end that first" in run.stderr
+    assert Path(sleep).is_file()
+    shutil.rmtree(project / ".venv")

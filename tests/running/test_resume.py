@@ -16,7 +16,8 @@ from project import copy_project, run_study, start_study
 pytestmark = pytest.mark.slow
 PATIENCE = 300  # seconds
 TOGETHER = {"10_comparison", "11_inheritance", "12_what_stays", "13_membership_and_canaries"}
-TOGETHER |= {"14_cause", "15_defences", "17_release", "18_conclusion"}
+TOGETHER |= {"14_cause", "15_defences", "16_life_cycle", "17_release"}
+TOGETHER |= {"18_conclusion"}
 
 
 def finished(project: Path) -> dict[str, int]:

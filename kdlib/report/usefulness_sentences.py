@@ -1,0 +1,94 @@
+"""The sentences on usefulness, beside those of `sentences`."""
+
+from typing import Any
+
+from kdlib.analysis.rates import student_sizes
+from kdlib.config.profile import Profile
+from kdlib.report import lookups
+from kdlib.stats import row_text
+
+
+def of_teacher(settings: Profile) -> str:
+    """What the teacher's answers add to the best that need no model."""
+    against = lookups.table(settings.name, "over_trivial").query("method == 'teacher'")
+    if against.empty:
+        return "how useful answers are was not noted through training."
+    least = against.loc[against["value"].idxmin()].to_dict()
+    word = (
+        "more useful" if least["lo"] > 0 else "less useful" if least["hi"] < 0 else lookups.UNKNOWN
+    )
+    text = "in usefulness, the teacher's held-out answers after its best epoch minus the best "
+    text += (
+        f"ones that need no model ('{least['against']}'): {row_text(least, form='+.3f')}, {word}."
+    )
+    return text
+
+
+def of_sft(settings: Profile) -> str:
+    """What answers of SFT add to the best that need no model, by size."""
+    against, told = lookups.table(settings.name, "over_trivial").query("method == 'sft'"), []
+    for size, part in against.groupby("size", sort=False):
+        least = part.loc[part["value"].idxmin()].to_dict()
+        told.append(f"{size} {row_text(least, form='+.3f')} ('{least['against']}')")
+    if not told:
+        return "how useful answers of SFT are was not noted through training."
+    text = "in usefulness, SFT, stopped as in [10](10_comparison.ipynb), minus the best answers "
+    text += f"that need no model: {', '.join(told)}; below 0, these are the more useful ones."
+    return f"{text}{_stopped(settings)}"
+
+
+def _stopped(settings: Profile) -> str:
+    """What stopping SFT at its least held-out loss leaves of its best usefulness, by size."""
+    curves = lookups.lines(settings.name, "curves", method="sft").dropna(subset="useful")
+    losses, told = lookups.lines(settings.name, "paths", method="sft", split="held_out"), []
+    for size, curve in curves.groupby("size", sort=False):
+        useful = curve.set_index("epoch")["useful"]
+        loss = losses[losses["size"] == size].groupby("epoch")["nats_per_token"].mean()
+        at = loss.loc[loss.index.intersection(useful.index)].idxmin()
+        told.append(f"{useful[at]:.3f} of at most {useful.max():.3f} ({size} size, epoch {at:g})")
+    text = "At the least held-out loss (of epochs, the mean over seeds) its usefulness is"
+    return f" {text} {', '.join(told)}." if told else ""
+
+
+def of_any(settings: Profile) -> str:
+    """What answers of the teacher and of SFT add to the best that need no model."""
+    against = lookups.table(settings.name, "over_trivial")
+    if against.empty:
+        return "how useful answers are was not noted through training."
+    least = against.loc[against.groupby("size", sort=False)["value"].idxmin()]
+    least = least.sort_values("method", ascending=False, kind="stable")  # the teacher first
+    told = [
+        f"{'the teacher' if size == 'teacher' else f'SFT ({size})'} {row_text(line, form='+.3f')}"
+        for size, line in zip(least["size"], least.to_dict("records"), strict=True)
+    ]
+    best = "' or '".join(least["against"].unique())
+    text = "in usefulness, models stopped early minus the best answers that need no model "
+    return f"{text}('{best}'): {', '.join(told)}; below 0, these are the more useful ones."
+
+
+def outdone(profile: str) -> dict[str, Any]:
+    """How many students answer held-out rows less usefully than the best answer without a model.
+
+    answer (its name), students (how many there are at the end of training), less (how many are), by
+    means over seeds; empty where usefulness, or such an answer, was not measured.
+    """
+    asked = lookups.table(profile, "metrics")
+    if not {"metric", "split", "value"} <= set(asked):
+        return {}
+    asked = asked.query("metric == 'usefulness_greedy' and split == 'held_out'")
+    mean = asked[asked["method"] != "base"].groupby(["size", "method"])["value"].mean()
+    best, own = (mean[mean.index.isin(at, level=0)] for at in (["all"], student_sizes(asked)))
+    if best.empty:
+        return {}
+    less = int((own < best.max()).sum())
+    return {"answer": best.idxmax()[1], "students": len(own), "less": less}
+
+
+def at_the_end(settings: Profile) -> str:
+    """The same of the end of training, in words."""
+    found = outdone(settings.name)
+    if not found:
+        return "how useful answers are at the end of training was not measured."
+    text = f"at the end of training, {found['less']} of the {found['students']} students (SFT and "
+    text += "distilled) answer held-out prompts less usefully, on average, than "
+    return f"{text}'{found['answer']}', which needs no model."

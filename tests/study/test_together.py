@@ -1,0 +1,50 @@
+"""A model of the study trained on several processes, and what they refuse."""
+
+import shutil
+
+import own_data
+import pandas as pd
+import pytest
+import together
+
+from kdlib import runs
+from kdlib.distill import sharing
+from kdlib.errors import KdlibError
+from kdlib.study import stages
+from kdlib.study.run import Run, load_rows
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    return own_data.profile_of(own_data.make(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_command_on_two_processes_makes_the_run_of_one(profile, tmp_path):
+    rows, run = load_rows(profile, 0), Run(profile, 0, "word_kd", "small")
+    stages.make(run.teacher, rows)
+    alone = shutil.move(stages.make(run, rows), tmp_path / "alone")
+    words = ["train", "--profile", str(tmp_path / "own.toml"), "--method", "word_kd"]
+    given = (tmp_path, *words, "--size", "small")
+    assert together.on_processes(together.command, tmp_path, *given) == 0
+    facts = runs.read_manifest(run.folder)
+    assert facts["run_id"] == run.identity and facts["processes"] == 2
+    for table in ("path", "tuples"):
+        one, two = (pd.read_parquet(where / f"{table}.parquet") for where in (alone, run.folder))
+        pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["gkd", "mine", "minillm"])
+def test_text_that_is_drawn_in_training_is_refused(profile, method, monkeypatch):
+    run = Run(profile, 0, method, "small")
+    monkeypatch.setattr(sharing, "processes", lambda: 2)
+    with pytest.raises(KdlibError, match="writes text by random draws, .* one process"):
+        stages.make(run, load_rows(profile, 0))
+
+
+def test_a_defence_is_refused(profile, monkeypatch):
+    run = Run(profile, 0, "sft", "small").defended("goldfish")
+    monkeypatch.setattr(sharing, "processes", lambda: 2)
+    with pytest.raises(KdlibError, match="its defence may draw"):
+        stages.make(run, load_rows(profile, 0))
