@@ -41,7 +41,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from kdlib import runs
 from kdlib.analysis import attacks, extraction
 from kdlib.audit import command as audit
-from kdlib.audit import scoring
+from kdlib.audit import record, scoring
 from kdlib.config.profile import load_profile, read_templates
 from kdlib.config.sections import AuditSettings, TokenSettings
 from kdlib.data import sources, stream_rows
@@ -229,8 +229,9 @@ def speed(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]
         assert audit.measure_all(own, loaded, facts) == count
 
     times = alternated(audited, lambda: forward(loaded.model, read))
-    rows = audit.inspect(asked, loaded.tokenizer.eos_token)
-    report = seconds(lambda: audit.write_report(found[-1], loaded, rows))
+    facts = {"rows": audit.inspect(asked, loaded.tokenizer.eos_token)}
+    facts["files"] = record.digests(asked)
+    report = seconds(lambda: audit.write_report(found[-1], loaded, facts))
     return {
         "audit_tokens_per_s": [count / one for one, _ in times],
         "forward_tokens_per_s": [count / two for _, two in times],
