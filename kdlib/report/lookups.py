@@ -72,6 +72,8 @@ def difference(line: dict[str, Any]) -> str:
 def briefly(line: dict[str, Any]) -> str:
     """The same in few words, beside a sentence that says what the brackets are."""
     value, lo, hi = (100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi"))
+    if pd.isna(lo):
+        return difference(line)
     return f"{abs(value):.1f} {'fewer' if value < 0 else 'more'} [{lo:+.1f} to {hi:+.1f}]"
 
 

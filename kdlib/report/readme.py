@@ -114,9 +114,10 @@ def _elsewhere(profile: str) -> str:
     ]
     seed, machine = there["seed"].iloc[0], there["machine"].iloc[0]
     return (
-        f"All seeds share one set of pruned and healed students, and these matter: seed {seed} was "
-        f"run before, from students that were made on another machine ({machine}), at earlier "
-        f"commits. Shares there and here: {'; '.join(told)}. No interval above holds this."
+        f"All seeds share one set of pruned and healed students. Seed {seed} was run before, at "
+        f"earlier commits, from students made on another machine ({machine}). Shares there and "
+        f"here: {'; '.join(told)}. No interval above holds this, and whether students, processor "
+        "or code made the difference was not tried apart."
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from project import ROOT
 
+from kdlib import runs
 from kdlib.errors import KdlibError
 from kdlib.report import findings, notebook_display, readme
 
@@ -93,3 +94,19 @@ def test_the_answer_stands_on_the_first_screen():
 
 def test_all_links_lead_to_the_reference_run():
     assert set(re.findall(r"(?:executed|figures)/(\w+)/", README)) == {findings.REFERENCE}
+
+
+def test_a_seed_that_was_run_before_stands_beside_this_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    assert readme._elsewhere("made") == ""
+    line = {"method": "sft", "size": "small", "seed": 0, "value": 0.25, "machine": "M"}
+    facts = {"metric": "exact_rate", "split": "member", "k": 50}
+    here = [line | facts | {"value": value, "seed": seed} for value, seed in ((0.75, 0), (0.5, 1))]
+    here.append(here[0] | {"k": 10, "value": 1.0})
+    for name, lines in {"healed_elsewhere": [line], "metrics": here}.items():
+        runs.write_table(runs.results_dir("made") / f"{name}.csv", pd.DataFrame(lines))
+    said = readme._elsewhere("made")
+    assert (
+        "Seed 0 was run" in said
+        and "(M). Shares there and here: SFT small 0.250 and 0.750. " in said
+    )

@@ -14,7 +14,7 @@ from kdlib.config.profile import load_profile
 from kdlib.report import findings, lookups, part_sentences, sentences
 from kdlib.study import pipeline
 
-SMOKE = load_profile("smoke")
+SMOKE, NAN = load_profile("smoke"), float("nan")
 SIZES = SMOKE.sizes
 N = len(METHODS) * len(SIZES)  # students
 SPAN = {"value": -0.15, "lo": -0.2, "hi": -0.1}
@@ -339,6 +339,13 @@ def test_too_few_rows_memorized():
     )
     assert findings.said("11_inheritance", SMOKE).startswith("Too few rows are memorized by")
     assert findings.said("12_what_stays", SMOKE).startswith("Too few rows are memorized for")
+
+
+def test_in_few_words():
+    line = {"value": -0.05, "lo": -0.2, "hi": 0.1}
+    assert lookups.briefly(line) == "5.0 fewer [-20.0 to +10.0]"
+    assert "too few different responses" in lookups.briefly(line | {"lo": NAN, "hi": NAN})
+    assert lookups.briefly(dict.fromkeys(line, NAN)).startswith("not given")
 
 
 def test_how_sure():
