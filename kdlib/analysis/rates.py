@@ -46,9 +46,14 @@ def distilled(frame: pd.DataFrame) -> list[str]:
 
 
 def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
-    """Frames tuples, answers, paths, costs, made of all models; KdlibError where one is missing."""
+    """Frames tuples, answers, paths, costs, made of all models; KdlibError where one is missing.
+
+    A method is read of the seeds that it is trained on, see `Profile.seeds_of`.
+    """
     parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seed, (method, size) in product(seeds, models(profile.sizes, methods)):
+        if seed not in profile.seeds_of(method, seeds):
+            continue
         folder = runs.seed_dir(profile.name, seed) / f"{method}-{size}"
         if (manifest := runs.read_manifest(folder)) is None:
             further = " ".join(name for name in methods if name not in PAPER)
@@ -215,6 +220,8 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between models at the end of training: per seed and pooled (seed "all").
 
+    Pooled are the seeds of the first of the two: a method may be trained on a part of them.
+
     Columns: comparison, method, size, against, metric, seed, and what `stats.paired_difference`
     gives. Comparisons: to_sft of every method (of metric usefulness, pooled, with margin, see
     `usefulness_margins`, and p_limit, of being the margin less useful), to_base (metric
@@ -239,7 +246,7 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         named = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
         a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
         for seed, x in (("all", a), *(a.groupby("seed") if kind != "to_base" else ())):
-            y = b if seed == "all" else b[b["seed"] == seed]
+            y = b[b["seed"].isin(x["seed"].unique())]
             facts: Line = named | {"metric": metric, "seed": str(seed)}
             facts |= paired_difference(x, y, metric)
             if seed == "all" and kind == "to_sft" and metric == "usefulness":

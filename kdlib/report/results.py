@@ -116,6 +116,16 @@ def references(table2: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def fewer_seeds(table1: pd.DataFrame) -> str:
+    """A sentence on methods that were trained on fewer seeds than others; "" where none was."""
+    count = table1.groupby("method")["member_seeds"].max()
+    fewer = ordered(count.index[count < count.max()])
+    if not fewer:
+        return ""
+    text = f"Of {min(count[fewer]):.0f} of {count.max():.0f} seeds: {', '.join(map(label, fewer))}"
+    return f"{text}; their intervals say nothing of other training runs."
+
+
 def more_methods(table1: pd.DataFrame) -> bool:
     """Whether methods were run that the paper has not."""
     return not set(table1["method"]) <= {"base", "teacher", *PAPER}

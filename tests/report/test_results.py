@@ -177,3 +177,10 @@ def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):
     small = {"path": str(file), "pool": 30, "members": 20, "held_out": 10}
     pool = rowpool.load_pool(settings.model_copy(update=small))
     assert set(pool["response"]) == {row["answer"] for row in rows}
+
+
+def test_methods_of_fewer_seeds_are_named():
+    table = pd.DataFrame({"method": ["sft", "word_kd", "gkd"], "member_seeds": [3, 3, 3]})
+    assert results.fewer_seeds(table) == ""
+    table.loc[2, "member_seeds"] = 1
+    assert results.fewer_seeds(table).startswith("Of 1 of 3 seeds: GKD; their intervals")
