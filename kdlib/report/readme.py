@@ -117,8 +117,26 @@ def _elsewhere(profile: str) -> str:
         f"All seeds share one set of pruned and healed students. Seed {seed} was run before, at "
         f"earlier commits, from students made on another machine ({machine}). Shares there and "
         f"here: {'; '.join(told)}. No interval above holds this, and whether students, processor "
-        "or code made the difference was not tried apart."
+        f"or code made the difference was not tried apart.{_other_order(profile)}"
     )
+
+
+def _other_order(profile: str) -> str:
+    """How far another order of the rows alone moves what SFT memorizes, where notebook 11 ran."""
+    orders = results.read(profile, "second_sft", optional=True)
+    if orders.empty:
+        return ""
+    orders = orders[orders["kind"] == "order"]
+    told = [
+        f"{size} {_listed(part['value'])} and {_listed(part['second'])}"
+        for size, part in orders.groupby("size", sort=False)
+    ]
+    text = "What the order of the rows alone moves (notebook 11): SFT by seed in one order and "
+    return f" {text}another, {'; '.join(told)}." if told else ""
+
+
+def _listed(shares: pd.Series) -> str:
+    return ", ".join(shares.map("{:.3f}".format))
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {"answer": answer, "results": numbers}
