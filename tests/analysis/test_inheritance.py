@@ -121,6 +121,11 @@ def test_own_is_beside_the_sft_student_and_beyond_a_second_one():
             ]
             assert line[who] == pytest.approx(np.mean(has))
         assert line["n"] == part["in_distilled"].sum()
+        cells = part.assign(alone=~part["in_teacher"] & ~part["in_second"]).groupby("seed")
+        weights = cells["in_distilled"].sum()
+        if size != "all":
+            expected = np.average(cells["alone"].mean(), weights=weights)
+            assert line["chance"] == pytest.approx(expected)
         assert line["value"] == pytest.approx(line["distilled"] - line["sft"])
         assert line["lo"] < line["value"] < line["hi"]
     shares = inheritance.shares(inheritance.sets(given))
