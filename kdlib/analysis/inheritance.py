@@ -106,13 +106,13 @@ def with_second(frame: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """What SFT memorizes of the member rows: size, seed, value, and second, in another order.
+    """What SFT memorizes of the member rows: size, seed, first, and second, in another order.
 
     `frame` is of `with_second`.
     """
     rows = frame.drop_duplicates(["size", *ROW])
     found = rows.groupby(["size", "seed"], sort=False)[["in_sft", "in_second"]].mean()
-    return found.set_axis(["value", "second"], axis=1).reset_index()
+    return found.set_axis(["first", "second"], axis=1).reset_index()
 
 
 def own(frame: pd.DataFrame) -> pd.DataFrame:

@@ -128,7 +128,7 @@ def _other_order(profile: str) -> str:
         return ""
     orders = orders[orders["kind"] == "order"]
     told = [
-        f"{size} {_listed(part['value'])} and {_listed(part['second'])}"
+        f"{size} {_listed(part['first'])} and {_listed(part['second'])}"
         for size, part in orders.groupby("size", sort=False)
     ]
     text = "What the order of the rows alone moves (notebook 11): SFT by seed in one order and "

@@ -111,6 +111,6 @@ def test_a_seed_that_was_run_before_stands_beside_this_run(tmp_path, monkeypatch
         and "(M). Shares there and here: SFT small 0.250 and 0.750. " in said
     )
     assert said.endswith("was not tried apart.")
-    orders = [{"kind": "order", "size": "small", "value": 0.75, "second": 0.5}, {"kind": "own"}]
+    orders = [{"kind": "order", "size": "small", "first": 0.75, "second": 0.5}, {"kind": "own"}]
     runs.write_table(runs.results_dir("made") / "second_sft.csv", pd.DataFrame(orders))
     assert readme._elsewhere("made").endswith("order and another, small 0.750 and 0.500.")
