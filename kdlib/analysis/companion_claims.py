@@ -138,12 +138,12 @@ CLAIMS = {
     "D5": (
         "With the rows predicted beforehand removed, less is memorized than with as many random "
         "rows removed (2601.15394: 1,698 memorized to 4).",
-        # before any reported seed at most 1% of what was memorized, which of few rows cannot be told
-        # from 0. "At most half" was added after a run in which 91 of 96 rows were predicted
+        # before any reported seed at most 1% of what was memorized, which of few rows cannot be
+        # told from 0. "At most half" was added after a run in which 91 of 96 rows were predicted
         "word-level KD at the probe's size, all seeds together: the share of the member rows, "
         "removed or kept, that is memorized with the predicted rows (at most half) removed, less "
-        "that with as many random rows removed; confirmed if the paired difference's interval lies below 0, "
-        "refuted if above 0, by 10 different responses or more",
+        "that with as many random rows removed; confirmed if the paired difference's interval "
+        "lies below 0, refuted if above 0, by 10 different responses or more",
         _removable,
     ),
     "E1": (

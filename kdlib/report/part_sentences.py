@@ -64,7 +64,8 @@ def _forecast(settings: Profile) -> str:
 def _removal(settings: Profile) -> str:
     line = lookups.line(settings.name, "removal")
     text = "With the rows removed that were predicted to be memorized (the likeliest, at most half "
-    text += f"of all), {line['predicted']:.1%} of all member rows are, with as many random rows removed {line['random']:.1%}: "
+    text += f"of all), {line['predicted']:.1%} of all member rows are, with as many random rows "
+    text += f"removed {line['random']:.1%}: "
     return f"{text}{difference(line)}{lookups.of_first(settings.name, line['n'])}."
 
 
