@@ -77,7 +77,7 @@ def numbers(profile: str) -> str:
     parts = [_made(profile), results.markdown(first), legend]
     parts += [results.markdown(pd.DataFrame(short)), CLAIMS]
     if len(attacked := results.attackers(profile)):
-        parts += [results.ATTACKERS, results.markdown(attacked)]
+        parts += [results.attackers_legend(profile), results.markdown(attacked)]
     return "\n\n".join(parts)
 
 

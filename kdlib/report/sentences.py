@@ -265,6 +265,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
     "README": [
         ("", _at_the_end),
         ("", _stopped),
+        ("lab", part_sentences.recognized),
         ("", usefulness.of_any),
         ("", _ledger),
     ],

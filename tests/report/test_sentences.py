@@ -135,7 +135,9 @@ def write_all():
         handed_down=[gap | SPAN],
         forecast=[{"test": "word-level KD middle, all four"} | roc],
         removal=[{"predicted": 0.1, "random": 0.25, "n": 300} | SPAN],
-        membership=every(score="loss", **auc),
+        membership=pd.concat(
+            [every(score=one, **auc) for one in ("loss", "likelihood_ratio")]
+        ).assign(n_member=300, tpr_1pct=0.5, tpr_1pct_lo=0.25, tpr_1pct_hi=0.75),
         effects=cause,
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
         hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
@@ -220,6 +222,11 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("11_inheritance", "Of the 40 rows that the teacher and not an SFT student memorizes"),
         ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
         ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
+        (
+            "README",
+            "Word-level KD (middle size) writes 40.0% of the rows word for word and still gives",
+        ),
+        ("README", "of 0.750 [0.500, 1.000] and finds 50.0% [25.0%, 75.0%] of them at 1% false"),
         ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
         (
             "15_defences",
