@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from kdlib.config.life import AFRESH, DIRECTLY, PREDECESSOR, RETRAINED, STUDENT, TRAINED, UNLEARNED
-from kdlib.config.methods import DISTILLED, PAPER, label
+from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
 from kdlib.report.lookups import difference
@@ -85,8 +85,11 @@ def recognized(settings: Profile) -> str:
     ends = lookups.lines(settings.name, "table1", size=size).set_index("method")["member"]
     least = ends[[one for one in DISTILLED if one in set(scores["method"])]].idxmin()
     line = scores[scores["method"] == least].iloc[0].to_dict()
+    start = " (it starts from SFT on them)" * ("sft_epochs" in METHODS[least].coefficients)
     text = f"{label(least)} ({size} size) writes {ends[least]:.1%} of the rows word for word and "
-    text += "still gives them away: who sees losses, and has models that were trained on other "
+    text += (
+        f"still gives them away{start}: who sees losses, and has models that were trained on other "
+    )
     text += f"rows, ranks a training row above another with a chance of {row_text(line, 'auc')}"
     if pd.notna(line["tpr_1pct"]):
         text += f" and finds {row_text(line, 'tpr_1pct', '.1%')} of them at 1% false alarms"
