@@ -250,6 +250,14 @@ def _ledger(settings: Profile) -> str:
     return f"{text}."
 
 
+def _verdicts(settings: Profile) -> str:
+    """How many claims were judged how: the names stand in `_ledger`."""
+    lookups.table(settings.name, "claims")
+    known = results.claims(settings.name)["verdict"].value_counts()
+    told = ", ".join(f"{known.get(one, 0)} {one}" for one in ("confirmed", "refuted", "open"))
+    return f"of {known.sum()} claims, each with a rule written beforehand (below): {told}."
+
+
 def _barred(judged: pd.DataFrame) -> list[str]:
     """The claims of which their own rules allow no verdict here, and why."""
     why = judged["evidence"].astype(str).str.extract("no verdict(?: on |: )([^;,]*)")[0]
@@ -267,7 +275,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", _stopped),
         ("lab", part_sentences.recognized),
         ("", usefulness.of_any),
-        ("", _ledger),
+        ("", _verdicts),
     ],
     "00_map": [("", _at_the_end), ("", _main), ("", _ledger)],
     "01_data_and_tokens": [("", _rows), ("", _bases)],

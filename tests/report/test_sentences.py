@@ -226,6 +226,10 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "README",
             "Word-level KD (middle size) writes 40.0% of the rows word for word and still gives",
         ),
+        (
+            "README",
+            "Of 2 claims, each with a rule written beforehand (below): 1 confirmed, 0 refuted",
+        ),
         ("README", "of 0.750 [0.500, 1.000] and finds 50.0% [25.0%, 75.0%] of them at 1% false"),
         ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
         (
