@@ -64,8 +64,8 @@ def _forecast(settings: Profile) -> str:
 def _removal(settings: Profile) -> str:
     line = lookups.line(settings.name, "removal")
     text = "With the rows removed that were predicted to be memorized (the likeliest, at most half "
-    text += f"of all), {line['predicted']:.1%} of all member rows are, with as many random rows "
-    text += f"removed {line['random']:.1%}: "
+    text += f"of all), {line['predicted']:.0f} of {line['n']:.0f} member rows are, with as many "
+    text += f"random rows removed {line['random']:.0f}: "
     return f"{text}{difference(line)}{lookups.of_first(settings.name, line['n'])}."
 
 

@@ -134,7 +134,7 @@ def write_all():
         second_sft=every(kind="excess", distilled=0.1, sft=0.25, n=40, **SPAN),
         handed_down=[gap | SPAN],
         forecast=[{"test": "word-level KD middle, all four"} | roc],
-        removal=[{"predicted": 0.1, "random": 0.25, "n": 300} | SPAN],
+        removal=[{"predicted": 30, "random": 75, "n": 300} | SPAN],
         membership=pd.concat(
             [every(score=one, **auc) for one in ("loss", "likelihood_ratio")]
         ).assign(n_member=300, tpr_1pct=0.5, tpr_1pct_lo=0.25, tpr_1pct_hi=0.75),
@@ -221,6 +221,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         ("11_inheritance", "Of the 40 rows that the teacher and not an SFT student memorizes"),
         ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
+        ("12_what_stays", "30 of 300 member rows are, with as many random rows removed 75: "),
         ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
         (
             "README",
