@@ -73,7 +73,7 @@ def numbers(profile: str) -> str:
         "evidence": judged["evidence"].str.replace("; .*", " ...", regex=True),
     }
     first = results.memorized(results.read(profile, "table1"))
-    legend = " ".join(filter(None, (results.legend(profile), _elsewhere(profile))))
+    legend = " ".join(filter(None, (results.legend(profile), elsewhere(profile))))
     parts = [_made(profile), results.markdown(first), legend]
     parts += [results.markdown(pd.DataFrame(short)), CLAIMS]
     if len(attacked := results.attackers(profile)):
@@ -98,7 +98,7 @@ def _made(profile: str) -> str:
     return made
 
 
-def _elsewhere(profile: str) -> str:
+def elsewhere(profile: str) -> str:
     """What one seed memorized with students that were pruned and healed on another machine."""
     there = results.read(profile, "healed_elsewhere", optional=True)
     if there.empty:
