@@ -46,10 +46,7 @@ def distilled(frame: pd.DataFrame) -> list[str]:
 
 
 def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
-    """Frames tuples, answers, paths, costs, made of all models; KdlibError where one is missing.
-
-    A method is read of the seeds that it is trained on, see `Profile.seeds_of`.
-    """
+    """Frames tuples, answers, paths, costs, made of all models; KdlibError: one is missing."""
     parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seed, (method, size) in product(seeds, models(profile.sizes, methods)):
         if seed not in profile.seeds_of(method, seeds):
@@ -220,13 +217,11 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between models at the end of training: per seed and pooled (seed "all").
 
-    Pooled are the seeds of the first of the two: a method may be trained on a part of them.
-
-    Columns: comparison, method, size, against, metric, seed, and what `stats.paired_difference`
-    gives. Comparisons: to_sft of every method (of metric usefulness, pooled, with margin, see
-    `usefulness_margins`, and p_limit, of being the margin less useful), to_base (metric
-    usefulness, pooled); of the paper's alone order (of methods at one size) and size (metric
-    of_sft, see `of_sft`).
+    Pooled are the seeds of the first of the two. Columns: comparison, method, size, against,
+    metric, seed, and what `stats.paired_difference` gives. Comparisons: to_sft of every method (of
+    metric usefulness, pooled, with margin, see `usefulness_margins`, and p_limit, of being the
+    margin less useful), to_base (metric usefulness, pooled); of the paper's alone order (of methods
+    at one size) and size (metric of_sft, see `of_sft`).
     """
     members, sizes = natural(tuples, "member"), student_sizes(tuples)
     hits = members.assign(exact_rate=members["hit"].astype(float))

@@ -15,11 +15,10 @@ from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
-from kdlib.report import lookups, part_sentences, results
+from kdlib.report import ledger_sentences, lookups, part_sentences, results
 from kdlib.report import usefulness_sentences as usefulness
 from kdlib.report.lookups import briefly, difference, share
 from kdlib.report.part_sentences import Sentence
-from kdlib.stats import MIN_SEEDS
 
 OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
@@ -236,48 +235,15 @@ def _main(settings: Profile) -> str:
     return f"{text}."
 
 
-def _ledger(settings: Profile) -> str:
-    lookups.table(settings.name, "claims")
-    judged, words = results.claims(settings.name), []
-    for verdict in ("confirmed", "refuted", "open"):
-        names = list(judged.loc[judged["verdict"] == verdict, "claim"])
-        words.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names else ""))
-    if len(lookups.seeds(settings.name)) >= MIN_SEEDS:
-        words += [f"no verdict by rule: {', '.join(barred)}"] if (barred := _barred(judged)) else []
-    text = f"the verdicts on {len(judged)} claims: {', '.join(words)}"
-    if len(lookups.seeds(settings.name)) < MIN_SEEDS:
-        text += f"; with fewer than {MIN_SEEDS} seeds none about trained models is judged"
-    return f"{text}."
-
-
-def _verdicts(settings: Profile) -> str:
-    """How many claims were judged how: the names stand in `_ledger`."""
-    lookups.table(settings.name, "claims")
-    known = results.claims(settings.name)["verdict"].value_counts()
-    told = ", ".join(f"{known.get(one, 0)} {one}" for one in ("confirmed", "refuted", "open"))
-    return f"of {known.sum()} claims, each with a rule written beforehand (below): {told}."
-
-
-def _barred(judged: pd.DataFrame) -> list[str]:
-    """The claims of which their own rules allow no verdict here, and why."""
-    why = judged["evidence"].astype(str).str.extract("no verdict(?: on |: )([^;,]*)")[0]
-    return [
-        f"{', '.join(names)} ({_REASONS.get(reason, reason)})"
-        for reason, names in judged["claim"].groupby(why.dropna(), sort=False)
-    ]
-
-
-_REASONS = {"usefulness": "the teacher does not surely beat every answer without a model"}
-
 OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any run), and sentence
     "README": [
         ("", _at_the_end),
         ("", _stopped),
         ("lab", part_sentences.recognized),
         ("", usefulness.of_any),
-        ("", _verdicts),
+        ("", ledger_sentences.verdicts),
     ],
-    "00_map": [("", _at_the_end), ("", _main), ("", _ledger)],
+    "00_map": [("", _at_the_end), ("", _main), ("", ledger_sentences.ledger)],
     "01_data_and_tokens": [("", _rows), ("", _bases)],
     "02_teacher": [("", partial(_memorizes, "teacher", "teacher")), ("", usefulness.of_teacher)],
     "03_supervised_fine_tuning": [
@@ -292,7 +258,12 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", usefulness.at_the_end),
     ],
     **part_sentences.OF,
-    "18_conclusion": [("", _at_the_end), ("", _main), ("", usefulness.of_any), ("", _ledger)],
+    "18_conclusion": [
+        ("", _at_the_end),
+        ("", _main),
+        ("", usefulness.of_any),
+        ("", ledger_sentences.ledger),
+    ],
 }
 for _name, _method in METHODS.items():
     if _name != "sft":
