@@ -38,6 +38,14 @@ MORE_STUDENTS = ("11_inheritance", "12_what_stays", "14_cause", DEFENDED)
 MORE_STUDENTS += ("16_life_cycle", "17_release")
 USING_MODELS = (*MORE_STUDENTS, "13_membership_and_canaries")
 
+PROBED = SETTINGS.probed(SEEDS)
+
+
+def runs_on(name, seed):
+    """Whether a notebook of one seed runs on it: with further methods alone, not on every one."""
+    return name not in TRAINING or name in (TEACHER, *PAPERS) or int(seed) in PROBED
+
+
 # Notebook of one seed: the notebooks of the same seed whose files it reads.
 BEFORE = {}
 for name in TRAINING:
@@ -51,7 +59,7 @@ PRIORITY |= dict.fromkeys((TEACHER, *MORE_STUDENTS), 3)
 
 RUNS = os.path.relpath(runs.runs_dir(SETTINGS.name))
 EXECUTED = os.path.relpath(runs.root() / "notebooks" / "executed" / SETTINGS.name)
-EACH = [f"{name}-seed{seed}" for name in BEFORE for seed in SEEDS]
+EACH = [f"{name}-seed{seed}" for name in BEFORE for seed in SEEDS if runs_on(name, seed)]
 METERED = [f"{METER}-seed{seed}" for seed in SEEDS]
 # what trains needs nothing of 09: it runs beside it
 WAITING_FOR = dict.fromkeys(MORE_STUDENTS, [one for one in EACH if one not in METERED])
@@ -90,8 +98,23 @@ def chosen(name):
 def given(name, seed=None):
     """What papermill passes on besides the profile: the parameters that the notebook has."""
     values = {"seed": f"-p seed {seed}", "seeds": f"-r seeds '{' '.join(map(str, SEEDS))}'"}
-    values["methods"] = f"-r methods '{PLAN.named}'"
+    values["methods"] = f"-r methods '{PLAN.named if seed is None or int(seed) in PROBED else 'paper'}'"
     return " ".join(text for one, text in values.items() if one in PLAN.parameters[name])
+
+
+def earlier(name):
+    """The markers of the same seed that a notebook waits for, by Snakemake's wildcards."""
+
+    def markers(wildcards):
+        asked = [one for one in BEFORE[name] if runs_on(one, wildcards.seed)]
+        return [done(f"{one}-seed{wildcards.seed}") for one in asked]
+
+    return markers
+
+
+def given_of(name):
+    """The same for what papermill passes on."""
+    return lambda wildcards: given(name, wildcards.seed)
 
 
 def local_files():
@@ -179,7 +202,7 @@ rule:
         PAPERMILL
 
 
-for name, before in BEFORE.items():
+for name in BEFORE:
 
     rule:
         name: name
@@ -187,13 +210,13 @@ for name, before in BEFORE.items():
             RESOLVED,
             chosen(name),
             done(FIRST),
-            [done(f"{stage}-seed{{seed}}") for stage in before],
+            earlier(name),
             notebook=f"notebooks/{name}.ipynb",
         output:
             touch(done(f"{name}-seed{{seed}}")),
         params:
             label=lambda wildcards, output: label(Path(output[0]).name),
-            given=given(name, "{seed}"),
+            given=given_of(name),
         log:
             f"{RUNS}/logs/{name}-seed{{seed}}.log",
         benchmark:

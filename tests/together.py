@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,7 +13,6 @@ from accelerate.state import AcceleratorState
 from torch import multiprocessing
 from torch.distributed.tensor import DTensor
 
-from kdlib import __main__
 from kdlib.distill import objectives, sharing, text_sources, trainer
 
 
@@ -93,12 +91,6 @@ def of_parts(self, model, *given, gradients=sharing.Shared.gradients):
 def weights_in(model):
     """How many numbers a whole model has."""
     return sum(one.numel() for one in model.parameters())
-
-
-def command(_folder, root, *words):
-    """The exit status of `python -m kdlib` on all processes."""
-    os.environ["KDLIB_ROOT"], sys.argv = str(root), ["kdlib", *words]
-    return __main__.main()
 
 
 def mean_of_means(self, _model, batches, minimized, precision):

@@ -147,9 +147,8 @@ def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
     none = judged(counted, "p_limit", "groups")["p_holm"] < ALPHA
     below = none & (counted["hi"] < LEAST)
     evidence = f"{(above & learned).sum()} of {len(gains)} distilled students memorize over "
-    evidence += (
-        f"{LEAST:.0%} more of the member than of the held-out rows, {below.sum()} surely less"
-    )
+    evidence += f"{LEAST:.0%} more of the member than of the held-out rows, {below.sum()} less "
+    evidence += "(after Holm's correction)"
     if len(counted):
         least = counted.loc[counted["value"].idxmin()]
         evidence += f"; the least: {label(least['method'])} {least['size']} {row_text(least)} "

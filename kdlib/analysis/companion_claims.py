@@ -23,7 +23,11 @@ def _little_of_its_own(own: pd.DataFrame, shares: pd.DataFrame) -> Judged:
     shared = pooled.set_index("metric").loc["shared"]
     evidence = f"its own share less that of the SFT student {row_text(row, form='+.3f')}, of "
     evidence += f"{row['n']:.0f} rows; all three have {row_text(shared, form='.1%')}"
-    return row["hi"] < LITTLE, row["lo"] > LITTLE, evidence
+    anyhow = row["chance"] - row["sft"] < LITTLE
+    if anyhow:
+        evidence += "; no verdict for it: of rows drawn at random no more than "
+        evidence += f"{row['chance']:.3f} would be its own, the SFT student's {row['sft']:.3f}"
+    return row["hi"] < LITTLE and not anyhow, row["lo"] > LITTLE, evidence
 
 
 def _little_beyond_sft(excess: pd.DataFrame) -> Judged:
@@ -93,12 +97,14 @@ CLAIMS = {
     "D1": (
         "Of what a student memorizes, hardly more is its own, neither its teacher's nor an SFT "
         "student's, than of what another SFT student memorizes (2601.15394: all three have 95.7%).",
-        # until now the share that all three have: with SFT trained until it memorizes half of the
-        # rows, luck alone puts the companion's number out of reach
+        # before any reported seed the share that all three have: with SFT trained until it
+        # memorizes half of the rows, luck alone puts the companion's number out of reach. "Not
+        # confirmed where ..." was added after the reference run, from which it takes this verdict
         "word-level KD, all sizes and seeds together: of the rows that it memorizes, the share "
         "that neither its teacher nor an SFT student of another training seed memorizes, less "
         "that share of the rows that the SFT student memorizes; confirmed if the whole interval "
-        "lies below 0.05, refuted if above 0.05",
+        "lies below 0.05, refuted if above 0.05; not confirmed where as many rows drawn at random "
+        "would lie below 0.05, too",
         _little_of_its_own,
     ),
     "D2": (
@@ -132,11 +138,12 @@ CLAIMS = {
     "D5": (
         "With the rows predicted beforehand removed, less is memorized than with as many random "
         "rows removed (2601.15394: 1,698 memorized to 4).",
-        # until now at most 1% of what was memorized, which of few rows cannot be told from 0
+        # before any reported seed at most 1% of what was memorized, which of few rows cannot be
+        # told from 0. "At most half" was added after a run in which 91 of 96 rows were predicted
         "word-level KD at the probe's size, all seeds together: the share of the member rows, "
-        "removed or kept, that is memorized with the predicted rows removed, less that with as "
-        "many random rows removed; confirmed if the paired difference's interval lies below 0, "
-        "refuted if above 0, by 10 different responses or more",
+        "removed or kept, that is memorized with the predicted rows (at most half) removed, less "
+        "that with as many random rows removed; confirmed if the paired difference's interval "
+        "lies below 0, refuted if above 0, by 10 different responses or more",
         _removable,
     ),
     "E1": (

@@ -105,13 +105,24 @@ def with_second(frame: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def by_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """What SFT memorizes of the member rows: size, seed, first, and second, in another order.
+
+    `frame` is of `with_second`.
+    """
+    rows = frame.drop_duplicates(["size", *ROW])
+    found = rows.groupby(["size", "seed"], sort=False)[["in_sft", "in_second"]].mean()
+    return found.set_axis(["first", "second"], axis=1).reset_index()
+
+
 def own(frame: pd.DataFrame) -> pd.DataFrame:
     """The share of what a student memorizes that neither teacher nor second SFT student has.
 
     Less that share of what the SFT student S memorizes: every run has rows of its own by luck.
     `frame` is of `with_second`. Columns: method, size (or "all"), distilled, sft (the two shares),
     n (rows memorized by the distilled student), groups (of its rows or of S's, whichever are
-    fewer), and what `stats.ratio_difference` gives, no interval and no p under MIN_GROUPS groups.
+    fewer), chance (the share if as many rows of each size and seed were drawn at random), and what
+    `stats.ratio_difference` gives, no interval and no p under MIN_GROUPS groups.
     Where one of the two has no row of its own, the end on its side is as far off as Wilson's bound
     on its share, over groups.
     """
@@ -122,6 +133,7 @@ def own(frame: pd.DataFrame) -> pd.DataFrame:
         counts, shares = [groups[one].nunique() for one in has], [alone[one].mean() for one in has]
         facts = {"distilled": shares[0], "sft": shares[1]}
         facts |= {"n": has[0].sum(), "groups": min(counts)}
+        facts["chance"] = part.loc[has[0], "drawn"].mean()
         if min(counts) < stats.MIN_GROUPS:
             return facts | stats.line(shares[0] - shares[1], NOTHING, p=np.nan)
         taught, sft = ((one & alone, one) for one in has)
@@ -132,6 +144,9 @@ def own(frame: pd.DataFrame) -> pd.DataFrame:
         found["lo"] = min(found["lo"], found["value"] - unseen[1])
         return found | facts
 
+    alone = ~frame["in_teacher"] & ~frame["in_second"]
+    drawn = alone.groupby([frame["size"], frame["seed"]]).transform("mean")
+    frame = frame.assign(drawn=drawn)
     return stats.each(pd.concat([frame, frame.assign(size="all")]), MODEL, lines)
 
 

@@ -18,8 +18,8 @@ def taught(over_trivial: pd.DataFrame) -> tuple[bool, str]:
     """Whether the teacher beats every trivial answer, and a sentence on it and on SFT.
 
     `over_trivial`: method ("sft", "teacher"), size, against, value, lo, hi, beats. Without lines of
-    the teacher, it does not. Where SFT answers no better than a trivial answer, the sentence says
-    so: what is equal there is not much.
+    the teacher, it does not. Where it does, and SFT answers no better than a trivial answer, the
+    sentence says so: what is equal there is not much.
     """
     sft, teacher = (over_trivial[over_trivial["method"] == one] for one in ("sft", "teacher"))
     if not len(teacher):
@@ -28,11 +28,11 @@ def taught(over_trivial: pd.DataFrame) -> tuple[bool, str]:
     least = teacher.sort_values("value").iloc[0]
     said = [f"the teacher beats {beats.sum()} of {len(teacher)} trivial answers, {_against(least)}"]
     if not beats.all():
-        said.insert(0, "no verdict on usefulness")
+        return False, f"no verdict on usefulness; {said[0]}"
     lost = sft[~sft["beats"].astype(bool)].sort_values("value")
     for size, lines in lost.groupby("size", sort=False):
         said.append(f"SFT, {size}, does not beat them all, {_against(lines.iloc[0])}")
-    return bool(beats.all()), "; ".join(said)
+    return True, "; ".join(said)
 
 
 def _against(line: pd.Series) -> str:

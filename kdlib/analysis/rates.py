@@ -46,9 +46,11 @@ def distilled(frame: pd.DataFrame) -> list[str]:
 
 
 def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
-    """Frames tuples, answers, paths, costs, made of all models; KdlibError where one is missing."""
+    """Frames tuples, answers, paths, costs, made of all models; KdlibError: one is missing."""
     parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seed, (method, size) in product(seeds, models(profile.sizes, methods)):
+        if seed not in profile.seeds_of(method, seeds):
+            continue
         folder = runs.seed_dir(profile.name, seed) / f"{method}-{size}"
         if (manifest := runs.read_manifest(folder)) is None:
             further = " ".join(name for name in methods if name not in PAPER)
@@ -215,11 +217,11 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between models at the end of training: per seed and pooled (seed "all").
 
-    Columns: comparison, method, size, against, metric, seed, and what `stats.paired_difference`
-    gives. Comparisons: to_sft of every method (of metric usefulness, pooled, with margin, see
-    `usefulness_margins`, and p_limit, of being the margin less useful), to_base (metric
-    usefulness, pooled); of the paper's alone order (of methods at one size) and size (metric
-    of_sft, see `of_sft`).
+    Pooled are the seeds of the first of the two. Columns: comparison, method, size, against,
+    metric, seed, and what `stats.paired_difference` gives. Comparisons: to_sft of every method (of
+    metric usefulness, pooled, with margin, see `usefulness_margins`, and p_limit, of being the
+    margin less useful), to_base (metric usefulness, pooled); of the paper's alone order (of methods
+    at one size) and size (metric of_sft, see `of_sft`).
     """
     members, sizes = natural(tuples, "member"), student_sizes(tuples)
     hits = members.assign(exact_rate=members["hit"].astype(float))
@@ -239,7 +241,7 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         named = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
         a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
         for seed, x in (("all", a), *(a.groupby("seed") if kind != "to_base" else ())):
-            y = b if seed == "all" else b[b["seed"] == seed]
+            y = b[b["seed"].isin(x["seed"].unique())]
             facts: Line = named | {"metric": metric, "seed": str(seed)}
             facts |= paired_difference(x, y, metric)
             if seed == "all" and kind == "to_sft" and metric == "usefulness":

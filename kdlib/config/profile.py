@@ -124,8 +124,12 @@ class Profile(Settings):
         return self.probe.size or self.sizes[len(self.sizes) // 2]
 
     def probed(self, seeds: Sequence[int]) -> list[int]:
-        """Those of the reported seeds on which the memorization lab trains."""
+        """Those of the reported seeds on which more than the paper's methods is trained."""
         return list(seeds[: self.probe.seeds])
+
+    def seeds_of(self, method: str, seeds: Sequence[int]) -> list[int]:
+        """The reported seeds on which a method is trained: methods beyond the paper's, `probed`."""
+        return list(seeds) if method in ("base", TEACHER, *PAPER) else self.probed(seeds)
 
     @property
     def template(self) -> Template:

@@ -98,7 +98,7 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
     shown = table[drawn & (table["kind"] == "canary")]
     style.by_times(axes, shown, "times")
     n = " to ".join(f"{one:g}" for one in dict.fromkeys((shown["n"].min(), shown["n"].max())))
-    axes.set(xlabel=f"times shown in an epoch ({n} canaries each, all seeds)", ylim=(-0.03, 1.03))
+    axes.set(xlabel=f"times shown in an epoch ({n} canaries each)", ylim=(-0.03, 1.03))
     axes.set(ylabel="canaries memorized (share)")
     marks, names = axes.get_legend_handles_labels()
     if shown["lo"].isna().all():  # too few: marks without bars

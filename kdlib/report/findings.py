@@ -52,7 +52,10 @@ def check(stem: str, profile: str) -> None:
     the reference run itself, or its tables are not here, or of another run than the finding.
     """
     file = runs.root() / "notebooks" / f"{stem}.ipynb"
-    if profile == REFERENCE or not commits() or not file.is_file():
+    if profile == REFERENCE:
+        print("the finding quotes this run; `python -m kdlib findings` computes it from its tables")
+        return
+    if not commits() or not file.is_file():
         print("the finding quotes the reference run; here is nothing to compare it with")
         return
     stands = _place(json.loads(file.read_text("utf-8")), file)[2]

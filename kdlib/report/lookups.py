@@ -48,7 +48,10 @@ def of_first(profile: str, n: int) -> str:
     """Of which seeds a table is that is of the first ones alone, by its n rows."""
     known = seeds(profile)
     count = round(n / lines(profile, "lengths", split="member")["rows"].min())
-    return f" (seeds {', '.join(known[:count])} alone)" if count < len(known) else ""
+    if count >= len(known):
+        return ""
+    several = f" (seeds {', '.join(known[:count])} alone)"
+    return several if count > 1 else f" (seed {known[0]} alone, its interval over groups)"
 
 
 def word(lo: float, hi: float) -> str:
@@ -67,6 +70,11 @@ def difference(line: dict[str, Any]) -> str:
         return f"{text} (too few different responses for an interval)"
     text = f"{text} [95% interval of the difference {lo:+.1f} to {hi:+.1f}]"
     return text if lo > 0 or hi < 0 or not value else f"{text}, {UNKNOWN}"
+
+
+def doubt(line: dict[str, Any]) -> str:
+    """UNKNOWN where the interval of a difference holds 0; else, and without an interval, empty."""
+    return UNKNOWN if float(line["lo"]) <= 0 <= float(line["hi"]) else ""
 
 
 def briefly(line: dict[str, Any]) -> str:

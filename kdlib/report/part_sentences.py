@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from kdlib.config.life import AFRESH, DIRECTLY, PREDECESSOR, RETRAINED, STUDENT, TRAINED, UNLEARNED
-from kdlib.config.methods import PAPER, label
+from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
 from kdlib.report.lookups import difference
@@ -63,8 +63,9 @@ def _forecast(settings: Profile) -> str:
 
 def _removal(settings: Profile) -> str:
     line = lookups.line(settings.name, "removal")
-    text = f"With the rows removed that were predicted to be memorized, {line['predicted']:.1%} of "
-    text += f"all member rows are, with as many random rows removed {line['random']:.1%}: "
+    text = "With the rows removed that were predicted to be memorized (the likeliest, at most half "
+    text += f"of all), {line['predicted']:.0f} of {line['n']:.0f} member rows are, with as many "
+    text += f"random rows removed {line['random']:.0f}: "
     return f"{text}{difference(line)}{lookups.of_first(settings.name, line['n'])}."
 
 
@@ -75,6 +76,24 @@ def _membership(settings: Profile) -> str:
     told = ", ".join(f"{label(one)} {row_text(scores.loc[one], 'auc')}" for one in known)
     text = "who sees only the loss ranks a member above a held-out row with a chance of (AUC, "
     return f"{text}{size} size, end of training; 0.5 is a guess): {told}."
+
+
+def recognized(settings: Profile) -> str:
+    """What is told of the rows of the distilled method that writes least, where references are."""
+    size = settings.probe_size
+    scores = lookups.lines(settings.name, "membership", score="likelihood_ratio", size=size)
+    ends = lookups.lines(settings.name, "table1", size=size).set_index("method")["member"]
+    least = ends[[one for one in DISTILLED if one in set(scores["method"])]].idxmin()
+    line = scores[scores["method"] == least].iloc[0].to_dict()
+    start = " (it starts from SFT on them)" * ("sft_epochs" in METHODS[least].coefficients)
+    text = f"{label(least)} ({size} size) writes {ends[least]:.1%} of the rows word for word and "
+    text += (
+        f"still gives them away{start}: who sees losses, and has models that were trained on other "
+    )
+    text += f"rows, ranks a training row above another with a chance of {row_text(line, 'auc')}"
+    if pd.notna(line["tpr_1pct"]):
+        text += f" and finds {row_text(line, 'tpr_1pct', '.1%')} of them at 1% false alarms"
+    return f"{text}{lookups.of_first(settings.name, line['n_member'])}."
 
 
 def _effects(settings: Profile) -> str:
@@ -142,7 +161,7 @@ def _comes_back(settings: Profile) -> str:
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "11_inheritance": [("lab", _excess), ("lab", _unread)],
     "12_what_stays": [("lab", _forecast), ("lab", _removal)],
-    "13_membership_and_canaries": [("lab", _membership)],
+    "13_membership_and_canaries": [("lab", _membership), ("lab", recognized)],
     "14_cause": [("cause", _effects), ("cause", _objectives)],
     "15_defences": [
         ("defences", partial(_contrast, "B1")),

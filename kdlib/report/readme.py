@@ -73,11 +73,11 @@ def numbers(profile: str) -> str:
         "evidence": judged["evidence"].str.replace("; .*", " ...", regex=True),
     }
     first = results.memorized(results.read(profile, "table1"))
-    legend = " ".join(filter(None, (results.legend(profile), _elsewhere(profile))))
+    legend = " ".join(filter(None, (results.legend(profile), elsewhere(profile))))
     parts = [_made(profile), results.markdown(first), legend]
     parts += [results.markdown(pd.DataFrame(short)), CLAIMS]
     if len(attacked := results.attackers(profile)):
-        parts += [results.ATTACKERS, results.markdown(attacked)]
+        parts += [results.attackers_legend(profile), results.markdown(attacked)]
     return "\n\n".join(parts)
 
 
@@ -98,7 +98,7 @@ def _made(profile: str) -> str:
     return made
 
 
-def _elsewhere(profile: str) -> str:
+def elsewhere(profile: str) -> str:
     """What one seed memorized with students that were pruned and healed on another machine."""
     there = results.read(profile, "healed_elsewhere", optional=True)
     if there.empty:
@@ -117,8 +117,26 @@ def _elsewhere(profile: str) -> str:
         f"All seeds share one set of pruned and healed students. Seed {seed} was run before, at "
         f"earlier commits, from students made on another machine ({machine}). Shares there and "
         f"here: {'; '.join(told)}. No interval above holds this, and whether students, processor "
-        "or code made the difference was not tried apart."
+        f"or code made the difference was not tried apart.{_other_order(profile)}"
     )
+
+
+def _other_order(profile: str) -> str:
+    """How far another order of the rows alone moves what SFT memorizes, where notebook 11 ran."""
+    orders = results.read(profile, "second_sft", optional=True)
+    if orders.empty:
+        return ""
+    orders = orders[orders["kind"] == "order"]
+    told = [
+        f"{size} {_listed(part['first'])} and {_listed(part['second'])}"
+        for size, part in orders.groupby("size", sort=False)
+    ]
+    text = "What the order of the rows alone moves (notebook 11): SFT by seed in one order and "
+    return f" {text}another, {'; '.join(told)}." if told else ""
+
+
+def _listed(shares: pd.Series) -> str:
+    return ", ".join(shares.map("{:.3f}".format))
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {"answer": answer, "results": numbers}

@@ -14,7 +14,7 @@ from kdlib.stats import row_text
 ATTACKERS = (
     "What an attacker can tell, by students trained on halves of the rows (memorized) and by "
     "scores of member and held-out rows (AUC: chance of ranking a member higher, 0.5 is a guess; "
-    "notebooks 09 and 13), with 95% intervals, as above:"
+    "notebooks 11 and 13), with 95% intervals, as above"
 )
 ALL_METHODS = (
     "All methods that were run: memorized as above, and usefulness, ROUGE-L (F1 of greedy answers) "
@@ -116,6 +116,16 @@ def references(table2: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def fewer_seeds(table1: pd.DataFrame) -> str:
+    """A sentence on methods that were trained on fewer seeds than others; "" where none was."""
+    count = table1.groupby("method")["member_seeds"].max()
+    fewer = ordered(count.index[count < count.max()])
+    if not fewer:
+        return ""
+    text = f"Of {min(count[fewer]):.0f} of {count.max():.0f} seeds: {', '.join(map(label, fewer))}"
+    return f"{text}; their intervals say nothing of other training runs."
+
+
 def more_methods(table1: pd.DataFrame) -> bool:
     """Whether methods were run that the paper has not."""
     return not set(table1["method"]) <= {"base", "teacher", *PAPER}
@@ -151,6 +161,15 @@ def attackers(profile: str) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     frame = frame.loc[[one for one in PAPER if one in frame.index]]
     return frame.rename(index=lambda method: f"{label(method)}, {size}").reset_index()
+
+
+def attackers_legend(profile: str) -> str:
+    """What the numbers of `attackers` are, and where they are of fewer seeds than others."""
+    seeds = read(profile, "membership")["seeds"]
+    if seeds.min() == seeds.max():
+        return f"{ATTACKERS}:"
+    fewer = f"halves and references are of {seeds.min()} of {seeds.max()} seeds alone"
+    return f"{ATTACKERS}; {fewer}, and say nothing of other training runs:"
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -59,6 +59,17 @@ def training(settings: Profile, folders: Iterable[Path]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
+def on_calibration_seed(settings: Profile) -> str:
+    """What SFT memorized there with the rate and length that were set, by size; "" if not known."""
+    tried, told = results.read(settings.name, "calibration", optional=True), []
+    for size in settings.sizes if len(tried) else ():
+        how = settings.train_settings("sft", size)
+        own = tried.query("method == 'sft' and split == 'member' and size == @size")
+        own = own[np.isclose(own["lr"], how.lr) & (own["epoch"] == how.epochs)]
+        told += [f"{size} {share:.1%}" for share in own["exact_rate"]]
+    return ", ".join(told)
+
+
 def _scores(folder: Path) -> list[str]:
     """The cells of one model."""
     tuples = natural(pd.read_parquet(folder / "tuples.parquet"))

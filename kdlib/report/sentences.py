@@ -15,11 +15,10 @@ from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
-from kdlib.report import lookups, part_sentences, results
+from kdlib.report import ledger_sentences, lookups, part_sentences, results
 from kdlib.report import usefulness_sentences as usefulness
 from kdlib.report.lookups import briefly, difference, share
 from kdlib.report.part_sentences import Sentence
-from kdlib.stats import MIN_SEEDS
 
 OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
@@ -30,7 +29,7 @@ def how_sure(settings: Profile) -> str:
     if len(seeds) > 1:
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):
-            text += "; of other pruned students than the one set here they say nothing"
+            text += ", not over other pruned and healed students (all seeds share one set)"
         return f"{text}."
     alone = "with one seed they say nothing of another training run"
     return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {alone}."
@@ -94,9 +93,21 @@ def _every_size(sentence: OfSize, settings: Profile) -> str:
 def _against_sft(method: str, size: str, settings: Profile) -> str:
     wanted = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"}
     gap = lookups.line(settings.name, "differences", method=method, size=size, **wanted)
-    own, sft = (_at_end(settings.name, one, size) for one in (method, "sft"))
+    alone = lookups.of_first(settings.name, gap["n"])
+    own, sft = (
+        _of_seeds(settings, one, size, method) if alone else _at_end(settings.name, one, size)
+        for one in (method, "sft")
+    )
     text = f"{label(method)} ({size} size) memorizes {own} of the member rows at the end of "
-    return f"{text}training, SFT {sft}: {difference(gap)}."
+    return f"{text}training, SFT {sft}: {difference(gap)}{alone}."
+
+
+def _of_seeds(settings: Profile, method: str, size: str, like: str) -> str:
+    """What a method memorizes at the end of training, on average over the seeds of another."""
+    known = lookups.lines(settings.name, "metrics", size=size, metric="exact_rate", split="member")
+    known = known[known["k"] == WINDOW]
+    seeds, own = (known[known["method"] == one] for one in (like, method))
+    return f"{own.loc[own['seed'].isin(seeds['seed']), 'value'].mean():.1%}"
 
 
 def _started(method: str, size: str, settings: Profile) -> str:
@@ -134,7 +145,7 @@ def _as_useful(method: str, size: str, settings: Profile) -> str:
         for who, own, epoch in ((name, "own", "epoch"), ("SFT", "sft", "sft_epoch"))
     )
     when = "Stopped where both are as useful ([10](10_comparison.ipynb))"
-    return f"{when}, {both}: {difference(gap)}."
+    return f"{when}, {both}: {difference(gap)}{lookups.of_first(settings.name, gap['n'])}."
 
 
 def _order(notebook: str, settings: Profile) -> str:
@@ -193,6 +204,7 @@ def _at_the_end(settings: Profile) -> str:
     means = lookups.table(settings.name, "primary")
     for rest in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
         text += f"; without methods that train on the student's own text, {briefly(rest)}"
+        text += f", {unsure}" if (unsure := lookups.doubt(rest)) else ""
     return f"{text}."
 
 
@@ -223,29 +235,15 @@ def _main(settings: Profile) -> str:
     return f"{text}."
 
 
-def _ledger(settings: Profile) -> str:
-    lookups.table(settings.name, "claims")
-    judged, words = results.claims(settings.name), []
-    for verdict in ("confirmed", "refuted", "open"):
-        names = list(judged.loc[judged["verdict"] == verdict, "claim"])
-        words.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names else ""))
-    barred = judged.loc[judged["evidence"].astype(str).str.contains("no verdict"), "claim"]
-    if len(barred) and len(lookups.seeds(settings.name)) >= MIN_SEEDS:
-        words.append(f"of these {', '.join(barred)} because their rules allow no verdict here")
-    text = f"the verdicts on {len(judged)} claims: {', '.join(words)}"
-    if len(lookups.seeds(settings.name)) < MIN_SEEDS:
-        text += f"; with fewer than {MIN_SEEDS} seeds none about trained models is judged"
-    return f"{text}."
-
-
 OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any run), and sentence
     "README": [
         ("", _at_the_end),
         ("", _stopped),
+        ("lab", part_sentences.recognized),
         ("", usefulness.of_any),
-        ("", _ledger),
+        ("", ledger_sentences.verdicts),
     ],
-    "00_map": [("", _main), ("", _ledger)],
+    "00_map": [("", _at_the_end), ("", _main), ("", ledger_sentences.ledger)],
     "01_data_and_tokens": [("", _rows), ("", _bases)],
     "02_teacher": [("", partial(_memorizes, "teacher", "teacher")), ("", usefulness.of_teacher)],
     "03_supervised_fine_tuning": [
@@ -255,12 +253,17 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
     "09_memorization_meter": [("", _extracted), ("", usefulness.of_teacher)],
     "10_comparison": [
         ("", _main),
-        ("", partial(_mean, "C1", "at the end of training")),
+        ("", _at_the_end),
         ("", partial(_mean, "A2", "where both fit the rows as closely")),
         ("", usefulness.at_the_end),
     ],
     **part_sentences.OF,
-    "18_conclusion": [("", _main), ("", usefulness.of_any), ("", _ledger)],
+    "18_conclusion": [
+        ("", _at_the_end),
+        ("", _main),
+        ("", usefulness.of_any),
+        ("", ledger_sentences.ledger),
+    ],
 }
 for _name, _method in METHODS.items():
     if _name != "sft":

@@ -24,7 +24,7 @@ def one(lo, hi, **facts):
     ],
 )
 def test_claim_d1(ends, verdict):
-    of = {"method": "word_kd", "size": "all"}
+    of = {"method": "word_kd", "size": "all", "chance": 0.2, "sft": 0.1}
     own = [one(*ends, **of), one(0.5, 0.6, **of | {"size": "large"})]
     own += [one(0.5, 0.6, **of | {"method": "minillm"})]
     metrics = [("shared", (0.5, 0.7)), ("own", (0.1, 0.2))]
@@ -32,6 +32,10 @@ def test_claim_d1(ends, verdict):
     row = claims.judge("D1", 3, own=pd.DataFrame(own), shares=pd.DataFrame(shares))
     assert row["verdict"] == verdict and "60.0% [50.0%, 70.0%]" in row["evidence"]
     assert np.isfinite(ends[0]) or "not enough rows" in row["evidence"]
+    easy = pd.DataFrame(own).assign(chance=0.14)  # whoever memorizes so many rows has few alone
+    row = claims.judge("D1", 3, own=easy, shares=pd.DataFrame(shares))
+    assert row["verdict"] == ("refuted" if verdict == "refuted" else "open")
+    assert "no more than 0.140 would be its own, the SFT student's 0.100" in row["evidence"]
 
 
 def excess(size, lo, hi, p=0.001, groups=50, method="word_kd"):

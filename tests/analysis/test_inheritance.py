@@ -95,6 +95,19 @@ def test_excess_is_beside_the_sft_student_on_rows_that_a_second_one_misses():
         inheritance.with_second(sets, second[second["seed"] != 1])
 
 
+def test_what_sft_memorizes_in_another_order_of_the_rows():
+    given = shared_rows(n=100)
+    second = reread(given, 0.3)
+    table = inheritance.by_order(inheritance.with_second(inheritance.sets(given), second))
+    line = table.set_index(["size", "seed"]).loc[("small", 2)]
+    asked = "split == 'member' and kind == 'row' and size == 'small' and seed == 2"
+    hits = [
+        (one["prefix"] >= one["length"].clip(upper=50)).mean()
+        for one in (given.query(f"{asked} and method == 'sft'"), second.query(asked))
+    ]
+    assert line.tolist() == pytest.approx(hits)
+
+
 def test_own_is_beside_the_sft_student_and_beyond_a_second_one():
     given = shared_rows(n=100)
     frame = inheritance.with_second(inheritance.sets(given), reread(given, 0.3))
@@ -108,6 +121,11 @@ def test_own_is_beside_the_sft_student_and_beyond_a_second_one():
             ]
             assert line[who] == pytest.approx(np.mean(has))
         assert line["n"] == part["in_distilled"].sum()
+        cells = part.assign(alone=~part["in_teacher"] & ~part["in_second"]).groupby("seed")
+        weights = cells["in_distilled"].sum()
+        if size != "all":
+            expected = np.average(cells["alone"].mean(), weights=weights)
+            assert line["chance"] == pytest.approx(expected)
         assert line["value"] == pytest.approx(line["distilled"] - line["sft"])
         assert line["lo"] < line["value"] < line["hi"]
     shares = inheritance.shares(inheritance.sets(given))

@@ -200,3 +200,39 @@ def test_trivial_answers_are_read_like_a_models(tmp_path, monkeypatch):
     assert echo["run_id"].to_dict() == {0: "id0", 4: "id4"} and not rates.student_sizes(tidy)
     with pytest.raises(KdlibError, match="of seed 1 are not there; run notebook 09"):
         rates.trivial(profile, [0, 1])
+
+
+def test_a_method_of_fewer_seeds_is_held_against_sft_of_these():
+    methods = ("sft", "gkd", *DISTILLED)
+    shares = {("sft", "only"): 0.5, ("gkd", "only"): 0.25}
+    frames = studies.study(shares, methods=methods, sizes=("only",), n=40)
+    asked = "comparison == 'to_sft' and method == 'gkd'"
+    everywhere = rates.differences(*frames).query(f"{asked} and seed == '1'")
+    parts = [one[(one["method"] != "gkd") | (one["seed"] == 1)] for one in frames]
+    found = rates.differences(*parts).query(asked)
+    assert set(found["seed"]) == {"all", "1"}
+    columns = ["metric", "value", "lo", "hi", "n"]
+    one, other = (
+        frame[columns].reset_index(drop=True)
+        for frame in (found.query("seed == 'all'"), everywhere)
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_further_methods_are_read_of_the_first_seeds(folder):
+    profile = load_profile("laptop")
+    assert profile.seeds_of("gkd", [3, 4]) == [3] and profile.seeds_of("sft", [3, 4]) == [3, 4]
+    tuples, path = (pd.read_parquet(folder / f"{name}.parquet") for name in ("tuples", "path"))
+    facts = {"run_id": "1", "commit": "c", "device": "cpu", "dtype": "float32", "seconds": 1.0}
+    for method, size in rates.models(profile.sizes, (*PAPER, "gkd")):
+        for seed in profile.seeds_of(method, [3, 4]):
+            made = runs.seed_dir("laptop", seed) / f"{method}-{size}"
+            runs.write_table(made / "tuples.parquet", tuples)
+            runs.write_table(made / "answers.parquet", tuples[["row_id"]])
+            runs.write_table(made / "path.parquet", path)
+            runs.write_manifest(made, "1", method=method, size=size, **facts)
+    found = rates.collect(profile, [3, 4], (*PAPER, "gkd"))["tuples"].groupby("method")["seed"]
+    assert {method: set(seeds) for method, seeds in found} == {
+        **dict.fromkeys(("base", "teacher", *PAPER), {3, 4}),
+        "gkd": {3},
+    }

@@ -90,7 +90,7 @@ def test_check_holds_the_source_against_the_tables(project, capsys):
     with pytest.raises(KdlibError, match=r"01_data.*with: python -m kdlib findings"):
         findings.check("01_data_and_tokens", "smoke")
     findings.check("01_data_and_tokens", findings.REFERENCE)  # its own tables are being made
-    assert "nothing to compare it with" in capsys.readouterr().out
+    assert "quotes this run" in capsys.readouterr().out
     tables(metrics=MADE.assign(commit="9876543210"))  # somebody ran the reference profile anew
     findings.check("01_data_and_tokens", "smoke")
     assert "an earlier run" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from kdlib.errors import KdlibError
 from kdlib.report import readme, results
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+OWN_DATA = (ROOT / "docs" / "own_data.md").read_text("utf-8")
 NEEDED = ("table1", "table2", "claims", "metrics", "lengths")
 SIZES = [("large", "middle", "small"), ("only",), ("xl", "big", "mid", "tiny")]
 
@@ -148,7 +148,7 @@ def test_readme_says_what_attackers_can(project, sizes):
         for method in PAPER
         for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain")
     ]
-    scored = {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "tpr_1pct": None}
+    scored = {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "tpr_1pct": None, "seeds": 3}
     attacks = [
         {"method": method, "size": size, "score": score} | scored
         for method in PAPER
@@ -164,11 +164,16 @@ def test_readme_says_what_attackers_can(project, sizes):
     assert set(words["the same rows, left out"]) == {"0.250 [0.200, 0.300]"}
     assert set(words["found at 1% false alarms"]) == {"not enough rows"}
     assert f"| SFT, {probed} | 0.250" in readme.numbers("made")
+    assert results.attackers_legend("made") == f"{results.ATTACKERS}:"
+    alone = made["membership"]["score"] == "likelihood_ratio"
+    made["membership"].loc[alone, "seeds"] = 1
+    rates.write_results("made", made)
+    assert "references are of 1 of 3 seeds alone" in results.attackers_legend("made")
 
 
-def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):
+def test_profile_for_own_data(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
-    example = tomllib.loads(re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1])
+    example = tomllib.loads(re.search(r"```toml\n(.*?)```", OWN_DATA, re.DOTALL)[1])
     paper = tomllib.loads((PROFILES / "paper.toml").read_text("utf-8"))
     settings = Profile(name="mine", **(paper | example)).data
     rows = [{"question": f"What is {i}?", "answer": f"It is {i}."} for i in range(30)]
@@ -177,3 +182,10 @@ def test_profile_for_own_data_in_the_readme(tmp_path, monkeypatch):
     small = {"path": str(file), "pool": 30, "members": 20, "held_out": 10}
     pool = rowpool.load_pool(settings.model_copy(update=small))
     assert set(pool["response"]) == {row["answer"] for row in rows}
+
+
+def test_methods_of_fewer_seeds_are_named():
+    table = pd.DataFrame({"method": ["sft", "word_kd", "gkd"], "member_seeds": [3, 3, 3]})
+    assert results.fewer_seeds(table) == ""
+    table.loc[2, "member_seeds"] = 1
+    assert results.fewer_seeds(table).startswith("Of 1 of 3 seeds: GKD; their intervals")

@@ -98,3 +98,13 @@ def test_how_models_were_trained(seed):
         how = SMOKE.train_settings(*model)
         assert float(line["learning rate"]) == how.lr and line["epochs"] == how.epochs
         assert line["rows of a step"] == how.batch * how.accumulate and line["steps"] == 10
+
+
+def test_what_the_calibration_came_to(seed):
+    assert score_table.on_calibration_seed(SMOKE) == ""
+    how = SMOKE.train_settings("sft", "middle")
+    tried = pd.DataFrame({"lr": [how.lr, how.lr, 2 * how.lr], "exact_rate": [0.25, 0.5, 0.75]})
+    tried = tried.assign(epoch=[how.epochs, how.epochs + 1, how.epochs])
+    facts = {"method": "sft", "size": "middle", "split": "member"}
+    runs.write_table(runs.results_dir("smoke") / "calibration.csv", tried.assign(**facts))
+    assert score_table.on_calibration_seed(SMOKE) == "middle 25.0%"

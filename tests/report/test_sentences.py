@@ -38,7 +38,7 @@ def every(**facts):
 def stopped(value=-0.15, gained=True, own=0.2, sft=0.35, useful=0.0):
     """Every student beside SFT at equal usefulness; the margin is 0.05."""
     line = {"gained": gained, "own": own, "sft": sft, "margin": 0.05, "discordant": 40}
-    line |= {"groups": 90, "p": 0.001, "epoch": 2.5, "sft_epoch": 1}
+    line |= {"groups": 90, "n": 300, "p": 0.001, "epoch": 2.5, "sft_epoch": 1}
     gaps = every(metric="memorized", value=value, lo=value - 0.05, hi=value + 0.05, **line)
     line |= {"own": 0.3, "sft": 0.31}
     as_useful = every(metric="useful", value=useful, lo=useful - 0.01, hi=useful + 0.01, **line)
@@ -112,7 +112,7 @@ def write_all():
         metrics=pd.concat([loss, *ended, no_model]).assign(commit="1a"),
         table1=ends,
         paths=pd.concat([path.assign(split=split) for split in ("member", "held_out")]),
-        differences=every(**to_sft, **SPAN),
+        differences=every(**to_sft, n=300, **SPAN),
         equal_usefulness=stopped(),
         over_trivial=[
             *({"method": "teacher", "size": "teacher"} | one for one in trivial),
@@ -134,8 +134,10 @@ def write_all():
         second_sft=every(kind="excess", distilled=0.1, sft=0.25, n=40, **SPAN),
         handed_down=[gap | SPAN],
         forecast=[{"test": "word-level KD middle, all four"} | roc],
-        removal=[{"predicted": 0.1, "random": 0.25, "n": 300} | SPAN],
-        membership=every(score="loss", **auc),
+        removal=[{"predicted": 30, "random": 75, "n": 300} | SPAN],
+        membership=pd.concat(
+            [every(score=one, **auc) for one in ("loss", "likelihood_ratio")]
+        ).assign(n_member=300, tpr_1pct=0.5, tpr_1pct_lo=0.25, tpr_1pct_hi=0.75),
         effects=cause,
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
         hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
@@ -167,7 +169,8 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("00_map", "distilled students memorize 20.0% of the member rows on average, SFT 35.0%: "),
         (
             "00_map",
-            "verdicts on 2 claims: 1 confirmed (C1), 0 refuted, 1 open (A1), of these A1 because ",
+            "verdicts on 2 claims: 1 confirmed (C1), 0 refuted, 1 open (A1), "
+            "no verdict by rule: A1 (the teacher does not surely beat every answer without a model",
         ),
         (
             "README",
@@ -214,11 +217,21 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("09_memorization_meter", "with half of the response given, 50.0% [0.0%, 90.0%]"),
         (
             "10_comparison",
-            f"of training, the mean over 9 distilled students, compared with SFT: {LESS}.",
+            f"as closely, the mean over 9 distilled students, compared with SFT: {LESS}.",
         ),
         ("11_inheritance", "Of the 40 rows that the teacher and not an SFT student memorizes"),
         ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
+        ("12_what_stays", "30 of 300 member rows are, with as many random rows removed 75: "),
         ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
+        (
+            "README",
+            "Word-level KD (middle size) writes 40.0% of the rows word for word and still gives",
+        ),
+        (
+            "README",
+            "Of 2 claims, each with a rule written beforehand (below): 1 confirmed, 0 refuted",
+        ),
+        ("README", "of 0.750 [0.500, 1.000] and finds 50.0% [25.0%, 75.0%] of them at 1% false"),
         ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
         (
             "15_defences",
@@ -255,7 +268,8 @@ def test_what_is_said(stem, said):
     ],
 )
 def test_the_interval_says_whether_a_difference_is_told_from_none(value, lo, hi, size, sure):
-    write(primary=[{"claim": "C1", "students": 2, "value": value, "lo": lo, "hi": hi}])
+    line = {"students": 2, "value": value, "lo": lo, "hi": hi}
+    write(primary=[{"claim": claim} | line for claim in ("C1", "A2")])
     span = "(too few different responses for an interval)"
     if lo is not None:
         span = f"[95% interval of the difference {100 * lo:+.1f} to {100 * hi:+.1f}]"
@@ -270,14 +284,13 @@ def test_the_interval_says_whether_a_difference_is_told_from_none(value, lo, hi,
     assert plain.endswith(
         "; 9 of 9 students do by their own interval"
     )  # without the mean of off-policy ones
-    assert "Where both fit the rows as closely, no student can be compared with SFT." in text
 
 
 def test_a_difference_of_too_few_responses_is_not_given():
     write(primary=[{"claim": "C1", "students": 2, "value": None, "lo": None, "hi": None}])
-    assert "SFT: not given, of too few different responses." in findings.said(
-        "10_comparison", SMOKE
-    )
+    text = findings.said("10_comparison", SMOKE)
+    assert "on average not given, of too few different responses;" in text
+    assert "Where both fit the rows as closely, no student can be compared with SFT." in text
 
 
 @pytest.mark.parametrize(
@@ -379,7 +392,7 @@ def test_what_was_not_run_names_the_command_that_makes_it():
 def test_of_what_was_run_in_part_it_says_the_rest():
     further = {"seq_kd", "seq_kd_sampled"}
     table = every(member=0.4, member_lo=0.3, member_hi=0.5)
-    ran = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"} | SPAN
+    ran = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all", "n": 300} | SPAN
     for name, frame in {"table1": table, "differences": every(**ran)}.items():
         write(**{name: frame[~frame["method"].isin(further)]})
     kept = stopped()
@@ -388,3 +401,27 @@ def test_of_what_was_run_in_part_it_says_the_rest():
     assert text.startswith("Sequence-level KD (large size)") and "greedy" not in text
     command = 'make study PROFILE=smoke METHODS="seq_kd seq_kd_sampled"'
     assert text.endswith(f"The rest was not run: `{command}` makes it.")
+
+
+def test_what_was_run_on_one_seed_is_held_against_sft_of_that_seed():
+    gaps = lookups.table("smoke", "differences").assign(n=300)
+    shares = lookups.table("smoke", "metrics")
+    gaps.loc[gaps["method"] == "gkd", "n"] = 100
+    write(
+        differences=gaps,
+        metrics=shares[~((shares["method"] == "gkd") & (shares["seed"] > 0))],
+    )
+    own = [f"GKD ({size} size) memorizes 30.0% of the member rows" for size in SIZES]
+    said = findings.said("07_on_policy", SMOKE)
+    for text in own:
+        assert f"{text} at the end of training, SFT 30.0%: {LESS} (seed 0 alone, its " in said
+    assert "ImitKD" in said and "memorizes 40.0% [30.0%, 50.0%]" in said  # of all seeds
+
+
+@pytest.mark.parametrize(("lo", "hi", "unsure"), [(-0.2, 0.1, True), (-0.2, -0.1, False)])
+def test_a_mean_without_on_policy_methods_says_whether_it_is_told_from_none(lo, hi, unsure):
+    means = lookups.table("smoke", "primary")
+    means.loc[means["claim"] == OFF_POLICY, ["lo", "hi"]] = lo, hi
+    write(primary=means)
+    first = findings.said("README", SMOKE).split(" Stopped early")[0]
+    assert first.endswith(f"{lookups.UNKNOWN}.") == unsure

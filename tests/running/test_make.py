@@ -1,6 +1,7 @@
 """What bad input to `make` and to the commands gets: one line, and nothing half-written."""
 
 import fcntl
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,22 @@ def test_every_rule_passes_just_the_parameters_that_its_notebook_has(project):
             "request",
         }  # the reader's
         assert passed == known, notebook
+
+
+def test_further_methods_run_on_the_first_seeds_alone(project):
+    """With `probe.seeds`; notebooks that train the paper's methods, too, run on every seed."""
+    shipped = (project / "kdlib/config/profiles/smoke.toml").read_text("utf-8")
+    own = shipped.replace("[probe]\n", "[probe]\nseeds = 1\n")
+    (project / "own.toml").write_text(own, "utf-8")
+    words = ["--dry-run", "--printshellcmds", "--config", "profile=own.toml", "seeds=4 7"]
+    command = [sys.executable, "-m", "snakemake", *words, "methods=gkd seq_kd"]
+    shown = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+    call = r"papermill notebooks/(0[2-9])_.* -p seed (\d)(.*?) +--log-output"
+    calls = re.findall(call, shown.stdout)
+    found = {(number, seed): methods.strip() for number, seed, methods in calls}
+    assert ("07", "4") in found and ("07", "7") not in found and ("05", "7") in found
+    assert found["05", "4"] == found["08", "4"] == "-r methods 'seq_kd gkd'"
+    assert found["05", "7"] == found["08", "7"] == "-r methods 'paper'"
 
 
 def test_a_site_without_tables_names_the_command(project):
