@@ -29,7 +29,7 @@ def verdicts(settings: Profile) -> str:
     lookups.table(settings.name, "claims")
     known = results.claims(settings.name)["verdict"].value_counts()
     told = ", ".join(f"{known.get(one, 0)} {one}" for one in ("confirmed", "refuted", "open"))
-    return f"of {known.sum()} claims, each with a rule written beforehand (below): {told}."
+    return f"of {known.sum()} claims, each judged by a rule (below): {told}."
 
 
 def _barred(judged: pd.DataFrame) -> list[str]:

@@ -86,11 +86,9 @@ def recognized(settings: Profile) -> str:
     least = ends[[one for one in DISTILLED if one in set(scores["method"])]].idxmin()
     line = scores[scores["method"] == least].iloc[0].to_dict()
     start = " (it starts from SFT on them)" * ("sft_epochs" in METHODS[least].coefficients)
-    text = f"{label(least)} ({size} size) writes {ends[least]:.1%} of the rows word for word and "
-    text += (
-        f"still gives them away{start}: who sees losses, and has models that were trained on other "
-    )
-    text += f"rows, ranks a training row above another with a chance of {row_text(line, 'auc')}"
+    text = f"{label(least)} ({size} size) writes {ends[least]:.1%} of the rows word for word"
+    text += f"{start}; who sees its losses, and has models that were trained on other rows, ranks "
+    text += f"a training row above another with a chance of {row_text(line, 'auc')} (0.5: a guess)"
     if pd.notna(line["tpr_1pct"]):
         text += f" and finds {row_text(line, 'tpr_1pct', '.1%')} of them at 1% false alarms"
     return f"{text}{lookups.of_first(settings.name, line['n_member'])}."

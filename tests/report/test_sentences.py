@@ -225,13 +225,16 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
         (
             "README",
-            "Word-level KD (middle size) writes 40.0% of the rows word for word and still gives",
+            "Word-level KD (middle size) writes 40.0% of the rows word for word; who sees its",
         ),
         (
             "README",
-            "Of 2 claims, each with a rule written beforehand (below): 1 confirmed, 0 refuted",
+            "Of 2 claims, each judged by a rule (below): 1 confirmed, 0 refuted",
         ),
-        ("README", "of 0.750 [0.500, 1.000] and finds 50.0% [25.0%, 75.0%] of them at 1% false"),
+        (
+            "README",
+            "of 0.750 [0.500, 1.000] (0.5: a guess) and finds 50.0% [25.0%, 75.0%] of them at 1% false",
+        ),
         ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
         (
             "15_defences",
