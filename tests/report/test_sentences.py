@@ -231,13 +231,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "README",
             "Of 2 claims, each judged by a rule (below): 1 confirmed, 0 refuted",
         ),
-        (
-            "README",
-            (
-                "README",
-                "of 0.750 [0.500, 1.000] (0.5: a guess) and finds 50.0% [25.0%, 75.0%] of them",
-            ),
-        ),
+        ("README", "of 0.750 [0.500, 1.000] (0.5: a guess) and finds 50.0% [25.0%, 75.0%] of them"),
         ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
         (
             "15_defences",
