@@ -115,6 +115,31 @@ def by_order(frame: pd.DataFrame) -> pd.DataFrame:
     return found.set_axis(["first", "second"], axis=1).reset_index()
 
 
+def by_base(tuples: pd.DataFrame) -> pd.DataFrame:
+    """What students memorize of the member rows, by the base model that they start from.
+
+    `tuples` are of `study.retraining.other_bases`. Columns: pretraining, nats, method, size, seed,
+    metric (exact_rate; of a distilled one minus_sft too, which is less that of the SFT student of
+    the same base model, paired by rows), value, lo, hi, n (rows).
+    """
+
+    def lines(part: pd.DataFrame) -> list[Line]:
+        of_sft, found = part[part["method"] == "sft"], []
+        for method, own in part.groupby("method", sort=False):
+            named = {"method": method, "metric": "exact_rate"}
+            found.append(named | stats.ratio(own["group"], own["hit"], np.ones(len(own))))
+            if method != "sft":
+                paired = stats.paired_difference(own, of_sft, "hit")
+                found.append(named | {"metric": "minus_sft"} | paired)
+        return found
+
+    rows = natural(tuples, "member").assign(hit=lambda frame: frame["hit"].astype(float))
+    found = stats.each(rows, ["pretraining", "size", "seed"], lines)
+    found["nats"] = found["pretraining"].map(rows.groupby("pretraining")["nats"].first())
+    named = ["pretraining", "nats", "method", "size", "seed", "metric", "value", "lo", "hi", "n"]
+    return found[named]
+
+
 def own(frame: pd.DataFrame) -> pd.DataFrame:
     """The share of what a student memorizes that neither teacher nor second SFT student has.
 

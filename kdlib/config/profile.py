@@ -99,6 +99,9 @@ class Profile(Settings):
         for where, wanted in (("probe", self.probe.size), ("release", self.release.size)):
             unknown = wanted not in (None, *self.sizes)
             yield unknown, f"{where}.size = '{wanted}': known: {', '.join(self.sizes)}"
+        given = self.probe.pretrainings > 0 and self.models[self.probe_size].path is not None
+        reason = f"the model of '{self.probe_size}' is given by path; leave it out"
+        yield given, f"probe.pretrainings: {reason}"
         for name in set(self.templates) & set(shipped):
             yield True, f"templates.{name} is known already; give it another name"
         known = shipped | self.templates

@@ -191,6 +191,9 @@ class ProbeSettings(Settings):
     seeds: Positive | None = None  # on so many reported seeds, the first; all where none is given
     splits: Annotated[Whole, Field(ge=2)] = 3  # pairs of halves; the first with every method
     twins: Positive = 99  # never planted, for each canary
+    # further base models of its size, each from another order of the general text: how far what a
+    # student memorizes goes with the luck of the model that it starts from
+    pretrainings: Count = 0
 
 
 class CalibrationSettings(Settings):

@@ -14,8 +14,8 @@ from kdlib.model import checkpoints, packaged
 DRAWN = {"members", "held_out", "canaries", "canary_kinds", "repetitions", "twins"}
 
 
-def base_identity(profile: Profile, size: str) -> str:
-    """Hash of everything that a base model's weights depend on."""
+def base_identity(profile: Profile, size: str, pretraining: int = 0) -> str:
+    """Hash of everything that a base model's weights depend on; `pretraining` is its seed."""
     model, trained = profile.models[size], {"lr", "epochs"}  # of its students
     path = profile.models[TEACHER if profile.cut(size) else size].path
     files = sorted(Path(path or "no folder").glob("*.safetensors"))
@@ -32,6 +32,8 @@ def base_identity(profile: Profile, size: str) -> str:
     facts = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
+    if pretraining:
+        facts.append(pretraining)
     precision = checkpoints.resolved(profile.teacher.precision, checkpoints.device())
     return runs.fingerprint([ground(profile), *facts, precision if model.path is None else ""])
 

@@ -51,16 +51,22 @@ def prepare(profile: Profile) -> None:
         fitting(profile)  # with the tokenizer that all sizes share
     if not made:
         return
-    remedy = "models made here need it: give models by path, or take data.source = 'pydocs'"
-    budget = max(1000, profile.pretrain.tokens // MEAN_TOKENS)
-    documents = general_text(profile, budget, remedy)
+    documents = _pretraining_text(profile)
     if profile.from_scratch:
         train_tokenizer(profile, documents)
         fitting(profile)
-    tokenizer = load_tokenizer(profile)
-    blocks = tokens.text_blocks(documents, tokenizer, min(BLOCK, profile.tokens.max_length))
     for size in made:
-        pretrain(profile, size, tokenizer, blocks)
+        pretrain(Run(profile, 0, BASE, size), documents)
+
+
+def prepare_another(run: Run) -> None:
+    """The base model of a run that starts from another than the study's: `run.pretraining`."""
+    pretrain(run.base, _pretraining_text(run.profile))
+
+
+def _pretraining_text(profile: Profile) -> list[str]:
+    remedy = "models made here need it: give models by path, or take data.source = 'pydocs'"
+    return general_text(profile, max(1000, profile.pretrain.tokens // MEAN_TOKENS), remedy)
 
 
 def _require_fewer(profile: Profile, cut: list[str]) -> None:
@@ -86,40 +92,37 @@ def train_tokenizer(profile: Profile, documents: list[str]) -> None:
     runs.write_manifest(folder, identity)
 
 
-def pretrain(profile: Profile, size: str, tokenizer: Any, blocks: list[tokens.Example]) -> None:
+def pretrain(run: Run, documents: list[str]) -> None:
     """One base model, trained on the general text: from scratch, or cut from the teacher's."""
-    folder, identity = Path(Run(profile, 0, BASE, size).checkpoint), base_identity(profile, size)
+    profile, size, folder = run.profile, run.size, Path(run.checkpoint)
+    identity = base_identity(profile, size, run.pretraining)
     if runs.done(folder, identity):
         return
+    tokenizer, positions = load_tokenizer(profile), profile.tokens.max_length
+    blocks = tokens.text_blocks(documents, tokenizer, min(BLOCK, positions))
     (folder / runs.MANIFEST).unlink(missing_ok=True)
-    started, name = time.perf_counter(), f"pretrain {size}"
+    started = time.perf_counter()
     if profile.cut(size):
-        model, facts = heal(profile, size, tokenizer, blocks, folder / "log.jsonl", name)
+        model, facts = heal(run, tokenizer, blocks)
     else:
-        shape, positions = profile.models[size], profile.tokens.max_length
-        model = checkpoints.make_model(shape, tokenizer, positions, seed=0)
+        model = checkpoints.make_model(
+            profile.models[size], tokenizer, positions, seed=run.pretraining
+        )
         model, facts = model.to(checkpoints.device()), {}
-        minimized = objectives.objective("cross_entropy")
-        fit(profile, model, blocks, minimized, tokenizer, folder / "log.jsonl", name)
+        fit(run, model, blocks, objectives.objective("cross_entropy"), tokenizer)
     checkpoints.save_model(model, tokenizer, folder)
     facts |= {"threads": torch.get_num_threads(), "seconds": time.perf_counter() - started}
     runs.write_manifest(folder, identity, size=size, **facts)
 
 
-def heal(
-    profile: Profile,
-    size: str,
-    tokenizer: Any,
-    blocks: list[tokens.Example],
-    log: Path,
-    name: str,
-) -> tuple[Any, dict[str, Any]]:
+def heal(run: Run, tokenizer: Any, blocks: list[tokens.Example]) -> tuple[Any, dict[str, Any]]:
     """The teacher's base model with fewer layers, trained until it writes text again.
 
     Returns the model, the layers that were kept, and its nats per token on general text that it did
     not read: nats_whole (of the teacher's base model), nats_cut (before healing), nats_healed.
     """
-    pad_id, batch, mix = tokenizer.pad_token_id, profile.pretrain.batch, profile.pretrain.mix
+    profile, pad_id = run.profile, tokenizer.pad_token_id
+    batch, mix = profile.pretrain.batch, profile.pretrain.mix
     apart, read = blocks[: profile.pretrain.apart], blocks[profile.pretrain.apart :]
     if not read:
         few = f"the general text has {len(blocks)} blocks; lower it, or take more data.packages"
@@ -127,7 +130,7 @@ def heal(
     start = Run(profile, 0, BASE, TEACHER)
     whole = load(start, dropout=0.0)  # one short pass over text overfits nothing
     loss = partial(pruning.mean_loss, blocks=apart, pad_id=pad_id, batch=batch)
-    kept = kept_layers(profile, size, whole, loss)
+    kept = kept_layers(profile, run.size, whole, loss)
     facts: dict[str, Any] = {"layers": kept, "nats_whole": loss(whole)}
     model = pruning.prune(copy.deepcopy(whole), kept)
     pruning.require_readable(model, start.checkpoint)
@@ -137,20 +140,19 @@ def heal(
         minimized = objectives.objective(
             "mixed_forward_kl", Live(whole, profile.teacher.precision), {"mix": mix}
         )
-    fit(profile, model, read, minimized, tokenizer, log, name)
+    fit(run, model, read, minimized, tokenizer)
     return model, facts | {"nats_healed": loss(model)}
 
 
 def fit(
-    profile: Profile,
+    run: Run,
     model: Any,
     blocks: list[tokens.Example],
     minimized: tokens.Objective,
     tokenizer: Any,
-    log: Path,
-    name: str,
 ) -> None:
     """Train on so many tokens of the blocks, again from the first where these are too few."""
+    profile, seed, log = run.profile, run.pretraining, Path(run.checkpoint) / "log.jsonl"
     batch, lr = profile.pretrain.batch, profile.pretrain.lr
     wanted = max(batch, profile.pretrain.tokens // len(blocks[0]))
     kept = blocks[:wanted]
@@ -158,8 +160,9 @@ def fit(
     warmup = WARMUP if profile.from_scratch else min(WARMUP, epochs * steps // 10)
     named: dict[str, Any] = {"schedule": "cosine", "precision": profile.teacher.precision}
     how = TrainSettings(epochs=epochs, lr=lr, batch=batch, warmup=warmup, **named)
-    source = text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed=0))
-    trainer.fit(model, source, minimized, how, epoch_steps=steps, seed=0, log=log, name=name)
+    source = text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed))
+    named = {"log": log, "name": f"pretrain {run.size}"}
+    trainer.fit(model, source, minimized, how, epoch_steps=steps, seed=seed, **named)
 
 
 def layer_costs(profile: Profile) -> Path:

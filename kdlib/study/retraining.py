@@ -1,11 +1,12 @@
 """What notebooks 09 and 11 to 13 make beside the study, once.
 
-Costs, trivial answers, second SFT students, models of halves, twins, reruns.
+Costs, trivial answers, second SFT students, students of other base models, of halves, twins.
 """
 
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kdlib import runs
@@ -16,7 +17,11 @@ from kdlib.measure import cost, meter, trivial_answers
 from kdlib.model.tokens import Example, TokenizedRows, encode
 from kdlib.study import stages
 from kdlib.study.inputs import DRAWN, base_identity, ground
+from kdlib.study.pretraining import prepare_another
 from kdlib.study.run import UNCUT, Run, load, require
+
+# the distilled methods of the paper's that start from the base model
+TAUGHT = ("word_kd", "seq_kd_beam")
 
 
 def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
@@ -73,6 +78,28 @@ def second_sft(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame
     return pd.concat(frames, ignore_index=True)
 
 
+def other_bases(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
+    """The tuples of students that differ from the study's by the base model they start from.
+
+    Such a model was trained on the general text in another order (where it is pruned: healed), and
+    all else is the same: teacher, rows and their order. Of the probe's size: SFT, and the paper's
+    methods that start as it does; of the study's own base model, then of `probe.pretrainings`
+    others. Columns pretraining (its seed, 0 of the study's), nats (per token of general text that
+    no base model read, after healing; nan of one made from scratch), method, size and seed, too.
+    """
+    frames = []
+    for pretraining in range(profile.probe.pretrainings + 1):
+        for method in ("sft", *TAUGHT):
+            run = Run(profile, seed, method, profile.probe_size, pretraining=pretraining)
+            if pretraining:
+                prepare_another(run)
+            made = runs.read_manifest(Path(run.base.checkpoint)) or {}
+            tuples = pd.read_parquet(stages.make(run, rows) / "tuples.parquet")
+            known = {"method": method, "size": run.size, "seed": seed, "pretraining": pretraining}
+            frames.append(tuples.assign(**known, nats=made.get("nats_healed", np.nan)))
+    return pd.concat(frames, ignore_index=True)
+
+
 def halves(profile: Profile, seed: int, rows: TokenizedRows) -> list[Path]:
     """The folders of models trained on halves of the member rows; each row is out of one half.
 
@@ -90,9 +117,7 @@ def halves(profile: Profile, seed: int, rows: TokenizedRows) -> list[Path]:
             models, name = [student["sft"]] if split else first, f"half-{split}{side}"
             parts += [run.without(left_out, name, own_teacher=True) for run in models]
     left_out = pool.halves(rows.frame, seed, 0)[1]
-    parts += [
-        student[method].without(left_out, "taught-0a") for method in ("word_kd", "seq_kd_beam")
-    ]
+    parts += [student[method].without(left_out, "taught-0a") for method in TAUGHT]
     return [stages.make(part, rows) for part in parts]
 
 

@@ -44,9 +44,8 @@ class Run:
     times: int = 1  # so many times the profile's epochs
     order: int = 0  # of rows, by the same seed; another has other dropout and sampling too
     defence: str = ""  # a name of config.defences; its teacher has none
-    tuned: tuple[
-        tuple[str, float], ...
-    ] = ()  # the defence's coefficients, other than the profile's
+    tuned: tuple[tuple[str, float], ...] = ()  # the defence's coefficients, not the profile's
+    pretraining: int = 0  # seed of its base model: of the general text's order; not of the teacher
 
     def changing(self, **coefficients: float) -> "Run":
         """The same run with other coefficients; those that it has anyway change nothing."""
@@ -90,13 +89,13 @@ class Run:
     def teacher(self) -> "Run":
         """The teacher from which this student learns."""
         plain = self.varied().longer(1).defended()
-        teacher = replace(plain, method=TEACHER, size=TEACHER, ablation=(), order=0)
+        teacher = replace(plain, method=TEACHER, size=TEACHER, ablation=(), order=0, pretraining=0)
         return teacher if self.own_teacher else teacher.without((), "")
 
     @property
     def base(self) -> "Run":
         """The model of this size before fine-tuning."""
-        return Run(self.profile, self.seed, BASE, self.size)
+        return Run(self.profile, self.seed, BASE, self.size, pretraining=self.pretraining)
 
     @property
     def label(self) -> str:
@@ -110,8 +109,8 @@ class Run:
 
     @property
     def variation(self) -> dict[str, Any]:
-        """What differs from its method and the profile: text, objective, times, order, defence."""
-        names = ("text", "objective", "times", "order", "defence")
+        """What differs from its method and the profile, by the names of the fields."""
+        names = ("text", "objective", "times", "order", "pretraining", "defence")
         given = {name: getattr(self, name) for name in names}
         differing = {name: value for name, value in given.items() if value != getattr(Run, name)}
         return differing | dict(self.tuned)
@@ -130,7 +129,7 @@ class Run:
         """The notebook that makes it."""
         if self.defence:
             return DEFENDED_BY
-        varied = REORDERED_BY if self.order else VARIED_BY
+        varied = REORDERED_BY if self.order or self.pretraining else VARIED_BY
         return MADE_BY.get(self.method) or (varied if self.variation else self.recipe.notebook)
 
     @property
@@ -182,14 +181,14 @@ class Run:
         if self.method != BASE:
             return self.folder / "checkpoint"
         path = self.profile.models[self.size].path
-        made = runs.runs_dir(self.profile.name) / BASE / self.size
-        return packaged.resolve(path) if path else made
+        name = self.size + (f"-pretraining={self.pretraining}" if self.pretraining else "")
+        return packaged.resolve(path) if path else runs.runs_dir(self.profile.name) / BASE / name
 
     @functools.cached_property
     def identity(self) -> str:
         """Hash of everything that the model and its measurements depend on."""
         p = self.profile
-        facts: list[Any] = [base_identity(p, self.size), p.measure.model_dump()]
+        facts: list[Any] = [base_identity(p, self.size, self.pretraining), p.measure.model_dump()]
         facts += [self.seed, self.method, self.size, sorted(self.left_out), self.order]
         facts.append(p.data.model_dump(include=DRAWN))
         if self.method != BASE:
@@ -288,7 +287,8 @@ def load(run: Run, dropout: float | None = None) -> Any:
     if run.method != BASE:
         require(run)
     elif p.from_scratch or p.cut(run.size):
-        runs.require(Path(run.checkpoint), base_identity(p, run.size), p.name, FIRST)
+        identity = base_identity(p, run.size, run.pretraining)
+        runs.require(Path(run.checkpoint), identity, p.name, FIRST)
     model, wanted = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
     room = getattr(model.config, "max_position_embeddings", None) or wanted
     if room < wanted:

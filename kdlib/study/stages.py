@@ -113,11 +113,12 @@ def _require_shareable(run: Run) -> None:
 def beside(run: Run) -> bool:
     """Whether a run stands beside the study: nothing is noted on its way, nothing is answered.
 
-    It belongs to a part, such as one with rows left out, or reads rows in another order, or the
-    seed is that by which rates are set.
+    It belongs to a part, such as one with rows left out, or reads rows in another order, or starts
+    from another base model, or the seed is that by which rates are set.
     """
     rule = run.profile.calibration
-    return bool(run.part or run.order or (rule and run.seed == rule.seed))
+    apart = run.part or run.order or run.pretraining
+    return bool(apart or (rule and run.seed == rule.seed))
 
 
 def training_seed(run: Run) -> int:

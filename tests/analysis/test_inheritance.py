@@ -1,6 +1,7 @@
 """Sets, shares and contrasts, against the same written out naively."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from studies import SIZES, shared_rows
 
@@ -106,6 +107,23 @@ def test_what_sft_memorizes_in_another_order_of_the_rows():
         for one in (given.query(f"{asked} and method == 'sft'"), second.query(asked))
     ]
     assert line.tolist() == pytest.approx(hits)
+
+
+def test_by_base_pairs_every_student_with_sft_of_the_same_base_model():
+    given = shared_rows(n=100).query("size == 'small' and seed == 1 and method != 'minillm'")
+    other = given.assign(prefix=given["prefix"].where(given["method"] != "word_kd", 0))
+    tuples = pd.concat([given.assign(pretraining=0, nats=3.5), other.assign(pretraining=1, nats=3)])
+    table = inheritance.by_base(tuples).set_index(["pretraining", "method", "metric"])
+    hit = (given["prefix"] >= given["length"].clip(upper=50)) & (given["split"] == "member")
+    rows = given[(given["split"] == "member") & (given["kind"] == "row")]
+    shares = hit[rows.index].groupby(rows["method"]).mean()
+    assert table.loc[(0, "sft", "exact_rate"), "value"] == pytest.approx(shares["sft"])
+    apart = shares["word_kd"] - shares["sft"]
+    assert table.loc[(0, "word_kd", "minus_sft"), "value"] == pytest.approx(apart)
+    assert table.loc[(1, "word_kd", "minus_sft"), "value"] == pytest.approx(-shares["sft"])
+    assert table.loc[(1, "word_kd", "exact_rate"), "value"] == 0
+    assert table["nats"].groupby("pretraining").unique().map(list).to_dict() == {0: [3.5], 1: [3]}
+    assert ((table["lo"] <= table["value"]) & (table["value"] <= table["hi"])).all()
 
 
 def test_own_is_beside_the_sft_student_and_beyond_a_second_one():

@@ -2,11 +2,13 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import own_data
 import pandas as pd
 import pytest
+import torch
 
 from kdlib import __main__, runs
 from kdlib.config.profile import load_profile
@@ -329,3 +331,31 @@ def test_sizes_that_do_not_share_a_tokenizer(cut, tmp_path):
     with pytest.raises(KdlibError, match=f"and student '{tmp_path}' have different tokenizers"):
         pretraining.prepare(mixed)
     assert not runs.runs_dir("mixed").exists()
+
+
+def test_another_base_model_is_of_the_same_layers_and_leaves_the_studys_alone(cut):
+    pretraining.prepare(cut)
+    run = Run(cut, 0, "sft", "three", pretraining=1)
+    own, other = Path(Run(cut, 0, BASE, "three").checkpoint), Path(run.base.checkpoint)
+    assert other == own.with_name("three-pretraining=1")
+    assert run.folder.name == "sft-three-pretraining=1" and not run.teacher.pretraining
+    assert run.notebook == "11_inheritance" and run.identity != replace(run, pretraining=0).identity
+    before = (own / runs.MANIFEST).read_text("utf-8")
+    pretraining.prepare_another(run)
+    facts = runs.read_manifest(other)
+    assert facts["layers"] == runs.read_manifest(own)["layers"]
+    assert facts["nats_cut"] == runs.read_manifest(own)["nats_cut"]
+    assert facts["nats_healed"] != runs.read_manifest(own)["nats_healed"]
+    assert (own / runs.MANIFEST).read_text("utf-8") == before
+    models = load(run.base), load(replace(run, pretraining=0).base)
+    weights = [next(model.parameters()) for model in models]
+    assert weights[0].shape == weights[1].shape and not torch.equal(*weights)
+
+
+def test_another_base_model_from_scratch_starts_from_other_weights(prepared):
+    run = Run(prepared, 0, "sft", "tiny", pretraining=1)
+    with pytest.raises(KdlibError, match="01_data_and_tokens"):
+        load(run.base)
+    pretraining.prepare_another(run)
+    models = load(run.base), load(Run(prepared, 0, BASE, "tiny"))
+    assert not torch.equal(*(model.lm_head.weight for model in models))
