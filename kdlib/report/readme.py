@@ -116,8 +116,8 @@ def elsewhere(profile: str) -> str:
     return (
         f"All seeds share one set of pruned and healed students. Seed {seed} was run before, at "
         f"earlier commits, from students made on another machine ({machine}). Shares there and "
-        f"here: {'; '.join(told)}. No interval above holds this, and whether students, processor "
-        f"or code made the difference was not tried apart.{_other_order(profile)}"
+        f"here: {'; '.join(told)}. No interval above holds this. {_other_order(profile)}"
+        f"{_other_bases(profile, there)}"
     )
 
 
@@ -132,7 +132,30 @@ def _other_order(profile: str) -> str:
         for size, part in orders.groupby("size", sort=False)
     ]
     text = "What the order of the rows alone moves (notebook 11): SFT by seed in one order and "
-    return f" {text}another, {'; '.join(told)}." if told else ""
+    return f"{text}another, {'; '.join(told)}. " if told else ""
+
+
+def _other_bases(profile: str, there: pd.DataFrame) -> str:
+    """What base models that were made anew move, and whether that spans the run elsewhere."""
+    bases = results.read(profile, "other_bases", optional=True)
+    if bases.empty or not (bases["pretraining"] > 0).any():
+        return "Whether students, processor or code made the difference was not tried apart."
+    seed, size = bases[["seed", "size"]].iloc[0]
+    shares = bases.query("seed == @seed and size == @size and metric == 'exact_rate'")
+    told = [
+        f"{label(method)} {_listed(part.sort_values('pretraining')['value'])}"
+        for method, part in shares.groupby("method", sort=False)
+    ]
+    sft = shares[shares["method"] == "sft"]["value"]
+    found = there.query("seed == @seed and size == @size and method == 'sft'")["value"].iloc[0]
+    spanned = sft.min() <= found <= sft.max()
+    text = "the earlier run's share of SFT lies between them: the base model alone can make so much"
+    if not spanned:
+        text = "the earlier run's share of SFT lies outside: order and base model do not explain it"
+    return (
+        "What the base model alone moves (healed anew, in other orders of the general text; all "
+        f"else the same; {size}, seed {seed}; the study's first): {'; '.join(told)}; {text}."
+    )
 
 
 def _listed(shares: pd.Series) -> str:

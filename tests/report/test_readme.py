@@ -113,4 +113,29 @@ def test_a_seed_that_was_run_before_stands_beside_this_run(tmp_path, monkeypatch
     assert said.endswith("was not tried apart.")
     orders = [{"kind": "order", "size": "small", "first": 0.75, "second": 0.5}, {"kind": "own"}]
     runs.write_table(runs.results_dir("made") / "second_sft.csv", pd.DataFrame(orders))
-    assert readme.elsewhere("made").endswith("order and another, small 0.750 and 0.500.")
+    said = readme.elsewhere("made")
+    assert "order and another, small 0.750 and 0.500. " in said and said.endswith(
+        "not tried apart."
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "told"), [(0.2, "lies between them: the base model alone"), (0.5, "lies outside")]
+)
+def test_what_other_base_models_move_stands_beside_the_run_elsewhere(
+    other, told, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    line = {"method": "sft", "size": "small", "seed": 0, "value": 0.25, "machine": "M"}
+    here = line | {"metric": "exact_rate", "split": "member", "k": 50, "value": 0.75}
+    bases = [here | {"pretraining": 0}, here | {"pretraining": 1, "value": other}]
+    bases += [bases[1] | {"metric": "minus_sft", "value": 9.0}]
+    for name, lines in {
+        "healed_elsewhere": [line],
+        "metrics": [here],
+        "other_bases": bases,
+    }.items():
+        runs.write_table(runs.results_dir("made") / f"{name}.csv", pd.DataFrame(lines))
+    said = readme.elsewhere("made")
+    assert f"SFT 0.750, {other:.3f}; the earlier run's share of SFT {told}" in said
+    assert "not tried apart" not in said

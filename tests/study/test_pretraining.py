@@ -359,3 +359,10 @@ def test_another_base_model_from_scratch_starts_from_other_weights(prepared):
     pretraining.prepare_another(run)
     models = load(run.base), load(Run(prepared, 0, BASE, "tiny"))
     assert not torch.equal(*(model.lm_head.weight for model in models))
+
+
+def test_models_by_path_are_not_made_anew(folder):
+    plain = own_data.profile_of(folder)
+    with pytest.raises(KdlibError, match="probe.pretrainings: the model of 'small' is given by pa"):
+        own_data.profile_of(folder, ("[measure]", "[probe]\npretrainings = 1\n[measure]"))
+    assert not plain.probe.pretrainings
