@@ -15,6 +15,7 @@ from kdlib.config.methods import PAPER, label, ordered
 from kdlib.figures import style
 
 DRAWN = ("teacher", *PAPER)  # where more methods could not be told apart
+LANE = 0.06  # between lanes of `training_paths`, of the root of a share
 
 
 def lengths(tokens: pd.DataFrame) -> Figure:
@@ -143,40 +144,62 @@ def training_paths(
     """The paper's methods through training: usefulness against memorization, a panel per size.
 
     `curves` and `stops`: see `equal_usefulness`; where a method is stopped is ringed, and SFT where
-    it is stopped for one of them, with a wider ring; the ends are large marks, the model before
-    fine-tuning is a cross. Rings of several methods at one point lie one within the other.
+    it is stopped for one of them; the ends are large marks, the start is a cross, or a note where
+    it is far less useful. Left of 0 every method has a lane of its own for
+    the points at which nothing is memorized.
     """
     sizes = sizes or student_sizes(curves)
-    size_of = (max(6, 1 + 3.4 * len(sizes)), 5)
+    size_of = (max(6, 1 + 4 * len(sizes)), 5)
     figure, [panels] = style.panels(1, len(sizes), *size_of, sharex=True)
+    lanes = {method: -((LANE * (place + 1)) ** 2) for place, method in enumerate(PAPER[::-1])}
     for axes, size in zip(panels, sizes, strict=True):
+        of_size = curves[(curves["size"] == size) & curves["method"].isin(PAPER)]
+        none = of_size["memorized"] == 0
+        across = of_size["memorized"].mask(none, of_size["method"].map(lanes))
+        of_size, here = of_size.assign(across=across), stops[stops["size"] == size]
         for method in PAPER:
-            part = curves[(curves["method"] == method) & (curves["size"] == size)]
-            path = part.sort_values("epoch").set_index("memorized")["useful"]
-            mark, name, wide = style.look(method), label(method), 1.5
-            if method == "sft":
-                name, wide = f"{name} (each point: stopped early)", 3
-                axes.plot(path.iloc[:1], "x", color="0.2", label="before fine-tuning", zorder=3)
+            part = of_size[of_size["method"] == method].sort_values("epoch")
+            path, mark, name = part.set_index("across")["useful"], style.look(method), label(method)
+            name += " (each point: stopped early)" * (method == "sft")
+            wide = 3 if method == "sft" else 1.5
             axes.plot(path, ".-", color=mark["color"], linewidth=wide, label=name)
+            axes.plot(path.iloc[:1], "x", color="0.2", zorder=3)
             axes.plot(path.iloc[-1:], markersize=7, **mark)
-            here = stops[stops["size"] == size]
-            own = here.loc[here["method"] == method, "epoch"]
-            ring = part[part["epoch"].isin(here["sft_epoch"] if method == "sft" else own)]
-            _ring(axes, ring, PAPER.index(method), mark["color"])
+            stopped = (
+                here["sft_epoch"] if method == "sft" else here["epoch"][here["method"] == method]
+            )
+            _ring(axes, part[part["epoch"].isin(stopped)], mark["color"])
+        _from_the_first_epoch(axes, of_size)
         axes.set_title(size, fontsize="medium")
-    _ring(panels[0], curves[:0], 2, "0.3", label="ringed: stopped where as useful (widest: SFT)")
+    panels[0].plot([], [], "x", color="0.2", label="start (MiniLLM: after SFT)")
+    _ring(panels[0], curves[:0].assign(across=0), "0.3", label="stopped where as useful")
     for axes in panels:  # their common limits are set when all is drawn
         style.near_zero(axes)
-        axes.set(xlim=(-0.005, None))  # room for rings at 0
+        axes.set_xticks([-((LANE * (len(PAPER) + 1) / 2) ** 2), *axes.get_xticks()[1:]])
+        axes.xaxis.set_major_formatter(lambda share, _: f"{max(share, 0):g}")
+        axes.axvspan(-1, 0, color="0.95", zorder=0)
+        axes.set(xlim=(-((LANE * (len(PAPER) + 1)) ** 2), None))
     panels[0].set(ylabel=useful + "\n(a scale for each size)" * (len(sizes) > 1))
-    figure.supxlabel(style.MEMORIZED + style.ROOT)
+    figure.supxlabel(f"{style.MEMORIZED}{style.ROOT}; grey: none, a lane for each method")
     return style.below(figure, panels[0], "upper center", ncols=2)
 
 
-def _ring(axes: Axes, points: pd.DataFrame, place: int, colour: str, **how: Any) -> None:
-    """Rings around points, over all marks; those of the first place are the widest."""
+def _ring(axes: Axes, points: pd.DataFrame, colour: str, **how: Any) -> None:
+    """Rings around points, over all marks."""
     how |= {"facecolors": "none", "edgecolors": colour, "lw": 1.2, "zorder": 4}
-    axes.scatter(points["memorized"], points["useful"], (21 - 2.5 * place) ** 2, **how)
+    axes.scatter(points["across"], points["useful"], 12**2, **how)
+
+
+def _from_the_first_epoch(axes: Axes, points: pd.DataFrame) -> None:
+    """Upwards what was trained for an epoch; a note of the start, where it lies far below."""
+    trained, before = points.query("epoch > 0")["useful"], points.query("epoch == 0")["useful"]
+    low, high = trained.min(), trained.max()
+    if before.min() < (least := low - (high - low) / 2):
+        axes.set(ylim=(least, None))
+        how: dict[str, Any] = {"ha": "left", "va": "bottom", "color": "0.2", "fontsize": "small"}
+        how["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        text = f"start: {before.min():.2f} \N{DOWNWARDS ARROW}"
+        axes.text(0.02, 0.02, text, transform=axes.transAxes, **how)
 
 
 def plane(points: pd.DataFrame, kinds: Mapping[str, str], useful: str = "useful") -> Figure:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 
 from kdlib.analysis import plane, rates
 from kdlib.config.methods import PAPER
@@ -70,26 +70,33 @@ def test_training_paths_and_loss_curves(models, sizes):
     epochs = pd.DataFrame({"epoch": [0, 1, 2], "exact_rate": [0, 0.2, 0.5]})
     paths = models.merge(epochs.assign(nats_per_token=[4.0, 3.0, 3.5]), "cross")
     curves = paths.rename(columns={"exact_rate": "memorized"})
-    curves["useful"] = [0.1, 0.2, 0.3] * len(models)
+    curves["useful"] = [0.18, 0.2, 0.3] * len(models)
     curves.loc[curves["size"] == sizes[0], "memorized"] /= 2  # others reach further than the first
     stops = models.query("method in ('word_kd', 'minillm')").assign(epoch=2, sft_epoch=1)
     figure = study_plots.training_paths(curves.sort_values("size"), stops, sizes, "ROUGE-L")
     assert [axes.get_title() for axes in figure.axes] == list(sizes)
     assert figure.axes[0].get_ylabel().startswith("ROUGE-L")
-    [ringed] = [one for one in texts(figure.legends[0].get_texts()) if one.startswith("ringed")]
-    assert "as useful" in ringed
+    assert {"stopped where as useful", "SFT (each point: stopped early)"} <= {
+        *texts(figure.legends[0].get_texts())
+    }
     marks = [line.get_zorder() for line in figure.axes[-1].lines]
-    assert all(one.get_zorder() > max(marks) for one in figure.axes[-1].collections)
-    rings = [
-        one.get_offsets()[0].tolist()
-        for one in figure.axes[-1].collections
-        if len(one.get_offsets())
-    ]
+    last = [one for one in figure.axes[-1].collections if isinstance(one, PathCollection)]
+    assert all(one.get_zorder() > max(marks) for one in last)
+    rings = [one.get_offsets()[0].tolist() for one in last if len(one.get_offsets())]
     half = 1 if len(sizes) > 1 else 0.5
     sft, *others = rings  # SFT is stopped sooner
     assert sft == [0.2 * half, 0.2] and others == [[0.5 * half, 0.3]] * 2
     furthest = curves.loc[curves["size"].isin(sizes), "memorized"].max()
     assert all(axes.get_xlim()[1] > furthest for axes in figure.axes)
+    crosses = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() == "x"]
+    starts = {places[0] for places in crosses if len(places)}
+    least = figure.axes[0].get_xlim()[0]
+    assert len(starts) == len(PAPER) and least < min(starts) and max(starts) < 0
+    assert not figure.axes[0].texts  # the start is not far below
+    curves["useful"] = curves["useful"].replace(0.18, -5)
+    [*_, axes] = study_plots.training_paths(curves, stops, sizes, "ROUGE-L").axes
+    assert texts(axes.texts) == ["start: -5.00 \N{DOWNWARDS ARROW}"]
+    assert axes.get_ylim()[0] == pytest.approx(0.15)
     both = [paths.assign(split=split) for split in ("member", "held_out")]
     figure = study_plots.loss_curves(pd.concat(both).query("method == 'mine'"), sizes)
     names = texts(figure.legends[0].get_texts())
