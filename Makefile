@@ -78,6 +78,7 @@ ifeq ($(SIZE),all)
 	python tests/benchmarks/memory.py
 	python tests/benchmarks/audit.py
 	python tests/benchmarks/gate.py
+	python tests/benchmarks/planted.py
 endif
 
 calibrate: $(READY)  ## find learning rates and training length by the rule in the profile
