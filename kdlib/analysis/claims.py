@@ -152,7 +152,9 @@ def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
     if len(counted):
         least = counted.loc[counted["value"].idxmin()]
         evidence += f"; the least: {label(least['method'])} {least['size']} {row_text(least)} "
-        evidence += f"({least['hit_groups']} different responses)"
+        evidence += f"({least['hit_groups']} different responses"
+        p = judged(counted, "p_limit", "groups").loc[least.name, "p_holm"]
+        evidence += f"; p of {LEAST:.0%} after the correction {p:.3f})"
     if not learned.all():
         evidence += f"; no more useful than before fine-tuning: {named(gains[~learned])}"
     return (above & learned).all(), below.any(), evidence
@@ -198,7 +200,8 @@ def _cheaper(costs: pd.DataFrame) -> Judged:
     ratio = numbers[taught] / numbers[~taught].loc[numbers.index[taught]]
     half = (ratio[["parameters", "file_bytes"]] <= FRACTION).all(axis=1)
     spans = ", ".join(f"{name} {one.min():.2f} to {one.max():.2f}" for name, one in ratio.items())
-    evidence = f"{half.sum()} of {len(half)} students cost at most half in parameters and bytes"
+    evidence = f"{half.sum()} of {len(half)} students (sizes by seeds) cost at most half in "
+    evidence += "parameters and bytes"
     return half.all(), not half.any(), f"{evidence}; as shares of the teacher: {spans}"
 
 

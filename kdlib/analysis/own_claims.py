@@ -102,7 +102,8 @@ def _less_at_equal_fit(same_fit: pd.DataFrame) -> Judged:
         evidence += f"; {label(most['method'])} {most['size']} has the lowest difference: "
         evidence += row_text(most, form="+.3f")
     if gaps["value"].isna().any():
-        evidence += f"; {named(gaps[gaps['value'].isna()])}: no member loss in common with SFT"
+        apart = named(gaps[gaps["value"].isna()])
+        evidence += f"; {apart}: no member loss in common with SFT at which either memorizes 5%"
     return below.all(), not below.any() and none.all(), evidence
 
 

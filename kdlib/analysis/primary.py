@@ -1,4 +1,4 @@
-"""What distilling takes away on average, and the least that a run could have seen (notebook 10)."""
+"""What distilling takes away on average, and how finely a run could tell (notebook 10)."""
 
 from collections.abc import Mapping
 
@@ -10,6 +10,7 @@ from kdlib.config.methods import DISTILLED, METHODS
 from kdlib.stats import Line
 
 OFF_POLICY = "C1, off-policy"
+GIVEN = ("rows", "teacher")  # whose text is not the student's own
 
 
 def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
@@ -24,7 +25,7 @@ def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFram
     sft = hits[hits["method"] == "sft"].set_index(["size", *ROW])["hit"].rename("sft")
     ends = hits.rename(columns={"hit": "own"}).join(sft, on=["size", *ROW])
     rows = {"A1": stopped[stopped["metric"] == "memorized"], "C1": ends}
-    given = [name for name in DISTILLED if METHODS[name].text.startswith(("rows", "teacher"))]
+    given = [name for name in DISTILLED if METHODS[name].text.startswith(GIVEN)]
     if 0 < ends["method"].isin(given).sum() < ends["method"].isin(DISTILLED).sum():
         rows[OFF_POLICY] = ends[ends["method"].isin(given)]
     lines: list[Line] = []
@@ -41,8 +42,9 @@ def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFram
 
 
 def reach(lines: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The smallest differences that this run could have seen: half of the widths of intervals.
+    """How finely this run could tell differences: half of the widths of intervals.
 
+    A true difference as large as that is found in about one run of two, a smaller one less often.
     Of lines (lo, hi) by claim: claim, lines, judged (those with an interval), least, median,
     greatest. An interval without a length, where all draws agree, says nothing of other rows: it
     is none here.

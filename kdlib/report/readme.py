@@ -116,8 +116,8 @@ def elsewhere(profile: str) -> str:
     return (
         f"All seeds share one set of pruned and healed students. Seed {seed} was run before, at "
         f"earlier commits, from students made on another machine ({machine}). Shares there and "
-        f"here: {'; '.join(told)}. No interval above holds this. {_other_order(profile)}"
-        f"{_other_bases(profile, there)}"
+        f"here: {'; '.join(told)}. No interval above allows for what moved them. "
+        f"{_other_order(profile)}{_other_bases(profile, there)}"
     )
 
 

@@ -172,6 +172,25 @@ def attackers_legend(profile: str) -> str:
     return f"{ATTACKERS}; {fewer}, and say nothing of other training runs:"
 
 
+def planted(found: pd.DataFrame) -> pd.DataFrame:
+    """Shares of planted records that measures find, by how often they were read; see `make bench`.
+
+    A column for the planted and one for the never planted ones, with intervals, for each number of
+    epochs; measures that find nothing at any of them are left out.
+    """
+    known = found.assign(at=found["at"].astype(str))
+    key = [known["measure"], known["at"]]
+    known = known[(known["value"] > 0).groupby(key).transform("max")]
+    columns = {}
+    for epochs, part in known.groupby("epochs"):
+        part = part.set_index(["measure", "at"])
+        times = "once" if epochs == 1 else f"{epochs} times"
+        columns[f"planted, read {times}"] = part.apply(row_text, axis=1)
+        never = part["never"].map("{:.3f}".format).replace("nan", "")
+        columns[f"never planted ({times})"] = never
+    return pd.DataFrame(columns).reset_index()
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A table of words in Markdown, bars in cells escaped (pandas does not)."""
     words = frame.astype(str).replace(r"\|", r"\\|", regex=True)

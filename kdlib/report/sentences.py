@@ -115,7 +115,7 @@ def _started(method: str, size: str, settings: Profile) -> str:
     path = lookups.lines(settings.name, "paths", method=method, size=size)
     by_epoch = path.groupby(["split", "epoch"])[["exact_rate", "nats_per_token"]].mean()
     start = by_epoch.loc[("member", 0), "exact_rate"]
-    nothing = "" if start else ", so that there was nothing to forget"
+    nothing = "" if start else ", so that of these there was nothing to forget"
     ends = {
         words: by_epoch.loc[split, "nats_per_token"].iloc[[0, -1]]
         for split, words in {"member": "member rows", "held_out": "held-out rows"}.items()
@@ -199,11 +199,13 @@ def _at_the_end(settings: Profile) -> str:
     who = known.get(lookups.word(line["lo"], line["hi"]), unknown)
     text = f"at the end of training, {who} training rows word for word than students that were "
     text += f"fine-tuned on them (SFT): on average {difference(line)}"
-    text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; {(gaps['hi'] < 0).sum()} of {len(gaps)} "
-    text += "students do by their own interval"
+    sure = gaps[gaps["hi"] < 0]
+    text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; by its own interval {len(sure)} of "
+    text += f"{len(gaps)} students does" + (f" ({named(sure)})" if 0 < len(sure) < 3 else "")
     means = lookups.table(settings.name, "primary")
     for rest in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
-        text += f"; without methods that train on the student's own text, {briefly(rest)}"
+        own = [label(one) for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
+        text += f"; without {' and '.join(own)}, {briefly(rest)}"
         text += f", {unsure}" if (unsure := lookups.doubt(rest)) else ""
     return f"{text}."
 
@@ -224,8 +226,9 @@ def _main(settings: Profile) -> str:
     pairs = lookups.table(settings.name, "equal_usefulness")
     rows = at_equal_usefulness(pairs[pairs["method"].isin(DISTILLED)])
     own, sft = rows[["own", "sft"]].mean()
-    text = f"each stopped where both are as useful, the paper's {int(line['students'])} distilled "
-    text += f"students memorize {own:.1%} of the member rows on average, SFT {sft:.1%}: "
+    text = "each stopped where, on half of the data, both are as useful, the paper's "
+    text += f"{int(line['students'])} distilled students memorize {own:.1%} of the member rows of "
+    text += f"the other half on average, SFT {sft:.1%}: "
     text += f"{difference(line)}; the rule of A1 judges {rows['judged'].sum()} of these students"
     if sft < 2 * GAIN:
         text += f"; where SFT memorizes under {2 * GAIN:.0%} of the rows, there is little to save"

@@ -291,7 +291,9 @@ def test_claim_a2(gap, verdict):
                               ("value", "lo", "hi", "p")})  # fmt: skip
     row = claims.judge("A2", 3, same_fit=missing)
     assert row["verdict"] == "open"
-    assert row["evidence"].endswith("MiniLLM small: no member loss in common with SFT")
+    assert row["evidence"].endswith(
+        "MiniLLM small: no member loss in common with SFT at which either memorizes 5%"
+    )
 
 
 def test_the_lines_of_claims_are_theirs():

@@ -189,3 +189,19 @@ def test_methods_of_fewer_seeds_are_named():
     assert results.fewer_seeds(table) == ""
     table.loc[2, "member_seeds"] = 1
     assert results.fewer_seeds(table).startswith("Of 1 of 3 seeds: GKD; their intervals")
+
+
+def test_planted_records_stand_beside_those_that_never_were():
+    line = {"epochs": 1, "measure": "exact_rate", "at": 50, "value": 0.0, "lo": 0.0, "hi": 0.1}
+    line |= {"never": 0.0, "n": 80}
+    score = line | {"measure": "tpr_1pct", "at": "loss", "value": 0.2, "never": float("nan")}
+    lines = [line, line | {"epochs": 6, "value": 0.5, "lo": 0.4, "hi": 0.6}]
+    lines += [one | {"measure": "extractable"} for one in (line, line | {"epochs": 6})]
+    lines += [score, score | {"epochs": 6}]
+    shown = results.planted(pd.DataFrame(lines))
+    assert shown["measure"].tolist() == ["exact_rate", "tpr_1pct"]  # the other found nothing
+    first, last = shown.drop(columns=["measure", "at"]).to_numpy().tolist()
+    assert first == ["0.000 [0.000, 0.100]", "0.000", "0.500 [0.400, 0.600]", "0.000"]
+    assert last[1] == last[3] == ""
+    named = ["planted, read once", "never planted (once)"]
+    assert list(shown.columns[2:4]) == named and "6 times" in shown.columns[4]
