@@ -166,7 +166,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
 @pytest.mark.parametrize(
     ("stem", "said"),
     [
-        ("00_map", "distilled students memorize 20.0% of the member rows on average, SFT 35.0%: "),
+        ("00_map", "memorize 20.0% of the member rows of the other half on average, SFT 35.0%: "),
         (
             "00_map",
             "verdicts on 2 claims: 1 confirmed (C1), 0 refuted, 1 open (A1), "
@@ -174,7 +174,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         (
             "README",
-            "own text, 15.0 fewer [-20.0 to -10.0]. Stopped early",
+            "without MiniLLM, 15.0 fewer [-20.0 to -10.0]. Stopped early",
         ),
         (
             "README",
@@ -209,7 +209,10 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "05_sequence_level_kd",
             "is the same at every size: SFT, word-level KD, sequence-level KD.",
         ),
-        ("08_minillm", "(epoch 0) memorizes 0.0% of the member rows, so that there was nothing to"),
+        (
+            "08_minillm",
+            "(epoch 0) memorizes 0.0% of the member rows, so that of these there was nothing to",
+        ),
         (
             "08_minillm",
             "rises on member rows from 4.00 to 5.00 and rises on held-out rows from 4.00",
@@ -282,7 +285,7 @@ def test_the_interval_says_whether_a_difference_is_told_from_none(value, lo, hi,
     assert f" {sure or 'fewer'} training rows" in plain
     assert f"on average {size} {span}; " in plain
     assert plain.endswith(
-        "; 9 of 9 students do by their own interval"
+        "; by its own interval 9 of 9 students does"
     )  # without the mean of off-policy ones
 
 
