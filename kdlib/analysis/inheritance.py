@@ -6,7 +6,7 @@ be "all" (a row then counts once for each size).
 """
 
 from collections.abc import Callable
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
@@ -143,8 +143,10 @@ def by_base(tuples: pd.DataFrame) -> pd.DataFrame:
 def own(frame: pd.DataFrame) -> pd.DataFrame:
     """The share of what a student memorizes that neither teacher nor second SFT student has.
 
-    Less that share of what the SFT student S memorizes: every run has rows of its own by luck.
-    `frame` is of `with_second`. Columns: method, size (or "all"), distilled, sft (the two shares),
+    Less that share of what the SFT student S memorizes: every run has rows of its own by luck. Of
+    S's rows those of a size and seed weigh together as much as the student's, so that the two
+    shares are of the same mix of models. `frame` is of `with_second`. Columns: method, size (or
+    "all"), distilled, sft (the two shares),
     n (rows memorized by the distilled student), groups (of its rows or of S's, whichever are
     fewer), chance (the share if as many rows of each size and seed were drawn at random), and what
     `stats.ratio_difference` gives, no interval and no p under MIN_GROUPS groups.
@@ -154,14 +156,15 @@ def own(frame: pd.DataFrame) -> pd.DataFrame:
 
     def lines(part: pd.DataFrame) -> Line:
         alone, groups = ~part["in_teacher"] & ~part["in_second"], part["group"]
-        has = [part[f"in_{one}"].astype(bool) for one in ("distilled", "sft")]
-        counts, shares = [groups[one].nunique() for one in has], [alone[one].mean() for one in has]
+        has = [part["in_distilled"].astype(float), part["in_sft"] * part["weight"]]
+        counts = [groups[one > 0].nunique() for one in has]
+        shares = [(one * alone).sum() / total if (total := one.sum()) else np.nan for one in has]
         facts = {"distilled": shares[0], "sft": shares[1]}
-        facts |= {"n": has[0].sum(), "groups": min(counts)}
-        facts["chance"] = part.loc[has[0], "drawn"].mean()
+        facts |= {"n": int(has[0].sum()), "groups": min(counts)}
+        facts["chance"] = part.loc[has[0] > 0, "drawn"].mean()
         if min(counts) < stats.MIN_GROUPS:
             return facts | stats.line(shares[0] - shares[1], NOTHING, p=np.nan)
-        taught, sft = ((one & alone, one) for one in has)
+        taught, sft = ((one * alone, one) for one in has)
         found = stats.ratio_difference(groups, taught, sft, part["seed"])
         # no draw knows of rows that were not seen
         unseen = [0 if s else stats.wilson(0, n)[1] for s, n in zip(shares, counts, strict=True)]
@@ -171,7 +174,11 @@ def own(frame: pd.DataFrame) -> pd.DataFrame:
 
     alone = ~frame["in_teacher"] & ~frame["in_second"]
     drawn = alone.groupby([frame["size"], frame["seed"]]).transform("mean")
-    frame = frame.assign(drawn=drawn)
+    has = ["in_distilled", "in_sft"]
+    counts = frame[has].astype(float).groupby([frame[key] for key in (*MODEL, "seed")])
+    sums = counts.transform("sum")
+    weight = (sums["in_distilled"] / sums["in_sft"]).where(sums["in_sft"] > 0, 0.0)
+    frame = frame.assign(drawn=drawn, weight=weight)
     return stats.each(pd.concat([frame, frame.assign(size="all")]), MODEL, lines)
 
 
@@ -233,26 +240,35 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
     """Of rows that are members in more than one seed: memorized in one, how often in another?
 
     Over all ordered pairs of seeds that share a row. Columns: method, size, metric: again (share
-    memorized in the other seed, of the pairs memorized in the one), rate (of all pairs: what it
-    would be if seeds had nothing in common), gain (again - rate); value, lo, hi, n (pairs), groups.
+    memorized in the other seed, of the pairs memorized in the one), chance (the same if seeds had
+    nothing in common but these rates: of each pair of seeds, the product of the shares that they
+    memorize of the rows they share), gain (again - chance); value, lo, hi, n (pairs), groups.
     A pair holds two seeds: intervals are over groups alone, for these seeds.
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:
-        named = {"seeds": ("hit", "size"), "hits": ("hit", "sum"), "group": ("group", "first")}
-        rows = part.groupby("row_id").agg(**named).query("seeds > 1")
-        n, h, groups = rows["seeds"].to_numpy(), rows["hits"].to_numpy(int), rows["group"]
-        # a row of h hits in n seeds: h (h - 1) pairs hit twice, h (n - 1) hit in the first
-        both, first, pairs_of = h * (h - 1), h * (n - 1), n * (n - 1)
-        again, rate = stats.ratio(groups, both, first), stats.ratio(groups, first, pairs_of)
-        interval = NOTHING
-        if not np.isnan([again["lo"], rate["lo"]]).any():
-            sums = stats.resampled(groups, [both, first, pairs_of]).T
-            with np.errstate(invalid="ignore"):  # a draw may hold no row that was memorized
-                interval = stats.interval(sums[0] / sums[1] - sums[1] / sums[2])
-        gain = again | stats.line(again["value"] - rate["value"], interval)
-        of = {"again": again, "rate": rate, "gain": gain}
+        hit = part.pivot(index="row_id", columns="seed", values="hit").astype(float)
+        shared = hit.notna()
+        rows = hit.index[shared.sum(axis=1) > 1]
+        groups = part.groupby("row_id")["group"].first()[rows]
+        hit, shared = hit.fillna(0).loc[rows], shared.loc[rows]
+        counted = [  # of each pair: rows, hit in the first, in the second, in both
+            [both := shared[a] & shared[b], hit[a] * both, hit[b] * both, hit[a] * hit[b]]
+            for a, b in permutations(hit.columns, 2)
+        ]
+        counts = np.array(counted, float) if counted else np.zeros((1, 4, len(rows)))
+        again = stats.ratio(groups, *counts.sum(0)[[3, 1]])
+        of = {"again": again} | dict.fromkeys(("chance", "gain"), again | none)
+        if not np.isnan(again["lo"]):
+            sums = stats.resampled(groups, counts.reshape(-1, len(rows))).T
+            n, first, second, twice = sums.reshape(len(counts), 4, -1).swapaxes(0, 1)
+            with np.errstate(divide="ignore", invalid="ignore"):  # a draw may be of no row
+                chance = np.nansum(first * second / n, axis=0) / first.sum(0)
+                gain = twice.sum(0) / first.sum(0) - chance
+            for metric, drawn in {"chance": chance, "gain": gain}.items():
+                of[metric] = again | stats.line(drawn[0], stats.interval(drawn))
         return [{"metric": metric} | line for metric, line in of.items()]
 
+    none = stats.line(np.nan, NOTHING)
     rows = natural(tuples[tuples["method"] != "base"], "member")
     return stats.each(rows, MODEL, lines).drop(columns=["hits", "hit_groups"])

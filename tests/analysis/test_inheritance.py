@@ -132,12 +132,11 @@ def test_own_is_beside_the_sft_student_and_beyond_a_second_one():
     table = inheritance.own(frame).set_index(["method", "size"])
     for size, rows in [*frame.groupby("size"), ("all", frame)]:
         part, line = rows[rows["method"] == "word_kd"], table.loc[("word_kd", size)]
-        for who in ("distilled", "sft"):
-            has = [
-                not row.in_teacher and not row.in_second
-                for row in part[part[f"in_{who}"]].itertuples()
-            ]
-            assert line[who] == pytest.approx(np.mean(has))
+        part = part.assign(alone=~part["in_teacher"] & ~part["in_second"])
+        assert line["distilled"] == pytest.approx(part.loc[part["in_distilled"], "alone"].mean())
+        of_sft = part[part["in_sft"]].groupby(["size", "seed"])["alone"].mean()
+        mix = part.groupby(["size", "seed"])["in_distilled"].sum()[of_sft.index]
+        assert line["sft"] == pytest.approx(np.average(of_sft, weights=mix))
         assert line["n"] == part["in_distilled"].sum()
         cells = part.assign(alone=~part["in_teacher"] & ~part["in_second"]).groupby("seed")
         weights = cells["in_distilled"].sum()
@@ -184,9 +183,12 @@ def test_stability_counts_ordered_pairs_of_seeds():
     first, second = (both[f"prefix{x}"] >= both[f"length{x}"] for x in ("", "_b"))
     line = table.loc[("sft", "large")]
     assert line.loc["again", "value"] == pytest.approx(second[first].mean())
-    assert line.loc["rate", "value"] == pytest.approx(second.mean())
-    assert line.loc["gain", "value"] == pytest.approx(second[first].mean() - second.mean())
+    pairs = [both["seed"], both["seed_b"]]
+    rates = first.groupby(pairs).mean(), second.groupby(pairs).mean(), first.groupby(pairs).size()
+    chance = (rates[0] * rates[1] * rates[2]).sum() / first.sum()
+    assert line.loc["chance", "value"] == pytest.approx(chance)
+    assert line.loc["gain", "value"] == pytest.approx(second[first].mean() - chance)
     assert line.loc["gain", "lo"] < line.loc["gain", "value"] < line.loc["gain", "hi"]
-    assert line.loc["again", "n"] == first.sum() and line.loc["rate", "n"] == len(both)
+    assert line.loc["again", "n"] == line.loc["chance", "n"] == first.sum()
     alone = inheritance.stability(given[given["seed"] == 0])
     assert alone["value"].isna().all()

@@ -132,7 +132,7 @@ def write_all():
             pd.DataFrame({"epoch": [0, 1, 2], "useful": [0.1, 0.2, 0.25]}), "cross"
         ),
         second_sft=every(kind="excess", distilled=0.1, sft=0.25, n=40, **SPAN),
-        handed_down=[gap | SPAN],
+        handed_down=[gap | SPAN | {"n": 150}],
         forecast=[{"test": "word-level KD middle, all four"} | roc],
         removal=[{"predicted": 30, "random": 75, "n": 300} | SPAN],
         membership=pd.concat(
@@ -266,7 +266,7 @@ def test_what_is_said(stem, said):
         (0.15, 0.1, 0.2, "15.0 percentage points more", "more"),
         (-0.05, -0.2, 0.1, "5.0 percentage points fewer", ""),
         (0.1, 0.0, 0.2, "10.0 percentage points more", ""),
-        (0.0, -0.1, 0.1, "no difference", ""),
+        (0.0, -0.1, 0.1, "equal shares", ""),
         (-0.15, None, None, "15.0 percentage points fewer", ""),
     ],
 )
