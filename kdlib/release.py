@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -128,16 +129,43 @@ def load(
     The record has to say that the gate passed, and every file of model/ has to be the one that it
     names; with `key`, a public key, it has to be signed by that, too. Without a key it says what
     its owner says. With `policy`, a file or "default", it has to have passed that one. `log` is a
-    file, by default log.jsonl in the folder. KdlibError says what is wrong, such as the file that
-    has changed.
+    file, by default log.jsonl in the folder. What is opened is a copy, checked where nobody else
+    writes (in TMPDIR, which needs room for model/ meanwhile). KdlibError says what is wrong, such
+    as the file that has changed.
     """
     folder = Path(folder)
-    path, closed = folder / AUDIT / record.RECORD, f"{folder} is not opened"
-    if not path.is_file():
-        raise KdlibError(f"{closed}: it has no record; make it with: python -m kdlib release")
+    if not (folder / AUDIT / record.RECORD).is_file():
+        makes = "it has no record; make it with: python -m kdlib release"
+        raise KdlibError(f"{folder} is not opened: {makes}")
+    with TemporaryDirectory() as spare:
+        copy = _copied(folder, Path(spare))
+        _require_passed(folder, copy, key, policy)
+        how = json.loads((copy / MODEL / CLAIM).read_text("utf-8"))
+        model = checkpoints.load_model(copy / MODEL).to(checkpoints.device())
+        tokenizer, known = tokens.load_tokenizer(copy / MODEL), memfree.load(copy / MODEL / NGRAMS)
+    log, template = Log(Path(log or folder / LOG)), Template(**how["template"])
+    return Released(model, tokenizer, known, log, template, how["max_new"])
+
+
+def _copied(folder: Path, spare: Path) -> Path:
+    """What is checked and then opened, where only this user writes: nobody changes it between."""
+    for name in (record.RECORD, record.ENVELOPE):
+        if (folder / AUDIT / name).is_file():
+            (spare / AUDIT).mkdir(exist_ok=True)
+            shutil.copyfile(folder / AUDIT / name, spare / AUDIT / name)
+    if (folder / MODEL).is_dir():
+        shutil.copytree(folder / MODEL, spare / MODEL)
+    return spare
+
+
+def _require_passed(
+    folder: Path, copy: Path, key: str | Path | None, policy: str | Path | None
+) -> None:
+    """Refuse what is not as its record says, or did not pass; `folder` is what is named."""
+    path, closed = copy / AUDIT / record.RECORD, f"{folder} is not opened"
     body = verifying.read(path)
     signer = None if key is None else Path(key)
-    faults = verifying.faults(path, signer, {MODEL: folder / MODEL}, roles=(MODEL,))
+    faults = verifying.faults(path, signer, {MODEL: copy / MODEL}, roles=(MODEL,))
     bound = {one["name"] for one in body["subject"]}
     faults += [
         f"{path.name} does not name {MODEL}/{name}"
@@ -148,20 +176,11 @@ def load(
         raise KdlibError(f"{closed}: {'; '.join(faults)}")
     if (result := body["predicate"].get("result")) != record.RESULT[gate.PASS]:
         wanted = f"{record.RESULT[gate.PASS]} alone is released"
-        raise KdlibError(f"{closed}: its gate says {result}, and {wanted}; see {path.parent}")
+        raise KdlibError(f"{closed}: its gate says {result}, and {wanted}; see {folder / AUDIT}")
     asked = [one["digest"]["sha256"] for one in body["predicate"]["configuration"]]
     if policy is not None and asked != [policies.read(str(policy)).sha256]:
-        raise KdlibError(f"{closed}: its gate had another policy than {policy}; see {path.parent}")
-    how = json.loads((folder / MODEL / CLAIM).read_text("utf-8"))
-    model = checkpoints.load_model(folder / MODEL).to(checkpoints.device())
-    return Released(
-        model,
-        tokens.load_tokenizer(folder / MODEL),
-        memfree.load(folder / MODEL / NGRAMS),
-        Log(Path(log or folder / LOG)),
-        Template(**how["template"]),
-        how["max_new"],
-    )
+        other = f"its gate had another policy than {policy}"
+        raise KdlibError(f"{closed}: {other}; see {folder / AUDIT}")
 
 
 class Released:

@@ -10,9 +10,10 @@ import own_data
 import pytest
 import torch
 import toy
+from safetensors.torch import load_file, save_file
 
 from kdlib import __main__, release
-from kdlib.audit import policy, record
+from kdlib.audit import policy, record, verifying
 from kdlib.config.sections import FIELDS
 from kdlib.errors import KdlibError
 from kdlib.model import memfree
@@ -174,6 +175,25 @@ def test_a_changed_file_is_named(out, name):
         release.load(out)
     path.unlink()
     with pytest.raises(KdlibError, match=rf"model/{name} is missing"):
+        release.load(out)
+
+
+def test_what_is_exchanged_after_the_check_is_not_opened(out, monkeypatch):
+    faults, weights = verifying.faults, out / "model" / "model.safetensors"
+    before = release.load(out).model.state_dict()
+
+    def exchanged_behind(*given, **how):
+        found = faults(*given, **how)
+        other = {name: torch.zeros_like(one) for name, one in load_file(weights).items()}
+        save_file(other, weights, metadata={"format": "pt"})
+        return found
+
+    monkeypatch.setattr(verifying, "faults", exchanged_behind)
+    after = release.load(out).model.state_dict()
+    assert all(torch.equal(after[name], one) for name, one in before.items())
+    assert any(one.abs().sum() > 0 for one in before.values())
+    monkeypatch.undo()
+    with pytest.raises(KdlibError, match="model.safetensors has changed"):
         release.load(out)
 
 
