@@ -1,10 +1,12 @@
 """What came out, in words, from the tables of data/results alone. Taught in 10_comparison."""
 
 import textwrap
+from collections.abc import Sequence
 
 import pandas as pd
 
 from kdlib import runs
+from kdlib.analysis.attacks import APART, EVERY, REFERENCED
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, PAPER, label, ordered
@@ -14,7 +16,15 @@ from kdlib.stats import row_text
 ATTACKERS = (
     "What an attacker can tell, by students trained on halves of the rows (memorized) and by "
     "scores of member and held-out rows (AUC: chance of ranking a member higher, 0.5 is a guess; "
-    "notebooks 11 and 13), with 95% intervals, as above"
+    "notebooks 11 and 13), with 95% intervals, as above; those of one seed say nothing of other "
+    "training runs"
+)
+ATTACKS = (  # a column of `attackers` each: over, held_out, score and number of `attacks.scopes`
+    ("AUC, loss alone", EVERY, EVERY, "loss", "auc"),
+    ("AUC, loss alone", REFERENCED, EVERY, "loss", "auc"),
+    ("AUC, with references", REFERENCED, EVERY, "likelihood_ratio", "auc"),
+    ("found at 1% false alarms", REFERENCED, EVERY, "likelihood_ratio", "tpr_1pct"),
+    ("found without near copies", REFERENCED, APART, "likelihood_ratio", "tpr_1pct"),
 )
 ALL_METHODS = (
     "All methods that were run: memorized as above, and usefulness, ROUGE-L (F1 of greedy answers) "
@@ -140,47 +150,58 @@ def all_methods(table1: pd.DataFrame, table2: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).loc[trained].rename(index=label).reset_index()
 
 
+def first_seeds(seeds: Sequence[int | str], count: int) -> str:
+    """Of which seeds a number is that is of the first `count`: "seed 0" or "seeds 0, 1"."""
+    return f"{'seeds' if count > 1 else 'seed'} {', '.join(map(str, seeds[:count]))}"
+
+
 def attackers(profile: str) -> pd.DataFrame:
     """What an attacker tells of the paper's methods at the probe's size, one line a method.
 
-    Empty where the memorization lab has not run.
+    Each column says of which seeds it is. Empty where the memorization lab has not run.
     """
-    halves, scores = (read(profile, one, optional=True) for one in ("counterfactual", "membership"))
+    names = ("counterfactual", "membership_scopes")
+    halves, scores = (read(profile, one, optional=True) for one in names)
     if halves.empty or scores.empty:
         return pd.DataFrame()
-    size = halves.loc[halves["method"] == "sft", "size"].iloc[0]
-    scores = scores[scores["size"] == size]
-    shares, auc = _texts(halves, "value", "metric"), _texts(scores, "auc", "score")
-    columns = {
-        "memorized, trained on": shares["hit_inside"],
-        "the same rows, left out": shares["hit_outside"],
-        "AUC, loss alone": auc["loss"],
-        "AUC, with references": auc["likelihood_ratio"],
-        "found at 1% false alarms": _texts(scores, "tpr_1pct", "score")["likelihood_ratio"],
-    }
+    seeds = sorted(read(profile, "lengths")["seed"].unique())
+    sft = halves[halves["method"] == "sft"].iloc[0]
+    shares, of = _texts(halves, "value", "metric"), first_seeds(seeds, sft["seeds"])
+    columns = {f"memorized, trained on ({of})": shares["hit_inside"]}
+    columns[f"the same rows, left out ({of})"] = shares["hit_outside"]
+    scores = scores[(scores["size"] == sft["size"]) & scores["method"].isin(PAPER)]
+    for heading, *scope, name in ATTACKS:
+        lines = scores[(scores[["over", "held_out", "score"]] == scope).all(axis=1)]
+        of = first_seeds(seeds, lines["seeds"].max())
+        columns[f"{heading} ({of})"] = _texts(lines, name, "score")[scope[-1]]
     frame = pd.DataFrame(columns)
     frame = frame.loc[[one for one in PAPER if one in frame.index]]
-    return frame.rename(index=lambda method: f"{label(method)}, {size}").reset_index()
+    return frame.rename(index=lambda method: f"{label(method)}, {sft['size']}").reset_index()
 
 
 def attackers_legend(profile: str) -> str:
-    """What the numbers of `attackers` are, and where they are of fewer seeds than others."""
-    seeds = read(profile, "membership")["seeds"]
-    if seeds.min() == seeds.max():
-        return f"{ATTACKERS}:"
-    fewer = f"halves and references are of {seeds.min()} of {seeds.max()} seeds alone"
-    return f"{ATTACKERS}; {fewer}, and say nothing of other training runs:"
+    """What the numbers of `attackers` are, and of how many rows those with references."""
+    scores = read(profile, "membership_scopes").query("score == 'likelihood_ratio'")
+    scores = scores[scores["over"] == REFERENCED].set_index("held_out")
+    line, apart = (scores.loc[[one]].iloc[0] for one in (EVERY, APART))
+    members, others = (line[name] // line["seeds"] for name in ("n_member", "n_other"))
+    text = f"{ATTACKERS}. With references {members} member rows of a seed are held against "
+    text += f"{others} others, of which {int(0.01 * others + 1e-6)} may be accused at 1%; "
+    text += f"{line['n_other'] - apart['n_other']} of all others nearly copy a member row, and the "
+    return f"{text}last column leaves them out (`membership_scopes.csv`):"
 
 
 def planted(found: pd.DataFrame) -> pd.DataFrame:
     """Shares of planted records that measures find, by how often they were read; see `make bench`.
 
-    A column for the planted and one for the never planted ones, with intervals, for each number of
-    epochs; measures that find nothing at any of them are left out.
+    A column for the planted ones, with intervals, and one for the never planted ones, for each
+    number of epochs. Of a measure of text that `at` at which most are found after the last of them.
     """
     known = found.assign(at=found["at"].astype(str))
-    key = [known["measure"], known["at"]]
-    known = known[(known["value"] > 0).groupby(key).transform("max")]
+    last = known[known["epochs"] == known["epochs"].max()].sort_values("value", kind="stable")
+    most = last.drop_duplicates("measure", keep="last")[["measure", "at"]]
+    of_scores = last.loc[last["measure"] == "tpr_1pct", ["measure", "at"]]
+    known = known.merge(pd.concat([most, of_scores]).drop_duplicates(), on=["measure", "at"])
     columns = {}
     for epochs, part in known.groupby("epochs"):
         part = part.set_index(["measure", "at"])

@@ -32,6 +32,7 @@ from kdlib.study.run import Run, load_rows
 
 KINDS = ("telephone", "drawing", "account", "record")
 EACH, TWINS = 20, 4
+WINDOWS = (10, 50)  # of exact_rate, which the audit has at every number of tokens
 SEED = 0
 
 
@@ -90,7 +91,10 @@ def shares(frame: pd.DataFrame) -> pd.DataFrame:
     member, lines = frame["member"].to_numpy(), []
     for (measure, at), hit in hits.items():
         own, other = hit[member].dropna(), hit[~member].dropna()
-        if measure == "prompt_run" or not len(own):  # never planted ones have the prompts, too
+        beside = measure == "exact_rate" and at not in WINDOWS
+        if (
+            beside or measure == "prompt_run" or not len(own)
+        ):  # prompts are never planted ones', too
             continue
         line = {"measure": measure, "at": at, **rate(int(own.sum()), len(own))}
         prompts = other.groupby(frame["canary"]).max()

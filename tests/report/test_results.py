@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib.analysis import claims, paper_tables, rates
+from kdlib.analysis import attacks, claims, paper_tables, rates
 from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import PROFILES, Profile
 from kdlib.data import pool as rowpool
@@ -148,27 +148,56 @@ def test_readme_says_what_attackers_can(project, sizes):
         for method in PAPER
         for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain")
     ]
-    scored = {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "tpr_1pct": None, "seeds": 3}
-    attacks = [
-        {"method": method, "size": size, "score": score} | scored
-        for method in PAPER
+    scored = {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "tpr_1pct": None, "seeds": 2}
+    scored |= {"tpr_1pct_lo": None, "tpr_1pct_hi": None, "n_member": 80, "n_other": 300}
+    scopes = [
+        {"method": method, "size": size, "score": score, "over": over, "held_out": held_out}
+        | scored
+        for method in (*PAPER, "gkd")
         for size in sizes
         for score in ("loss", "likelihood_ratio")
+        for over in (attacks.EVERY, attacks.REFERENCED)
+        for held_out in (attacks.EVERY, attacks.APART)
     ]
-    made = {"counterfactual": pd.DataFrame(halves), "membership": pd.DataFrame(attacks)}
-    made["membership"] = made["membership"].assign(tpr_1pct_lo=None, tpr_1pct_hi=None)
+    counts = {"counterfactual": halves, "membership_scopes": scopes}
+    made = {name: pd.DataFrame(lines).assign(seeds=2) for name, lines in counts.items()}
+    scored, same = made["membership_scopes"], "AUC, loss alone (seeds 3, 7)"
+    apart = scored["held_out"] == attacks.APART
+    scored.loc[apart, ["tpr_1pct", "tpr_1pct_lo", "tpr_1pct_hi"]] = [0.5, 0.4, 0.6]
+    scored.loc[apart, "n_other"] = 290
     rates.write_results("made", made)
     words = results.attackers("made")
     assert list(words["method"]) == [f"{label(method)}, {probed}" for method in PAPER]
-    assert set(words["AUC, loss alone"]) == {"0.800 [0.700, 0.900]"}
-    assert set(words["the same rows, left out"]) == {"0.250 [0.200, 0.300]"}
-    assert set(words["found at 1% false alarms"]) == {"not enough rows"}
+    assert set(words[same]) == {"0.800 [0.700, 0.900]"}
+    assert set(words["the same rows, left out (seeds 3, 7)"]) == {"0.250 [0.200, 0.300]"}
+    assert set(words["found at 1% false alarms (seeds 3, 7)"]) == {"not enough rows"}
+    assert set(words["found without near copies (seeds 3, 7)"]) == {"0.500 [0.400, 0.600]"}
     assert f"| SFT, {probed} | 0.250" in readme.numbers("made")
-    assert results.attackers_legend("made") == f"{results.ATTACKERS}:"
-    alone = made["membership"]["score"] == "likelihood_ratio"
-    made["membership"].loc[alone, "seeds"] = 1
-    rates.write_results("made", made)
-    assert "references are of 1 of 3 seeds alone" in results.attackers_legend("made")
+    legend = results.attackers_legend("made")
+    assert legend.startswith(f"{results.ATTACKERS}. With references 40 member rows of a seed are ")
+    assert "150 others, of which 1 may be accused at 1%; 10 of all others nearly copy" in legend
+
+
+@pytest.mark.parametrize("sizes", SIZES[:1], indirect=True, ids=len)
+def test_scores_with_references_stand_beside_the_loss_of_the_same_seeds(project):
+    """References are of seed 3 alone, on which the loss tells more than on both seeds."""
+    facts = {"size": "small", "auc_lo": 0.1, "auc_hi": 1.0, "tpr_1pct": 0.5, "tpr_1pct_lo": 0.1}
+    facts |= {"tpr_1pct_hi": 0.9, "method": "sft", "held_out": attacks.EVERY}
+    facts |= {"n_member": 40, "n_other": 150}
+    every = {"over": attacks.EVERY, "score": "loss", "auc": 0.75, "seeds": 2}
+    own = {"over": attacks.REFERENCED, "score": "loss", "auc": 0.875, "seeds": 1}
+    ratio = own | {"score": "likelihood_ratio", "auc": 1.0}
+    lines = [facts | one for one in (every, own, ratio)]
+    lines += [ratio | facts | {"held_out": attacks.APART}]
+    half = {"method": "sft", "size": "small", "value": 0.25, "lo": 0.2, "hi": 0.3, "seeds": 1}
+    halves = [half | {"metric": metric} for metric in ("hit_inside", "hit_outside")]
+    tables = {"counterfactual": halves, "membership_scopes": lines}
+    rates.write_results("made", {name: pd.DataFrame(one) for name, one in tables.items()})
+    (words,) = results.attackers("made").to_dict("records")
+    assert words["memorized, trained on (seed 3)"] == "0.250 [0.200, 0.300]"
+    assert words["AUC, loss alone (seeds 3, 7)"].startswith("0.750")
+    assert words["AUC, loss alone (seed 3)"].startswith("0.875")
+    assert words["AUC, with references (seed 3)"].startswith("1.000")
 
 
 def test_profile_for_own_data(tmp_path, monkeypatch):
@@ -196,11 +225,11 @@ def test_planted_records_stand_beside_those_that_never_were():
     line |= {"never": 0.0, "n": 80}
     score = line | {"measure": "tpr_1pct", "at": "loss", "value": 0.2, "never": float("nan")}
     lines = [line, line | {"epochs": 6, "value": 0.5, "lo": 0.4, "hi": 0.6}]
-    lines += [one | {"measure": "extractable"} for one in (line, line | {"epochs": 6})]
+    lines += [one | {"measure": "extractable"} for one in lines]
     lines += [score, score | {"epochs": 6}]
     shown = results.planted(pd.DataFrame(lines))
-    assert shown["measure"].tolist() == ["exact_rate", "tpr_1pct"]  # the other found nothing
-    first, last = shown.drop(columns=["measure", "at"]).to_numpy().tolist()
+    assert shown["measure"].tolist() == ["exact_rate", "extractable", "tpr_1pct"]
+    first, _, last = shown.drop(columns=["measure", "at"]).to_numpy().tolist()
     assert first == ["0.000 [0.000, 0.100]", "0.000", "0.500 [0.400, 0.600]", "0.000"]
     assert last[1] == last[3] == ""
     named = ["planted, read once", "never planted (once)"]
