@@ -4,12 +4,14 @@ The higher a score, the more a row looks like one that was trained on. `size` is
 responses (`extraction.zlib_bytes`), `unseen` of models without a row (`counterfactual.unseen`).
 """
 
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kdlib.analysis.attributes import near_copies
 from kdlib.analysis.rates import MODEL, ROW, natural
 from kdlib.analysis.roc import difference, evaluate
 from kdlib.errors import KdlibError
@@ -17,6 +19,8 @@ from kdlib.stats import ALPHA, each, holm, judgeable, named, paired_difference
 
 BASIC = ("loss", "zlib", "min_k", "min_k_plus")  # of the model alone
 SCORES = (*BASIC, "reference_base", "reference_student", "likelihood_ratio")
+EVERY, REFERENCED, APART = "all", "referenced", "no near copies"  # see `scopes`
+START, LOWEST, END = "start", "lowest held-out loss", "end"  # see `noted`
 
 
 def membership(
@@ -74,7 +78,55 @@ def scored(
     return names.join(scores.assign(likelihood_ratio=ratio)[list(SCORES)])
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
+def near(rows: Mapping[int, pd.DataFrame]) -> pd.Series:
+    """How many member rows of its seed each natural row nearly copies, by seed and row_id (ROW).
+
+    `rows` are those of each seed: kind, split, response, group, indexed by row_id. Exact copies of
+    one response are all on one side and not counted; near ones (`attributes.near_copies`) are not
+    kept apart, so that a model has all but read such a held-out row.
+    """
+    found = {}
+    for seed, frame in rows.items():
+        own = frame[frame["kind"] == "row"]
+        count = near_copies(own["response"], own["group"], own["split"] == "member")
+        found[seed] = pd.Series(count, own.index)
+    return pd.concat(found, names=ROW).rename("near")
+
+
+def scopes(rows: pd.DataFrame, referenced: Sequence[int]) -> pd.DataFrame:
+    """`summary` of scored rows with `near`, over several choices of seeds and held-out rows.
+
+    Columns: those of `summary`; over: EVERY seed, or those that are REFERENCED, which have models
+    of halves, so that all scores are of the same rows; held_out: EVERY row, or APART, those that
+    nearly copy no member row.
+    """
+    seeds = {EVERY: pd.Series(True, rows.index), REFERENCED: rows["seed"].isin(referenced)}
+    others = {EVERY: seeds[EVERY], APART: rows["member"] | (rows["near"] == 0)}
+
+    def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
+        found = []
+        for (over, chosen), (held_out, kept) in product(seeds.items(), others.items()):
+            facts = {"over": over, "held_out": held_out}
+            found.append(summary(part[(chosen & kept)[part.index]]).assign(**facts))
+        return pd.concat(found).to_dict("records")
+
+    return each(rows, MODEL, lines)
+
+
+def alarms(rows: pd.DataFrame, share: float = 0.05, score: str = "loss") -> pd.Series:
+    """Share of near copies among the held-out rows that score highest, and among all held-out rows.
+
+    Of scored rows with `near`: in every model and seed the highest `share` of the held-out rows (at
+    least one), all together. Index: highest, all.
+    """
+    others = rows[~rows["member"]].assign(copied=rows["near"] > 0)
+    by_model = others.groupby([*MODEL, "seed"])[score]
+    rank, count = by_model.rank(ascending=False, method="first"), by_model.transform("size")
+    highest = others[rank <= (share * count).clip(lower=1)]
+    return pd.Series({"highest": highest["copied"].mean(), "all": others["copied"].mean()})
+
+
+def summary(rows: pd.DataFrame, keys: Sequence[str] = MODEL) -> pd.DataFrame:
     """`roc.evaluate` of scored rows: every model over its seeds, each score where it has it."""
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
@@ -86,21 +138,44 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         ]
         return pd.concat(tables).to_dict("records")
 
-    return each(rows, MODEL, lines)
+    return each(rows, keys, lines)
 
 
-def early(paths: pd.DataFrame) -> pd.DataFrame:
-    """Rows scored by their loss where a student's held-out loss was lowest, for `summary`.
+def noted(paths: pd.DataFrame) -> pd.DataFrame:
+    """Rows scored by their loss at three times of a run (column `at`), for `summary`.
 
-    That is where one would stop training; at the end, many epochs later, an AUC is near 1 by
-    construction. `paths` are of `rates.collect`, noted each quarter epoch to the second, then each
-    epoch; the time is chosen for each model and seed, and held in intervals.
+    START (before the first step), LOWEST (there one would stop training) and END, many epochs
+    later, where an AUC is near 1 by construction. `paths` are of `rates.collect`, noted each
+    quarter epoch to the second, then each epoch; the lowest is chosen for each model and seed, on
+    the held-out rows that then are the others, and held in intervals.
     """
-    rows, keys = natural(paths), [*MODEL, "seed", "step"]
+    rows, keys = natural(paths), [*MODEL, "seed"]
     rows = rows.assign(member=rows["split"] == "member", loss=-rows["nats_per_token"])
-    held_out = rows[~rows["member"]].groupby(keys)["nats_per_token"].mean()
-    best = pd.MultiIndex.from_tuples(held_out.groupby(keys[:-1]).idxmin())
-    return rows[pd.MultiIndex.from_frame(rows[keys]).isin(best)]
+    held_out = rows[~rows["member"]].groupby([*keys, "step"])["nats_per_token"].mean()
+    runs = held_out.reset_index().groupby(keys)
+    best = held_out.groupby(keys).idxmin().map(lambda at: at[-1])
+    steps = {START: runs["step"].min(), LOWEST: best, END: runs["step"].max()}
+    parts = []
+    for at, step in steps.items():
+        chosen = rows.join(step.rename("chosen"), on=keys)["chosen"]
+        parts.append(rows[rows["step"] == chosen].assign(at=at))
+    return pd.concat(parts, ignore_index=True)
+
+
+def change(rows: pd.DataFrame) -> pd.DataFrame:
+    """AUC of the loss at the END less that at the START, of every model of `noted` rows.
+
+    Columns: method, size, those of `roc.difference`, and told: "lower", "higher", or "not told from
+    none" (the interval holds 0, or there is none).
+    """
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
+        wide = part.pivot(index=[*ROW, "group", "member"], columns="at", values="loss")
+        gap = difference(wide.reset_index(), END, START)
+        told = "lower" if gap["hi"] < 0 else "higher" if gap["lo"] > 0 else "not told from none"
+        return gap | {"told": told}
+
+    return each(rows, MODEL, line)
 
 
 def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd.DataFrame:

@@ -49,9 +49,9 @@ def of_canaries(twins: pd.DataFrame) -> pd.DataFrame:
     """Exposure (Carlini et al. 2019, section 4.2) of every planted canary, in bits.
 
     Exposure = log2(n + 1) - log2(rank), where the rank is the canary's among itself and its n twins
-    by loss: how many bits of guessing the model saves. `twins` has CANARY of canaries and twins,
-    twin_of (the canary's row id, its own too), nats (of the whole response). Columns: CANARY, rank
-    (1 to n + 1; a tie is ranked worst), twins (n), exposure.
+    by nats, their sum over the response and not their mean per token: how many bits of guessing the
+    model saves. `twins` has CANARY of canaries and twins, twin_of (the canary's row id, its own
+    too), nats. Columns: CANARY, rank (1 to n + 1; a tie is ranked worst), twins (n), exposure.
     """
     losses = twins.groupby([*CANARY[:3], "twin_of"])["nats"]
     ranks = losses.rank(method="max").astype(int)
@@ -91,8 +91,9 @@ def by(canaries: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Mean exposure (bits) and shares extracted of `secrets` by some of its columns.
 
     Columns: the keys, exposure, extracted and secret with ..._lo and ..._hi (seeds are drawn, then
-    canaries), n (canaries), chance and most (bits: what a never-planted secret has on average, and
-    what a canary can have).
+    canaries; they hold Wilson's interval where each canary has all or nothing, and few have the
+    one or the other, see `stats.quotient`), n (canaries), chance and most (bits: what a
+    never-planted secret has on average, and what a canary can have).
     """
 
     def count(part: pd.DataFrame) -> Line:

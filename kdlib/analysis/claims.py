@@ -22,6 +22,7 @@ from kdlib.analysis.rates import MODEL, natural
 from kdlib.config.methods import DISTILLED, label
 from kdlib.stats import (
     ALPHA,
+    MIN_GROUPS,
     MIN_SEEDS,
     Line,
     difference,
@@ -180,13 +181,19 @@ def _member_gain(rows: pd.DataFrame) -> Line:
 
 
 def _what_stays(odds: pd.DataFrame) -> Judged:
+    # "rows enough to be fitted": until after the reference run of attributes alone, now of all
+    # columns of the fit, seeds and sorts, too
     both = ["copies", "rarity"]
+    lacking = [name for name in both if name not in set(odds["attribute"])]
     odds = odds.query("attribute in @both and method in @DISTILLED and note == ''")
     lines = [
         f"{label(row['method'])} {row['size']}, {row['attribute']}: {row_text(row, form='.2f')}"
         for row in odds.to_dict("records")
     ]
     evidence = "; ".join(lines) or "no distilled student has rows enough to be fitted"
+    if lacking:
+        evidence += f"; it cannot be confirmed here: fewer than {MIN_GROUPS} different responses "
+        evidence += f"differ from the rest in {' and in '.join(lacking)}, too few to be fitted"
     confirmed = set(odds["attribute"]) == set(both) and (odds["lo"] > 1).all()
     # of Wald's test, whose interval this is
     z = np.log(odds["value"]) / (np.log(odds["hi"] / odds["lo"]) / (2 * ndtri(1 - ALPHA / 2)))

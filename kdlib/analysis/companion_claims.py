@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.config.methods import DISTILLED, label
+from kdlib.analysis.attacks import END, LOWEST, START
+from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.stats import ALPHA, judgeable, judged, row_text
 
 PUBLISHED_AUC = (0.54, 0.83)  # of students in 2508.07054
@@ -60,23 +61,33 @@ def _predictable(scores: dict[str, Any]) -> Judged:
 
 def _removable(removal: dict[str, Any]) -> Judged:
     enough = judgeable(removal)
-    evidence = f"{removal['predicted']} of {removal['n']} rows memorized without those predicted, "
-    evidence += f"{removal['random']} without random ones: {row_text(removal, form='+.3f')}"
+    evidence = f"{removal['predicted']} of {removal['n']} rows memorized without the "
+    evidence += f"{removal['n_predicted']} predicted, {removal['random']} without "
+    evidence += f"{removal['n_random']} random ones: {row_text(removal, form='+.3f')}"
     return enough and removal["hi"] < 0, enough and removal["lo"] > 0, evidence
 
 
-def _auc_as_published(early: pd.DataFrame, attacks: pd.DataFrame) -> Judged:
-    students, later = (
-        table[(table["score"] == "loss") & table["method"].isin(DISTILLED)]
-        for table in (early, attacks)
-    )
-    (lo, hi), auc, end = PUBLISHED_AUC, students["auc"], later["auc"]
+def _auc_as_published(early: pd.DataFrame) -> Judged:
+    own = early[(early["score"] == "loss") & early["method"].isin(DISTILLED)]
+    before, students, after = (own[own["at"] == at] for at in (START, LOWEST, END))
+    (lo, hi), auc, end = PUBLISHED_AUC, students["auc"], after["auc"]
     within = (students["auc_lo"] >= lo) & (students["auc_hi"] <= hi)
     outside = (students["auc_lo"] > hi) | (students["auc_hi"] < lo)
     evidence = f"{len(auc)} distilled students: AUC {auc.min():.3f} to {auc.max():.3f}; "
     evidence += f"{within.sum()} intervals lie within {lo} to {hi}, {outside.sum()} wholly outside"
+    evidence += f" ({_aucs(students[outside])})" * bool(outside.any())
+    tuned = before[["sft_epochs" in METHODS[one].coefficients for one in before["method"]]]
+    if len(tuned):
+        evidence += f"; where a student starts from SFT, before any distilling {_aucs(tuned)}"
     evidence += f"; at the end of training {end.min():.3f} to {end.max():.3f}"
     return within.all(), outside.any(), evidence
+
+
+def _aucs(students: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{label(one['method'])} {one['size']} {row_text(one, 'auc')}"
+        for one in students.to_dict("records")
+    )
 
 
 def _ranked_differently(reversals: pd.DataFrame) -> Judged:
@@ -139,11 +150,13 @@ CLAIMS = {
         "With the rows predicted beforehand removed, less is memorized than with as many random "
         "rows removed (2601.15394: 1,698 memorized to 4).",
         # before any reported seed at most 1% of what was memorized, which of few rows cannot be
-        # told from 0. "At most half" was added after a run in which 91 of 96 rows were predicted
+        # told from 0. "At most half" was added after a run in which 91 of 96 rows were predicted;
+        # "whole groups" after the reference run, in which copies of removed rows were still read
         "word-level KD at the probe's size, all seeds together: the share of the member rows, "
         "removed or kept, that is memorized with the predicted rows (at most half) removed, less "
-        "that with as many random rows removed; confirmed if the paired difference's interval "
-        "lies below 0, refuted if above 0, by 10 different responses or more",
+        "that with as many random rows removed, both in whole groups of equal responses; confirmed "
+        "if the paired difference's interval lies below 0, refuted if above 0, by 10 different "
+        "responses or more",
         _removable,
     ),
     "E1": (

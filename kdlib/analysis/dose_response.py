@@ -1,5 +1,8 @@
 """How often a secret has to be shown before it is recited: dose and response (notebook 13)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -17,8 +20,8 @@ def ed50(tuples: pd.DataFrame) -> pd.DataFrame:
     Per model the probability of being written word for word is a logistic function of log2 of the
     showings, with Firth's penalty (1993), which keeps it finite where doses separate hits from
     misses. ED50 lies where it is 1/2. Columns: method, size, value, lo, hi (seeds, then canaries
-    are drawn), slope (log odds per doubling), n (canaries), hits. Beyond 2**LOWEST or 2**HIGHEST it
-    is that bound.
+    are drawn; 2**LOWEST to 2**HIGHEST, beyond which each is that bound), slope (log odds per
+    doubling), n (canaries), hits, least and most (doses that were tried).
     """
     planted = tuples[(tuples["kind"] == "canary") & (tuples["split"] == "member")]
     planted = planted[planted["method"] != "base"]
@@ -35,8 +38,29 @@ def _line(rows: pd.DataFrame) -> Line:
         return np.stack([at.clip(LOWEST, HIGHEST), slope])
 
     half, slope = estimate(statistic, rows["group"], seeds=rows["seed"])
-    ends = {end: 2.0 ** half[end] for end in ("value", "lo", "hi")}
-    return ends | {"slope": slope["value"], "n": len(rows), "hits": int(hit.sum())}
+    ends = {end: 2.0 ** np.clip(half[end], LOWEST, HIGHEST) for end in ("value", "lo", "hi")}
+    tried = {"least": int(rows["repetitions"].min()), "most": int(rows["repetitions"].max())}
+    return ends | {"slope": slope["value"], "n": len(rows), "hits": int(hit.sum())} | tried
+
+
+def text(line: Mapping[str, Any]) -> str:
+    """A line of `ed50` in words: "7.3 [0.8, ≥ 1024]", and whether it lies beyond the doses tried.
+
+    An end at a bound is only known to lie there or further out.
+    """
+    value, lo, hi = (_dose(line[name]) for name in ("value", "lo", "hi"))
+    span = "(no interval)" if np.isnan(line["lo"]) else f"[{lo}, {hi}]"
+    if line["least"] <= line["value"] <= line["most"]:
+        return f"{value} {span}"
+    tried = f"{line['least']:.0f} to {line['most']:.0f}"
+    return f"{value} {span}, beyond the doses tried ({tried})"
+
+
+def _dose(dose: float) -> str:
+    for sign, bound in (("≤", LOWEST), ("≥", HIGHEST)):
+        if dose == 2.0**bound:
+            return f"{sign} {dose:g}"
+    return f"{dose:.1f}"
 
 
 def logistic(x: np.ndarray, hit: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Which rows a student will memorize, predicted, and what their removal does (notebook 12)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from kdlib.stats import (
     named,
     paired_difference,
     ratio,
+    row_text,
 )
 
 FEATURES = {  # known before a student is distilled; name: in words for tables and figures
@@ -57,12 +58,13 @@ def predicted(
     Logistic regression (scikit-learn's: C = 1, no class weights) on standardized features, for each
     part of the rows queried trained on the other parts of those learned (`known`, of the same or
     another student) whose response is not among those queried. Where these hold hits only, or none,
-    the probability is their share of hits (0.5 where they hold no row).
+    or no features are given, the probability is their share of hits, which is the base rate alone
+    (0.5 where they hold no row).
     """
     features, found = list(features), pd.Series(np.nan, index=queried.index)
     for part, rows in queried.groupby("part"):
         others = learned[(learned["part"] != part) & ~learned["group"].isin(rows["group"])]
-        if others["hit"].nunique() < 2:
+        if not features or others["hit"].nunique() < 2:
             found[rows.index] = others["hit"].mean() if len(others) else 0.5
         else:
             model = make_pipeline(StandardScaler(), LogisticRegression())
@@ -97,6 +99,55 @@ def score(frame: pd.DataFrame, probability: pd.Series) -> Line:
         ends = {end: float(np.clip(one[end], 0, 1)) for end in ("lo", "hi")}
         facts |= named(name, one | ends)
     return facts
+
+
+def beyond_base_rate(frame: pd.DataFrame, probability: pd.Series) -> Line:
+    """Brier score of the probabilities less that of the base rate alone (`predicted`).
+
+    brier, base (both scores), then what `stats.paired_difference` gives, over the rows of `known`.
+    """
+    of_each = probability, predicted(frame, frame, [])
+    a, b = (frame.assign(error=(one - frame["hit"].astype(float)) ** 2) for one in of_each)
+    means = {"brier": a["error"].mean(), "base": b["error"].mean()}
+    return means | paired_difference(a, b, "error")
+
+
+def answer(frame: pd.DataFrame, probability: pd.Series) -> str:
+    """What a forecast of the rows of `known` is worth, in words.
+
+    How many rows are flagged (probability above one half), which share of them, and of all rows, is
+    memorized, how many of those memorized are flagged, and `than_a_guess`.
+    """
+    flag, hit = (probability > 0.5).to_numpy(), frame["hit"].to_numpy(dtype=bool)
+    text = f"{flag.sum()} of {len(flag)} rows are flagged (predicted above one half). "
+    for name, some in (("these", flag), ("all rows", np.ones(len(flag), dtype=bool))):
+        share = ratio(frame["group"], hit & some, some, frame["seed"])
+        text += f"Of {name}, {(hit & some).sum()} of {some.sum()} are memorized "
+        text += f"({row_text(share, form='.1%')}). "
+    if hit.any():
+        text += f"Of those memorized, {(hit & flag).sum()} of {hit.sum()} are flagged; to flag "
+        text += "every row would find them all. "
+    return text + than_a_guess(score(frame, probability), beyond_base_rate(frame, probability))
+
+
+def than_a_guess(scores: Line, gap: Line) -> str:
+    """Whether a ranking (`score`) and probabilities (`beyond_base_rate`) are better than a guess.
+
+    In words, by the intervals of the ROC-AUC (a guess: 0.5) and of the difference of Brier scores.
+    """
+    if pd.isna(scores["roc_auc"]):
+        return "Too few rows, memorized or not, to say whether that is better than a guess."
+    text = _compared(scores["roc_auc_lo"] > 0.5, scores["roc_auc_hi"] < 0.5, "Its ranking is")
+    text += f"a guess: ROC-AUC {row_text(scores, 'roc_auc')}, a guess 0.5. "
+    text += _compared(gap["hi"] < 0, gap["lo"] > 0, "Its probabilities are")
+    text += f"the base rate alone: Brier score {row_text(scores, 'brier')}, of the base rate "
+    return f"{text}{gap['base']:.3f}, difference {row_text(gap, form='+.3f')}."
+
+
+def _compared(better: bool, worse: bool, what: str) -> str:
+    unknown = not better and not worse
+    side = "worse" if worse else "better"
+    return f"{what} {'not known to be ' * unknown}{side} than "
 
 
 def calibration(frame: pd.DataFrame, probability: pd.Series, bins: int = 10) -> pd.DataFrame:
@@ -138,16 +189,66 @@ def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.D
     return each(ordered, ["part"], count)  # removed, kept, held_out
 
 
+def to_remove(
+    rows: pd.DataFrame, probability: pd.Series, dice: np.random.Generator
+) -> dict[str, set[str]]:
+    """Row ids to leave out: "predicted" to be memorized, and as many "random" ones.
+
+    Rows are one seed's of `known`, with a probability each (same index). Groups of equal responses
+    are taken whole, since a row is still read in a copy that is kept. Predicted: groups whose mean
+    probability is above one half, the likeliest first, each that still fits into half of the rows.
+    Random: all groups in the order of `dice`, each that still fits into so many rows as were
+    predicted, so that there are as many, or as near below as whole groups allow.
+    """
+    found = rows.assign(probability=probability).groupby("group")["probability"]
+    groups = found.agg(["mean", "size"])
+    likely = groups[groups["mean"] > 0.5].sort_values("mean", ascending=False, kind="stable")
+    chosen = {"predicted": _fitting(likely["size"], len(rows) // 2)}
+    shuffled = groups["size"].iloc[dice.permutation(len(groups))]
+    chosen["random"] = _fitting(shuffled, int(groups["size"][chosen["predicted"]].sum()))
+    return {which: set(rows["row_id"][rows["group"].isin(one)]) for which, one in chosen.items()}
+
+
+def _fitting(sizes: pd.Series, room: int) -> list[Hashable]:
+    """The groups, in their order, each that still fits into so many rows."""
+    taken = []
+    for group, size in sizes.items():
+        if size <= room:
+            taken.append(group)
+            room -= size
+    return taken
+
+
 def removal(predicted: pd.DataFrame, random: pd.DataFrame) -> Line:
-    """Memorized share of all member rows with predicted rows left out, less with as many random.
+    """Memorized share of all member rows with predicted rows left out, less with random ones.
 
     Both are tuples of the students of all seeds; rows that were left out count as the others do.
-    predicted, random (memorized rows), then what `stats.paired_difference` gives.
+    predicted, random (memorized rows), n_predicted, n_random (rows left out), then what
+    `stats.paired_difference` gives.
     """
     rows = [natural(one[one["split"] != "held_out"]) for one in (predicted, random)]
     a, b = (one.assign(hit=one["hit"].astype(float)) for one in rows)
     counts = {"predicted": int(a["hit"].sum()), "random": int(b["hit"].sum())}
+    for which, one in (("predicted", a), ("random", b)):
+        counts[f"n_{which}"] = int((one["split"] == "left_out").sum())
     return counts | paired_difference(a, b, "hit")
+
+
+def before_and_after(table: pd.DataFrame) -> str:
+    """Memorized rows before and after each removal, in words; `onion` lines by left_out.
+
+    Of all member rows, and of the kept ones alone; all seeds together.
+    """
+    total = table.groupby(["left_out", "part"])[["n", "before", "after"]].sum().astype(int)
+    told = []
+    for kind, part in total.index:
+        if part == "removed":
+            out, kept = total.loc[(kind, part)], total.loc[(kind, "kept")]
+            n, before, after = out + kept
+            text = f"with {out['n']} {kind} rows removed, memorized rows go from {before} to "
+            text += f"{after} of {n}, of the {kept['n']} kept ones alone from {kept['before']} to "
+            told.append(f"{text}{kept['after']}")
+    return "; ".join(told)
 
 
 def next_layer(table: pd.DataFrame) -> dict[str, str]:

@@ -4,7 +4,7 @@
 nats_per_token, and the attributes `names` as `scaled` gives them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from scipy.optimize import linprog
 
 from kdlib.analysis.attributes import ATTRIBUTES
 from kdlib.analysis.rates import MODEL
-from kdlib.stats import MIN_GROUPS, Line, each
+from kdlib.config.methods import label
+from kdlib.stats import ALPHA, MIN_GROUPS, Line, each, row_text
 
 _EFFECT = ["attribute", "value", "lo", "hi"]
 
@@ -50,16 +51,18 @@ def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
     One logistic regression per model over all seeds of member rows, standard errors clustered by
     group, seed and sort as fixed effects: an interval is over groups alone, for these seeds (a
-    handful of seeds are too few clusters for a two-way error). Only if for each attribute there are
-    MIN_GROUPS memorized and MIN_GROUPS other groups (Peduzzi et al. 1996; copies are one witness),
-    not `separated`. Columns: method, size, n, hits, hit_groups, missed_groups, attribute, value
-    (odds ratio), lo, hi, note ("" where fitted; else why not, and value, lo and hi are empty).
+    handful of seeds are too few clusters for a two-way error). Only if for each column of the fit
+    beside the constant (attributes, seeds and sorts) there are MIN_GROUPS memorized and MIN_GROUPS
+    other groups (Peduzzi et al. 1996; copies are one witness), not `separated`. Columns: method,
+    size, n, hits, hit_groups, missed_groups, attribute, value (odds ratio), lo, hi, note ("" where
+    fitted; else why not, and value, lo and hi are empty).
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:
         hit = part["hit"].to_numpy(dtype=bool)
         hits, missed = (part["group"][side].nunique() for side in (hit, ~hit))
-        columns, note = design(part, names), _too_few(min(hits, missed), names)
+        columns = design(part, names)
+        note = _too_few(min(hits, missed), names, columns)
         if not note and separated(columns.to_numpy(), hit):
             note = "the attributes separate memorized from other rows"
         model = None if note else sm.Logit(hit.astype(float), columns)
@@ -73,13 +76,14 @@ def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Change of the loss (nats per token) per standard deviation of each attribute.
 
-    Least squares per model and split, with the fixed effects, clusters and columns of `odds`. On
-    held-out rows it says what is easy to guess; what members have beyond that is memory.
+    Least squares per model and split, with the fixed effects, clusters, columns and least number of
+    groups of `odds`. On held-out rows it says what is easy to guess; not so for near copies, since
+    a held-out row with a near copy among the member rows was in part trained on.
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:
-        note = _too_few(part["group"].nunique(), names)
         columns = design(part, names, [np.ones(len(part), dtype=bool)])
+        note = _too_few(part["group"].nunique(), names, columns)
         model = None if note else sm.OLS(part["nats_per_token"], columns)
         return _effects(part, names, model, np.positive, note=note, n=len(part))
 
@@ -87,11 +91,55 @@ def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return each(frame, [*MODEL, "split"], lines).reindex(columns=columns)
 
 
-def _too_few(few: int, names: Sequence[str]) -> str:
+def apart(fitted: pd.DataFrame, none: float) -> pd.DataFrame:
+    """The lines whose intervals leave out `none`: 1 for an odds ratio, 0 for a change of loss."""
+    return fitted[(fitted["lo"] > none) | (fitted["hi"] < none)]
+
+
+def answer(fitted: pd.DataFrame) -> str:
+    """Which attributes go with being memorized, in words; of distilled students, as `odds` fits.
+
+    Named are those whose intervals leave out 1, and how many were looked at.
+    """
+    if fitted.empty:
+        return "Too few rows are memorized to say which attributes make a row stay."
+    sure, looked = apart(fitted, 1), len(fitted)
+    text = f"Of {looked} odds ratios (per standard deviation; above 1: more of it stays) of "
+    text += f"{len(fitted[MODEL].drop_duplicates())} distilled students, {len(sure)} have an "
+    text += "interval that leaves out 1; the intervals are not corrected for how many were looked "
+    text += f"at ({looked}, of which about {ALPHA * looked:.1f} would leave out 1 if no attribute "
+    text += "had an effect). "
+    for name, lines in sure.groupby("attribute", sort=False):
+        told = (f"{_student(row)} {row_text(row, form='.2f')}" for row in lines.to_dict("records"))
+        text += f"{str(name).replace('_', ' ').capitalize()}: {', '.join(told)}. "
+    rest = "others, and of attributes that were not fitted" if len(sure) else "attributes"
+    return f"{text}Of the {rest}, this run says nothing."
+
+
+def turned(nats: pd.DataFrame) -> list[str]:
+    """What goes with a lower loss of one split and a higher loss of the other, in words.
+
+    Attribute and student, of lines of `nats` of both splits: both intervals leave out 0.
+    """
+    side = np.sign(apart(nats, 0).set_index([*MODEL, "attribute", "split"])["value"]).unstack()
+    side = side.reindex(columns=["member", "held_out"])
+    found = side[side["member"] * side["held_out"] < 0].reset_index()
+    return [
+        f"{row['attribute'].replace('_', ' ')} ({_student(row)})"
+        for row in found.to_dict("records")
+    ]
+
+
+def _student(row: Mapping[Hashable, Any]) -> str:
+    return f"{label(row['method'])} {row['size']}"
+
+
+def _too_few(few: int, names: Sequence[str], columns: pd.DataFrame) -> str:
     if not names:
         return "no attribute varies enough"
-    needed = MIN_GROUPS * len(names)
-    return f"{few} groups, where {len(names)} attributes need {needed}" if few < needed else ""
+    count = columns.shape[1] - 1  # beside the constant
+    needed = MIN_GROUPS * count
+    return f"{few} groups, where {count} columns need {needed}" if few < needed else ""
 
 
 def _effects(part: pd.DataFrame, names: Any, model: Any, scale: Callable, **facts: Any) -> list:

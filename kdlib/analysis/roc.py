@@ -1,10 +1,11 @@
 """How well a score tells who was in the training data: signed AUC, hits at low false alarm.
 
 Scores are those of `attacks`, [n]: the higher, the more like a member, [n] bool (notebook 13).
-KdlibError where one is not a number.
+KdlibError where one is not a number. An attack is on one model: frames with a column seed are of
+one model a seed, whose numbers are computed apart and averaged, each seed by the rows drawn of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -12,7 +13,18 @@ import numpy as np
 import pandas as pd
 
 from kdlib.errors import KdlibError
-from kdlib.stats import DRAWS, MIN_GROUPS, NOTHING, estimate, line, named
+from kdlib.stats import (
+    DRAWS,
+    MIN_GROUPS,
+    NOTHING,
+    Interval,
+    Line,
+    Statistic,
+    estimate,
+    line,
+    named,
+    wilson,
+)
 
 RATES = {"tpr_1pct": 0.01, "tpr_01pct": 0.001}  # at these false-positive rates
 
@@ -45,27 +57,59 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
     """AUC and low-rate hits of score columns, with intervals over seeds, then groups.
 
     The frame has member (bool), group and, if there are seeds, seed besides. Columns: score, auc,
-    then each of RATES (nan with too few others), all with ..._lo and ..._hi (nan where members, or
-    others, are of fewer than MIN_GROUPS groups), n_member, n_other, groups (see `fewer`).
+    then each of RATES (nan with too few others in a seed), all 0 to 1 with ..._lo and ..._hi (nan
+    where members, or others, are of fewer than MIN_GROUPS groups), n_member, n_other, groups (see
+    `fewer`). An AUC that is the same in every draw has no interval; a rate of 0 or 1 holds Wilson's
+    over the members' groups.
     """
-    member = frame["member"].to_numpy(dtype=bool)
-    others, groups = int((~member).sum()), fewer(frame)
+    member, others = frame["member"].to_numpy(dtype=bool), least_others(frame)
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        numbers = []
+    def numbers(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        found = []
         for column in columns:
-            at = counts(frame[column], member, weights)
-            numbers += [area(*at), *(_found(*at, fpr, others) for fpr in RATES.values())]
-        return np.stack(numbers)
+            at = counts(frame[column].to_numpy()[rows], member[rows], weights)
+            found += [area(*at), *(_found(*at, fpr, others) for fpr in RATES.values())]
+        return np.stack(found)
 
-    rows: dict[str, dict[str, Any]] = {column: {"score": column} for column in columns}
-    names = product(columns, ("auc", *RATES))
-    found = estimate(statistic, frame["group"], frame.get("seed"), draws)
-    for (column, name), one in zip(names, found, strict=True):
-        ends = np.clip([one["lo"], one["hi"]], 0, 1) if groups >= MIN_GROUPS else NOTHING
-        rows[column] |= named(name, line(one["value"], (float(ends[0]), float(ends[1]))))
-    facts = {"n_member": member.sum(), "n_other": others, "groups": groups}
-    return pd.DataFrame(rows.values()).assign(**facts)
+    known = estimate(_averaged(frame, numbers), frame["group"], frame.get("seed"), draws)
+    lines: dict[str, dict[str, Any]] = {column: {"score": column} for column in columns}
+    for (column, name), one in zip(product(columns, ("auc", *RATES)), known, strict=True):
+        lines[column] |= named(name, line(one["value"], _ends(frame, name, one)))
+    facts = {"n_member": member.sum(), "n_other": (~member).sum(), "groups": fewer(frame)}
+    return pd.DataFrame(lines.values()).assign(**facts)
+
+
+def _ends(frame: pd.DataFrame, name: str, found: Line) -> Interval:
+    """The interval of a number of `evaluate`, see there."""
+    alike = name == "auc" and found["lo"] == found["hi"]  # in all draws, which is no certainty
+    if fewer(frame) < MIN_GROUPS or alike:
+        return NOTHING
+    lo, hi = found["lo"], found["hi"]
+    if name in RATES and found["value"] in (0, 1):
+        count = frame["group"][frame["member"].to_numpy(dtype=bool)].nunique()
+        rare = wilson(int(found["value"]) * count, count)
+        lo, hi = np.fmin(lo, rare[0]), np.fmax(hi, rare[1])
+    return float(np.clip(lo, 0, 1)), float(np.clip(hi, 0, 1))
+
+
+def _averaged(
+    frame: pd.DataFrame, numbers: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Statistic:
+    """The mean over seeds of numbers of each seed's rows ([n] bool) and their weights.
+
+    A seed counts as often as its rows are drawn, and not where none is.
+    """
+    seeds = _seeds(frame)
+    sides = [seeds == seed for seed in pd.unique(seeds)]
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        found = [numbers(rows, weights[rows]) for rows in sides]
+        if len(sides) == 1:
+            return found[0]
+        drawn = np.stack([weights[rows].sum(axis=0, dtype=float) for rows in sides])[:, None]
+        return np.where(drawn > 0, drawn * found, 0).sum(axis=0) / drawn.sum(axis=0)
+
+    return mean
 
 
 def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
@@ -74,13 +118,26 @@ def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
     The interval is paired: both see the same draws. The frame has seed, member, group besides;
     for groups see `fewer`.
     """
+    member = frame["member"].to_numpy(dtype=bool)
 
-    def gap(weights: np.ndarray) -> np.ndarray:
-        first, second = (area(*counts(frame[c], frame["member"], weights)) for c in (one, other))
+    def gap(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        sides = (counts(frame[c].to_numpy()[rows], member[rows], weights) for c in (one, other))
+        first, second = (area(*side) for side in sides)
         return (first - second)[None]
 
-    (found,) = estimate(gap, frame["group"], frame["seed"])
+    (found,) = estimate(_averaged(frame, gap), frame["group"], frame["seed"])
     return found | {"n": len(frame), "groups": fewer(frame)}
+
+
+def least_others(frame: pd.DataFrame) -> int:
+    """How many rows are no members, in the seed that has the fewest of them."""
+    others = pd.Series(~frame["member"].to_numpy(dtype=bool))
+    return int(others.groupby(_seeds(frame)).sum().min())
+
+
+def _seeds(frame: pd.DataFrame) -> np.ndarray:
+    """The seed of each row; without seeds all rows are of one."""
+    return frame["seed"].to_numpy() if "seed" in frame else np.zeros(len(frame))
 
 
 def fewer(frame: pd.DataFrame) -> int:

@@ -36,7 +36,7 @@ def counterfactual(table: pd.DataFrame) -> Figure:
 
 
 def roc(curves: pd.DataFrame) -> Figure:
-    """ROC curves by method (`roc.roc`): all of it, and the corner of few false positives."""
+    """ROC curves by method (`roc.roc`, of one seed): all, and the corner of few false positives."""
     figure, [[left, right]] = style.panels(1, 2, 10, 4.4)
     low = curves["false"][curves["false"] > 0].min() / 2
     for axes, scale, steps in ((left, "linear", "default"), (right, "log", "steps-post")):
@@ -53,8 +53,11 @@ def roc(curves: pd.DataFrame) -> Figure:
     return style.below(figure, left, ncols=4)
 
 
-def membership(table: pd.DataFrame) -> Figure:
-    """AUC and, with 100 held-out rows, hits at 1% false positives (`attacks.summary`, one size)."""
+def membership(table: pd.DataFrame, scope: str) -> Figure:
+    """AUC and, with 100 held-out rows, hits at 1% false positives (`attacks.summary`, one size).
+
+    `scope`, the title, says of which seeds and rows all scores are.
+    """
     scores = list(dict.fromkeys(table["score"]))
     columns = [("auc", 0.5, "AUC"), ("tpr_1pct", 0.01, "member rows found at 1% false positives")]
     columns = [one for one in columns if table[one[0]].notna().any()]
@@ -65,6 +68,7 @@ def membership(table: pd.DataFrame) -> Figure:
         style.grouped(axes, table, scores, "score", column, markersize=6, capsize=2)
         axes.set(xlabel=f"{title} (dotted: guessing)")
     style.names_down(panels[0], [one.replace("_", " ") for one in scores])
+    figure.suptitle(scope, fontsize="medium")
     return style.below(figure, panels[0], ncols=6)
 
 
@@ -86,15 +90,28 @@ def membership_vs_memorization(points: pd.DataFrame, low: float, high: float) ->
 
 
 def exposure(table: pd.DataFrame) -> Figure:
-    """Exposure and extraction of canaries by how often they were planted (`canary_exposure.by`)."""
-    figure, [[left, right]] = style.panels(1, 2, 10, 4.4)
-    style.by_times(left, table, "repetitions", "exposure")
-    style.by_times(right, table, "repetitions", "secret")
-    most = table["most"].iloc[0]
-    where: dict[str, Any] = {"xycoords": left.get_yaxis_transform(), "ha": "right"}
-    for text, level in (("never planted", table["chance"].iloc[0]), ("the most", most)):
-        left.axhline(level, **style.DOTTED)
-        left.annotate(text, (0.99, level + 0.02 * most), color="0.4", fontsize="small", **where)
-    left.set(ylabel="exposure (bits)", ylim=(-0.03 * most, 1.12 * most))
-    right.set(ylabel="secrets written (share),\nthe words before them given", ylim=(-0.03, 1.03))
-    return style.below(figure, left, ncols=5)
+    """Exposure and extraction of canaries by how often they were planted (`canary_exposure.by`).
+
+    A column of panels for each method, of one size: above exposure, below what is written.
+    """
+    methods, most = ordered(table["method"]), table["most"].iloc[0]
+    levels = {"never planted": table["chance"].iloc[0], "the most": most}
+    figure, panels = style.panels(
+        2, len(methods), 1.2 + 2.1 * len(methods), 5.4, sharex=True, sharey="row"
+    )
+    for (above, below), method in zip(panels.T, methods, strict=True):
+        part = table[table["method"] == method]
+        for axes, column in ((above, "exposure"), (below, "secret")):
+            style.by_times(axes, part, "repetitions", column)
+            axes.set(xlabel="")
+        for level in levels.values():
+            above.axhline(level, **style.DOTTED)
+        above.set(title=label(method), ylim=(-0.03 * most, 1.12 * most))
+    first, below = panels[:, 0]
+    where: dict[str, Any] = {"xycoords": first.get_yaxis_transform(), "ha": "right"}
+    for text, level in levels.items():
+        first.annotate(text, (0.99, level + 0.02 * most), color="0.4", fontsize="small", **where)
+    first.set(ylabel="exposure (bits)")
+    below.set(ylabel="secrets written (share),\nafter the words before", ylim=(-0.03, 1.03))
+    figure.supxlabel("times shown in an epoch")
+    return figure

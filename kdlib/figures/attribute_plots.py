@@ -44,15 +44,16 @@ def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
 
 
 def onion(table: pd.DataFrame) -> Figure:
-    """Memorized share before and after a removal, one thin line per seed (`forecast.onion`)."""
+    """Memorized share before and after a removal (`forecast.onion`); thin lines: several seeds."""
     figure, [panels] = style.panels(1, 2, 9, 4, sharey=True)
-    titles = {"predicted": "predicted rows removed", "random": "as many random rows removed"}
+    titles = {"predicted": "predicted rows removed", "random": "random rows removed"}
     for axes, (which, title) in zip(panels, titles.items(), strict=True):
         for part, colour, marker in (("removed", "#d55e00", "o"), ("kept", "#0173b2", "s")):
             rows = table[(table["left_out"] == which) & (table["part"] == part)]
             if len(rows):
                 shares = rows[["before", "after"]].div(rows["n"], axis=0).to_numpy().T
-                axes.plot(shares, color=colour, alpha=0.35, linewidth=1)
+                if len(rows) > 1:
+                    axes.plot(shares, color=colour, alpha=0.35, linewidth=1)
                 n, before, after = rows[["n", "before", "after"]].sum()
                 name = f"{part} rows: {before} to {after} of {n}"
                 axes.plot([before / n, after / n], marker, ls="-", c=colour, lw=2.5, label=name)

@@ -16,8 +16,8 @@ from kdlib.stats import row_text
 ATTACKERS = (
     "What an attacker can tell, by students trained on halves of the rows (memorized) and by "
     "scores of member and held-out rows (AUC: chance of ranking a member higher, 0.5 is a guess; "
-    "notebooks 11 and 13), with 95% intervals, as above; those of one seed say nothing of other "
-    "training runs"
+    "notebooks 11 and 13), with 95% intervals, as above (none where no draw differs, as where each "
+    "member ranks above every other row); those of one seed say nothing of other training runs"
 )
 ATTACKS = (  # a column of `attackers` each: over, held_out, score and number of `attacks.scopes`
     ("AUC, loss alone", EVERY, EVERY, "loss", "auc"),

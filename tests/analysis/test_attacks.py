@@ -98,28 +98,116 @@ def test_scored_holds_every_score_where_it_can_be_had():
     assert abs(loss["base", "middle"] - 0.5) < 0.15 < 0.25 < loss["sft", "middle"] - 0.5
 
 
-def test_early_is_where_the_held_out_loss_of_each_run_is_lowest():
+def test_near_copies_are_of_a_member_row_of_the_seed():
+    texts = {
+        "m": "Return the mean of x along an axis.",
+        "n": "Return the mean of x along an axis.",  # an exact copy, of the same group
+        "h": "Return the mean of y along an axis.",
+        "o": "Draw a line between two points.",
+        "c": "Return the mean of x along an axis!",
+    }
+    frame = pd.DataFrame({"response": texts}).assign(kind="row", split="member")
+    frame["group"] = [text[:20] for text in frame["response"]]
+    frame.loc[["h", "o"], "split"] = "held_out"
+    frame.loc["c", "kind"] = "canary"  # none of the rows
+    other = frame.assign(split=["held_out", "held_out", "member", "held_out", "member"])
+    found = attacks.near({3: frame, 5: other})
+    assert found.index.names == ["seed", "row_id"] and found.name == "near"
+    assert found[3].to_dict() == {"m": 0, "n": 0, "h": 2, "o": 0}
+    assert found[5].to_dict() == {"m": 1, "n": 1, "h": 0, "o": 0}
+
+
+def planted_scores(seeds=(0, 1, 2)):
+    """Seeds 0 to 2 of two models; in each two of ten others score above all members, as copies."""
+    lines = []
+    for seed in seeds:
+        for method in ("sft", "word_kd"):
+            for i in range(40):
+                member, copy = i < 20, i >= 38
+                score = 1.0 + i if member else 100.0 + i if copy else -1.0 - i
+                facts = {"method": method, "size": "middle", "seed": seed, "row_id": f"r{i}"}
+                facts |= {"group": f"g{i}", "member": member, "near": int(copy), "loss": score}
+                lines.append(facts | {"likelihood_ratio": score if seed == 1 else np.nan})
+    return pd.DataFrame(lines)
+
+
+def test_scopes_are_of_chosen_seeds_and_held_out_rows():
+    table = attacks.scopes(planted_scores(), [1])
+    assert list(table.columns[:2]) == ["method", "size"] and len(table) == 2 * 4 * 2
+    kept = table.set_index(["method", "over", "held_out", "score"])
+    of = (attacks.EVERY, attacks.REFERENCED), (attacks.EVERY, attacks.APART)
+    seeds = {over: [kept.loc[("sft", over, of[1][0], "loss"), "seeds"]] for over in of[0]}
+    assert seeds == {attacks.EVERY: [3], attacks.REFERENCED: [1]}
+    for method in ("sft", "word_kd"):
+        for over in of[0]:
+            every, apart = (kept.loc[(method, over, one, "loss")] for one in of[1])
+            assert (every["auc"], apart["auc"]) == (0.9, 1)  # 18 of 20 lie below each member
+            assert apart["n_other"] == every["n_other"] - 2 * every["seeds"]
+            assert kept.loc[(method, over, of[1][0], "likelihood_ratio"), "seeds"] == 1
+    pd.testing.assert_frame_equal(
+        table[(table["over"] == of[0][0]) & (table["held_out"] == of[1][0])]
+        .drop(columns=["over", "held_out"])
+        .reset_index(drop=True),
+        attacks.summary(planted_scores()),
+    )
+
+
+def test_false_alarms_that_are_near_copies():
+    rows = planted_scores()
+    found = attacks.alarms(rows, 0.2)  # four of twenty, two of them copies
+    assert found.to_dict() == {"highest": 0.5, "all": 0.1}
+    assert attacks.alarms(rows, 0.01)["highest"] == 1  # one at least
+    assert attacks.alarms(rows.assign(loss=-rows["loss"]), 0.2)["highest"] == 0
+
+
+def paths():
+    """Notes of two methods at three steps, members ever easier; one run is best at its end."""
     whole = study({"sft": 0.0, "word_kd": 0.0}).drop(columns=["min_k", "min_k_plus"])
     parts = []
-    for step, shift in ((0, 0.0), (4, 0.7), (9, 3.0)):  # members get ever easier
+    for step, shift in ((0, 0.0), (4, 0.7), (9, 3.0)):
         at = whole.assign(step=step, epoch=step / 4)
         member, late = at["split"] == "member", (at["method"] == "sft") & (at["seed"] == 1)
-        held_out = np.where(late, 10.0 - step, 1.0 + abs(step - 4))  # one run is best at its end
+        held_out = np.where(late, 10.0 - step, 1.0 + abs(step - 4))
         nats = at["nats_per_token"] - shift * member + held_out
         parts.append(at.assign(nats_per_token=nats))
     canary = parts[1].iloc[:1].assign(kind="canary", row_id="c")
-    found = attacks.early(pd.concat([*parts, canary], ignore_index=True))
-    steps = found.groupby(["method", "size", "seed"])["step"].agg(["min", "max"])
-    assert (steps["min"] == steps["max"]).all() and len(found) == len(whole)
-    assert steps["min"].to_dict() == {
-        at: 9 if (at[0], at[2]) == ("sft", 1) else 4 for at in steps.index
+    return pd.concat([*parts, canary], ignore_index=True).sample(frac=1, random_state=0)
+
+
+def test_noted_are_the_start_the_lowest_held_out_loss_of_each_run_and_its_end():
+    found = attacks.noted(paths())
+    whole = len(paths()) // 3
+    steps = found.groupby(["at", "method", "size", "seed"])["step"].agg(["min", "max"])
+    assert (steps["min"] == steps["max"]).all()
+    assert found["at"].value_counts().to_dict() == dict.fromkeys(
+        (attacks.START, attacks.LOWEST, attacks.END), whole
+    )
+    assert (steps.loc[attacks.START, "min"] == 0).all()
+    assert (steps.loc[attacks.END, "min"] == 9).all()
+    assert steps.loc[attacks.LOWEST, "min"].to_dict() == {
+        at: 9 if (at[0], at[2]) == ("sft", 1) else 4 for at in steps.loc[attacks.LOWEST].index
     }
     assert (found["loss"] == -found["nats_per_token"]).all()
-    table = attacks.summary(found).set_index(["method", "size"])
-    assert set(table["score"]) == {"loss"} and len(table) == 4
+    table = attacks.summary(found, ["at", *attacks.MODEL])
+    assert set(table["score"]) == {"loss"} and len(table) == 3 * 4
     both = found.query("method == 'word_kd' and size == 'small'")
-    area = roc.auc(both["loss"].to_numpy(), both["member"].to_numpy())
-    assert table.at[("word_kd", "small"), "auc"] == pytest.approx(area)
+    kept = table.set_index(["at", "method", "size"])["auc"]
+    for at, part in both.groupby("at"):
+        area = [
+            roc.auc(one["loss"].to_numpy(), one["member"].to_numpy())
+            for _, one in part.groupby("seed")
+        ]
+        assert kept[at, "word_kd", "small"] == pytest.approx(np.mean(area))
+    gaps = attacks.change(found).set_index(["method", "size"])
+    for model, gap in gaps["value"].items():
+        assert gap == pytest.approx(kept[attacks.END, *model] - kept[attacks.START, *model])
+    assert (gaps["value"] > 0.2).all() and (gaps["groups"] == 30).all()
+    sure = {model for model, gap in gaps.iterrows() if gap["lo"] > 0}
+    said = {model: "higher" if model in sure else "not told from none" for model in gaps.index}
+    assert 0 < len(sure) < 4 and gaps["told"].to_dict() == said
+    other = {attacks.START: attacks.END, attacks.END: attacks.START}
+    turned = attacks.change(found.assign(at=found["at"].replace(other)))
+    assert set(turned["told"]) == {"lower", "not told from none"}
 
 
 SHARES = {"sft": 0.5, "word_kd": 0.9, "minillm": 0.0}

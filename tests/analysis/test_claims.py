@@ -333,8 +333,13 @@ def test_claim_c5b(copies, rarity, verdict):
 
 def test_claim_c5b_needs_both():
     one = pd.DataFrame([odds_line("word_kd", "rarity", 2, 3)])
-    assert claims.judge("C5b", 3, odds=one)["verdict"] == "open"
-    assert claims.judge("C5b", 3, odds=one[:0])["verdict"] == "open"
+    few = "it cannot be confirmed here: fewer than 10 different responses differ from the rest in "
+    row = claims.judge("C5b", 3, odds=one)
+    assert row["verdict"] == "open" and f"{few}copies, too few to be fitted" in row["evidence"]
+    row = claims.judge("C5b", 3, odds=one[:0])
+    assert row["verdict"] == "open" and f"{few}copies and in rarity, too" in row["evidence"]
+    both = pd.DataFrame([*one.to_dict("records"), odds_line("sft", "copies", 0, 1, "too few")])
+    assert "cannot be confirmed" not in claims.judge("C5b", 3, odds=both)["evidence"]
 
 
 def test_every_claim_has_words_and_a_judge():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from kdlib.analysis import claims
+from kdlib.analysis.attacks import END, LOWEST, START
 from kdlib.config.methods import DISTILLED
 
 NOTHING = (np.nan, np.nan)
@@ -102,14 +103,16 @@ def test_claim_d4(lo, hi, verdict):
     ],
 )
 def test_claim_d5(ends, discordant, verdict):
-    removal = one(*ends, discordant=discordant, predicted=4, random=20)
+    counts = {"predicted": 4, "random": 20, "n_predicted": 9, "n_random": 8}
+    removal = one(*ends, discordant=discordant, **counts)
     row = claims.judge("D5", 3, removal=removal)
     assert row["verdict"] == verdict
-    assert row["evidence"].startswith("4 of 90 rows memorized without those predicted, 20 without")
+    told = "4 of 90 rows memorized without the 9 predicted, 20 without 8 random ones: "
+    assert row["evidence"].startswith(told) and "whole groups of equal responses" in row["rule"]
 
 
-def attack_line(method, lo, hi, score="loss"):
-    facts = {"method": method, "size": "middle", "score": score, "auc": (lo + hi) / 2}
+def attack_line(method, lo, hi, score="loss", at=LOWEST):
+    facts = {"method": method, "size": "middle", "score": score, "auc": (lo + hi) / 2, "at": at}
     return facts | {"auc_lo": lo, "auc_hi": hi}
 
 
@@ -118,14 +121,20 @@ def attack_line(method, lo, hi, score="loss"):
     [((0.55, 0.8), "confirmed"), ((0.5, 0.8), "open"), ((0.4, 0.53), "refuted"), (NOTHING, "open")],
 )
 def test_claim_e1(interval, verdict):
-    lines = [attack_line(method, 0.6, 0.7) for method in DISTILLED]
+    ends = {START: (0.85, 0.87), LOWEST: (0.6, 0.7), END: (0.9, 1.0)}
+    lines = [attack_line(method, *ends[at], at=at) for method in DISTILLED for at in ends]
     lines += [attack_line("sft", 0.9, 0.99), attack_line("gkd", 0.9, 0.99)]  # not of the claim
-    end = [attack_line(method, 0.9, 1.0) for method in DISTILLED]
-    end += [attack_line("minillm", 0.1, 0.2, "zlib")]
+    lines += [attack_line("minillm", 0.1, 0.2, "zlib")]
     lines += [attack_line("word_kd", *interval)]
-    row = claims.judge("E1", 3, early=pd.DataFrame(lines), attacks=pd.DataFrame(end))
-    assert row["verdict"] == verdict and row["evidence"].startswith("4 distilled students: AUC ")
-    assert row["evidence"].endswith("at the end of training 0.950 to 0.950")
+    row = claims.judge("E1", 3, early=pd.DataFrame(lines))
+    first, within, start, end = row["evidence"].split("; ")
+    assert row["verdict"] == verdict and first.startswith("4 distilled students: AUC ")
+    assert start == "where a student starts from SFT, before any distilling MiniLLM middle " + (
+        "0.860 [0.850, 0.870]"
+    )
+    assert end == "at the end of training 0.950 to 0.950"
+    named = "1 wholly outside (word-level KD middle 0.465 [0.400, 0.530])"
+    assert within.endswith(named if verdict == "refuted" else "0 wholly outside")
 
 
 def order(verdict, memorized=0.3, auc=-0.1, p=0.001):

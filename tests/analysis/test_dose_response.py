@@ -44,6 +44,38 @@ def test_where_all_or_none_are_recited_it_is_beyond_the_doses():
     assert every["hits"] == 120 and every["value"] < 1
 
 
+@pytest.mark.parametrize(("half", "bound"), [(1e6, 2.0**10), (1e-6, 2.0**-4)])
+def test_no_end_lies_past_its_bound(half, bound):
+    """The t interval over seeds reaches past the draws, which are cut at the bound."""
+    rows = planted(half)
+    first = (rows["seed"] == 0) & (rows["repetitions"] == (16 if half > 1 else 1))
+    other = rows.assign(prefix=np.where(first, 13 - rows["prefix"], rows["prefix"]))
+    for table in (rows, other):
+        line = dose_response.ed50(table).iloc[0]
+        ends = line[["lo", "value", "hi"]].astype(float)
+        assert ends.is_monotonic_increasing and ends.between(2.0**-4, 2.0**10).all()
+        assert (line["hi"] if half > 1 else line["lo"]) == bound
+    assert (line["least"], line["most"]) == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("value", "lo", "hi", "said"),
+    [
+        (7.26, 0.85, 851.1, "7.3 [0.8, 851.1]"),
+        (7.26, 0.85, 1024.0, "7.3 [0.8, ≥ 1024]"),
+        (7.26, 0.0625, 20, "7.3 [≤ 0.0625, 20.0]"),
+        (16, 4, 1024.0, "16.0 [4.0, ≥ 1024]"),
+        (23.5, 4.38, 1024.0, "23.5 [4.4, ≥ 1024], beyond the doses tried (1 to 16)"),
+        (1024.0, 18, 1024.0, "≥ 1024 [18.0, ≥ 1024], beyond the doses tried (1 to 16)"),
+        (0.5, 0.2, 3, "0.5 [0.2, 3.0], beyond the doses tried (1 to 16)"),
+        (3, float("nan"), float("nan"), "3.0 (no interval)"),
+    ],
+)
+def test_an_ed50_in_words(value, lo, hi, said):
+    line = {"value": value, "lo": lo, "hi": hi, "least": 1, "most": 16}
+    assert dose_response.text(line) == said
+
+
 def test_logistic_is_the_librarys_where_the_penalty_is_small():
     rows = planted(4, n=200)
     x, hit = np.log2(rows["repetitions"].to_numpy(float)), (rows["prefix"] == 10).to_numpy(float)

@@ -66,6 +66,53 @@ def test_predictions_where_there_is_nothing_to_learn():
     assert np.isnan(forecast.score(copies, pd.Series(np.arange(60.0)))["roc_auc"])  # one witness
 
 
+def test_base_rate_alone_is_the_share_of_the_other_seeds():
+    frame = known()
+    found = forecast.predicted(frame, frame, [])
+    for part in range(3):
+        asked = frame[frame["part"] == part]
+        others = frame[(frame["part"] != part) & ~frame["group"].isin(asked["group"])]
+        assert set(found[asked.index]) == {others["hit"].mean()}
+    gap = forecast.beyond_base_rate(frame, found)
+    assert gap["value"] == gap["lo"] == gap["hi"] == 0 and gap["brier"] == gap["base"]
+    told = forecast.predicted(frame, frame)
+    gap = forecast.beyond_base_rate(frame, told)
+    assert gap["base"] == pytest.approx(brier_score_loss(frame["hit"], found))
+    assert gap["value"] == pytest.approx(brier_score_loss(frame["hit"], told) - gap["base"])
+    assert gap["lo"] < gap["value"] < gap["hi"] < 0
+
+
+def test_the_answer_holds_flags_against_the_base_rate():
+    frame = known(400)
+    hits, flags = int(frame["hit"].sum()), frame.index < 300
+    told = forecast.answer(frame, pd.Series(np.where(flags, 0.6, 0.5)))
+    found = int(frame["hit"][flags].sum())
+    assert told.startswith("300 of 400 rows are flagged (predicted above one half). Of these, ")
+    assert f"Of these, {found} of 300 are memorized ({found / 300:.1%} [" in told
+    assert f"Of all rows, {hits} of 400 are memorized ({hits / 400:.1%} [" in told
+    assert f"Of those memorized, {found} of {hits} are flagged; to flag every row" in told
+    none = forecast.answer(frame.assign(hit=False), pd.Series(0.0, index=frame.index))
+    assert none.startswith("0 of 400 rows are flagged") and "Of those memorized" not in none
+    assert "Too few rows, memorized or not, to say whether that is better than a guess" in none
+
+
+@pytest.mark.parametrize(
+    ("auc", "gap", "ranking", "probabilities"),
+    [
+        ((0.6, 0.9), (-0.2, -0.1), "is better than a", "are better than the"),
+        ((0.4, 0.9), (-0.2, 0.1), "is not known to be better than a", "are not known to be better"),
+        ((0.1, 0.4), (0.1, 0.2), "is worse than a", "are worse than the"),
+        ((np.nan, np.nan), (np.nan, np.nan), "is not known to be", "are not known to be"),
+    ],
+)
+def test_better_than_a_guess_by_intervals(auc, gap, ranking, probabilities):
+    ends = dict(zip(("roc_auc_lo", "roc_auc_hi"), auc, strict=True))
+    scores = {"roc_auc": 0.65, "brier": 0.2, "brier_lo": 0.1, "brier_hi": 0.3} | ends
+    told = forecast.than_a_guess(scores, {"value": 0, "lo": gap[0], "hi": gap[1], "base": 0.25})
+    assert f"Its ranking {ranking}" in told and f"Its probabilities {probabilities}" in told
+    assert "of the base rate 0.250" in told
+
+
 def test_scores_are_those_of_scikit_learn_and_of_pairs():
     frame = known()
     probability = forecast.predicted(frame, frame).round(1)  # many ties
@@ -135,6 +182,55 @@ def test_onion_counts_by_hand():
     assert forecast.next_layer(lines[lines["part"] == "kept"])["predicted"] == "1 of 1 (100.0%)"
 
 
+def of_one_seed(sizes, probability):
+    """A row for each copy of each group; probabilities by group, or by row."""
+    groups = np.repeat(list("abcdefghij")[: len(sizes)], sizes)
+    rows = pd.DataFrame({"row_id": [f"r{row}" for row in range(len(groups))], "group": groups})
+    rows.index += 100  # as of a later seed
+    return rows, pd.Series(probability, index=rows.index)
+
+
+def test_removed_rows_are_whole_groups():
+    sizes = [1, 1, 1, 2, 3, 4]
+    rows, chance = of_one_seed(sizes, np.linspace(0.9, 0.3, 12))  # copies are not predicted alike
+    for seed in range(30):
+        out = forecast.to_remove(rows, chance, np.random.default_rng(seed))
+        for left in out.values():
+            touched = rows[rows["group"].isin(rows["group"][rows["row_id"].isin(left)])]
+            assert set(touched["row_id"]) == left
+        # above one half on average, the likeliest first: a to d with 5 rows; e has no place in 6
+        assert out["predicted"] == {"r0", "r1", "r2", "r3", "r4"}
+    drawn = {
+        frozenset(forecast.to_remove(rows, chance, np.random.default_rng(seed))["random"])
+        for seed in range(30)
+    }
+    assert len(drawn) > 3 and {len(one) for one in drawn} == {5}
+
+
+def test_as_many_random_rows_or_the_next_below():
+    rows, chance = of_one_seed([2, 2, 3, 3, 3], [0.1] * 2 + [0.9] * 2 + [0.8] * 3 + [0.2] * 6)
+    counts = set()
+    for seed in range(30):
+        out = forecast.to_remove(rows, chance, np.random.default_rng(seed))
+        assert len(out["predicted"]) == 5  # 2 and 3 of 13: at most 6
+        counts.add(len(out["random"]))
+    assert counts == {4, 5}  # two pairs; or a pair and three
+    nothing = forecast.to_remove(rows, chance / 2, np.random.default_rng(0))
+    assert nothing == {"predicted": set(), "random": set()}
+
+
+def test_before_and_after_in_words():
+    lines = [("predicted", "removed", 2, 2, 0), ("predicted", "kept", 3, 1, 2)]
+    lines += [("predicted", "removed", 2, 1, 1), ("predicted", "kept in both", 1, 1, 1)]
+    lines += [("random", "kept", 5, 3, 1), ("random", "removed", 1, 1, 0)]
+    table = pd.DataFrame(lines, columns=["left_out", "part", "n", "before", "after"])
+    assert forecast.before_and_after(table) == (
+        "with 4 predicted rows removed, memorized rows go from 4 to 3 of 7, of the 3 kept ones "
+        "alone from 1 to 2; with 1 random rows removed, memorized rows go from 4 to 1 of 6, of the "
+        "5 kept ones alone from 3 to 1"
+    )
+
+
 def test_removal_counts_rows_that_were_left_out():
     def after(prefixes):
         rows = [tuples("word_kd", "middle", prefix, seed) for seed, prefix in enumerate(prefixes)]
@@ -144,6 +240,7 @@ def test_removal_counts_rows_that_were_left_out():
     predicted.loc[predicted["row_id"] == "a", "split"] = "left_out"
     found = forecast.removal(predicted, random)
     assert (found["predicted"], found["random"], found["n"]) == (1, 4, 6)
+    assert (found["n_predicted"], found["n_random"]) == (2, 0)
     assert found["value"] == -0.5 and found["groups"] == 2
     same = forecast.removal(random, random)
     assert same["value"] == 0 and claims.judge("D5", 3, removal=same)["verdict"] == "open"

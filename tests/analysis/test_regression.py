@@ -85,10 +85,64 @@ def test_too_few_groups_are_not_fitted():
     frame.loc[frame["hit"], "group"] = "one row, forty copies"
     found = regression.odds(frame, NAMES)
     assert found[["value", "lo", "hi"]].isna().all(axis=None)
-    assert found["note"].str.contains("1 groups, where 2 attributes need 20").all()
+    assert found["note"].str.contains("1 groups, where 2 columns need 20").all()
     assert regression.odds(frame, []).empty
     nothing = regression.odds(frame.assign(hit=False), NAMES)
     assert set(nothing["hit_groups"]) == {0} and nothing["value"].isna().all()
+
+
+def test_seeds_and_sorts_need_groups_too():
+    """25 memorized groups are enough for two attributes, and not for two with a seed and a sort."""
+    frame = made_up(400)
+    frame["hit"] = frame.index < 25
+    frame.loc[frame["hit"], "sort"] = ["class", "function"] * 12 + ["class"]
+    assert regression.design(frame, NAMES).shape[1] == 1 + 4
+    found = regression.odds(frame, NAMES)
+    assert set(found["note"]) == {"25 groups, where 4 columns need 40"}
+    alone = regression.odds(frame.assign(seed=0, sort="class"), NAMES)
+    assert set(alone["note"]) == {""} and alone["value"].notna().all()
+    few = pd.concat([frame[:39], frame[:39].assign(split="held_out")])
+    nats = regression.nats(few.assign(sort=["class", "function", "other"] * 26), NAMES)
+    assert set(nats["note"]) == {"39 groups, where 5 columns need 50"}
+
+
+def line(attribute, lo, hi, split="member", method="word_kd"):
+    facts = {"method": method, "size": "small", "attribute": attribute, "split": split}
+    return facts | {"value": (lo + hi) / 2, "lo": lo, "hi": hi}
+
+
+def test_the_answer_names_what_leaves_out_1_and_no_more():
+    lines = [line("near_copies", 1.2, 3.2), line("length", 0.9, 1.5), line("rarity", 0.2, 0.4)]
+    lines += [line("rarity", 0.9, 1.0, method="minillm")]
+    told = regression.answer(pd.DataFrame(lines))
+    assert told.startswith("Of 4 odds ratios (per standard deviation; above 1: more of it stays)")
+    assert "of 2 distilled students, 2 have an interval that leaves out 1" in told
+    assert "not corrected for how many were looked at (4, of which about 0.2 would" in told
+    assert "Near copies: word-level KD small 2.20 [1.20, 3.20]. Rarity: word-level KD small" in told
+    assert "MiniLLM" not in told and "ength" not in told
+    assert "Of the others, and of attributes that were not fitted, this run says nothing" in told
+    none = regression.answer(pd.DataFrame(lines[1:2]))
+    assert "0 have" in none and none.endswith("Of the attributes, this run says nothing.")
+    assert regression.answer(pd.DataFrame(lines)[:0]).startswith("Too few rows are memorized")
+
+
+def test_turned_needs_both_intervals_off_0():
+    pairs = {
+        "copies": ((0.1, 0.2), (-0.3, -0.1)),
+        "length": ((-0.1, 0.2), (-0.3, -0.1)),  # the signs of the values differ, and no more
+        "rarity": ((0.1, 0.2), (0.1, 0.3)),
+        "near_copies": ((-0.2, -0.1), (0.1, 0.3)),
+        "compressed": ((np.nan, np.nan), (0.1, 0.3)),
+    }
+    lines = [
+        line(name, *ends, split)
+        for name, both in pairs.items()
+        for split, ends in zip(("member", "held_out"), both, strict=True)
+    ]
+    lines += [line("length", 0.1, 0.2, method="sft")]  # of one split alone
+    found = regression.turned(pd.DataFrame(lines))
+    assert sorted(found) == ["copies (word-level KD small)", "near copies (word-level KD small)"]
+    assert regression.turned(pd.DataFrame(lines)[2:3]) == []
 
 
 def test_separation_is_found_and_not_fitted():

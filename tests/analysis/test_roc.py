@@ -12,7 +12,7 @@ from kdlib.analysis import roc
 from kdlib.errors import KdlibError
 
 
-def rows(n=240, others=120, groups=200, seed=0, ties=False):
+def rows(n=240, others=120, groups=200, seed=0, ties=False, seeds=3):
     dice = np.random.default_rng(seed)
     member = np.arange(n) >= others
     score = dice.normal(size=n) + 0.7 * member
@@ -22,7 +22,7 @@ def rows(n=240, others=120, groups=200, seed=0, ties=False):
             "score": score.round(1) if ties else score,
             "other": dice.normal(size=n).astype(np.float32),
             "group": [f"g{i}" for i in dice.integers(0, groups, n)],
-            "seed": np.arange(n) % 3,
+            "seed": np.arange(n) % seeds,
         }
     )
 
@@ -84,37 +84,90 @@ def test_the_roc_runs_from_corner_to_corner():
     assert (curve.diff().iloc[1:] >= 0).all(axis=None)
 
 
+def of_each_seed(frame, column, times):
+    """AUC and rate at 1% of repeated rows: of each seed, averaged by its number of rows."""
+    numbers, counted = [], []
+    for seed in sorted(set(frame["seed"])):
+        own = (frame["seed"] == seed).to_numpy()
+        score = np.repeat(frame[column].to_numpy()[own], times[own])
+        member = np.repeat(frame["member"].to_numpy()[own], times[own])
+        if len(score):
+            numbers.append((naive_auc(score, member), naive_tpr(score, member, 0.01)))
+            counted.append(len(score))
+    return np.average(numbers, axis=0, weights=counted)
+
+
 @pytest.mark.parametrize("seeds", [False, True])
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_bootstrap_is_that_of_repeated_rows(ties, seeds):
-    frame = rows(ties=ties)
-    frame = frame if seeds else frame.drop(columns="seed")
-    found = roc.evaluate(frame, ["score", "other"], draws=130).set_index("score")
+    frame = rows(340, 220, ties=ties, seeds=2) if seeds else rows(ties=ties, seeds=1)
+    given = frame if seeds else frame.drop(columns="seed")
+    found = roc.evaluate(given, ["score", "other"], draws=130).set_index("score")
     codes, names = pd.factorize(frame["group"])
     drawn = np.concatenate(stats._drawn(len(names), 0, 130)).T[codes].astype(int)
     for times in drawn.T[:5]:  # whole groups, as many as there are
         per_group = pd.Series(times).groupby(frame["group"].to_numpy())
         assert (per_group.nunique() == 1).all() and per_group.first().sum() == len(names)
-    whole = [np.ones(240, int)]
+    whole = [np.ones(len(frame), int)]
     if seeds:
-        whole += [(frame["seed"] != i).astype(int).to_numpy() for i in range(3)]
-        drawn = drawn * np.concatenate(stats._drawn(3, 1, 130)).T[frame["seed"]]
+        whole += [(frame["seed"] != i).astype(int).to_numpy() for i in range(2)]
+        drawn = drawn * np.concatenate(stats._drawn(2, 1, 130)).T[frame["seed"]]
     for column in ("score", "other"):
-        areas, rates = [], []
-        for times in [*whole, *drawn.T]:
-            score = np.repeat(frame[column].to_numpy(), times)
-            member = np.repeat(frame["member"].to_numpy(), times)
-            areas.append(naive_auc(score, member))
-            rates.append(naive_tpr(score, member, 0.01))
+        wanted = np.array([of_each_seed(frame, column, times) for times in [*whole, *drawn.T]]).T
         line = found.loc[column]
-        assert line["auc"] == pytest.approx(naive_auc(frame[column], frame["member"]))
-        ends = [stats.interval(np.array(one), 130) for one in (areas, rates)]
-        wanted = np.clip(ends, 0, 1).ravel()
-        given = line[["auc_lo", "auc_hi", "tpr_1pct_lo", "tpr_1pct_hi"]].astype(float)
-        np.testing.assert_allclose(given, wanted, rtol=1e-5)
+        values = line[["auc", "tpr_1pct"]].astype(float)
+        np.testing.assert_allclose(values, wanted[:, 0], rtol=1e-6)
+        wanted = np.clip([stats.interval(one, 130) for one in wanted], 0, 1).ravel()
+        ends = line[["auc_lo", "auc_hi", "tpr_1pct_lo", "tpr_1pct_hi"]].astype(float)
+        np.testing.assert_allclose(ends, wanted, rtol=1e-5)
         assert line["auc_lo"] <= line["auc"] <= line["auc_hi"]
         assert math.isnan(line["tpr_01pct"]) and math.isnan(line["tpr_01pct_hi"])
-        assert (line["n_member"], line["n_other"]) == (120, 120)
+        others = 220 if seeds else 120
+        assert (line["n_member"], line["n_other"]) == (120, others)
+
+
+def test_scores_of_different_models_are_not_compared():
+    """Each seed tells perfectly, at another height of the score: an attack is on one model."""
+    frame = rows(660, 330, 10**9)
+    told = frame["seed"] * 10.0 + frame["member"] + 0.1 * frame["other"].clip(-2, 2)
+    frame = frame.assign(told=told, turned=np.where(frame["seed"] == 2, -told, told))
+    line, turned = roc.evaluate(frame, ["told", "turned"], draws=200).to_dict("records")
+    assert line["auc"] == line["tpr_1pct"] == 1
+    assert turned["auc"] == turned["tpr_1pct"] == pytest.approx(2 / 3)  # the mean of 1, 1 and 0
+    assert roc.evaluate(frame.drop(columns="seed"), ["told"], draws=200)["auc"].iloc[0] < 0.8
+    gap = roc.difference(frame, "told", "turned")
+    assert gap["value"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("others", "known"), [(300, True), (297, False)])
+def test_a_rate_needs_others_enough_in_each_seed(others, known):
+    frame = rows(others + 90, others)
+    assert roc.least_others(frame) == others // 3
+    line = roc.evaluate(frame, ["score"], draws=100).iloc[0]
+    assert (line[["tpr_1pct", "tpr_1pct_lo", "tpr_1pct_hi"]].notna() == known).all()
+    alone = roc.evaluate(frame.drop(columns="seed"), ["score"], draws=100).iloc[0]
+    assert alone["tpr_1pct"] >= 0  # of one model all of them are there
+
+
+@pytest.mark.parametrize("seeds", [False, True])
+def test_what_is_the_same_in_every_draw_is_no_certainty(seeds):
+    frame = rows(660, 330, 10**9)
+    frame = frame if seeds else frame.drop(columns="seed")
+    frame["perfect"] = frame["member"].astype(float)
+    frame["hidden"], frame["equal"] = -frame["perfect"], 0.0
+    lines = roc.evaluate(frame, ["perfect", "hidden", "equal", "score"], draws=200)
+    lines = lines.set_index("score")
+    assert lines["auc"].tolist()[:3] == [1, 0, 0.5]
+    assert (
+        lines["auc_lo"].isna().tolist() == lines["auc_hi"].isna().tolist() == [True] * 3 + [False]
+    )
+    bound = stats.wilson(0, 330)[1]  # over groups of members, each of one row
+    perfect, hidden = lines.loc["perfect"], lines.loc["hidden"]
+    assert perfect["tpr_1pct_lo"] == pytest.approx(1 - bound) and perfect["tpr_1pct_hi"] == 1
+    assert hidden["tpr_1pct_lo"] == 0 and hidden["tpr_1pct_hi"] == pytest.approx(bound)
+    one = frame.assign(group=frame["group"].where(~frame["member"], frame.index % 30))
+    fewer = roc.evaluate(one, ["perfect"], draws=200).iloc[0]
+    assert fewer["tpr_1pct_lo"] == pytest.approx(stats.wilson(30, 30)[0])
 
 
 def test_copies_of_a_row_are_no_further_evidence():
@@ -130,7 +183,7 @@ def test_copies_of_a_row_are_no_further_evidence():
 
 @pytest.mark.parametrize("side", [True, False])
 def test_few_different_responses_have_no_interval(side):
-    frame = rows(groups=10**9)
+    frame = rows(groups=10**9).drop(columns="seed")
     for count, there in ((9, False), (10, True)):
         place = frame.groupby("member").cumcount() % count
         group = frame["group"].where(frame["member"] != side, "one " + place.astype(str))

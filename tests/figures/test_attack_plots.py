@@ -60,17 +60,26 @@ def test_roc():
 @pytest.mark.parametrize(("rate", "panels"), [(0.5, 2), (np.nan, 1)])
 def test_membership(rate, panels):
     table = lines(["auc", "tpr_1pct"], score=["loss", "min_k"]).assign(tpr_1pct=rate)
-    figure = attack_plots.membership(table)
+    figure = attack_plots.membership(table, "seed 0: 9 rows")
+    assert figure.get_suptitle() == "seed 0: 9 rows"
     assert len(figure.axes) == panels and labels(figure.legends[0].get_texts()) == ORDERED
     assert labels(figure.axes[0].get_yticklabels()) == ["loss", "min k"]
 
 
-def test_membership_vs_memorization_and_exposure():
+def test_membership_vs_memorization():
     [axes] = attack_plots.membership_vs_memorization(
         lines(["auc", "memorized"], score=["loss"]), 0.54, 0.83
     ).axes
     assert labels(axes.get_legend().get_texts()) == ["mine", "MiniLLM", "SFT", "teacher"]
+
+
+def test_exposure_has_a_column_of_panels_for_each_method():
     table = lines(["exposure", "secret"], repetitions=[1, 4, 16]).assign(chance=1.4, most=6.6)
+    table.loc[table["method"] == "sft", "secret"] = 0.6
     figure = attack_plots.exposure(table)
-    assert labels(figure.legends[0].get_texts()) == ORDERED
-    assert labels(figure.axes[0].get_xticklabels()) == ["1", "4", "16"]
+    panels = np.reshape(figure.axes, (2, len(METHODS)))
+    assert [axes.get_title() for axes in panels[0]] == ORDERED
+    assert labels(figure.axes[-1].get_xticklabels()) == ["1", "4", "16"]
+    heights = [axes.containers[0].lines[0].get_ydata()[0] for axes in panels[1]]
+    assert heights == [0.6 if name == "SFT" else 0.5 for name in ORDERED]
+    assert all(len(axes.containers) == 1 for axes in figure.axes)  # one method a panel

@@ -34,3 +34,6 @@ def test_onion_adds_the_seeds_up():
     left, right = attribute_plots.onion(table).axes
     assert left.get_legend().get_texts()[0].get_text() == "removed rows: 20 to 4 of 40"
     assert list(left.lines[-1].get_ydata()) == [0.5, 0.1] and not right.lines
+    assert len(left.lines) == 3  # two thin ones
+    alone = attribute_plots.onion(table[1:]).axes[0]
+    assert len(alone.lines) == 1  # of one seed there is nothing to spread

@@ -8,6 +8,7 @@ import pytest
 from project import ROOT
 
 from kdlib import runs
+from kdlib.analysis.attacks import END, LOWEST, START
 from kdlib.analysis.primary import OFF_POLICY
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
@@ -137,7 +138,15 @@ def write_all():
         removal=[{"predicted": 30, "random": 75, "n": 300} | SPAN],
         membership=pd.concat(
             [every(score=one, **auc) for one in ("loss", "likelihood_ratio")]
-        ).assign(n_member=300, tpr_1pct=0.5, tpr_1pct_lo=0.25, tpr_1pct_hi=0.75),
+        ).assign(
+            n_member=300, n_other=450, seeds=3, tpr_1pct=0.5, tpr_1pct_lo=0.25, tpr_1pct_hi=0.75
+        ),
+        membership_early=pd.concat(
+            [
+                every(score="loss", at=at, auc=value, auc_lo=value - 0.25, auc_hi=value + 0.25)
+                for at, value in ((START, 0.5), (LOWEST, 0.625), (END, 0.75))
+            ]
+        ),
         effects=cause,
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
         hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
@@ -224,17 +233,33 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         ("11_inheritance", "Of the 40 rows that the teacher and not an SFT student memorizes"),
         ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
-        ("12_what_stays", "30 of 300 member rows are, with as many random rows removed 75: "),
-        ("13_membership_and_canaries", "SFT 0.750 [0.500, 1.000], word-level KD"),
+        ("12_what_stays", "30 of 300 member rows are, with as many random rows removed, as far as"),
+        ("12_what_stays", "as far as whole groups allow, 75: "),
+        (
+            "13_membership_and_canaries",
+            "(AUC, middle size; 0.5 is a guess) SFT 0.625 [0.375, 0.875], word-level KD",
+        ),
+        (
+            "13_membership_and_canaries",
+            "MiniLLM 0.625 [0.375, 0.875] where the held-out loss is lowest (what starts from SFT, "
+            "before its first step: MiniLLM 0.500 [0.250, 0.750]); at the end of training, many "
+            "epochs later, SFT 0.750 [0.500, 1.000], word-level",
+        ),
         (
             "README",
-            "Word-level KD (middle size) writes 40.0% of the rows word for word; who sees its",
+            "Word-level KD (middle size) writes 40.0% of the rows word for word (seeds 0, 1, 2); "
+            "on seeds 0, 1, 2, who sees its losses, and has models that were trained on other "
+            "rows, ranks one of 100 training rows above one of 150 others with a chance of 0.750 [",
         ),
         (
             "README",
             "Of 2 claims, each judged by a rule (below): 1 confirmed, 0 refuted",
         ),
-        ("README", "of 0.750 [0.500, 1.000] (0.5: a guess) and finds 50.0% [25.0%, 75.0%] of them"),
+        (
+            "README",
+            "(0.5: a guess), and finds 50.0% [25.0%, 75.0%] of the former at 1% false alarms (of "
+            "the latter 1 may be accused).",
+        ),
         ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
         (
             "15_defences",
@@ -355,6 +380,17 @@ def test_too_few_rows_memorized():
     )
     assert findings.said("11_inheritance", SMOKE).startswith("Too few rows are memorized by")
     assert findings.said("12_what_stays", SMOKE).startswith("Too few rows are memorized for")
+
+
+def test_what_an_attacker_tells_says_of_which_seeds_it_is():
+    scores = lookups.table("smoke", "membership").assign(n_member=100, n_other=140, seeds=1)
+    write(membership=scores)
+    text = part_sentences.recognized(SMOKE)
+    assert "(seeds 0, 1, 2); on seed 0, who" in text and "one of 140 others" in text
+    assert text.endswith("; intervals of one seed are over groups alone.")
+    early = lookups.table("smoke", "membership_early")
+    write(membership_early=early.drop(columns="at"))  # of an earlier version
+    assert "not run" in findings.said("13_membership_and_canaries", SMOKE)
 
 
 def test_in_few_words():
