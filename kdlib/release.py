@@ -143,8 +143,8 @@ def load(
         how = json.loads((copy / MODEL / CLAIM).read_text("utf-8"))
         model = checkpoints.load_model(copy / MODEL).to(checkpoints.device())
         tokenizer, known = tokens.load_tokenizer(copy / MODEL), memfree.load(copy / MODEL / NGRAMS)
-    log, template = Log(Path(log or folder / LOG)), Template(**how["template"])
-    return Released(model, tokenizer, known, log, template, how["max_new"])
+    notes, template = Log(Path(log or folder / LOG)), Template(**how["template"])
+    return Released(model, tokenizer, known, notes, template, how["max_new"])
 
 
 def _copied(folder: Path, spare: Path) -> Path:

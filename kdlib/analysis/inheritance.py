@@ -260,7 +260,7 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
         again = stats.ratio(groups, *counts.sum(0)[[3, 1]])
         of = {"again": again} | dict.fromkeys(("chance", "gain"), again | none)
         if not np.isnan(again["lo"]):
-            sums = stats.resampled(groups, counts.reshape(-1, len(rows))).T
+            sums = stats.resampled(groups, [*counts.reshape(-1, len(rows))]).T
             n, first, second, twice = sums.reshape(len(counts), 4, -1).swapaxes(0, 1)
             with np.errstate(divide="ignore", invalid="ignore"):  # a draw may be of no row
                 chance = np.nansum(first * second / n, axis=0) / first.sum(0)

@@ -29,7 +29,7 @@ def base_identity(profile: Profile, size: str, pretraining: int = 0) -> str:
     # of a model by path nothing is pretrained: the defaults stand for that
     training = PretrainSettings() if model.path else profile.pretrain
     pretrain = training.model_dump(exclude=set() if profile.cut(size) else {"mix", "apart"})
-    facts = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
+    facts: list[Any] = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
     if pretraining:
