@@ -196,7 +196,7 @@ def same_fit(notes: pd.DataFrame) -> pd.DataFrame:
     seem to recite more. The difference is the mean over LEVELS that both pass, evenly spaced in the
     logarithm, from where either memorizes VISIBLE on. Columns: method, size, from, to (nats per
     token), n, groups, hit_groups (in which either memorizes at some time), value, lo, hi, p: nan
-    where the paths do not meet. The line of method and size "all" is the mean over the paper's
+    where the paths do not meet; no line of a method that was run on fewer seeds than SFT. The line of method and size "all" is the mean over the paper's
     students whose paths meet.
     """
     frame, lines = members(notes), list[Line]()
@@ -206,7 +206,9 @@ def same_fit(notes: pd.DataFrame) -> pd.DataFrame:
         paths = {method: _path(part) for method, part in mine.groupby("method")}
         hits, nats, rows = paths["sft"]
         for method in distilled(mine):
-            own, own_nats, _ = paths[method]
+            own, own_nats, own_rows = paths[method]
+            if len(own_rows) < len(rows):  # of fewer seeds than SFT
+                continue
             levels = _levels((own, own_nats), (hits, nats))
             group, hit = rows["group"], (own.max(0) > 0) | (hits.max(0) > 0)
             facts = {"method": method, "size": size, "from": levels[0], "to": levels[-1]}

@@ -185,3 +185,11 @@ def test_paths_that_do_not_meet_are_not_compared():
     table = equal.same_fit(notes)
     assert table["value"].isna().all() and len(table) == 1 and table.loc[0, "groups"] == 400
     assert not stats.sure(table, "hit_groups").any()
+
+
+def test_a_method_of_fewer_seeds_is_not_compared_at_equal_fit():
+    notes = noted({"sft": SFT, "word_kd": SFT, "rkld": SFT})
+    assert notes["seed"].nunique() > 1
+    fewer = notes[(notes["method"] != "rkld") | (notes["seed"] == notes["seed"].min())]
+    assert equal.same_fit(fewer)["method"].tolist() == ["word_kd", "all"]
+    assert "rkld" in equal.same_fit(notes)["method"].tolist()
