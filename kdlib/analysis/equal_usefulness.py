@@ -196,8 +196,8 @@ def same_fit(notes: pd.DataFrame) -> pd.DataFrame:
     seem to recite more. The difference is the mean over LEVELS that both pass, evenly spaced in the
     logarithm, from where either memorizes VISIBLE on. Columns: method, size, from, to (nats per
     token), n, groups, hit_groups (in which either memorizes at some time), value, lo, hi, p: nan
-    where the paths do not meet; no line of a method that was run on fewer seeds than SFT. The line of method and size "all" is the mean over the paper's
-    students whose paths meet.
+    where the paths do not meet; no line of a method that was run on fewer seeds than SFT. The line
+    of method and size "all" is the mean over the paper's students whose paths meet.
     """
     frame, lines = members(notes), list[Line]()
     gaps: dict[int, Callable[[np.ndarray], np.ndarray]] = {}  # by the place of their line
