@@ -53,7 +53,7 @@ def text(line: Mapping[str, Any]) -> str:
     if line["least"] <= line["value"] <= line["most"]:
         return f"{value} {span}"
     tried = f"{line['least']:.0f} to {line['most']:.0f}"
-    return f"{value} {span}, beyond the doses tried ({tried})"
+    return f"{value} {span}, beyond doses ({tried})"
 
 
 def _dose(dose: float) -> str:
