@@ -151,7 +151,7 @@ def _other_bases(profile: str, there: pd.DataFrame) -> str:
     spanned = sft.min() <= found <= sft.max()
     text = "the earlier run's share of SFT lies between them: the base model alone can make so much"
     if not spanned:
-        text = "the earlier run's share of SFT lies outside: order and base model do not explain it"
+        text = "the earlier run's share of SFT lies outside: neither order explains it"
     return (
         "What the base model alone moves (healed anew, in other orders of the general text; all "
         f"else the same; {size}, seed {seed}; the study's first): {'; '.join(told)}; {text}."
