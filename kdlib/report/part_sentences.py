@@ -11,7 +11,6 @@ from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
 from kdlib.report.lookups import difference
-from kdlib.report.results import first_seeds
 from kdlib.stats import row_text
 
 Sentence = Callable[[Profile], str]
@@ -96,27 +95,19 @@ def _membership(settings: Profile) -> str:
 
 
 def recognized(settings: Profile) -> str:
-    """What is told of the rows of the distilled method that writes least, where references are.
-
-    Of which seeds and of how many rows stands beside each number.
-    """
+    """What is told of the rows of the distilled method that writes least, where references are."""
     name, size = settings.name, settings.probe_size
     scores = lookups.lines(name, "membership", score="likelihood_ratio", size=size)
     ends = lookups.lines(name, "table1", size=size).set_index("method")["member"]
     least = ends[[one for one in DISTILLED if one in set(scores["method"])]].idxmin()
-    line, seeds = scores[scores["method"] == least].iloc[0].to_dict(), lookups.seeds(name)
-    count = int(line["seeds"])
-    members, others = (int(line[one]) // count for one in ("n_member", "n_other"))
-    start = "; it starts from SFT on them" * ("sft_epochs" in METHODS[least].coefficients)
-    text = f"{label(least)} ({size} size) writes {ends[least]:.1%} of the rows word for word "
-    text += f"({first_seeds(seeds, len(seeds))}{start}); on {first_seeds(seeds, count)}, "
-    text += "who sees its losses, and has models that were trained on other rows, ranks one of "
-    text += f"{members} training rows above one of {others} others with a chance of "
-    text += f"{row_text(line, 'auc')} (0.5: a guess)"
+    line = scores[scores["method"] == least].iloc[0].to_dict()
+    start = " (it starts from SFT on them)" * ("sft_epochs" in METHODS[least].coefficients)
+    text = f"{label(least)} ({size} size) writes {ends[least]:.1%} of the rows word for word"
+    text += f"{start}; who sees its losses, and has models that were trained on other rows, ranks "
+    text += f"a training row above another with a chance of {row_text(line, 'auc')} (0.5: a guess)"
     if pd.notna(line["tpr_1pct"]):
-        text += f", and finds {row_text(line, 'tpr_1pct', '.1%')} of the former at 1% false alarms "
-        text += f"(of the latter {int(0.01 * others + 1e-6)} may be accused)"
-    return f"{text}{'; intervals of one seed are over groups alone' * (count == 1)}."
+        text += f" and finds {row_text(line, 'tpr_1pct', '.1%')} of them at 1% false alarms"
+    return f"{text}{lookups.of_first(name, line['n_member'])}."
 
 
 def _effects(settings: Profile) -> str:

@@ -247,9 +247,9 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         (
             "README",
-            "Word-level KD (middle size) writes 40.0% of the rows word for word (seeds 0, 1, 2); "
-            "on seeds 0, 1, 2, who sees its losses, and has models that were trained on other "
-            "rows, ranks one of 100 training rows above one of 150 others with a chance of 0.750 [",
+            "Word-level KD (middle size) writes 40.0% of the rows word for word; who sees its "
+            "losses, and has models that were trained on other rows, ranks a training row above "
+            "another with a chance of 0.750 [",
         ),
         (
             "README",
@@ -257,8 +257,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         (
             "README",
-            "(0.5: a guess), and finds 50.0% [25.0%, 75.0%] of the former at 1% false alarms (of "
-            "the latter 1 may be accused).",
+            "(0.5: a guess) and finds 50.0% [25.0%, 75.0%] of them at 1% false alarms",
         ),
         ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
         (
@@ -386,8 +385,7 @@ def test_what_an_attacker_tells_says_of_which_seeds_it_is():
     scores = lookups.table("smoke", "membership").assign(n_member=100, n_other=140, seeds=1)
     write(membership=scores)
     text = part_sentences.recognized(SMOKE)
-    assert "(seeds 0, 1, 2); on seed 0, who" in text and "one of 140 others" in text
-    assert text.endswith("; intervals of one seed are over groups alone.")
+    assert text.endswith(" (seed 0 alone, its interval over groups).")
     early = lookups.table("smoke", "membership_early")
     write(membership_early=early.drop(columns="at"))  # of an earlier version
     assert "not run" in findings.said("13_membership_and_canaries", SMOKE)
