@@ -99,10 +99,17 @@ def _made(profile: str) -> str:
 
 
 def elsewhere(profile: str) -> str:
-    """What one seed memorized with students that were pruned and healed on another machine."""
+    """What one seed memorized with students that were pruned and healed on another machine.
+
+    `healed_elsewhere.csv` has beside them (columns healed_in, tuned_in, else empty; nats per token
+    of general text after healing) SFT students of this machine of which a step was made in float32:
+    by a copy of the profile in which `precision` of teacher, student or both is "fp32".
+    """
     there = results.read(profile, "healed_elsewhere", optional=True)
     if there.empty:
         return ""
+    there = there.reindex(columns=[*there.columns.union(["healed_in", "tuned_in", "nats"])])
+    steps, there = (there[there["healed_in"].notna() == one] for one in (True, False))
     known = ["method", "size", "seed"]
     here = results.read(profile, "metrics").query(
         f"metric == 'exact_rate' and split == 'member' and k == {WINDOW}"
@@ -117,7 +124,26 @@ def elsewhere(profile: str) -> str:
         f"All seeds share one set of pruned and healed students. Seed {seed} was run before, at "
         f"earlier commits, from students made on another machine ({machine}). Shares there and "
         f"here: {'; '.join(told)}. No interval above allows for what moved them. "
-        f"{_other_order(profile)}{_other_bases(profile, there)}"
+        f"{_other_order(profile)}{_other_bases(profile, there)}{_in_float32(steps, there)}"
+    )
+
+
+def _in_float32(steps: pd.DataFrame, there: pd.DataFrame) -> str:
+    """What float32 moves, in healing and in fine-tuning, where a step was made so here."""
+    if steps.empty:
+        return ""
+    told = [
+        f"healed in {row['healed_in']} ({row['nats']:.2f} nats per token of general text after it) "
+        f"and fine-tuned in {row['tuned_in']} {row['value']:.3f}"
+        for row in steps.to_dict("records")
+    ]
+    size, method = steps[["size", "method"]].iloc[0]
+    known = there.query("size == @size and method == @method")["nats"]
+    beside = f" (there {known.iloc[0]:.2f} nats)" if known.notna().any() else ""
+    return (
+        " Nor are these intervals over the precision: where the processor multiplies bf16, the "
+        f"study trains in it, elsewhere in float32. {label(method)}, {size}, here, "
+        f"{'; '.join(told)}{beside}."
     )
 
 

@@ -139,3 +139,19 @@ def test_what_other_base_models_move_stands_beside_the_run_elsewhere(
     said = readme.elsewhere("made")
     assert f"SFT 0.750, {other:.3f}; the earlier run's share of SFT {told}" in said
     assert "not tried apart" not in said
+
+
+def test_what_float32_moves_stands_beside_the_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    line = {"method": "sft", "size": "small", "seed": 0, "value": 0.25, "machine": "M"}
+    line |= {"nats": 3.5, "healed_in": None, "tuned_in": None}
+    step = line | {"value": 0.5, "nats": 3.75, "healed_in": "float32", "tuned_in": "bf16"}
+    here = line | {"metric": "exact_rate", "split": "member", "k": 50, "value": 0.75}
+    for name, lines in {"healed_elsewhere": [line, step], "metrics": [here]}.items():
+        runs.write_table(runs.results_dir("made") / f"{name}.csv", pd.DataFrame(lines))
+    said = readme.elsewhere("made")
+    assert said.endswith(
+        "SFT, small, here, healed in float32 (3.75 nats per token of general text after it) and "
+        "fine-tuned in bf16 0.500 (there 3.50 nats)."
+    )
+    assert "here: SFT small 0.250 and 0.750. No interval" in said  # the step is no run elsewhere
