@@ -110,7 +110,8 @@ CLAIMS = {
         "student's, than of what another SFT student memorizes (2601.15394: all three have 95.7%).",
         # before any reported seed the share that all three have: with SFT trained until it
         # memorizes half of the rows, luck alone puts the companion's number out of reach. "Not
-        # confirmed where ..." was added after the reference run, from which it takes this verdict
+        # confirmed where ..." was added after the reference run, from which it takes this verdict;
+        # so was the weight of S's rows in `inheritance.own`, which changes no verdict
         "word-level KD, all sizes and seeds together: of the rows that it memorizes, the share "
         "that neither its teacher nor an SFT student of another training seed memorizes, less "
         "that share of the rows that the SFT student memorizes; confirmed if the whole interval "

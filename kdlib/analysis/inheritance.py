@@ -140,6 +140,25 @@ def by_base(tuples: pd.DataFrame) -> pd.DataFrame:
     return found[named]
 
 
+def moved(orders: pd.DataFrame, bases: pd.DataFrame) -> str:
+    """Whether the base model moves what SFT memorizes more than the order of the rows does.
+
+    `orders` is of `by_order`, `bases` of `by_base`, at whose size and seeds the two are compared:
+    the highest less the lowest share, the mean over seeds.
+    """
+    shares = bases.query("method == 'sft' and metric == 'exact_rate'")
+    if shares["pretraining"].nunique() < 2:
+        return "No other base model was made."
+    by_seed, size = shares.groupby("seed")["value"], shares["size"].iloc[0]
+    of_bases = (by_seed.max() - by_seed.min()).mean()
+    same = orders[(orders["size"] == size) & orders["seed"].isin(shares["seed"])]
+    of_orders = (same["first"] - same["second"]).abs().mean()
+    more = "more" if of_bases > of_orders else "not more"
+    text = f"SFT's shares ({size}) lie {of_bases:.3f} apart over {shares['pretraining'].nunique()} "
+    text += f"base models, {of_orders:.3f} over two orders of the rows: by the rule above the base "
+    return f"{text}model decides {more} than the training run."
+
+
 def own(frame: pd.DataFrame) -> pd.DataFrame:
     """The share of what a student memorizes that neither teacher nor second SFT student has.
 

@@ -126,6 +126,20 @@ def test_by_base_pairs_every_student_with_sft_of_the_same_base_model():
     assert ((table["lo"] <= table["value"]) & (table["value"] <= table["hi"])).all()
 
 
+@pytest.mark.parametrize(("other", "more"), [(0.85, "not more"), (0.6, "more")])
+def test_moved_holds_base_models_against_orders(other, more):
+    sft = {"method": "sft", "size": "small", "seed": 0, "metric": "exact_rate"}
+    lines = [sft | {"pretraining": 0, "value": 0.9}, sft | {"pretraining": 1, "value": other}]
+    lines.append(lines[1] | {"method": "word_kd", "value": 0.0})
+    orders = [{"size": "small", "seed": 0, "first": 0.9, "second": 0.8}]
+    orders += [{"size": "small", "seed": 1, "first": 0.9, "second": 0.0}]  # no base model of it
+    said = inheritance.moved(pd.DataFrame(orders), pd.DataFrame(lines))
+    assert f"{0.9 - other:.3f} apart over 2 base models, 0.100 over" in said
+    assert said.endswith(f"base model decides {more} than the training run.")
+    alone = inheritance.moved(pd.DataFrame(orders), pd.DataFrame(lines[:1]))
+    assert alone == "No other base model was made."
+
+
 def test_own_is_beside_the_sft_student_and_beyond_a_second_one():
     given = shared_rows(n=100)
     frame = inheritance.with_second(inheritance.sets(given), reread(given, 0.3))

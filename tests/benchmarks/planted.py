@@ -92,9 +92,8 @@ def shares(frame: pd.DataFrame) -> pd.DataFrame:
     for (measure, at), hit in hits.items():
         own, other = hit[member].dropna(), hit[~member].dropna()
         beside = measure == "exact_rate" and at not in WINDOWS
-        if (
-            beside or measure == "prompt_run" or not len(own)
-        ):  # prompts are never planted ones', too
+        prompts_alone = measure == "prompt_run"  # never planted records have the same ones
+        if beside or prompts_alone or not len(own):
             continue
         line = {"measure": measure, "at": at, **rate(int(own.sum()), len(own))}
         prompts = other.groupby(frame["canary"]).max()
