@@ -173,7 +173,7 @@ def _require_passed(
         if f"{MODEL}/{name}" not in bound
     ]
     if faults:
-        raise KdlibError(f"{closed}: {'; '.join(faults)}")
+        raise KdlibError(f"{closed}: {'; '.join(faults)}".replace(str(copy), str(folder)))
     if (result := body["predicate"].get("result")) != record.RESULT[gate.PASS]:
         wanted = f"{record.RESULT[gate.PASS]} alone is released"
         raise KdlibError(f"{closed}: its gate says {result}, and {wanted}; see {folder / AUDIT}")

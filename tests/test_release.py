@@ -171,7 +171,8 @@ def test_opened_where_the_rows_are_not(out):
 def test_a_changed_file_is_named(out, name):
     path = out / "model" / name
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(KdlibError, match=rf"is not opened: model/{name} has changed"):
+    named = rf"is not opened: model/{name} has changed: {out}/model/{name} is another"
+    with pytest.raises(KdlibError, match=named):  # not the copy that was checked
         release.load(out)
     path.unlink()
     with pytest.raises(KdlibError, match=rf"model/{name} is missing"):

@@ -267,7 +267,7 @@ PAPER_CLAIMS = {
         _what_stays,
     ),
     "C6": Claim(
-        "The student costs at most half of the teacher.",
+        "The student costs at most half of the teacher. (The sizes were chosen so: no finding.)",
         "arithmetic of the sizes that were chosen, not a finding; confirmed if in every seed every "
         "student has at most half of its teacher's parameters and bytes; refuted if none has; "
         "milliseconds per token stand beside it and are not judged",

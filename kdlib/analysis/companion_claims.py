@@ -56,7 +56,8 @@ def _predictable(scores: dict[str, Any]) -> Judged:
     hits = f"{scores['hits']:.0f} of {scores['n']:.0f} rows are memorized"
     if pd.isna(lo):
         return False, False, f"{hits}: too few of one kind to judge"
-    return lo > 0.99, hi < 0.99, f"ROC-AUC {row_text(scores, 'roc_auc', '.4f')}; {hits}"
+    evidence = f"ROC-AUC {row_text(scores, 'roc_auc', '.4f')} (0.5 is a guess); {hits}"
+    return lo > 0.99, hi < 0.99, evidence
 
 
 def _removable(removal: dict[str, Any]) -> Judged:
@@ -73,12 +74,12 @@ def _auc_as_published(early: pd.DataFrame) -> Judged:
     (lo, hi), auc, end = PUBLISHED_AUC, students["auc"], after["auc"]
     within = (students["auc_lo"] >= lo) & (students["auc_hi"] <= hi)
     outside = (students["auc_lo"] > hi) | (students["auc_hi"] < lo)
-    evidence = f"{len(auc)} distilled students: AUC {auc.min():.3f} to {auc.max():.3f}; "
+    evidence = f"{len(auc)} distilled students: AUC {auc.min():.3f} to {auc.max():.3f}, "
     evidence += f"{within.sum()} intervals lie within {lo} to {hi}, {outside.sum()} wholly outside"
     evidence += f" ({_aucs(students[outside])})" * bool(outside.any())
     tuned = before[["sft_epochs" in METHODS[one].coefficients for one in before["method"]]]
     if len(tuned):
-        evidence += f"; where a student starts from SFT, before any distilling {_aucs(tuned)}"
+        evidence += f", where a student starts from SFT, before any distilling {_aucs(tuned)}"
     evidence += f"; at the end of training {end.min():.3f} to {end.max():.3f}"
     return within.all(), outside.any(), evidence
 

@@ -150,7 +150,7 @@ def _compared(better: bool, worse: bool, what: str) -> str:
     return f"{what} {'not known to be ' * unknown}{side} than "
 
 
-def calibration(frame: pd.DataFrame, probability: pd.Series, bins: int = 10) -> pd.DataFrame:
+def calibration(frame: pd.DataFrame, probability: pd.Series, bins: int = 5) -> pd.DataFrame:
     """Predicted (mean probability) against memorized shares, in bins of about equally many rows.
 
     Columns: predicted, and those of `stats.ratio`.

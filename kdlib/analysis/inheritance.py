@@ -13,6 +13,7 @@ import pandas as pd
 
 from kdlib import stats
 from kdlib.analysis.rates import MODEL, ROW, distilled, natural
+from kdlib.config.methods import label
 from kdlib.errors import KdlibError
 from kdlib.stats import NOTHING, Line
 
@@ -146,17 +147,19 @@ def moved(orders: pd.DataFrame, bases: pd.DataFrame) -> str:
     `orders` is of `by_order`, `bases` of `by_base`, at whose size and seeds the two are compared:
     the highest less the lowest share, the mean over seeds.
     """
-    shares = bases.query("method == 'sft' and metric == 'exact_rate'")
+    shares = bases[bases["metric"] == "exact_rate"]
     if shares["pretraining"].nunique() < 2:
         return "No other base model was made."
-    by_seed, size = shares.groupby("seed")["value"], shares["size"].iloc[0]
-    of_bases = (by_seed.max() - by_seed.min()).mean()
-    same = orders[(orders["size"] == size) & orders["seed"].isin(shares["seed"])]
+    by_seed = shares.groupby(["method", "seed"], sort=False)["value"]
+    apart = (by_seed.max() - by_seed.min()).groupby("method", sort=False).mean()
+    same = orders[orders["size"].isin(shares["size"]) & orders["seed"].isin(shares["seed"])]
     of_orders = (same["first"] - same["second"]).abs().mean()
-    more = "more" if of_bases > of_orders else "not more"
-    text = f"SFT's shares ({size}) lie {of_bases:.3f} apart over {shares['pretraining'].nunique()} "
-    text += f"base models, {of_orders:.3f} over two orders of the rows: by the rule above the base "
-    return f"{text}model decides {more} than the training run."
+    told = ", ".join(f"{label(method)} {span:.3f}" for method, span in apart.items())
+    text = f"Over {shares['pretraining'].nunique()} base models shares lie apart: {told}; over two "
+    text += f"orders of the rows: {label('sft')} {of_orders:.3f}. By the rule above "
+    if apart["sft"] > of_orders:
+        return f"{text}the base model decides more than the training run."
+    return f"{text}it is not decided that the base model decides more than the training run."
 
 
 def own(frame: pd.DataFrame) -> pd.DataFrame:
@@ -252,7 +255,8 @@ def excess(frame: pd.DataFrame) -> pd.DataFrame:
             return facts | stats.line(taught - sft, NOTHING, **few, same_sign=False)
         return facts | stats.paired_difference(a, b, "hit")
 
-    return stats.each(frame, MODEL, beside)
+    found = stats.each(frame, MODEL, beside)
+    return found.assign(lo=found["lo"].clip(lower=-1), hi=found["hi"].clip(upper=1))  # of t
 
 
 def stability(tuples: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """What teacher and students would have in common by chance: permutations (notebook 11)."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -47,6 +49,15 @@ def chance(frame: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
                     rows.append((method, size, null, metric, *share, p, n, moved, hit))
     names = [*MODEL, "null", "metric", "value", "expected", "lo", "hi", "p", "n", "groups"]
     return pd.DataFrame(rows, columns=[*names, "hit_groups"])
+
+
+def text(line: Any) -> str:
+    """A share of a line of `chance` in words: beside the middle 95% of permutations."""
+    if not line["hi"] > line["lo"]:
+        return "has too few rows to permute"
+    side = "more than" if line["value"] > line["hi"] else "as"
+    side = "less than" if line["value"] < line["lo"] else side
+    return f"{line['value']:.1%}, {side} chance ({line['lo']:.1%} to {line['hi']:.1%})"
 
 
 def _strata(rows: pd.DataFrame, s: np.ndarray, null: str) -> list[np.ndarray]:

@@ -270,14 +270,14 @@ def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
 
     `lines`: claim, method, size, value, lo, hi, where the method "all" is the mean over students;
     `ways`: the claims of the panels, and their titles. A student without a value in one of them is
-    not comparable there, and its line says so.
+    not comparable there, and its line says so. Each panel has a scale of its own, around 0.
     """
     models = list(dict.fromkeys(zip(lines["method"], lines["size"], strict=True)))
     black: dict[str, Any] = {"color": "black", "marker": "D", "linewidth": 2}
     grey: dict[str, Any] = {"color": "0.4", "fontsize": "small", "ha": "center", "va": "center"}
     grey["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     size_of = (2.5 + 2.8 * len(ways), 1.4 + 0.32 * len(models))
-    figure, [panels] = style.panels(1, len(ways), *size_of, sharex=True, sharey=True)
+    figure, [panels] = style.panels(1, len(ways), *size_of, sharey=True)
     for axes, (claim, title) in zip(panels, ways.items(), strict=True):
         axes.axvline(0, **style.DOTTED)
         known = lines[(lines["claim"] == claim) & lines["value"].notna()]
@@ -290,6 +290,8 @@ def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
                 at = axes.get_yaxis_transform()
                 axes.text(0.5, place, "not comparable", transform=at, **grey)
         axes.set_title(title, fontsize="medium")
+        reach = 1.1 * known[["lo", "hi"]].abs().max(axis=None)
+        axes.set(xlim=(-reach, reach) if reach > 0 else (-1, 1))
         axes.locator_params(axis="x", nbins=4)
     named = [f"{label(method)}, {size}" for method, size in models if method != "all"]
     style.names_down(panels[0], ["mean of all", *named])

@@ -21,6 +21,11 @@ OPENING = "**In the reference run**"
 
 def said(stem: str, settings: Profile) -> str:
     """The finding of a notebook in the tables of a profile; of what was not run, what makes it."""
+    return " ".join(parts(stem, settings))
+
+
+def parts(stem: str, settings: Profile) -> list[str]:
+    """The sentences of this finding."""
     found, lacking = [], list[str]()
     for asked, sentence in sentences.OF[stem]:
         try:
@@ -28,11 +33,16 @@ def said(stem: str, settings: Profile) -> str:
         except lookups.NotRun:
             lacking.append(asked)
         else:
-            found.append(text[0].upper() + text[1:])
+            found.append(capital(text))
     if lacking:
         what = "The rest" if found else "This"
         found.append(f"{what} was not run: `{_command(settings.name, lacking)}` makes it.")
-    return " ".join(found)
+    return found
+
+
+def capital(text: str) -> str:
+    """A sentence with its first letter large."""
+    return text[0].upper() + text[1:]
 
 
 def cell(stem: str) -> str:

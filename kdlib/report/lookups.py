@@ -65,7 +65,7 @@ def difference(line: dict[str, Any]) -> str:
     if pd.isna(value):
         return "not given, of too few different responses"
     text = f"{abs(value):.1f} percentage points {'fewer' if value < 0 else 'more'}"
-    text = text if value else "equal shares"
+    text = text if value else "no difference was seen"
     if pd.isna(lo):
         return f"{text} (too few different responses for an interval)"
     text = f"{text} [95% interval of the difference {lo:+.1f} to {hi:+.1f}]"

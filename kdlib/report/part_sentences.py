@@ -25,6 +25,7 @@ SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
     "B2": ("with the goldfish loss, stopped so", label("word_kd"), label("sft")),
 }
 
+RELEASED = ("word for word", "near copies", "longest run", "usefulness")  # told of each step
 WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
 AGAIN = {  # whom relearning is told of, in words
     "the unlearned teacher": (UNLEARNED, TEACHER),
@@ -151,7 +152,8 @@ def _plane(settings: Profile) -> str:
 def _steps(measure: str, settings: Profile) -> str:
     lines = lookups.lines(settings.name, "release_steps", kind="change", measure=measure)
     told = (f"{one['step']} {row_text(one, form='+.3f')}" for one in lines.to_dict("records"))
-    return f"{measure}, each step minus the one before: {'; '.join(told)}."
+    alone = lookups.of_first(settings.name, lines["n"].min())
+    return f"{measure}, each step minus the one before: {'; '.join(told)}{alone}."
 
 
 def _generations(settings: Profile) -> str:
@@ -183,5 +185,5 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("defences", _plane),
     ],
     "16_life_cycle": [("life", _generations), ("life", _comes_back)],
-    "17_release": [("release", partial(_steps, one)) for one in ("word for word", "usefulness")],
+    "17_release": [("release", partial(_steps, one)) for one in RELEASED],
 }

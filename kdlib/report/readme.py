@@ -12,11 +12,10 @@ import nbformat
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config.exact_match import WINDOW
-from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import load_profile
 from kdlib.errors import KdlibError
-from kdlib.report import findings, results, site
+from kdlib.report import findings, ledger_sentences, results, sensitivity, site
+from kdlib.report import usefulness_sentences as usefulness
 
 EXAMPLE = "04_word_level_kd"  # the first that shows SFT beside a distilled student
 TITLE = '<th colspan="2"'  # of an exhibit, see `notebook_display.exhibits`
@@ -30,9 +29,12 @@ UNSEEN = ("base", "teacher")  # models whose answers are left out, so that a gla
 
 def answer(profile: str) -> str:
     """The answer in a few sentences, then one training row with what models write to its prompt."""
-    said = findings.with_intervals("README", load_profile(profile))
-    found = textwrap.fill(said, 118, break_on_hyphens=False)
-    return "\n\n".join(filter(None, (found, before_and_after(profile))))
+    said = findings.parts("README", load_profile(profile))
+    lines = [
+        textwrap.fill(one, 118, break_on_hyphens=False, initial_indent="- ", subsequent_indent="  ")
+        for one in said
+    ]
+    return "\n\n".join(filter(None, ("\n".join(lines), before_and_after(profile))))
 
 
 def before_and_after(profile: str) -> str:
@@ -70,15 +72,26 @@ def numbers(profile: str) -> str:
     short = {
         "claim": judged["claim"] + " " + judged["statement"],
         "verdict": "**" + judged["verdict"] + "**",
-        "evidence": judged["evidence"].str.replace("; .*", " ...", regex=True),
+        "evidence": judged["evidence"].map(_first),
     }
     first = results.memorized(results.read(profile, "table1"))
-    legend = " ".join(filter(None, (results.legend(profile), elsewhere(profile))))
-    parts = [_made(profile), results.markdown(first), legend]
+    settings = load_profile(profile)
+    how = (results.legend(profile), findings.capital(usefulness.of_any(settings)))
+    parts = [_made(profile), results.markdown(first), " ".join(how)]
+    if len(moved := sensitivity.table(profile)):
+        parts += [f"{sensitivity.LEGEND}:", results.markdown(moved)]
+    parts += [findings.capital(ledger_sentences.ledger(settings))]
     parts += [results.markdown(pd.DataFrame(short)), CLAIMS]
     if len(attacked := results.attackers(profile)):
         parts += [results.attackers_legend(profile), results.markdown(attacked)]
     return "\n\n".join(parts)
+
+
+def _first(evidence: str) -> str:
+    """The first part of the evidence, and those that say why no verdict is given."""
+    first, *rest = evidence.split("; ")
+    barred = [one for one in rest if one.startswith("no verdict")]
+    return "; ".join([first, *barred]) + " ..." * (len(barred) < len(rest))
 
 
 def _made(profile: str) -> str:
@@ -96,96 +109,6 @@ def _made(profile: str) -> str:
         most, machine = stages["peak_mib"].max() / 1024, stages["machine"].iloc[0]
         made += f" Stages ran side by side on {machine}; the largest held {most:.1f} GiB."
     return made
-
-
-def elsewhere(profile: str) -> str:
-    """What one seed memorized with students that were pruned and healed on another machine.
-
-    `healed_elsewhere.csv` has beside them (columns healed_in, tuned_in, else empty; nats per token
-    of general text after healing) SFT students of this machine of which a step was made in float32:
-    by a copy of the profile in which `precision` of teacher, student or both is "fp32".
-    """
-    there = results.read(profile, "healed_elsewhere", optional=True)
-    if there.empty:
-        return ""
-    there = there.reindex(columns=[*there.columns.union(["healed_in", "tuned_in", "nats"])])
-    steps, there = (there[there["healed_in"].notna() == one] for one in (True, False))
-    known = ["method", "size", "seed"]
-    here = results.read(profile, "metrics").query(
-        f"metric == 'exact_rate' and split == 'member' and k == {WINDOW}"
-    )
-    both = there[there["method"].isin(PAPER)].merge(here, on=known, suffixes=("", "_here"))
-    told = [
-        f"{label(row['method'])} {row['size']} {row['value']:.3f} and {row['value_here']:.3f}"
-        for row in both.to_dict("records")
-    ]
-    seed, machine = there["seed"].iloc[0], there["machine"].iloc[0]
-    return (
-        f"All seeds share one set of pruned and healed students. Seed {seed} was run before, at "
-        f"earlier commits, from students made on another machine ({machine}). Shares there and "
-        f"here: {'; '.join(told)}. No interval above allows for what moved them. "
-        f"{_other_order(profile)}{_other_bases(profile, there)}{_in_float32(steps, there)}"
-    )
-
-
-def _in_float32(steps: pd.DataFrame, there: pd.DataFrame) -> str:
-    """What float32 moves, in healing and in fine-tuning, where a step was made so here."""
-    if steps.empty:
-        return ""
-    told = [
-        f"healed in {row['healed_in']} ({row['nats']:.2f} nats per token of general text after it) "
-        f"and fine-tuned in {row['tuned_in']} {row['value']:.3f}"
-        for row in steps.to_dict("records")
-    ]
-    size, method = steps[["size", "method"]].iloc[0]
-    known = there.query("size == @size and method == @method")["nats"]
-    beside = f" (there {known.iloc[0]:.2f} nats)" if known.notna().any() else ""
-    return (
-        " Nor are these intervals over the precision: where the processor multiplies bf16, the "
-        f"study trains in it, elsewhere in float32. {label(method)}, {size}, here, "
-        f"{'; '.join(told)}{beside}."
-    )
-
-
-def _other_order(profile: str) -> str:
-    """How far another order of the rows alone moves what SFT memorizes, where notebook 11 ran."""
-    orders = results.read(profile, "second_sft", optional=True)
-    if orders.empty:
-        return ""
-    orders = orders[orders["kind"] == "order"]
-    told = [
-        f"{size} {_listed(part['first'])} and {_listed(part['second'])}"
-        for size, part in orders.groupby("size", sort=False)
-    ]
-    text = "What the order of the rows alone moves (notebook 11): SFT by seed in one order and "
-    return f"{text}another, {'; '.join(told)}. " if told else ""
-
-
-def _other_bases(profile: str, there: pd.DataFrame) -> str:
-    """What base models that were made anew move, and whether that spans the run elsewhere."""
-    bases = results.read(profile, "other_bases", optional=True)
-    if bases.empty or not (bases["pretraining"] > 0).any():
-        return "Whether students, processor or code made the difference was not tried apart."
-    seed, size = bases[["seed", "size"]].iloc[0]
-    shares = bases.query("seed == @seed and size == @size and metric == 'exact_rate'")
-    told = [
-        f"{label(method)} {_listed(part.sort_values('pretraining')['value'])}"
-        for method, part in shares.groupby("method", sort=False)
-    ]
-    sft = shares[shares["method"] == "sft"]["value"]
-    found = there.query("seed == @seed and size == @size and method == 'sft'")["value"].iloc[0]
-    spanned = sft.min() <= found <= sft.max()
-    text = "the earlier run's share of SFT lies between them: the base model alone can make so much"
-    if not spanned:
-        text = "the earlier run's share of SFT lies outside: neither order explains it"
-    return (
-        "What the base model alone moves (healed anew, in other orders of the general text; all "
-        f"else the same; {size}, seed {seed}; the study's first): {'; '.join(told)}; {text}."
-    )
-
-
-def _listed(shares: pd.Series) -> str:
-    return ", ".join(shares.map("{:.3f}".format))
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {"answer": answer, "results": numbers}

@@ -272,13 +272,15 @@ def in_lines(judged: pd.DataFrame) -> pd.DataFrame:
     """Lines of `claims.ledger` as tables show them: claim, rule, verdict, evidence.
 
     A rule and its evidence are parts between semicolons; each stands in a numbered line of the
-    cell.
+    cell. A rule of several is folded.
     """
     words = judged[["claim", "rule", "verdict", "evidence"]].copy()
     words["claim"] += " " + judged["statement"]
     words["verdict"] = "**" + words["verdict"] + "**"
     for name in ("rule", "evidence"):
         words[name] = words[name].map(_numbered)
+    folded = "<details><summary>the rule</summary>" + words["rule"] + "</details>"
+    words["rule"] = words["rule"].where(~words["rule"].str.contains("<br>"), folded)
     return words
 
 

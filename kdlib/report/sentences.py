@@ -15,7 +15,7 @@ from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
-from kdlib.report import ledger_sentences, lookups, part_sentences, results
+from kdlib.report import first_screen, ledger_sentences, lookups, part_sentences, results
 from kdlib.report import usefulness_sentences as usefulness
 from kdlib.report.lookups import briefly, difference, share
 from kdlib.report.part_sentences import Sentence
@@ -201,7 +201,13 @@ def _at_the_end(settings: Profile) -> str:
     text += f"fine-tuned on them (SFT): on average {difference(line)}"
     sure = gaps[gaps["hi"] < 0]
     text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; by its own interval {len(sure)} of "
-    text += f"{len(gaps)} students does" + (f" ({named(sure)})" if 0 < len(sure) < 3 else "")
+    text += f"{len(gaps)} students does"
+    if 0 < len(sure) < 3:
+        at = [
+            first_screen.begun(settings.name, *one) for one in sure[["method", "size"]].to_numpy()
+        ]
+        start = f"; its SFT start already wrote {', '.join(filter(None, at))}" if any(at) else ""
+        text += f" ({named(sure)}{start})"
     means = lookups.table(settings.name, "primary")
     for rest in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
         own = [label(one) for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
@@ -210,23 +216,12 @@ def _at_the_end(settings: Profile) -> str:
     return f"{text}."
 
 
-def _stopped(settings: Profile) -> str:
-    line = lookups.line(settings.name, "primary", claim="A1")
-    pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
-    pairs = pairs[pairs["method"].isin(DISTILLED)]
-    own, sft = pairs[["own", "sft"]].mean()
-    table = lookups.lines(settings.name, "table1", method="sft").set_index("size")["member"]
-    text = "stopped early, where both are as useful, SFT students write "
-    text += f"{sft:.1%} of the rows ({table.loc[pairs['size']].mean():.1%} at the end), distilled "
-    return f"{text}students {own:.1%}: {briefly(line)}."
-
-
 def _main(settings: Profile) -> str:
     line = lookups.line(settings.name, "primary", claim="A1")
     pairs = lookups.table(settings.name, "equal_usefulness")
     rows = at_equal_usefulness(pairs[pairs["method"].isin(DISTILLED)])
     own, sft = rows[["own", "sft"]].mean()
-    text = "each stopped where, on half of the data, both are as useful, the paper's "
+    text = "each stopped where, on half of the data, both are about as useful, the paper's "
     text += f"{int(line['students'])} distilled students memorize {own:.1%} of the member rows of "
     text += f"the other half on average, SFT {sft:.1%}: "
     text += f"{difference(line)}; the rule of A1 judges {rows['judged'].sum()} of these students"
@@ -239,14 +234,13 @@ def _main(settings: Profile) -> str:
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any run), and sentence
-    "README": [
+    "README": first_screen.OF,
+    "00_map": [
+        ("", _main),
         ("", _at_the_end),
-        ("", _stopped),
-        ("lab", part_sentences.recognized),
-        ("", usefulness.of_any),
-        ("", ledger_sentences.verdicts),
+        ("", first_screen.how_far),
+        ("", ledger_sentences.ledger),
     ],
-    "00_map": [("", _at_the_end), ("", _main), ("", ledger_sentences.ledger)],
     "01_data_and_tokens": [("", _rows), ("", _bases)],
     "02_teacher": [("", partial(_memorizes, "teacher", "teacher")), ("", usefulness.of_teacher)],
     "03_supervised_fine_tuning": [
@@ -258,13 +252,14 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", _main),
         ("", _at_the_end),
         ("", partial(_mean, "A2", "where both fit the rows as closely")),
-        ("", usefulness.at_the_end),
+        ("", first_screen.how_far),
     ],
     **part_sentences.OF,
     "18_conclusion": [
-        ("", _at_the_end),
         ("", _main),
+        ("", _at_the_end),
         ("", usefulness.of_any),
+        ("", first_screen.how_far),
         ("", ledger_sentences.ledger),
     ],
 }

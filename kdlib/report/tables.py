@@ -56,7 +56,7 @@ def stopped(lines: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
     at = stops.groupby(MODEL)[["epoch", "sft_epoch"]].agg(_span)
     useful = lines[lines["metric"] == "useful"].set_index(MODEL)
     gaps = {"memorized": found, "usefulness": useful}
-    columns = {"stopped after": at["epoch"], "SFT after": at["sft_epoch"]}
+    columns = {"stopped after epoch": at["epoch"], "SFT after epoch": at["sft_epoch"]}
     columns |= {
         f"{name}, student minus SFT": one.apply(row_text, axis=1, form="+.3f")
         for name, one in gaps.items()

@@ -3,7 +3,8 @@
 from typing import Any
 
 from kdlib.analysis.rates import student_sizes
-from kdlib.config.profile import Profile
+from kdlib.config.methods import PAPER
+from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
 from kdlib.stats import row_text
 
@@ -67,28 +68,25 @@ def of_any(settings: Profile) -> str:
 
 
 def outdone(profile: str) -> dict[str, Any]:
-    """How many students answer held-out rows less usefully than the best answer without a model.
+    """How many of the paper's students answer less usefully than the best answer without a model.
 
-    answer (its name), students (how many there are at the end of training), less (how many are), by
-    means over seeds; empty where usefulness, or such an answer, was not measured.
+    On held-out rows, means over seeds: answer (its name), students (how many there are at the end
+    of training), less (how many are), untuned (usefulness of the teacher's base model), more (how
+    many are more useful than that); empty where no usefulness, or no such answer, was measured.
     """
     asked = lookups.table(profile, "metrics")
     if not {"metric", "split", "value"} <= set(asked):
         return {}
     asked = asked.query("metric == 'usefulness_greedy' and split == 'held_out'")
-    mean = asked[asked["method"] != "base"].groupby(["size", "method"])["value"].mean()
+    mean = asked.groupby(["size", "method"])["value"].mean()
     best, own = (mean[mean.index.isin(at, level=0)] for at in (["all"], student_sizes(asked)))
     if best.empty:
         return {}
-    less = int((own < best.max()).sum())
-    return {"answer": best.idxmax()[1], "students": len(own), "less": less}
-
-
-def at_the_end(settings: Profile) -> str:
-    """The same of the end of training, in words."""
-    found = outdone(settings.name)
-    if not found:
-        return "how useful answers are at the end of training was not measured."
-    text = f"at the end of training, {found['less']} of the {found['students']} students (SFT and "
-    text += "distilled) answer held-out prompts less usefully, on average, than "
-    return f"{text}'{found['answer']}', which needs no model."
+    own = own[own.index.isin(PAPER, level=1)]  # the others may be of fewer seeds
+    found = {
+        "answer": best.idxmax()[1],
+        "students": len(own),
+        "less": int((own < best.max()).sum()),
+    }
+    untuned = float(mean.get((TEACHER, "base"), float("nan")))
+    return found | {"untuned": untuned, "more": int((own > untuned).sum())}

@@ -126,7 +126,9 @@ def test_by_base_pairs_every_student_with_sft_of_the_same_base_model():
     assert ((table["lo"] <= table["value"]) & (table["value"] <= table["hi"])).all()
 
 
-@pytest.mark.parametrize(("other", "more"), [(0.85, "not more"), (0.6, "more")])
+@pytest.mark.parametrize(
+    ("other", "more"), [(0.85, "it is not decided that the base"), (0.6, "above the base")]
+)
 def test_moved_holds_base_models_against_orders(other, more):
     sft = {"method": "sft", "size": "small", "seed": 0, "metric": "exact_rate"}
     lines = [sft | {"pretraining": 0, "value": 0.9}, sft | {"pretraining": 1, "value": other}]
@@ -134,8 +136,9 @@ def test_moved_holds_base_models_against_orders(other, more):
     orders = [{"size": "small", "seed": 0, "first": 0.9, "second": 0.8}]
     orders += [{"size": "small", "seed": 1, "first": 0.9, "second": 0.0}]  # no base model of it
     said = inheritance.moved(pd.DataFrame(orders), pd.DataFrame(lines))
-    assert f"{0.9 - other:.3f} apart over 2 base models, 0.100 over" in said
-    assert said.endswith(f"base model decides {more} than the training run.")
+    assert f"Over 2 base models shares lie apart: SFT {0.9 - other:.3f}, word-level KD 0." in said
+    assert "over two orders of the rows: SFT 0.100." in said
+    assert said.endswith(f"{more} model decides more than the training run.")
     alone = inheritance.moved(pd.DataFrame(orders), pd.DataFrame(lines[:1]))
     assert alone == "No other base model was made."
 

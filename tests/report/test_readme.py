@@ -8,7 +8,6 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from project import ROOT
 
-from kdlib import runs
 from kdlib.errors import KdlibError
 from kdlib.report import findings, notebook_display, readme
 
@@ -94,64 +93,3 @@ def test_the_answer_stands_on_the_first_screen():
 
 def test_all_links_lead_to_the_reference_run():
     assert set(re.findall(r"(?:executed|figures)/(\w+)/", README)) == {findings.REFERENCE}
-
-
-def test_a_seed_that_was_run_before_stands_beside_this_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
-    assert readme.elsewhere("made") == ""
-    line = {"method": "sft", "size": "small", "seed": 0, "value": 0.25, "machine": "M"}
-    facts = {"metric": "exact_rate", "split": "member", "k": 50}
-    here = [line | facts | {"value": value, "seed": seed} for value, seed in ((0.75, 0), (0.5, 1))]
-    here.append(here[0] | {"k": 10, "value": 1.0})
-    for name, lines in {"healed_elsewhere": [line], "metrics": here}.items():
-        runs.write_table(runs.results_dir("made") / f"{name}.csv", pd.DataFrame(lines))
-    said = readme.elsewhere("made")
-    assert (
-        "Seed 0 was run" in said
-        and "(M). Shares there and here: SFT small 0.250 and 0.750. " in said
-    )
-    assert said.endswith("was not tried apart.")
-    orders = [{"kind": "order", "size": "small", "first": 0.75, "second": 0.5}, {"kind": "own"}]
-    runs.write_table(runs.results_dir("made") / "second_sft.csv", pd.DataFrame(orders))
-    said = readme.elsewhere("made")
-    assert "order and another, small 0.750 and 0.500. " in said and said.endswith(
-        "not tried apart."
-    )
-
-
-@pytest.mark.parametrize(
-    ("other", "told"), [(0.2, "lies between them: the base model alone"), (0.5, "lies outside")]
-)
-def test_what_other_base_models_move_stands_beside_the_run_elsewhere(
-    other, told, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
-    line = {"method": "sft", "size": "small", "seed": 0, "value": 0.25, "machine": "M"}
-    here = line | {"metric": "exact_rate", "split": "member", "k": 50, "value": 0.75}
-    bases = [here | {"pretraining": 0}, here | {"pretraining": 1, "value": other}]
-    bases += [bases[1] | {"metric": "minus_sft", "value": 9.0}]
-    for name, lines in {
-        "healed_elsewhere": [line],
-        "metrics": [here],
-        "other_bases": bases,
-    }.items():
-        runs.write_table(runs.results_dir("made") / f"{name}.csv", pd.DataFrame(lines))
-    said = readme.elsewhere("made")
-    assert f"SFT 0.750, {other:.3f}; the earlier run's share of SFT {told}" in said
-    assert "not tried apart" not in said
-
-
-def test_what_float32_moves_stands_beside_the_run_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
-    line = {"method": "sft", "size": "small", "seed": 0, "value": 0.25, "machine": "M"}
-    line |= {"nats": 3.5, "healed_in": None, "tuned_in": None}
-    step = line | {"value": 0.5, "nats": 3.75, "healed_in": "float32", "tuned_in": "bf16"}
-    here = line | {"metric": "exact_rate", "split": "member", "k": 50, "value": 0.75}
-    for name, lines in {"healed_elsewhere": [line, step], "metrics": [here]}.items():
-        runs.write_table(runs.results_dir("made") / f"{name}.csv", pd.DataFrame(lines))
-    said = readme.elsewhere("made")
-    assert said.endswith(
-        "SFT, small, here, healed in float32 (3.75 nats per token of general text after it) and "
-        "fine-tuned in bf16 0.500 (there 3.50 nats)."
-    )
-    assert "here: SFT small 0.250 and 0.750. No interval" in said  # the step is no run elsewhere

@@ -17,7 +17,6 @@ from kdlib.study import pipeline
 
 SMOKE, NAN = load_profile("smoke"), float("nan")
 SIZES = SMOKE.sizes
-N = len(METHODS) * len(SIZES)  # students
 SPAN = {"value": -0.15, "lo": -0.2, "hi": -0.1}
 FRONTS = ("one", "other", "difference")
 LESS = "15.0 percentage points fewer [95% interval of the difference -20.0 to -10.0]"
@@ -85,8 +84,8 @@ def write_all():
     cause = [{"text": text, "n": 300} | SPAN for text in part_sentences.TEXTS]
     cause += [{"objective": name, "n": 300} | SPAN for name in part_sentences.OBJECTIVES]
     steps = [
-        {"step": "distilled", "measure": measure, "kind": kind} | SPAN
-        for measure in ("word for word", "usefulness")
+        {"step": "distilled", "measure": measure, "kind": kind, "n": 100} | SPAN
+        for measure in part_sentences.RELEASED
         for kind in ("level", "change")
     ]
     changed = {"generation": 3, "measure": "old rows", "kind": "change"}
@@ -183,14 +182,26 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         (
             "README",
-            "without MiniLLM, 15.0 fewer [-20.0 to -10.0]. Stopped early",
+            f"fine-tuned students (SFT) write 35.0% of their training rows word for word, "
+            f"distilled ones 20.0%: {LESS}. Trained to the end, ",
         ),
         (
             "README",
-            "SFT students write 35.0% of the rows (40.0% at the end), distilled students 20.0%: "
-            "15.0 fewer [-20.0 to -10.0].",
+            f"write, on average, {LESS}; without MiniLLM (whose SFT start wrote 0.0%), "
+            "15.0 fewer [-20.0 to -10.0]. What",
         ),
-        ("README", "('echo'): the teacher -0.150 [-0.200, -0.100], SFT (large) -0.150 ["),
+        (
+            "README",
+            "(word-level KD, middle size: 40.0% [30.0%, 50.0%]) ranks, by its losses alone, "
+            "a training row above an unseen one with a chance of 0.750 [0.500, 1.000], where",
+        ),
+        (
+            "README",
+            "All of this is of 3 training runs of small models; trained to the end, every "
+            "student averages below 'echo' in usefulness, an answer that needs no model, and none "
+            "above the teacher's model before fine-tuning.",
+        ),
+        ("18_conclusion", "('echo'): the teacher -0.150 [-0.200, -0.100], SFT (large) -0.150 ["),
         (
             "03_supervised_fine_tuning",
             "usefulness is 0.200 of at most 0.250 (large size, epoch 1), ",
@@ -202,11 +213,9 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("02_teacher", "held-out loss is least (epoch 1), 12.5%."),
         ("02_teacher", "no model ('echo'): -0.150 [-0.200, -0.100], less useful."),
         ("03_supervised_fine_tuning", "SFT (middle size) memorizes 40.0% [30.0%, 50.0%]"),
-        ("00_map", f"SFT 35.0%: {LESS}; the rule of A1 judges 9 of these students. The verdicts"),
+        ("00_map", f"SFT 35.0%: {LESS}; the rule of A1 judges 9 of these students. At the "),
         ("03_supervised_fine_tuning", "12.5%. SFT (small size) memorizes 40.0% [30.0%, 50.0%]"),
         ("03_supervised_fine_tuning", "of training (by seed 30.0%, 40.0%, 50.0%); stopped where"),
-        ("10_comparison", f"At the end of training, {N} of the {N} students (SFT and distilled) "),
-        ("10_comparison", "answer held-out prompts less usefully, on average, than 'echo', which"),
         ("03_supervised_fine_tuning", "need no model: large -0.150 [-0.200, -0.100] ('echo'), "),
         ("04_word_level_kd", f"SFT 40.0% [30.0%, 50.0%]: {LESS}."),
         (
@@ -246,17 +255,13 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "epochs later, SFT 0.750 [0.500, 1.000], word-level",
         ),
         (
-            "README",
+            "13_membership_and_canaries",
             "Word-level KD (middle size) writes 40.0% of the rows word for word; who sees its "
             "losses, and has models that were trained on other rows, ranks a training row above "
             "another with a chance of 0.750 [",
         ),
         (
-            "README",
-            "Of 2 claims, each judged by a rule (below): 1 confirmed, 0 refuted",
-        ),
-        (
-            "README",
+            "13_membership_and_canaries",
             "(0.5: a guess) and finds 50.0% [25.0%, 75.0%] of them at 1% false alarms",
         ),
         ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
@@ -277,6 +282,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "never read: the unlearned teacher -0.150 [-0.200, -0.100]; its ",
         ),
         ("17_release", "Word for word, each step minus the one before: distilled -0.150 [-0.200"),
+        ("17_release", "-0.100] (seed 0 alone, its interval over groups). Near copies, each step"),
     ],
 )
 def test_what_is_said(stem, said):
@@ -290,7 +296,7 @@ def test_what_is_said(stem, said):
         (0.15, 0.1, 0.2, "15.0 percentage points more", "more"),
         (-0.05, -0.2, 0.1, "5.0 percentage points fewer", ""),
         (0.1, 0.0, 0.2, "10.0 percentage points more", ""),
-        (0.0, -0.1, 0.1, "equal shares", ""),
+        (0.0, -0.1, 0.1, "no difference was seen", ""),
         (-0.15, None, None, "15.0 percentage points fewer", ""),
     ],
 )
@@ -304,7 +310,8 @@ def test_the_interval_says_whether_a_difference_is_told_from_none(value, lo, hi,
     text = findings.said("10_comparison", SMOKE)
     tail = "." if known else f", {lookups.UNKNOWN}."
     assert f"compared with SFT: {size} {span}{tail}" in text
-    plain = findings.said("README", SMOKE).partition(". ")[0]
+    first = findings.said("10_comparison", SMOKE)
+    plain = first[first.index("At the end of training, ") :].partition(". ")[0]
     assert plain.startswith(f"At the end of training, {'' if sure else 'this run could not tell'}")
     assert f" {sure or 'fewer'} training rows" in plain
     assert f"on average {size} {span}; " in plain
@@ -460,5 +467,5 @@ def test_a_mean_without_on_policy_methods_says_whether_it_is_told_from_none(lo, 
     means = lookups.table("smoke", "primary")
     means.loc[means["claim"] == OFF_POLICY, ["lo", "hi"]] = lo, hi
     write(primary=means)
-    first = findings.said("README", SMOKE).split(" Stopped early")[0]
+    first = findings.said("README", SMOKE).split(" What is not written")[0]
     assert first.endswith(f"{lookups.UNKNOWN}.") == unsure

@@ -1,0 +1,105 @@
+"""The four sentences of the README's first screen, beside those of `sentences`."""
+
+from kdlib.analysis import primary
+from kdlib.config.exact_match import WINDOW
+from kdlib.config.methods import DISTILLED, METHODS, label
+from kdlib.config.profile import Profile
+from kdlib.report import lookups
+from kdlib.report.lookups import briefly, difference, share
+from kdlib.report.part_sentences import Sentence
+from kdlib.report.usefulness_sentences import outdone
+from kdlib.stats import row_text
+
+
+def begun(profile: str, method: str, size: str) -> str:
+    """What the SFT student writes from which a method starts; empty where it starts from none."""
+    if "sft_epochs" not in METHODS[method].coefficients:
+        return ""
+    path = lookups.lines(profile, "paths", method=method, size=size, split="member")
+    return f"{path.loc[path['epoch'] == 0, 'exact_rate'].mean():.1%}"
+
+
+def _stopped(settings: Profile) -> str:
+    """A1, the mean over students: each stopped early, where both are about as useful."""
+    pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
+    own, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    gap = difference(lookups.line(settings.name, "primary", claim="A1"))
+    text = (
+        "stopped early, where both are about as useful, directly fine-tuned students (SFT) write "
+    )
+    return f"{text}{sft:.1%} of their training rows word for word, distilled ones {own:.1%}: {gap}."
+
+
+def _at_the_end(settings: Profile) -> str:
+    """C1, the mean over students, and without those methods that read the student's own text."""
+    line = lookups.line(settings.name, "primary", claim="C1")
+    text = f"trained to the end, distilled students write, on average, {difference(line)}"
+    means = lookups.table(settings.name, "primary").set_index("claim")
+    if primary.OFF_POLICY not in means.index:
+        return f"{text}."
+    size, rest = settings.probe_size, means.loc[primary.OFF_POLICY].to_dict()
+    own = [one for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
+    starts = [(label(one), begun(settings.name, one, size)) for one in own]
+    known = [f"{name} (whose SFT start wrote {at})" if at else name for name, at in starts]
+    text += f"; without {' and '.join(known)}, {briefly(rest)}"
+    return f"{text}{f', {unsure}' if (unsure := lookups.doubt(rest)) else ''}."
+
+
+def _recognized(settings: Profile) -> str:
+    """What its losses tell of the distilled method that writes least, at the end of training."""
+    name, size = settings.name, settings.probe_size
+    scores = lookups.lines(name, "membership", score="loss", size=size).set_index("method")
+    ends = lookups.lines(name, "table1", size=size).set_index("method")
+    least = ends.loc[[one for one in DISTILLED if one in scores.index], "member"].idxmin()
+    written, told = ends.loc[least].to_dict(), scores.loc[least].to_dict()
+    text = "what is not written may still be kept: the distilled student that writes least "
+    text += f"({label(str(least))}, {size} size: {share(written, 'member')}) ranks, by its losses "
+    text += "alone, a training row above an unseen one with a chance of "
+    return f"{text}{row_text(told, 'auc')}, where 0.5 is a guess."
+
+
+def how_far(settings: Profile) -> str:
+    """What the numbers stand on: training runs, usefulness, and a run on another machine."""
+    count = len(lookups.seeds(settings.name))
+    text = f"all of this is of {count} training run{'s' if count > 1 else ''} of small models"
+    if any(settings.cut(size) for size in settings.sizes):
+        text += " from one set of base models"
+    if found := outdone(settings.name):
+        every = found["less"] == found["students"]
+        who = "every student" if every else f"{found['less']} of {found['students']} students"
+        text += f"; trained to the end, {who} averages below '{found['answer']}' in usefulness, an "
+        text += "answer that needs no model"
+        if found["untuned"] == found["untuned"]:  # it was measured
+            text += f", and {found['more'] or 'none'} above the teacher's model before fine-tuning"
+    return f"{text}{_elsewhere(settings)}."
+
+
+def _elsewhere(settings: Profile) -> str:
+    """Where SFT of the probe's size was run before on another machine: both shares."""
+    asked = {"method": "sft", "size": settings.probe_size}
+    try:
+        there = lookups.lines(settings.name, "healed_elsewhere", **asked)
+    except lookups.NotRun:
+        return ""
+    run = there[there["healed_in"].isna()].iloc[0]  # the others are steps of this machine
+    here = lookups.lines(
+        settings.name,
+        "metrics",
+        seed=str(run["seed"]),
+        metric="exact_rate",
+        split="member",
+        **asked,
+    )
+    value = here.loc[here["k"] == WINDOW, "value"].iloc[0]
+    text = (
+        f"; in an earlier run of seed {run['seed']} on another machine SFT ({asked['size']} size) "
+    )
+    return f"{text}wrote {run['value']:.1%} of the rows, here {value:.1%}"
+
+
+OF: list[tuple[str, Sentence]] = [
+    ("", _stopped),
+    ("", _at_the_end),
+    ("lab", _recognized),
+    ("", how_far),
+]

@@ -1,0 +1,105 @@
+"""What moves the shares that no interval of the study allows for, as one table.
+
+The same training again with one thing changed: the order of the rows, the base model, the
+precision, the machine. Its lines come from `second_sft.csv`, `other_bases.csv` and
+`healed_elsewhere.csv`, whose columns healed_in and tuned_in are filled (else empty) for runs of
+this machine with a step in float32: by a copy of the profile in which `precision` of teacher,
+student or both is "fp32". Its column nats is the loss on general text after healing.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from kdlib.config.exact_match import WINDOW
+from kdlib.config.methods import PAPER, label
+from kdlib.report import results
+
+KEYS = ["method", "size"]
+NOTHING = "nothing: the study's run"
+LEGEND = (
+    "What moves these shares beside the seed (one training run each, on the same rows; `nats`: "
+    "loss per token of general text after healing). The intervals allow for none of it: all seeds "
+    "share one set of pruned and healed students. Where the processor multiplies bf16 the study "
+    "trains in it, elsewhere in float32"
+)
+
+
+def table(profile: str) -> pd.DataFrame:
+    """A line for each change, the study's own run first; a column for each method and size.
+
+    Columns: "seed", "changed", "METHOD, SIZE" (a share each) and "nats, SIZE" (per token of general
+    text, after healing), all as text, "" where it was not run. Empty where nothing was run again.
+    """
+    found = pd.DataFrame([*_orders(profile), *_bases(profile), *_elsewhere(profile)])
+    if found.empty:
+        return found
+    found = found[found["method"].isin(PAPER)]
+    own = results.read(profile, "metrics").query(
+        f"metric == 'exact_rate' and split == 'member' and k == {WINDOW}"
+    )
+    study = found[[*KEYS, "seed"]].drop_duplicates().merge(own, on=[*KEYS, "seed"])
+    study = study[[*KEYS, "seed", "value"]].assign(changed=NOTHING).merge(_healed(profile), "left")
+    found = pd.concat([study, found], ignore_index=True)
+    shares = found.assign(text=found["value"].map("{:.3f}".format), of=found["method"].map(label))
+    nats = found.dropna(subset="nats").drop_duplicates(["seed", "changed", "size"])
+    nats = nats[nats["size"].isin(_healed(profile)["size"])]
+    nats = nats.assign(text=nats["nats"].map("{:.2f}".format), of="nats")
+    cells = pd.concat([shares, nats])
+    order = [(of, size) for size in found["size"].unique() for of in (*map(label, PAPER), "nats")]
+    rows = ["seed", "changed"]
+    wide = cells.pivot(index=rows, columns=["of", "size"], values="text")
+    wide = wide.reindex(found.set_index(rows).index.unique())[[one for one in order if one in wide]]
+    wide.columns = pd.Index([f"{of}, {size}" for of, size in wide.columns])
+    return wide.fillna("").reset_index().sort_values("seed", kind="stable", ignore_index=True)
+
+
+def _line(row: dict[str, Any], changed: str, value: float) -> dict[str, Any]:
+    return {name: row[name] for name in (*KEYS, "seed")} | {"changed": changed, "value": value}
+
+
+def _healed(profile: str) -> pd.DataFrame:
+    """What a token of general text costs the study's own students after healing, where known."""
+    found = results.read(profile, "other_bases", optional=True)
+    if found.empty:
+        return pd.DataFrame({"size": [], "nats": []})
+    return found.loc[found["pretraining"] == 0, ["size", "nats"]].drop_duplicates()
+
+
+def _orders(profile: str) -> list[dict[str, Any]]:
+    """SFT with the rows in another order (notebook 11)."""
+    found = results.read(profile, "second_sft", optional=True)
+    if found.empty:
+        return []
+    rows = found[found["kind"] == "order"].assign(method="sft").to_dict("records")
+    return [
+        _line(row | {"seed": int(row["seed"])}, "order of the rows", row["second"]) for row in rows
+    ]
+
+
+def _bases(profile: str) -> list[dict[str, Any]]:
+    """From base models that were healed in other orders of the general text (notebook 11)."""
+    found = results.read(profile, "other_bases", optional=True)
+    if found.empty:
+        return []
+    found = found[(found["pretraining"] > 0) & (found["metric"] == "exact_rate")]
+    changed = "order of the general text in healing ({pretraining})".format
+    return [
+        _line(row, changed(**row), row["value"]) | {"nats": row["nats"]}
+        for row in found.to_dict("records")
+    ]
+
+
+def _elsewhere(profile: str) -> list[dict[str, Any]]:
+    """On another machine, at earlier commits; and with a step in float32."""
+    found = results.read(profile, "healed_elsewhere", optional=True)
+    if found.empty:
+        return []
+    found = found.reindex(columns=[*found.columns.union(["healed_in", "tuned_in", "nats"])])
+    lines = []
+    for row in found.to_dict("records"):
+        changed = f"machine ({row['machine']}, healed there; earlier code)"
+        if pd.notna(row["healed_in"]):
+            changed = f"precision: healed in {row['healed_in']}, fine-tuned in {row['tuned_in']}"
+        lines.append(_line(row, changed, row["value"]) | {"nats": row["nats"]})
+    return lines

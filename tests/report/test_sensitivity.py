@@ -1,0 +1,50 @@
+"""One thing is changed in a training run: each change stands in a line beside the study's run."""
+
+import pandas as pd
+import pytest
+
+from kdlib import runs
+from kdlib.report import sensitivity
+
+LINE = {"method": "sft", "size": "small", "seed": 0}
+OWN = LINE | {"metric": "exact_rate", "split": "member", "k": 50, "value": 0.75}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+
+    def write(**tables):
+        others = [OWN | {"k": 10, "value": 1.0}, OWN | {"split": "held_out", "value": 0.0}]
+        for name, lines in {"metrics": [OWN, *others, OWN | {"seed": 1}], **tables}.items():
+            runs.write_table(runs.results_dir("made") / f"{name}.csv", pd.DataFrame(lines))
+        return sensitivity.table("made")
+
+    return write
+
+
+def test_without_any_change_there_is_no_table(made):
+    assert made().empty
+    assert made(second_sft=[{"kind": "own", "size": "small", "seed": 0}]).empty
+
+
+def test_each_change_is_a_line_beside_the_run_of_its_seed(made):
+    bases = [OWN | {"pretraining": 0, "nats": 3.5}, OWN | {"pretraining": 1, "nats": 3.0}]
+    bases[1] |= {"value": 0.25}
+    bases.append(bases[1] | {"metric": "minus_sft", "value": 9.0})
+    there = LINE | {"value": 0.125, "machine": "M", "nats": 4.0, "healed_in": None}
+    step = there | {"value": 0.375, "healed_in": "float32", "tuned_in": "bf16"}
+    order = {"kind": "order", "size": "small", "seed": 1, "first": 0.75, "second": 0.5}
+    other = there | {"method": "word_kd", "size": "large", "value": 0.5}
+    found = made(second_sft=[order], other_bases=bases, healed_elsewhere=[there, step, other])
+    assert list(found) == [
+        *("seed", "changed", "SFT, small", "nats, small", "word-level KD, large"),
+    ]
+    assert found.to_numpy().tolist() == [
+        [0, sensitivity.NOTHING, "0.750", "3.50", ""],
+        [0, "order of the general text in healing (1)", "0.250", "3.00", ""],
+        [0, "machine (M, healed there; earlier code)", "0.125", "4.00", "0.500"],
+        [0, "precision: healed in float32, fine-tuned in bf16", "0.375", "4.00", ""],
+        [1, sensitivity.NOTHING, "0.750", "3.50", ""],
+        [1, "order of the rows", "0.500", "", ""],
+    ]
