@@ -121,7 +121,7 @@ def test_a_rule_and_its_evidence_stand_in_numbered_lines():
     found = results.in_lines(pd.DataFrame([facts | {"rule": "judged if a; confirmed if b"}]))
     assert found.loc[0].tolist() == [
         "A9 So it is.",
-        "1. judged if a<br>2. confirmed if b",
+        "<details><summary>the rule</summary>1. judged if a<br>2. confirmed if b</details>",
         "**open**",
         "1 of 2",
     ]

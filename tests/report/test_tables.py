@@ -76,8 +76,8 @@ def test_students_beside_sft_where_both_are_stopped():
     table = tables.stopped(lines, stops)
     assert list(table.index) == [("word-level KD", "small")]
     assert table.iloc[0].to_dict() == {
-        "stopped after": "0.25 to 5",
-        "SFT after": "3",
+        "stopped after epoch": "0.25 to 5",
+        "SFT after epoch": "3",
         "memorized, student minus SFT": "-0.100 [-0.200, +0.000]",
         "usefulness, student minus SFT": "-0.030 [-0.040, -0.020]",
         "margin": "0.020",
