@@ -12,6 +12,7 @@ import nbformat
 import pandas as pd
 
 from kdlib import runs
+from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import load_profile
 from kdlib.errors import KdlibError
 from kdlib.report import findings, ledger_sentences, results, sensitivity, site
@@ -23,6 +24,10 @@ ROW = re.compile(r"<tr><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>")
 CLAIMS = (
     "The whole evidence stands in `claims*.csv`, each rule in `kdlib/analysis/claims.py`, the way "
     "from a claim to its notebook in the [map](notebooks/00_map.ipynb)."
+)
+MOVES = (
+    "What the order of the rows, another base model, float32 or another machine moves, which no "
+    "interval here allows for, stands in notebook 18."
 )
 UNSEEN = ("base", "teacher")  # models whose answers are left out, so that a glance is enough
 
@@ -76,15 +81,29 @@ def numbers(profile: str) -> str:
     }
     first = results.memorized(results.read(profile, "table1"))
     settings = load_profile(profile)
-    how = (results.legend(profile), findings.capital(usefulness.of_any(settings)))
-    parts = [_made(profile), results.markdown(first), " ".join(how)]
-    if len(moved := sensitivity.table(profile)):
-        parts += [f"{sensitivity.LEGEND}:", results.markdown(moved)]
-    parts += [findings.capital(ledger_sentences.ledger(settings))]
-    parts += [results.markdown(pd.DataFrame(short)), CLAIMS]
+    how = [results.legend(profile), findings.capital(usefulness.of_any(settings))]
+    how += [_further(profile), MOVES * (not sensitivity.table(profile).empty)]
+    parts = [_made(profile), results.markdown(first), " ".join(filter(None, how))]
+    known = findings.capital(ledger_sentences.ledger(settings))
+    parts += [results.markdown(pd.DataFrame(short)), f"{known} {CLAIMS}"]
     if len(attacked := results.attackers(profile)):
         parts += [results.attackers_legend(profile), results.markdown(attacked)]
     return "\n\n".join(parts)
+
+
+def _further(profile: str) -> str:
+    """What methods memorized that the paper does not have, by size, in a sentence."""
+    first = results.read(profile, "table1")
+    first = first[~first["method"].isin(("base", "teacher", *PAPER))]
+    if first.empty:
+        return ""
+    told = [
+        f"{label(method)} {' and '.join(rates['member'].map('{:.3f}'.format))}"
+        for method, rates in first.groupby("method", sort=False)
+    ]
+    sizes, of = " and ".join(first["size"].unique()), first["member_seeds"].max()
+    text = f"Further methods, of {of} seed{'s' if of > 1 else ''} alone ({sizes} size; intervals "
+    return f"{text}stand in notebook 10): {', '.join(told)}."
 
 
 def _first(evidence: str) -> str:
