@@ -94,7 +94,7 @@ def tune(
     from kdlib.tune.store import place
 
     settings = load_profile(profile)
-    fresh = settings.probed(read_seeds(seeds, settings))
+    fresh = read_seeds(seeds, settings)
     asked = tuning.read(settings, students, knobs)
     lines = command.run(settings, fresh, asked, trials, store or place(settings))
     print("\n".join(lines))

@@ -185,7 +185,7 @@ class MeasureSettings(Settings):
 
 
 class ProbeSettings(Settings):
-    """What is trained beside the paper's methods: further ones, and for 11 to 16."""
+    """What is trained beside the paper's methods: further ones, and for 11 to 14."""
 
     size: str | None = None  # of the students that it trains; the middle one where none is named
     seeds: Positive | None = None  # on so many reported seeds, the first; all where none is given

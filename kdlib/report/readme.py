@@ -15,8 +15,7 @@ from kdlib import runs
 from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import load_profile
 from kdlib.errors import KdlibError
-from kdlib.report import findings, ledger_sentences, results, sensitivity, site
-from kdlib.report import usefulness_sentences as usefulness
+from kdlib.report import findings, results, sensitivity, site
 
 EXAMPLE = "04_word_level_kd"  # the first that shows SFT beside a distilled student
 TITLE = '<th colspan="2"'  # of an exhibit, see `notebook_display.exhibits`
@@ -80,11 +79,10 @@ def numbers(profile: str) -> str:
         "evidence": judged["evidence"].map(_first),
     }
     first = results.memorized(results.read(profile, "table1"))
-    settings = load_profile(profile)
-    how = [results.legend(profile), findings.capital(usefulness.of_any(settings))]
-    how += [_further(profile), MOVES * (not sensitivity.table(profile).empty)]
+    how = [results.legend(profile), _further(profile)]
+    how += [MOVES] * (not sensitivity.table(profile).empty)
     parts = [_made(profile), results.markdown(first), " ".join(filter(None, how))]
-    known = findings.capital(ledger_sentences.ledger(settings))
+    known = findings.said("README, results", load_profile(profile))
     parts += [results.markdown(pd.DataFrame(short)), f"{known} {CLAIMS}"]
     if len(attacked := results.attackers(profile)):
         parts += [results.attackers_legend(profile), results.markdown(attacked)]

@@ -235,6 +235,7 @@ def _main(settings: Profile) -> str:
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any run), and sentence
     "README": first_screen.OF,
+    "README, results": [("", usefulness.of_any), ("", ledger_sentences.ledger)],
     "00_map": [
         ("", _main),
         ("", _at_the_end),

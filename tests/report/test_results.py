@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -35,6 +36,7 @@ def sizes(request):
 def project(tmp_path, monkeypatch, methods, sizes):
     """A project with the tables of a made-up run; "mine" is a method that only a profile has."""
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    monkeypatch.setattr(readme, "load_profile", lambda name: SimpleNamespace(name=name))
     facts = [
         {"method": method, "size": size, "seed": seed, "split": split}
         for method, size in rates.models(sizes, methods)
@@ -82,7 +84,9 @@ def test_numbers_of_the_readme(project, methods, sizes):
     assert "no \\| numbers" in block  # a bar in a cell does not open a column
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines() if "|" in line]
     assert set(widths) == {7, 4}  # memorized, and the ledger
-    assert "mine" not in block and "GKD" not in block  # they stand in notebook 10
+    further = block.partition("Further methods, of ")[2].partition(".\n")[0]
+    assert all(label(name) in further for name in set(methods) - set(PAPER))
+    assert bool(further) == (set(methods) != set(PAPER))
     everything = results.all_methods(*(results.read("made", f"table{n}") for n in (1, 2)))
     assert list(everything["method"]) == [label(name) for name in methods]
 

@@ -136,7 +136,9 @@ def test_students_that_an_answer_without_a_model_outdoes(project):
     ]
     others = ["usefulness_greedy,all,echo,member,9", "usefulness_sampled,all,echo,held_out,9"]
     page = decided(project, lines + others)
-    assert page()["outdone"] == {"answer": "echo", "students": 3, "less": 2}
+    # of the mean of two seeds, 0.35: 0.45, 0.3 and 0.15; the teacher's base model was not measured
+    said = {"answer": "echo", "students": 3, "less": 2, "more": 0}
+    assert {name: page()["outdone"][name] for name in said} == said
     assert page(str.upper)["outdone"]["answer"] == "ECHO"
 
 
