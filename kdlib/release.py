@@ -46,9 +46,9 @@ def make(
 ) -> pd.DataFrame:
     """Filter, distil, audit and gate, or what is left of it; the gate's table (`gate.judged`).
 
-    The student is that of `profile.release`. Called again with another policy it
-    judges what it has measured. KdlibError, before anything is trained: the policy needs more rows
-    than there are, the key is none, or the folder holds something else.
+    The student is that of `profile.release`. Called again with another policy it judges what it
+    has measured. KdlibError, before teacher or student is trained: the policy needs more rows than
+    there are, the key is none, or the folder holds something else.
     """
     if sign is not None:
         record.private_key(sign)

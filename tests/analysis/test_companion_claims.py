@@ -127,11 +127,10 @@ def test_claim_e1(interval, verdict):
     lines += [attack_line("minillm", 0.1, 0.2, "zlib")]
     lines += [attack_line("word_kd", *interval)]
     row = claims.judge("E1", 3, early=pd.DataFrame(lines))
-    first, within, start, end = row["evidence"].split("; ")
+    first, end = row["evidence"].split("; ")  # the first part stands in the README alone
     assert row["verdict"] == verdict and first.startswith("4 distilled students: AUC ")
-    assert start == "where a student starts from SFT, before any distilling MiniLLM middle " + (
-        "0.860 [0.850, 0.870]"
-    )
+    within, start = first.split(", where a student starts from SFT, ")
+    assert start == "before any distilling MiniLLM middle 0.860 [0.850, 0.870]"
     assert end == "at the end of training 0.950 to 0.950"
     named = "1 wholly outside (word-level KD middle 0.465 [0.400, 0.530])"
     assert within.endswith(named if verdict == "refuted" else "0 wholly outside")

@@ -162,7 +162,7 @@ def test_calibration():
     assert (bins["lo"] <= of_one["lo"]).all() and (bins["lo"] < of_one["lo"]).any()
     few = forecast.calibration(frame.assign(group=np.arange(100) // 4), probability, bins=5)
     assert (few["groups"] == 5).all() and few["lo"].isna().all()  # responses
-    assert len(forecast.calibration(frame, pd.Series(0.5, index=frame.index))) == 10  # all tied
+    assert len(forecast.calibration(frame, pd.Series(0.5, index=frame.index))) == 5  # all tied
     assert len(forecast.calibration(frame[:3], probability[:3])) == 3
 
 
