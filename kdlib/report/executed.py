@@ -23,12 +23,17 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 def tidy(folder: Path, sources: Path, seeds: Sequence[int] = ()) -> None:
     """Leave only the last state of progress bars in all copies, and make their links hold there.
 
+    Of the paths of the machine that papermill notes the names of the files are left.
     A link leads to the copy of the same seed, of the first of `seeds` that has one, or of any; else
     to the notebook in `sources`.
     """
     for file in folder.glob("*.ipynb"):
         notebook = nbformat.read(file, 4)
         before = nbformat.writes(notebook)
+        noted = notebook.metadata.get("papermill", {})
+        for which in ("input_path", "output_path"):
+            if noted.get(which):
+                noted[which] = Path(noted[which]).name
         own = file.stem.partition("-seed")[2]
         relinked = partial(LINK.sub, partial(_link, folder, sources, [own, *seeds]))
         for cell in notebook.cells:

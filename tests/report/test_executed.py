@@ -66,6 +66,15 @@ def test_other_links_stay(folder):
     assert cell.source == text.replace('"02_teacher.ipynb', '"../../02_teacher.ipynb')
 
 
+def test_no_path_of_the_machine_is_left(folder):
+    noted = {"input_path": "notebooks/01.ipynb", "output_path": "/root/x/01.ipynb", "duration": 1.0}
+    one = new_notebook(metadata={"papermill": noted})
+    nbformat.write(one, folder / "01_data.ipynb")
+    executed.tidy(folder, folder.parents[1])
+    found = nbformat.read(folder / "01_data.ipynb", 4).metadata["papermill"]
+    assert found == {"input_path": "01.ipynb", "output_path": "01.ipynb", "duration": 1.0}
+
+
 def test_a_tidy_copy_is_not_written_again(folder):
     copies(folder, "01_data", cells=[new_markdown_cell("[a](01_data.ipynb)")])
     before = (folder / "01_data.ipynb").stat()
