@@ -38,12 +38,13 @@ def table(profile: str) -> pd.DataFrame:
     own = results.read(profile, "metrics").query(
         f"metric == 'exact_rate' and split == 'member' and k == {WINDOW}"
     )
+    healed = _healed(profile)
     study = found[[*KEYS, "seed"]].drop_duplicates().merge(own, on=[*KEYS, "seed"])
-    study = study[[*KEYS, "seed", "value"]].assign(changed=NOTHING).merge(_healed(profile), "left")
+    study = study[[*KEYS, "seed", "value"]].assign(changed=NOTHING).merge(healed, "left")
     found = pd.concat([study, found], ignore_index=True)
     shares = found.assign(text=found["value"].map("{:.3f}".format), of=found["method"].map(label))
     nats = found.dropna(subset="nats").drop_duplicates(["seed", "changed", "size"])
-    nats = nats[nats["size"].isin(_healed(profile)["size"])]
+    nats = nats[nats["size"].isin(healed["size"])]
     nats = nats.assign(text=nats["nats"].map("{:.2f}".format), of="nats")
     cells = pd.concat([shares, nats])
     order = [(of, size) for size in found["size"].unique() for of in (*map(label, PAPER), "nats")]

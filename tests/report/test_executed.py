@@ -67,7 +67,11 @@ def test_other_links_stay(folder):
 
 
 def test_no_path_of_the_machine_is_left(folder):
-    noted = {"input_path": "notebooks/01.ipynb", "output_path": "/root/x/01.ipynb", "duration": 1.0}
+    noted = {
+        "input_path": "notebooks/01.ipynb",
+        "output_path": "/some/folder/01.ipynb",
+        "duration": 1.0,
+    }
     one = new_notebook(metadata={"papermill": noted})
     nbformat.write(one, folder / "01_data.ipynb")
     executed.tidy(folder, folder.parents[1])
