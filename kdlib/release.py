@@ -6,13 +6,9 @@ and audit/ with the record, which binds every file of model/ by its digest. `loa
 whose record says that it passed, and nothing else. Taught in 17_release.
 """
 
-import hashlib
-import hmac
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +21,7 @@ from transformers import LogitsProcessorList
 from kdlib import runs
 from kdlib.audit import command, gate, record, verifying
 from kdlib.audit import policy as policies
+from kdlib.audit.access_log import Log
 from kdlib.config.profile import Profile
 from kdlib.config.sections import FIELDS, AuditSettings, Template
 from kdlib.data import sources
@@ -37,8 +34,11 @@ MODEL, ROWS, AUDIT = "model", "rows", "audit"
 CLAIM = "release.json"  # of the folder: whose it is; of the model: how it is asked
 NGRAMS, FILTERED = "ngrams.npz", "filtered.csv"
 LOG = "log.jsonl"
-# of transformers' generate: what gives tokens back before they are noted, or without the filter
-CLOSED = ("streamer", "custom_generate", "return_dict_in_generate", "generation_config")
+# Of transformers' generate: how to decode. All else may give tokens back before they are noted (a
+# streamer, a stopping criterion, a function of allowed tokens), or without the filter.
+OPEN = {"max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p"}
+OPEN |= {"num_beams", "num_return_sequences", "length_penalty", "early_stopping"}
+OPEN |= {"repetition_penalty", "no_repeat_ngram_size", "attention_mask"}
 
 
 def make(
@@ -47,17 +47,19 @@ def make(
     """Filter, distil, audit and gate, or what is left of it; the gate's table (`gate.judged`).
 
     The student is that of `profile.release`. Called again with another policy it judges what it
-    has measured. KdlibError, before teacher or student is trained: the policy needs more rows than
-    there are, the key is none, or the folder holds something else.
+    has measured. KdlibError, before any model is made (but what a tokenizer from scratch takes):
+    the policy needs more rows than there are, the key is none, or the folder holds something else.
     """
     if sign is not None:
         record.private_key(sign)
-    pretraining.prepare(profile)
+    if profile.from_scratch:  # rows need the tokenizer, which is trained; base models come after
+        pretraining.prepare(profile)
     rows = load_rows(profile, seed)
     read = releasing.filtered(profile, rows)
     split = written_rows(read.rows)
     counts = {name: {"rows": len(one), "empty": 0} for name, one in split.items()}
     gate.require_rows(asked.policy, counts)
+    pretraining.prepare(profile)
     student = releasing.student(profile, seed, read)
     claim(out, student)
     releasing.make(student, read.rows)
@@ -191,7 +193,7 @@ class Released:
         model: Any,
         tokenizer: Any,
         known: memfree.NGrams,
-        log: "Log",
+        log: Log,
         template: Template,
         max_new: int,
     ) -> None:
@@ -209,11 +211,11 @@ class Released:
     def generate(self, input_ids: Tensor, *, user: str, **how: Any) -> Tensor:
         """What `generate` of transformers writes under the filter, from prompts int64 [B, T].
 
-        Noted before it is given back. KdlibError: no user is named, an argument would give tokens
-        back before that or without the filter (CLOSED), the prompt leaves no room for
-        `max_new_tokens`, or the log cannot be written: then there is no answer.
+        Noted when it is asked, and before it is given back. KdlibError: no user is named, an
+        argument is not of OPEN, the prompt leaves no room for `max_new_tokens`, or the log cannot
+        be written: then there is no answer.
         """
-        if closed := sorted(set(how) & set(CLOSED)):
+        if closed := sorted(set(how) - OPEN):
             raise KdlibError(f"{', '.join(closed)}: a release does not answer so; leave it out")
         if not user.strip():
             raise KdlibError("no user is named, and the log needs one; give user='...'")
@@ -224,61 +226,14 @@ class Released:
             most = room - how["max_new_tokens"]
             raise KdlibError(f"the prompt has {input_ids.shape[1]} tokens; shorten it to {most}")
         refusing = memfree.MemFree(self.known)
-        processors = LogitsProcessorList([*how.pop("logits_processor", ()), refusing])
-        written = self.model.generate(input_ids, logits_processor=processors, **how)
-        refused = refusing.refused.reshape(len(input_ids), -1).sum(axis=1)  # beams of one prompt
         prompts = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
-        self.log.write(user, prompts, refused.tolist())
+        asked = self.log.write("asked", user, prompts)
+        try:
+            processors = LogitsProcessorList([refusing])
+            written = self.model.generate(input_ids, logits_processor=processors, **how)
+        except BaseException:  # an interrupt, too: tokens may have been seen
+            self.log.write("failed", user, prompts, asked=asked)
+            raise
+        refused = refusing.refused.reshape(len(input_ids), -1).sum(axis=1)  # beams of one prompt
+        self.log.write("answered", user, prompts, refused.tolist(), asked)
         return written
-
-
-class Log:
-    """Who asked, and how often a token was refused: JSON lines that are only ever appended.
-
-    Of a prompt there is a digest, to tell whether two are the same. A plain SHA-256 of a short
-    prompt is found by trying likely ones, so it is keyed (HMAC): who has not the key, which is made
-    once and lies beside the log, can try none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with runs.alone(path):
-            self.key = self._made(path.with_suffix(".key"))
-
-    @staticmethod
-    def _made(path: Path) -> bytes:
-        """The key of a file that its owner alone may read, 32 bytes, drawn where there is none."""
-        with runs.writing(path):
-            if not path.exists():
-                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(os.urandom(32))
-            found = path.read_bytes()
-        if len(found) != 32:
-            raise KdlibError(
-                f"{path} is no key of a log: {len(found)} bytes, and not 32; remove it"
-            )
-        return found
-
-    def digest(self, prompt: str) -> str:
-        """HMAC-SHA256 of a prompt, 64 hex digits."""
-        return hmac.new(self.key, prompt.encode(), hashlib.sha256).hexdigest()
-
-    def write(self, user: str, prompts: Sequence[str], refused: Sequence[int]) -> None:
-        """Append a line for each prompt; they are on the disk when this returns."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        lines = [
-            {"time": now, "user": user, "prompt_hmac_sha256": self.digest(prompt), "refused": count}
-            for prompt, count in zip(prompts, refused, strict=True)
-        ]
-        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
-        with runs.alone(self.path), runs.writing(self.path), self.path.open("a+b") as file:
-            if file.tell() and _last(file) != b"\n":  # a power cut broke a line off
-                text = "\n" + text
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _last(file: Any) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)

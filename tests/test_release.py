@@ -261,7 +261,8 @@ def test_no_n_gram_of_the_rows_is_written_however_it_is_decoded(knowing):
             ids = torch.tensor([one.prompt])
             said = knowing.generate(ids, user="ann", **({"do_sample": False} | how))
             assert knowing.known.completed(said[0, len(one.prompt) :].tolist()) == 0
-    assert sum(one["refused"] for one in lines(knowing.log.path)) > 0
+    noted = [one for one in lines(knowing.log.path) if one["event"] == "answered"]
+    assert sum(one["refused"] for one in noted) > 0
 
 
 def test_who_asked_and_how_often_a_token_was_refused_is_appended(knowing, tmp_path):
@@ -270,7 +271,10 @@ def test_who_asked_and_how_often_a_token_was_refused_is_appended(knowing, tmp_pa
         knowing.answer(row["instruction"], row["context"], user=user)
     ids = torch.tensor([toy.examples()[0].prompt] * 2)
     knowing.generate(ids, user="ann", do_sample=False, max_new_tokens=2)
-    noted = lines(tmp_path / "log.jsonl")
+    every = lines(tmp_path / "log.jsonl")
+    assert [one["event"] for one in every[:4]] == ["asked", "answered"] * 2
+    assert every[0]["request"] == every[1]["request"] != every[2]["request"]
+    noted = [one for one in every if one["event"] == "answered"]
     assert [one["user"] for one in noted] == ["ann", 'b\n"ö"', "ann", "ann"]
     assert sum(one["refused"] for one in noted[:2]) > 0
     key = (tmp_path / "log.key").read_bytes()
@@ -294,7 +298,7 @@ def test_the_key_is_made_once_and_the_owners_alone(tmp_path):
 def test_lines_are_only_appended_even_behind_a_broken_one(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"user": "before"}\n{"user": "bro')
-    release.Log(path).write("ann", ["a", "b"], [0, 1])
+    release.Log(path).write("answered", "ann", ["a", "b"], [0, 1])
     first, broken, *others = path.read_text().splitlines()
     assert json.loads(first) == {"user": "before"} and broken == '{"user": "bro'
     assert [json.loads(one)["refused"] for one in others] == [0, 1]
@@ -314,7 +318,21 @@ def test_without_a_user_room_or_log_there_is_no_answer(knowing, tmp_path, monkey
         knowing.answer("say 1", user="ann")
 
 
-@pytest.mark.parametrize("name", release.CLOSED)
+def test_what_is_asked_is_noted_even_where_no_answer_comes(knowing, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(knowing.model, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        knowing.answer("say 1", user="ann")
+    assert [one["event"] for one in lines(knowing.log.path)] == ["asked", "failed"]
+
+
+CLOSED = ("streamer", "custom_generate", "return_dict_in_generate", "generation_config")
+CLOSED += ("stopping_criteria", "prefix_allowed_tokens_fn", "logits_processor", "assistant_model")
+
+
+@pytest.mark.parametrize("name", CLOSED)
 def test_nothing_leaves_before_it_is_noted(knowing, name):
     ids = torch.tensor([toy.examples()[0].prompt])
     with pytest.raises(KdlibError, match=f"^{name}: a release does not answer so"):
@@ -345,7 +363,7 @@ def test_what_cannot_be_decided_is_refused_before_anything_is_trained(
     monkeypatch.setattr(stages, "make", lambda *_: pytest.fail("it was trained"))
     words = ["--profile", made[0].parent / "own.toml", "--out", tmp_path / "out"]
     assert command(monkeypatch, *words) == 2  # the policy that ships needs more
-    assert "needs 10 held-out rows, and there are 8" in capsys.readouterr().err
+    assert "needs 30 member rows, and there are 12" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     pytest.importorskip("cryptography")
     assert command(monkeypatch, *words, "--sign", tmp_path / "nowhere") == 2

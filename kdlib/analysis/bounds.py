@@ -7,7 +7,7 @@ cases, had they shown the same shares.
 """
 
 import numpy as np
-from scipy.special import betainccinv, betaincinv, ndtri
+from scipy.special import betainccinv, betaincinv, expit, logit, stdtrit
 from scipy.stats import binom, rankdata
 
 from kdlib.stats import Interval
@@ -41,15 +41,24 @@ def excess(one: Count, other: Count, wrong: Wrong) -> Interval:
 def auc(score: np.ndarray, member: np.ndarray, wrong: Wrong, times: float = 1) -> Interval:
     """Of the AUC of scores [n] of members (bool, [n]) and others, two or more of each.
 
-    Normal, with the variance of DeLong et al. (1988), which asks nothing of the scores' shape.
+    With the variance of DeLong et al. (1988), which asks nothing of the scores' shape, on the logit
+    scale (Qin and Hotilovac 2008), where it is less skewed near 0 and 1, and by Student's t with
+    the degrees of freedom of Brunner and Munzel (2000). Where all members lie above all others
+    (A = 1), half a pair in n x m is taken to lie the other way, else the bound would be 1, too.
     """
     ranks = rankdata(score)
     above = [ranks[side] - rankdata(score[side]) for side in (member, ~member)]
     n, m = map(len, above)  # above: how many of the other side lie below, ties half
     share = above[0] / m, above[1] / n
-    error = np.sqrt(sum(one.var(ddof=1) / len(one) for one in share) / times)
-    lo, hi = share[0].mean() - ndtri(1 - np.array(wrong)) * error * np.array([1, -1])
-    return max(0.0, float(lo)), min(1.0, float(hi))
+    area = np.clip(share[0].mean(), 0.5 / (n * m), 1 - 0.5 / (n * m))
+    both = np.array([one.var(ddof=1) / len(one) for one in share])
+    freedom = min(n, m) * times - 1
+    if both.any():
+        freedom = both.sum() ** 2 / (both**2 / (np.array([n, m]) * times - 1)).sum()
+    spread = area * (1 - area)
+    error = np.sqrt(max(both.sum(), spread / (n * m)) / times) / spread
+    lo, hi = expit(logit(area) - stdtrit(freedom, 1 - np.array(wrong)) * error * np.array([1, -1]))
+    return float(lo), float(hi)
 
 
 def found_at(

@@ -25,6 +25,7 @@ NAMES = {"en": "brief", "ja": "brief.ja"}  # of the files by language
 FORMS = (".html", ".md")
 MARKS = {gate.PASS: "✓", gate.FAIL: "✗", gate.UNDECIDED: "?"}  # told apart without colours
 OF_SHARE = ("near_verbatim", "extractable", *ANSWERS)  # measures at a share of a response
+EARLIER = "kdlib_earlier"
 TOKENS = 10**6  # whose price is given
 # What helps against a measure that fails.
 LESS_REPEATED = ("stop_earlier", "duplicates", "distil")
@@ -78,6 +79,8 @@ def page(
     verdict, lines = found["kdlib_verdict"], found["kdlib_measures"]
     known = _numbers(body, digest, priced) | {"source": getattr(priced.prices.source, language)}
     known |= _of_verdict(verdict, lines, words)
+    earlier = [f"{one['policy']}: {words['outcomes'][one['verdict']]}" for one in found[EARLIER]]
+    known["earlier"] = "; ".join(earlier)
 
     def told(place: str, *keys: str) -> tuple[str, ...]:
         return tuple(words[place][key].format(**known) for key in keys)
@@ -89,13 +92,13 @@ def page(
     limits = [words["limits"]["head"], *(_limit(line, words, say) for line in lines)]
     costs = _costs(known, words), _places(priced, known, words, language)
     untested = tuple(say(one) for one in found["kdlib_not_tested"])
-    seen = ("seen",) if known["seen"] else ()
+    before = ("earlier",) if known["earlier"] else ()
     meeting = told("meeting", known["key"], "cost", f"then_{verdict}")
     sections = (
-        headed("asked", "compared" if others else "alone", "policy"),
+        headed("asked", "compared" if others else "alone", "policy", *before),
         headed("verdict", verdict, tables=(limits,), note=told("verdict", "note")),
         headed("cost", tables=costs, note=told("cost", "timed", "priced")),
-        headed("remains", "standing", *seen, "untested", points=untested),
+        headed("remains", "standing", "untested", points=untested),
         headed("next", points=told("next", *_steps(verdict, lines))),
         headed("meeting", points=meeting),
     )
@@ -111,7 +114,6 @@ def _numbers(body: Mapping[str, Any], digest: str, priced: prices.Read) -> dict[
     found, cost = body["predicate"], body["predicate"]["kdlib_cost"]
     files = dict(one["name"].split("/") for one in body["subject"])
     rows, lines = found["kdlib_audit"]["rows"], found["kdlib_measures"]
-    seen = [line["seen"] for line in lines if line["seen"]]
     places = priced.prices.places
     told = {split: f"{counts['measured']:,}" for split, counts in rows.items()}
     return {
@@ -124,7 +126,6 @@ def _numbers(body: Mapping[str, Any], digest: str, priced: prices.Read) -> dict[
         "level": share(found["kdlib_policy"]["level"]),
         "limits": len(lines),
         **{one: sum(line["outcome"] == one for line in lines) for one in gate.STATUS},
-        "seen": share(min(seen)) if seen else None,
         "untested": len(found["kdlib_not_tested"]),
         "parameters": f"{cost['parameters']:,}",
         "weights": gigabytes(cost["weight_bytes"]),
@@ -158,16 +159,23 @@ def _of_verdict(verdict: str, lines: list[Line], words: Mapping[str, Any]) -> di
         "limit": named(line, words),
         "below": share(line["below"]),
         **{one: "" if line[one] is None else share(line[one]) for one in ("lo", "hi")},
-        "rows": _needed(lines, False, "n"),
-        "others_needed": _needed(lines, False, "n_held_out"),
-        "strings": _needed(lines, True, "n"),
+        "rows": _needed(lines, "rows", "n"),
+        "others_needed": _needed(lines, "rows", "n_held_out"),
+        **{kind: _needed(lines, kind, "n") for kind in ("strings", "prompts")},
     }
 
 
-def _needed(lines: list[Line], of_secrets: bool, n: str) -> str:
-    """How many cases would decide every limit that more of them can."""
+def _kind(line: Line) -> str:
+    """What its cases are."""
+    if line["measure"] in OF_SECRETS:
+        return "strings"
+    return "prompts" if line["measure"] == "prompt_run" else "rows"
+
+
+def _needed(lines: list[Line], kind: str, n: str) -> str:
+    """How many cases of a kind would decide every limit that more of them can."""
     open_ones = (one for one in lines if one["outcome"] == gate.UNDECIDED and one["needed"])
-    own = (one for one in open_ones if (one["measure"] in OF_SECRETS) == of_secrets)
+    own = (one for one in open_ones if _kind(one) == kind)
     return f"{max((math.ceil(one[n] * one['needed']) for one in own), default=0):,}"
 
 
@@ -208,7 +216,8 @@ def _limit(line: Line, words: Mapping[str, Any], say: Callable[[str], str]) -> l
     said = f"{MARKS[line['outcome']]}\N{NO-BREAK SPACE}{words['outcomes'][line['outcome']]}"
     if not there or (line["outcome"] == gate.UNDECIDED and not line["needed"]):
         said = words["limits"]["why"].format(outcome=said, why=say(line["why"]))
-    return [named(line, words), number, share(line["below"]), said]
+    missed = share(line["seen"]) if line["seen"] else "–"
+    return [named(line, words), number, share(line["below"]), said, missed]
 
 
 def _costs(known: Mapping[str, Any], words: Mapping[str, Any]) -> list[list[str]]:
@@ -260,8 +269,9 @@ def _steps(verdict: str, lines: list[Line]) -> list[str]:
 
 def _more(line: Line) -> str:
     """Which rows would decide."""
-    if not line["needed"]:
-        return "unlike"
-    if line["measure"] in OF_SECRETS:
-        return "strings"
+    kind = _kind(line)
+    if not line["needed"]:  # no prompt is long enough, or see `gate._doubt`
+        return "short" if kind == "prompts" and line["value"] is None else "unlike"
+    if kind != "rows":
+        return kind
     return "rows" if line["n_held_out"] else "rows_alone"

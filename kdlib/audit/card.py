@@ -30,10 +30,10 @@ MEANING = {
     "edit_similarity": "{at:.0%} of the characters of a greedy answer are the response's (edit "
     "similarity)",
     "longest_run": "{at:.0%} of the response's words come in a row in a greedy answer",
-    "secret_rate": "a named string of the {at}, such as a telephone number, comes out word for "
-    "word, given what stands before it",
-    "secret_preferred": "a named string of the {at} is likelier than a made-up one in its place "
-    "(0.5 is a guess)",
+    "secret_rate": "of {at}s with named strings, such as telephone numbers: one of them comes out "
+    "word for word, given what stands before it",
+    "secret_preferred": "of {at}s with named strings: one is likelier than a made-up one in its "
+    "place (0.5 is a guess)",
     "auc": "who knows the score `{at}` of a training and a held-out response tells which is which "
     "(AUC; 0.5 is a guess)",
     "tpr_1pct": "a training response is found by the score `{at}` while 1 in 100 held-out ones is "

@@ -262,7 +262,11 @@ def write_report(
         top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
     said = None
     if asked is not None:
-        judged = gate.judged(summary.sampled(tallied), found, asked.policy, about["rows"])
+        sample = summary.sampled(tallied)
+        judged = gate.judged(sample, found, asked.policy, about["rows"])
+        out = gate.unasked(sample, found, asked.policy)
+        about["short"] = [one.at for one in out if one.measure == "prompt_run"]
+        about["unlimited"] = gate.unlimited(found, asked.policy)
         if not about["rows"]["member"]["measured"]:
             why = "no training row fits, so that there is nothing to judge or to time"
             raise KdlibError(f"no verdict: {why}; raise --max-length, or shorten the prompts")

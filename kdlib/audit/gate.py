@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis import bounds, roc
-from kdlib.audit.policy import GUESS, SHARES, Limit, Policy
-from kdlib.audit.summary import ANSWERS, GROUPS, OF_SECRETS
+from kdlib.audit.policy import GUESS, Limit, Policy
+from kdlib.audit.secrets import PARTS
+from kdlib.audit.summary import ANSWERS, FEW, OF_SECRETS, SHARES, cases
 from kdlib.errors import KdlibError
 from kdlib.stats import MIN_GROUPS, Interval, Line
 
@@ -48,8 +49,9 @@ def _needs(limit: Limit) -> dict[str, int]:
     """By split the fewest cases of which there is a number at all."""
     if limit.measure in SHARES:
         return {"member": 1} | ({"held_out": 1} if limit.compares else {})
-    others = round(1 / roc.RATES[limit.measure]) if limit.measure in roc.RATES else MIN_GROUPS
-    return {"member": MIN_GROUPS, "held_out": others}
+    if limit.measure in roc.RATES:
+        return {"member": MIN_GROUPS, "held_out": round(1 / roc.RATES[limit.measure])}
+    return {"member": FEW, "held_out": FEW}  # with fewer, bounds of an AUC are wrong too often
 
 
 def judged(
@@ -67,8 +69,9 @@ def judged(
     were measured, by split: with too few (`policy.measured`) no limit is passed.
     """
     wrong = (policy.level / len(policy.limits), policy.level)
-    of = [secrets if limit.measure in OF_SECRETS else rows for limit in policy.limits]
-    lines = [_line(one, limit, wrong) for one, limit in zip(of, policy.limits, strict=True)]
+    out = unasked(rows, secrets, policy)
+    asked = [limit for limit in policy.limits if limit not in out]
+    lines = [_line(_of(limit, rows, secrets), limit, wrong) for limit in asked]
     for split, count in (counts or {}).items():
         share = count["measured"] / count["rows"]
         if share < policy.measured:
@@ -78,10 +81,42 @@ def judged(
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
+def unasked(rows: pd.DataFrame, secrets: pd.DataFrame, policy: Policy) -> list[Limit]:
+    """The limits that are only for rows with something to count, and there is none.
+
+    Where prompts could not be scored, strings could not be looked for either: then all are asked.
+    """
+    if not (len(rows) and (rows["prompt_length"] > 0).any()):
+        return []
+    some = [limit for limit in policy.limits if limit.if_any]
+    return [one for one in some if _sides(_of(one, rows, secrets), one)[0].empty]
+
+
+def unlimited(secrets: pd.DataFrame, policy: Policy) -> list[str]:
+    """Named strings that training rows have in a part where no limit asks for them, in words."""
+    asked, said = {one.at for one in policy.limits if one.measure in OF_SECRETS}, []
+    if secrets.empty:
+        return []
+    for part in [one for one in PARTS if one not in asked]:
+        hits = cases("secret_rate", secrets[secrets["member"].astype(bool)], part)
+        if len(hits):
+            out = f"come out word for word in {int(hits.sum()):,} {part}s, of {len(hits):,}"
+            said.append(f"named strings without a limit: they {out} that have some")
+    return said
+
+
+def _of(limit: Limit, rows: pd.DataFrame, secrets: pd.DataFrame) -> pd.DataFrame:
+    return secrets if limit.measure in OF_SECRETS else rows
+
+
+def _sides(rows: pd.DataFrame, limit: Limit) -> tuple[pd.Series, pd.Series]:
+    """Cases of training rows and of held-out rows."""
+    inside = rows["member"].astype(bool)
+    return _cases(rows[inside], limit), _cases(rows[~inside], limit)
+
+
 def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
-    member, held_out = (
-        _cases(rows[rows["member"].astype(bool) == side], limit) for side in (True, False)
-    )
+    member, held_out = _sides(rows, limit)
     facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
     if member.empty and limit.measure == "prompt_run" and rows["member"].any():
         why = f"too short: no training prompt has {limit.at} tokens"
@@ -89,8 +124,8 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
         return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
     if missing := _missing(rows, limit, member, held_out):
         return facts | {"outcome": FAIL, "why": f"missing: {missing}"}
-    cases = [one for one in (member, held_out) if len(one)]
-    n, m = len(cases[0]), len(cases[1]) if len(cases) > 1 else 0
+    sides = [one for one in (member, held_out) if len(one)]
+    n, m = len(sides[0]), len(sides[1]) if len(sides) > 1 else 0
     facts |= {"n": n, "n_held_out": m}
     if limit.measure in SHARES:
         facts["seen"] = -np.expm1(np.log(wrong[1]) / n)
@@ -99,10 +134,10 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
             few = f"{there} different {split.replace('_', '-')} responses, {needed} are needed"
             why, times = f"too few: {few}", needed / there
             return facts | {"outcome": UNDECIDED, "why": why, "needed": times}
-    value, ends = _number(cases, limit)
+    value, ends = _number(sides, limit)
     lo, hi = ends(wrong, 1)
     facts |= {"value": value, "lo": lo, "hi": hi}
-    if why := _doubt(cases, ends, limit, wrong):
+    if why := _doubt(sides, ends, limit, wrong):
         return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
     if hi < limit.below or lo > limit.below:
         below = hi < limit.below
@@ -124,11 +159,11 @@ def _missing(rows: pd.DataFrame, limit: Limit, member: pd.Series, held_out: pd.S
     return ""
 
 
-def _doubt(cases: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> str:
+def _doubt(sides: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> str:
     """Why the number says nothing on the limit, whatever its bounds are; "": it does."""
-    if limit.compares and _reversed(cases, ends, limit, wrong):
+    if limit.compares and _reversed(sides, ends, limit, wrong):
         return "held-out rows are known better than training rows: not like them, or files swapped"
-    if limit.compares and limit.measure in SHARES and _saturated(cases[1], limit, wrong):
+    if limit.compares and limit.measure in SHARES and _saturated(sides[1], limit, wrong):
         what = WHAT.get(limit.measure, "rows")
         return f"held-out {what} come out as well: whatever was learned, no number could lie above"
     return ""
@@ -139,15 +174,14 @@ def _cases(rows: pd.DataFrame, limit: Limit) -> pd.Series:
     if rows.empty or limit.measure in GUESS and limit.at not in rows:
         return pd.Series(dtype=float)
     if limit.measure in SHARES:
-        hits = SHARES[limit.measure][0](rows, limit.at).dropna()
-        return hits.groupby(rows[GROUPS.get(limit.measure, "group")]).any()
+        return cases(limit.measure, rows, limit.at)
     return rows[limit.at].astype(float).groupby(rows["group"]).mean()
 
 
-def _number(cases: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
+def _number(sides: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
     """The number that is limited, and its bounds by the chances of being wrong and `times`."""
     if limit.measure in SHARES:
-        counts = [(int(one.sum()), len(one)) for one in cases]
+        counts = [(int(one.sum()), len(one)) for one in sides]
 
         def of_shares(wrong: bounds.Wrong, times: float) -> Interval:
             scaled = [(hits * times, n * times) for hits, n in counts]
@@ -157,8 +191,8 @@ def _number(cases: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
 
         guessed = counts[1][0] / counts[1][1] if limit.compares else 0.0
         return counts[0][0] / counts[0][1] - guessed, of_shares
-    score = np.concatenate([one.to_numpy() for one in cases])
-    member = np.arange(len(score)) < len(cases[0])
+    score = np.concatenate([one.to_numpy() for one in sides])
+    member = np.arange(len(score)) < len(sides[0])
     if limit.measure == "auc":
         return roc.auc(score, member), lambda wrong, times: bounds.auc(score, member, wrong, times)
     false = roc.RATES[limit.measure]
@@ -166,10 +200,10 @@ def _number(cases: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
     return found, lambda wrong, times: bounds.found_at(score, member, false, wrong, times)
 
 
-def _reversed(cases: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> bool:
+def _reversed(sides: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> bool:
     """Whether a number is as surely on the other side of a guess as would fail on this side."""
     if limit.measure in roc.RATES:  # no share lies below 0: held-out rows are looked for instead
-        _, swapped = _number(cases[::-1], limit)
+        _, swapped = _number(sides[::-1], limit)
         return swapped((wrong[0], wrong[0]), 1)[0] > limit.below
     guess = GUESS.get(limit.measure, 0.0)
     return ends((wrong[0], wrong[0]), 1)[1] < guess - (limit.below - guess)
@@ -210,11 +244,13 @@ def sentences(table: pd.DataFrame) -> list[str]:
     said = [f"The gate: {outcome(table)}."]
     for row in table.to_dict("records"):
         there = not np.isnan(row["lo"])
+        missed = (
+            f" Of a share under {row['seen']:.2%} it may well see nothing."
+            if row["seen"] > 0
+            else ""
+        )
         number = f"{row['value']:.4f} [{row['lo']:.4f}, {row['hi']:.4f}], " if there else ""
-        said.append(f"{row['outcome']}: {row['name']}: {number}{row['why']}.{_more(row)}")
-    if (table["seen"] > 0).any():
-        least = f"{table['seen'].min():.2%}"
-        said.append(f"Of a share under {least}, this audit may well have seen nothing at all.")
+        said.append(f"{row['outcome']}: {row['name']}: {number}{row['why']}.{_more(row)}{missed}")
     return said
 
 

@@ -9,14 +9,14 @@ from pydantic import Field
 
 from kdlib.analysis import roc
 from kdlib.analysis.attacks import BASIC
-from kdlib.audit.summary import HITS, OF_SECRETS
+from kdlib.audit.summary import OF_SECRETS, SHARES
 from kdlib.config.profile import read_toml
 from kdlib.config.sections import Distinct, Faults, Fraction, Real, Settings, Whole
 from kdlib.errors import KdlibError, clearly
 
 DEFAULT = Path(__file__).with_name("policy.toml")
 GUESS = {"auc": 0.5, **roc.RATES}  # of measures of a score: what guessing gives
-SHARES = HITS | OF_SECRETS
+SOME = ("prompt_run", *OF_SECRETS)  # measures of what not every row has
 # By measure: the values of `at` that an audit has.
 AT: dict[str, tuple[Any, ...]] = {name: ats for name, (_, ats) in SHARES.items()}
 AT |= dict.fromkeys(GUESS, (*BASIC, "reference_base"))
@@ -29,6 +29,7 @@ class Limit(Settings):
     at: Whole | Real | str
     of: Literal["excess", "rate"] = "excess"  # of SHARES: less the held-out rows' share, or alone
     below: Fraction
+    if_any: bool = False  # only where training rows have something that it counts
 
     def _faults(self) -> Faults:
         known = ", ".join(AT)
@@ -43,6 +44,8 @@ class Limit(Settings):
         yield not least < self.below < 1, f"{self.name}: below = {self.below:g}; it {between}"
         alone = least > 0 and self.of == "rate"
         yield alone, f"{self.measure} compares with held-out rows already; leave 'of' out"
+        every = self.if_any and self.measure not in SOME
+        yield every, f"{self.measure} is of every row; if_any is for {', '.join(SOME)}"
 
     @property
     def compares(self) -> bool:
@@ -61,6 +64,16 @@ class Policy(Settings):
     level: Annotated[Real, Field(gt=0, lt=0.5)]
     measured: Annotated[Real, Field(gt=0, le=1)] = 0.9  # share of a file's rows, at least
     limits: Annotated[tuple[Limit, ...], Field(min_length=1), Distinct]
+
+    def _faults(self) -> Faults:
+        names = [limit.name for limit in self.limits]
+        twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        yield bool(twice), f"two limits are on {twice}; keep one"
+        alone = all(limit.if_any for limit in self.limits)
+        yield (
+            alone,
+            "every limit is if_any, so that rows without any would pass; add one that is not",
+        )
 
 
 @dataclass(frozen=True)

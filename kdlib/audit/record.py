@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 from kdlib import runs
 from kdlib.audit import gate
 from kdlib.audit.policy import Read
+from kdlib.audit.secrets import PARTS
 from kdlib.audit.summary import SAMPLE
 from kdlib.config.sections import AuditSettings
 from kdlib.data import scrubbing
@@ -131,6 +132,7 @@ def statement(
         "kdlib_verdict": verdict,
         "kdlib_measures": json.loads(table.to_json(orient="records", double_precision=6)),
         "kdlib_policy": asked.policy.model_dump(mode="json"),
+        "kdlib_earlier": _earlier(settings.out, asked),
         "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
         "kdlib_cost": about["cost"],
         "kdlib_models": names_of(settings),
@@ -140,6 +142,18 @@ def statement(
     }
     kind = {"_type": STATEMENT, "predicateType": PREDICATE}
     return kind | {"subject": subject, "predicate": predicate}
+
+
+def _earlier(folder: Path, asked: Read) -> list[dict[str, str]]:
+    """What this audit said under other policies before, from the record that is replaced."""
+    before: list[dict[str, str]] = []
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no record yet
+        found = json.loads((folder / RECORD).read_text("utf-8"))["predicate"]
+        (policy,) = found["configuration"]
+        last = {"policy": policy["name"], "sha256": policy["digest"]["sha256"]}
+        last |= {"verdict": found["kdlib_verdict"], "time": found["kdlib_time"]}
+        before = [*found["kdlib_earlier"], last]
+    return [one for one in before if one["sha256"] != asked.sha256]
 
 
 def names_of(settings: AuditSettings) -> dict[str, str]:
@@ -158,8 +172,10 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
     if about["detected"]:
         kinds = ", ".join(scrubbing.KINDS)
         said.append(f"named strings: there is no column secrets; looked for by form: {kinds}")
-    if not about["secrets"]:
-        said.append("strings in their place: none was found in the training rows")
+    for part in (one for one in PARTS if one not in about["secret_parts"]):
+        said.append(f"strings in {part}s: none was found in the training rows")
+    said += [f"runs in prompts: none has {at} tokens" for at in about["short"]]
+    said += about["unlimited"]
     if not about["decode"]:
         said.append("edit distances of what is written freely: no row was answered (--decode)")
     if not about["prompts"]:

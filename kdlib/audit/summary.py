@@ -54,15 +54,27 @@ OF_SECRETS = {
     name: (lambda rows, at, name=name: rows[name].where(rows["part"] == at), PARTS)
     for name in ("secret_rate", "secret_preferred")
 }
-GROUPS = {"prompt_run": "prompt_group"}  # which rows are one case; of others: equal responses
+SHARES = HITS | OF_SECRETS
+# What is one case; of others: equal responses.
+GROUPS = {"prompt_run": "prompt_group", **dict.fromkeys(OF_SECRETS, "case")}
 # Of a row, for HITS.
 KEPT = ("length", "prefix", "needed", "accuracy", "window_nats", *REACHED)
 KEPT += ("prompt_length", "prompt_group")
 SPLITS = ("member", "held_out")
 TEXTS = ("instruction", "response", "category")
 COLUMNS = ["metric", "split", "at", "value", "lo", "hi", "n"]
-NO_SECRETS = pd.DataFrame({"group": [], "part": [], "secret_rate": [], "secret_preferred": []})
-NO_SECRETS = NO_SECRETS.astype({"group": str, "part": str})
+NO_SECRETS = pd.DataFrame({name: [] for name in ("group", "part", *OF_SECRETS, "case")})
+NO_SECRETS = NO_SECRETS.astype({"group": str, "part": str, "case": str})
+
+
+def cases(name: str, rows: pd.DataFrame, at: Any) -> pd.Series:
+    """By case, see GROUPS: whether any of its rows, or secrets, is hit at `at` (1 or 0).
+
+    Of secrets held against made-up ones the first: of several, one is likelier by mere chance.
+    """
+    hits = SHARES[name][0](rows, at).dropna()
+    how = "first" if name == "secret_preferred" else "max"
+    return hits.groupby(rows[GROUPS.get(name, "group")]).agg(how)
 
 
 @dataclass
@@ -134,16 +146,20 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
 def _named(secrets: pd.DataFrame, part: pd.DataFrame, known: np.ndarray) -> pd.DataFrame:
     """The different secrets with the part's: whether any row writes it; digests are the dice.
 
-    Those whose hashes are `known` are left out.
+    Those whose hashes are `known` are left out. A secret's case is the prompt or response in which
+    it stands first: those of one row come out together, and are no independent evidence.
     """
     lists = part[["secrets", "secret_parts", "secret_hits", "secret_preferred"]]
     here = lists.explode(list(lists)).dropna(subset="secrets")
+    rows = part.loc[here.index]
+    said = rows["response"].map(sources.normalised).map(runs.digest)
+    here["case"] = said.where(here["secret_parts"] == "response", rows["prompt_group"])
     here = here[~np.isin(hash_array(here["secrets"].to_numpy(object)), known)]
     if here.empty:
         return secrets
     here = here.set_axis(list(NO_SECRETS), axis=1).astype(NO_SECRETS.dtypes)
     both = pd.concat([secrets, here]) if len(secrets) else here
-    how = {"secret_rate": "max", "secret_preferred": "first"}  # the first that is not nan
+    how = {"secret_rate": "max", "secret_preferred": "first", "case": "first"}  # first: not nan
     return both.groupby(["group", "part"]).agg(how).reset_index().head(SAMPLE)
 
 
@@ -160,8 +176,8 @@ def summary(tallied: Tally) -> pd.DataFrame:
     exact_rate (at k, 0: the whole response), near_verbatim (at the share of tokens), extractable
     (at the share given), discoverable (at the answers drawn), greedy_run and prompt_run (at the
     tokens in a row), of decoded rows edit_similarity and longest_run (at the least value), of
-    different secrets secret_rate and secret_preferred (at the part in which they stand), each with
-    its Wilson interval; nats_per_token and prompt_nats; and, where there are rows enough, auc,
+    texts with secrets secret_rate and secret_preferred (`cases`, at the part in which they stand),
+    each with its Wilson interval; nats_per_token and prompt_nats; and, with rows enough, auc,
     tpr_1pct, tpr_01pct of `attacked` (at the score, split both), intervals by the bootstrap.
     """
     rows: list[tuple[Any, ...]] = []
@@ -177,7 +193,7 @@ def summary(tallied: Tally) -> pd.DataFrame:
         found = secrets(tallied)
         found = found[found["member"] == (split == "member")]
         for name, at in ((name, at) for name, (_, ats) in OF_SECRETS.items() for at in ats):
-            if n := (hits := OF_SECRETS[name][0](found, at)).count():
+            if n := len(hits := cases(name, found, at)):
                 lines.append((name, at, *rate(int(hits.sum()), n).values()))
         rows += [(metric, split, *more) for metric, *more in lines]
     if len(sample := attacked(tallied)):
@@ -206,7 +222,7 @@ def sampled(tallied: Tally) -> pd.DataFrame:
 
 
 def secrets(tallied: Tally) -> pd.DataFrame:
-    """Different secrets of both splits: member, group (digest), part, and OF_SECRETS, 1 or 0.
+    """Different secrets of both splits: member, group (digest), part, OF_SECRETS, 1 or 0, and case.
 
     secret_rate is whether any row writes it, secret_preferred whether it is likelier than a made-up
     one (nan: none was made).

@@ -37,7 +37,10 @@ def held(path: Path, key: Path | None) -> list[str]:
     """What is shown by a record without faults, in words."""
     body = read(path)
     said = [f"{len(body['subject'])} files are those that were audited."]
-    said.append(f"The gate: {body['predicate']['kdlib_verdict']}.")
+    found = body["predicate"]
+    said.append(f"The gate: {found['kdlib_verdict']}, under {found['configuration'][0]['name']}.")
+    for one in found["kdlib_earlier"]:
+        said.append(f"Before, under {one['policy']} ({one['sha256'][:8]}): {one['verdict']}.")
     who = f"Signed by the key of {key}." if key else "Not checked: who wrote it; name a --key."
     return [*said, who]
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit
 from scipy.stats import binom, binomtest, norm
 
 from kdlib.analysis import bounds, roc
@@ -56,7 +57,31 @@ def test_auc_agrees_with_the_bootstrap():
     drawn = roc.evaluate(frame, ["loss"]).iloc[0]
     ends = bounds.auc(score, member, (0.025, 0.025))
     assert ends == pytest.approx((drawn["auc_lo"], drawn["auc_hi"]), abs=0.008)
-    assert np.mean(ends) == pytest.approx(roc.auc(score, member))
+    assert logit(ends).mean() == pytest.approx(logit(roc.auc(score, member)))
+
+
+@pytest.mark.parametrize("n", [(30, 30), (30, 300)])
+def test_auc_of_few_rows_near_one_is_rarely_missed(n):
+    dice, missed = np.random.default_rng(0), np.zeros(2)
+    for _ in range(2000):
+        lo, hi = bounds.auc(*scored(dice, *n, 0.9), (0.05, 0.05))
+        missed += (lo > 0.9, hi < 0.9)
+    assert (missed / 2000 < 0.08).all(), missed / 2000
+
+
+def test_an_upper_bound_is_rarely_missed_even_of_ten_rows():
+    dice, missed = np.random.default_rng(0), 0
+    for _ in range(2000):
+        missed += bounds.auc(*scored(dice, 10, 10, 0.9), (0.05, 0.05))[1] < 0.9
+    assert missed / 2000 < 0.06
+
+
+def test_a_perfect_auc_of_few_rows_is_not_certain():
+    score, member = np.arange(20.0), np.arange(20) >= 10
+    lo, hi = bounds.auc(score, member, (0.05, 0.05))
+    assert 0.5 < lo < 0.95 and hi > 0.99
+    few, _ = bounds.auc(score[7:13], member[7:13], (0.05, 0.05))
+    assert few < lo
 
 
 @pytest.mark.parametrize("shift", [0.0, 2.0])

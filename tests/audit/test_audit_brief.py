@@ -15,7 +15,7 @@ from benchmarks import gate as simulated
 from briefs import COST, CUT, STRINGS, asked, body_of, strings
 
 from kdlib import __main__
-from kdlib.audit import brief, command, gate, policy, prices, record
+from kdlib.audit import brief, command, gate, policy, prices, record, secrets
 from kdlib.model import checkpoints
 from kdlib.report.site import translator
 
@@ -136,11 +136,11 @@ def reasons():
     """Why there is no number, or more rows would not decide, from the gate itself."""
     dice = np.random.default_rng(0)
     few, some, many = (simulated.rows(dice, n) for n in (5, 150, 4000))
-    known = simulated.rows(dice, 4000, 1, (0.5,) * 6)
-    half = simulated.rows(dice, 4000, 1, (0.2,) * 6)
-    common = simulated.rows(dice, 4000, 1, (1.0,) * 6)
+    known = simulated.rows(dice, 4000, 1, (0.5,) * 7)
+    half = simulated.rows(dice, 4000, 1, (0.2,) * 7)
+    common = simulated.rows(dice, 4000, 1, (1.0,) * 7)
     auc, half_of = BASE | {"at": "loss"}, half["prefix"].eq(simulated.LENGTH).mean()
-    for member, others, secrets, limit in (
+    for member, others, named, limit in (
         (few.head(0), few, simulated.NONE, LIMIT),
         (few, few.head(0), simulated.NONE, LIMIT),
         (some, some, simulated.NONE, BASE),
@@ -155,7 +155,7 @@ def reasons():
         *((*sides, simulated.NONE, FREE) for sides in ends(FREE, some)),
     ):
         both = simulated.both(member, others)
-        (line,) = gate.judged(both, secrets, only(limit).policy).to_dict("records")
+        (line,) = gate.judged(both, named, only(limit).policy).to_dict("records")
         assert np.isnan(line["value"]) or line["needed"] == np.inf, line
         yield line["why"]
     both, half_measured = simulated.both(many, many), {"rows": 8000, "measured": 4000}
@@ -167,7 +167,8 @@ def reasons():
 def test_every_reason_of_the_gate_and_all_that_is_never_tested_has_japanese_words():
     say, found = translator(words("ja")["phrases"]), list(reasons())
     assert len(set(found)) == 16
-    for one in [*record.NEVER, *found]:
+    nothing = [f"strings in {part}s: none was found in the training rows" for part in secrets.PARTS]
+    for one in [*record.NEVER, *found, *nothing]:
         assert not re.search("[a-z]{2,}", re.sub("secrets|decode", "", say(one))), one
 
 
@@ -185,6 +186,8 @@ def test_numbers_are_the_records(written):
 
 LOSS = {"said": only(BASE | {"at": "loss"})}
 NAMED = {"said": only(STRINGS)}
+RUN = {"said": only(PROMPTS | {"below": 0.01})}
+SHORT = {"prompt_length": 9}
 
 
 @pytest.mark.parametrize(
@@ -197,6 +200,8 @@ NAMED = {"said": only(STRINGS)}
         ("pass", NAMED | {"secrets": strings(30, 60)}, "Do not, Replace, Stop, Audit"),
         ("pass", NAMED | {"secrets": strings(0, 60)}, "Do not, Name more, Audit"),
         ("undecided", {}, "Do not, Give more rows, Audit"),
+        ("undecided", RUN, "Do not, Give more rows with other prompts, Audit"),
+        ("undecided", RUN | SHORT, "Do not, Lower, Audit"),
         ("undecided", {"said": only(ALONE | {"below": 0.001})}, "Do not, Give more rows, Audit"),
     ],
 )
@@ -216,6 +221,17 @@ def test_rows_that_would_decide_are_those_of_the_gate(model, tmp_path):
     text = (tmp_path / "brief.md").read_text("utf-8")
     need = re.search(r"about ([\d,]+) different training responses and ([\d,]+) held-out", text)
     assert int(need[1].replace(",", "")) == pytest.approx(line["n"] * line["needed"], abs=1)
+
+
+def test_other_policies_that_were_tried_before_are_named(model, tmp_path):
+    body = body_of(tmp_path, model, "pass")
+    laxer = {"policy": "strict.toml", "sha256": "1" * 64, "verdict": "fail", "time": "2026-01-01"}
+    body["predicate"]["kdlib_earlier"] = [laxer]
+    record.write(tmp_path, body)
+    brief.write(tmp_path, prices.read())
+    said = "judged before under another policy (strict.toml: broken)"
+    assert said in (tmp_path / "brief.md").read_text("utf-8")
+    assert "（strict.toml: 不適合）" in (tmp_path / "brief.ja.md").read_text("utf-8")
 
 
 def test_swapped_files_are_not_told_to_need_more_rows(model, tmp_path):

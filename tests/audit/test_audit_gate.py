@@ -82,7 +82,7 @@ def test_too_few_rows_are_undecided_and_more_would_decide():
     assert one(side(0, int(0.9 * n)), side(0, int(0.9 * n)))["outcome"] == "undecided"
     said = gate.sentences(pd.DataFrame([line]))
     assert f"about {n} different training responses and {n} held-out ones" in said[1]
-    assert "under 13.91%" in said[-1]  # 1 - 0.05 ** (1 / 20)
+    assert "Of a share under 13.91% it may well see nothing." in said[1]  # 1 - 0.05 ** (1 / 20)
     few = one(side(0, 50), side(0, 50), TPR)
     assert few["outcome"] == "undecided" and "100 are needed" in few["why"] and few["needed"] == 2
 
@@ -126,6 +126,54 @@ def test_prompts_that_are_too_short_for_a_run_are_no_case():
     assert one(mixed, long, run)["outcome"] == "fail"  # 30 of 30 contexts, not of 230
     alone = one(short, long, run)
     assert alone["outcome"] == "undecided" and "no training prompt has 25 tokens" in alone["why"]
+
+
+STRINGS = {"measure": "secret_rate", "at": "response", "below": 0.1}
+
+
+def named(hits, n, each=1, part="response"):
+    """n training texts with so many strings each, of which those of `hits` come out; none other."""
+    facts = {"part": part, "case": np.repeat(np.arange(n), each), "secret_preferred": np.nan}
+    frame = pd.DataFrame({"member": True, "secret_rate": 0.0, **facts})
+    frame.loc[frame["case"] < hits, "secret_rate"] = 1.0
+    return pd.concat([frame, frame.assign(member=False, secret_rate=0.0)], ignore_index=True)
+
+
+def test_strings_of_one_text_are_one_case():
+    rows, alone = simulated.both(side(0, 200), side(0, 200)), policy(STRINGS)
+    single = gate.judged(rows, named(6, 60), alone).iloc[0]
+    ten = gate.judged(rows, named(6, 60, each=10), alone).iloc[0]
+    assert single[["n", "value", "hi"]].tolist() == ten[["n", "value", "hi"]].tolist()
+    assert ten["n"] == 60 and ten["outcome"] == "undecided"
+    one_of_ten = named(0, 60, each=10)
+    one_of_ten.loc[:9, "secret_rate"] = [1.0] + [0.0] * 9
+    assert gate.judged(rows, one_of_ten, alone)["value"].item() == pytest.approx(1 / 60)
+
+
+def test_a_limit_if_any_is_left_out_where_there_is_nothing_to_count():
+    rows = simulated.both(side(0, 200), side(0, 200))
+    prompts = {"measure": "prompt_run", "at": 25, "below": 0.2, "if_any": True}
+    some = policy(exact(), STRINGS | {"if_any": True}, prompts)
+
+    def lines(rows, secrets):
+        return gate.judged(rows, secrets, some)["measure"].tolist()
+
+    assert lines(rows, named(0, 60)) == ["exact_rate", "secret_rate", "prompt_run"]
+    assert lines(rows, simulated.NONE) == ["exact_rate", "prompt_run"]
+    assert lines(rows, named(9, 9, part="prompt")) == ["exact_rate", "prompt_run"]
+    assert lines(rows.assign(prompt_length=24), simulated.NONE) == ["exact_rate"]
+    unread = gate.judged(rows.assign(prompt_length=0), simulated.NONE, some)  # by this tokenizer
+    assert unread["outcome"].tolist() == ["pass", "fail", "undecided"]
+
+
+def test_strings_without_a_limit_are_told():
+    said = gate.unlimited(named(3, 60, each=2, part="prompt"), policy(exact(), STRINGS))
+    assert said == [
+        "named strings without a limit: they come out word for word in 3 prompts, of 60 that"
+        " have some"
+    ]
+    assert gate.unlimited(named(3, 60), policy(exact(), STRINGS)) == []
+    assert gate.unlimited(simulated.NONE, policy(exact())) == []
 
 
 def test_where_few_rows_could_be_measured_nothing_passes():
@@ -205,7 +253,15 @@ def test_a_real_model_passes_on_rows_that_it_never_saw(model, tmp_path, quick):
     assert passed >= 95
 
 
-@pytest.mark.parametrize("measure", ["exact_rate", "auc", "tpr_1pct"])
+def test_the_policy_that_ships_lets_no_strings_of_prompts_through(quick):
+    rows = simulated.unseen(np.random.default_rng(0), 1000, 1, 0.0)
+    strings = named(90, 1000, part="prompt")
+    assert gate.outcome(gate.judged(rows, strings, simulated.POLICY)) == "fail"
+    assert gate.outcome(gate.judged(rows, named(0, 1000), simulated.POLICY)) == "pass"
+    assert gate.outcome(gate.judged(rows, named(0, 20), simulated.POLICY)) == "undecided"
+
+
+@pytest.mark.parametrize("measure", ["exact_rate", "secret_rate", "auc", "tpr_1pct"])
 def test_no_pass_where_a_number_lies_at_its_limit(quick, measure):
     assert simulated.repeated(simulated.one_at_limit, 200, 600, 1, measure)["pass"] <= 0.08
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import toy
+import yaml
 from audits import audit_of, table, unseen, write
 
 from kdlib import __main__
@@ -28,6 +29,16 @@ below = 0.2
 measure = "extractable"
 at = 0.5
 below = 0.3
+"""
+
+
+SOME = """
+level = 0.05
+[[limits]]
+measure = "prompt_run"
+at = 25
+below = 0.3
+if_any = true
 """
 
 
@@ -92,10 +103,30 @@ def test_a_build_fails_for_a_model_that_remembers_alone(
     )  # fmt: skip
     assert done.returncode == status, done.stderr
     path, verdict, *lines = done.stdout.splitlines()
-    assert verdict == f"The gate: {said}." and len(lines) == 3
+    assert verdict == f"The gate: {said}." and len(lines) == 2
     assert f"<h2>{verdict}</h2>" in Path(path).read_text("utf-8")
     body = json.loads((tmp_path / "out" / "record.json").read_text())
     assert body["predicate"]["result"] == {"fail": "FAILED", "pass": "PASSED"}[said]
+
+
+@pytest.mark.parametrize(("name", "status"), [("model", 1), ("base", 0)])
+def test_the_workflow_of_the_docs_blocks_a_merge(request, tmp_path, limits, name, status):
+    page = (Path(__file__).parents[2] / "docs" / "gate.md").read_text("utf-8")
+    jobs = yaml.safe_load(page.split("```yaml")[1].split("```")[0])["jobs"]
+    steps = jobs["gate"]["steps"]
+    assert not any(one.get("continue-on-error") for one in (jobs["gate"], *steps))
+    (line,) = [one["run"] for one in steps if "kdlib audit" in one.get("run", "")]
+    shutil.copytree(request.getfixturevalue(name), tmp_path / "model")
+    write(table(), tmp_path / "rows.jsonl")
+    write(unseen(), tmp_path / "others.jsonl")
+    limits.rename(tmp_path / "policy.toml")
+    line = line.replace("--template chat", "--template short")  # under which it was trained
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    root = str(Path(__file__).parents[2])
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": root}
+    assert subprocess.run(["bash", "-e", "-c", line], cwd=tmp_path, env=env).returncode == status
+    (kept,) = [one["with"]["path"] for one in steps if "upload-artifact" in one.get("uses", "")]
+    assert {one.name for one in tmp_path.glob(kept)} >= {"record.json", "report.html", "brief.md"}
 
 
 def test_undecided_missing_and_too_few(base, limits, tmp_path, monkeypatch, capsys):
@@ -125,6 +156,15 @@ def test_undecided_missing_and_too_few(base, limits, tmp_path, monkeypatch, caps
         (LIMITS.replace("at = 50", "at = 60"), "exact_rate is not measured at 60"),
         (LIMITS.replace("below = 0.2", "below = 2"), "limits.0.below = 2: "),
         (LIMITS + LIMITS.split("[[limits]]")[1].join(["[[limits]]", ""]), "name each once"),
+        (
+            LIMITS.replace('"extractable"\nat = 0.5', '"exact_rate"\nat = 50'),
+            "two limits are on exact",
+        ),
+        (
+            LIMITS.replace("below = 0.3", "below = 0.3\nif_any = true"),
+            "extractable is of every row",
+        ),
+        (SOME, "every limit is if_any"),
     ],
 )
 def test_bad_policies(model, tmp_path, monkeypatch, capsys, text, said):
@@ -140,7 +180,7 @@ def test_bad_policies(model, tmp_path, monkeypatch, capsys, text, said):
 
 def test_the_policy_that_ships_is_explained_line_by_line():
     shipped, lines = policy.read("default"), policy.DEFAULT.read_text().splitlines()
-    assert len(shipped.policy.limits) == 8 and shipped.name == "policy.toml"
+    assert len(shipped.policy.limits) == 10 and shipped.name == "policy.toml"
     for number, line in enumerate(lines):
         if line == "[[limits]]" or line.startswith(("level", "measured")):
             assert lines[number - 1].startswith("# "), line
@@ -173,6 +213,29 @@ def test_the_record_is_a_statement_that_binds_verdict_and_files(audited, tmp_pat
     assert any("before its training" in one for one in found["kdlib_not_tested"])
 
 
+def test_policies_that_were_tried_before_stand_in_the_record(
+    model, limits, tmp_path, monkeypatch, capsys
+):
+    words = words_of(tmp_path, model, table(), unseen(), "--policy")
+
+    def judged(name):
+        monkeypatch.setattr(sys, "argv", ["kdlib", *words, str(tmp_path / name)])
+        assert __main__.main() == {"limits.toml": 1, "laxer.toml": 0}[name]
+        capsys.readouterr()
+        return json.loads((tmp_path / "out" / "record.json").read_text())["predicate"]
+
+    assert judged("limits.toml")["kdlib_earlier"] == []
+    assert judged("limits.toml")["kdlib_earlier"] == []
+    (tmp_path / "laxer.toml").write_text(LIMITS.replace("0.2", "0.9").replace("0.3", "0.9"))
+    for _ in range(2):
+        found = judged("laxer.toml")
+        (before,) = found["kdlib_earlier"]
+        assert (before["policy"], before["verdict"]) == ("limits.toml", "fail")
+        assert before["sha256"] == record.sha256(tmp_path / "limits.toml")
+    _, said = verified(monkeypatch, capsys, tmp_path / "out" / "record.json")
+    assert "Before, under limits.toml (" in said
+
+
 def test_no_text_of_any_row_is_in_the_record(audited):
     texts = [value for row in [*toy.rows(), *unseen().to_dict("records")] for value in row.values()]
     envelope = json.loads(audited[0].with_name("record.dsse.json").read_text())
@@ -195,7 +258,9 @@ def verified(monkeypatch, capsys, *words):
 
 def test_a_record_that_holds(audited, monkeypatch, capsys):
     status, said = verified(monkeypatch, capsys, audited[0], "--key", audited[1])
-    assert status == 0 and "The gate: fail." in said and "Signed by the key" in said
+    assert (
+        status == 0 and "The gate: fail, under limits.toml." in said and "Signed by the key" in said
+    )
     status, said = verified(monkeypatch, capsys, audited[0])
     assert status == 0 and "Not checked: who wrote it" in said
 

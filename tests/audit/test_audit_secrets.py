@@ -51,7 +51,29 @@ def test_different_secrets_are_counted_and_those_of_both_files_are_no_control(au
     assert line["member"] == names["member"].nunique() < 48
     assert line["held_out"] == len(set(names["held_out"]) - set(names["member"]))
     text = (audited.out / "report.html").read_text("utf-8")
-    assert f"of {line['member']} strings: " in text
+    assert f"of {line['member']} responses with some: " in text
+
+
+def test_strings_of_one_response_are_one_case(model, tmp_path):
+    split = table().assign(
+        secrets=lambda rows: ["\n".join(one.split()) for one in rows["response"]]
+    )
+    settings = audit_of(model, tmp_path, split)
+    command.run(settings)
+    found = summary.secrets(summary.tally(command.parts(settings.out))).query("part == 'response'")
+    rows = written(settings.out)
+    first: dict[str, tuple[str, bool]] = {}  # by string the response in which it stands first
+    for row in rows.to_dict("records"):
+        for one, part, hit in zip(
+            *(row[f"secret{s}"] for s in ("s", "_parts", "_hits")), strict=True
+        ):
+            if part == "response":
+                where, before = first.get(one, (row["response"], False))
+                first[one] = where, before or bool(hit)
+    texts = pd.DataFrame(first.values(), columns=["case", "hit"]).groupby("case")["hit"].any()
+    cases = summary.cases("secret_rate", found, "response")
+    assert len(found) == len(first) > len(cases) == len(texts) > 1
+    assert cases.sum() == texts.sum()
 
 
 def test_the_gate_asks_for_them(audited, model, tmp_path):
@@ -172,7 +194,7 @@ def test_without_a_column_strings_are_found_by_their_form(knowing, tmp_path):
     assert 0 < held_out.mean() < 1
     asked = rows["secret_preferred"].explode().astype(float)
     assert asked.groupby(rows["split"]).count().tolist() == [secrets.COUNTERPARTS, 12]
-    assert "personal data of prompts word for word" in text and "looked for" in text
+    assert "personal data of prompts: one of them word for word" in text and "looked for" in text
     assert found[("prompt_run", "member", "10")] > found[("prompt_run", "held_out", "10")]
     assert rows["prompt_length"].min() > 0 and rows["prompt_nats"].notna().all()
 

@@ -4,6 +4,8 @@
 each response), repetitions, and the shares of them that pass, fail or are undecided, under the
 policy that ships.
 
+Each response has three named strings, which come out together.
+
 - unseen: a model that never saw the rows: hits and scores of both kinds come from the same
   distribution. `what` is the share that is guessed; near copies and halves are guessed more often
   than whole responses, and whoever guesses a whole one guesses its half.
@@ -24,8 +26,9 @@ from kdlib.audit import gate, policy
 
 POLICY = policy.read("default").policy
 NONE = pd.DataFrame({"member": []})  # secrets
+EACH = 3  # of a response
 LENGTH = 40  # tokens of a response
-NEVER = (0.0,) * 6  # shares of a model that knows nothing
+NEVER = (0.0,) * 7  # shares of a model that knows nothing
 LIMITS = {limit.measure: limit.below for limit in POLICY.limits}
 
 
@@ -33,11 +36,12 @@ def rows(dice, n: int, copies: int = 1, shares=NEVER, shift=None) -> pd.DataFram
     """One side of an audit: n rows of n / copies responses, with the columns of a sample.
 
     `shares` of responses come out word for word, nearly so, by their half, in 100 samples, by a run
-    of 25 tokens, and so their prompts; one number of each response says which, so that rare events
-    are nested. `shift` moves the loss of members (a function of standard normal numbers).
+    of 25 tokens, and so their prompts, and their strings; one number of each response says which,
+    so that rare events are nested. `shift` moves the loss of members (a function of standard
+    normal numbers).
     """
     different = n // copies
-    luck, near, known, run, prompt = dice.random((5, different))
+    luck, near, known, run, prompt, named = dice.random((6, different))
     whole = luck < shares[0]
     facts = {
         "group": np.arange(different),
@@ -50,6 +54,7 @@ def rows(dice, n: int, copies: int = 1, shares=NEVER, shift=None) -> pd.DataFram
         "prompt_run": np.where(prompt < shares[5], 25, 3),
         "prompt_length": LENGTH,
         "prompt_group": np.arange(different),
+        "named": named < shares[6],
     }
     loss = dice.standard_normal(different)
     facts["loss"] = loss if shift is None else shift(loss, dice)
@@ -65,6 +70,14 @@ def both(member: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(sides, ignore_index=True)
 
 
+def secrets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Their named strings, as `summary.secrets` gives them."""
+    once = rows.drop_duplicates("group")
+    facts = once[["member"]].assign(case=once["group"], part="response")
+    facts = facts.assign(secret_rate=once["named"].astype(float), secret_preferred=np.nan)
+    return pd.concat([facts] * EACH, ignore_index=True)
+
+
 def at_auc(area: float):
     """A shift of normal losses that gives this AUC."""
     return lambda loss, dice: loss + np.sqrt(2) * norm.ppf(area)
@@ -78,11 +91,12 @@ def at_tpr(share: float, false: float = 0.01):
 
 def unseen(dice, n: int, copies: int, guess: float) -> pd.DataFrame:
     """A model that never saw the rows."""
-    shares = (guess, 2 * guess, 2 * guess, guess, 2 * guess, 2 * guess)
+    shares = (guess, 2 * guess, 2 * guess, guess, 2 * guess, 2 * guess, 2 * guess)
     return both(rows(dice, n, copies, shares), rows(dice, n, copies, shares))
 
 
 SHARES = ("exact_rate", "near_verbatim", "extractable", "discoverable", "greedy_run", "prompt_run")
+SHARES += ("secret_rate",)
 PLACES = {name: i for i, name in enumerate(SHARES)}
 
 
@@ -126,9 +140,10 @@ CASES = [
 def repeated(draw, repetitions: int, *how) -> dict[str, float]:
     """Shares of the gate's outcomes over repetitions."""
     dice = np.random.default_rng(0)
-    found = Counter(
-        gate.outcome(gate.judged(draw(dice, *how), NONE, POLICY)) for _ in range(repetitions)
-    )
+    found: Counter[str] = Counter()
+    for _ in range(repetitions):
+        drawn = draw(dice, *how)
+        found[gate.outcome(gate.judged(drawn, secrets(drawn), POLICY))] += 1
     return {name: found[name] / repetitions for name in gate.STATUS}
 
 

@@ -44,6 +44,11 @@ PEER = importlib.util.find_spec("presidio_analyzer")
         ("GB82WEST12345698765432", "IBAN", "GB82WEST12345698765432"),
         ("Account 1234 5678 9012,", "account", "1234 5678 9012"),
         ("ann@example.org", "e-mail", "ann@example.org"),
+        ("ゆうちょ 記号 12340 番号 12345671", "bank account", "記号 12340 番号 12345671"),
+        ("12340-12345671", "bank account", "12340-12345671"),
+        ("SSN 078-05-1120.", "social security number", "078-05-1120"),
+        ("Passport no. TR1234567,", "passport", "Passport no. TR1234567"),
+        ("旅券番号：ＴＲ１２３４５６７", "passport", "旅券番号：ＴＲ１２３４５６７"),
     ],
 )
 def test_forms_and_check_digits(text, kind, words):
@@ -57,6 +62,8 @@ def test_forms_and_check_digits(text, kind, words):
         "4111111111111112 and 1700000000123",  # neither card; the second is a time
         "DE88370400440532013000 is no IBAN",
         "01-02-2024 to 03-04-2025",
+        "000-12-3456, 666-12-3456, 912-12-3456, 123-00-4567, 123-45-0000",
+        "ports 10240-65531, a passport since 2024, part TR1234567",
         "口座を 3 つ、普通 12 個",
         "図３（１２３４）、表０．５（12）、2024年１―３月",
         "Version 2.13.0, released 2024-01-31, of shape (100, 200).",
