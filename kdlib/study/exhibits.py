@@ -14,7 +14,7 @@ Until notebook 10 has chosen, stand-ins take the place of 1 and 2: of the member
 no other has, the two longest.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os.path import commonprefix
 from typing import Any
 
@@ -28,6 +28,7 @@ from kdlib.model import generation
 from kdlib.model.tokens import TokenizedRows
 from kdlib.study.run import BASE, Run, load
 
+KEYS = ["seed", "method", "size", "row_id"]
 DOSE = 2  # showings in an epoch
 EXHIBITS = {
     "sft": "A member row that SFT memorized",
@@ -107,21 +108,31 @@ def titles(chosen: pd.DataFrame) -> list[str]:
     return found
 
 
-def verbatim(tuples: pd.DataFrame, chosen: pd.DataFrame, size: str) -> pd.DataFrame:
-    """How many tokens of each exhibit's response each model writes before the first other, as text.
+def measured(
+    frames: Mapping[str, pd.DataFrame],
+    rows: TokenizedRows,
+    shown: pd.DataFrame,
+    seed: int,
+    size: str,
+) -> pd.DataFrame:
+    """`answers` of the teacher and the paper's methods, students of one size, from tables.
 
-    One seed's lines of `choose`, with the response's length; a column for the teacher and each
-    method's model of `size`. What counts as memorized is bold, in Markdown.
+    `frames` are those of `rates.collect`. Where a row was measured and not answered, as canaries
+    are, the text is the verbatim beginning and "...".
     """
-    asked = tuples[(tuples["size"] == size) | (tuples["method"] == "teacher")]
-    asked = asked[asked["seed"].isin(chosen["seed"])]
-    bold = exact(asked).map({True: "**", False: ""})
-    text = bold + asked["prefix"].astype(str) + bold
-    wide = asked.assign(text=text).pivot(index="row_id", columns="method", values="text")
-    wide = wide[ordered(wide)].rename(columns=label).reindex(chosen["row_id"]).fillna("")
-    length = asked.drop_duplicates("row_id").set_index("row_id")["length"].astype(str)
-    tokens = length.reindex(chosen["row_id"]).fillna("").to_numpy()
-    return wide.assign(exhibit=titles(chosen), tokens=tokens).set_index(["exhibit", "tokens"])
+    place = pd.Series(shown.index, shown["row_id"])
+    own = frames["tuples"].query("seed == @seed and row_id in @place.index")
+    teacher = own["method"] == "teacher"
+    own = own[teacher | (own["size"] == size) & own["method"].isin(PAPER)]
+    own = own.assign(exhibit=own["row_id"].map(place), memorized=exact(own))
+    said = frames["answers"].query("decoding == 'greedy'")
+    own = own.merge(said[[*KEYS, "text"]], "left", on=KEYS, validate="1:1")
+    begun = [rows.examples[one.row_id].response[: one.prefix] for one in own.itertuples()]
+    texts = pd.Series([f"{text} ..." for text in rows.tokenizer.batch_decode(begun)])
+    own = own.assign(text=own["text"].fillna(texts), model=own["method"].map(label))
+    order = {method: i for i, method in enumerate(ordered(own["method"].unique()))}
+    own = own.sort_values("method", key=lambda one: one.map(order), kind="stable")
+    return own[["exhibit", "model", "text", "prefix", "length", "memorized"]]
 
 
 def of_seed(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import statistics
 
 import nbformat
 import own_series
@@ -43,6 +44,11 @@ def source(cell):
 
 def lines(cell):
     return len(source(cell).splitlines())
+
+
+def statements(cell):
+    """Lines of code: no blank ones, no comments."""
+    return sum(bool(re.match(r"\s*[^\s#]", line)) for line in source(cell).splitlines())
 
 
 def table_lines(copy):
@@ -90,6 +96,10 @@ def test_anatomy(path):
     taught = [cell for cell in cells(path) if not tags(cell) & {"answers", "solutions"}]
     assert sum(map(lines, taught)) <= 250
     assert "## Exercises" in str(everything) and "## Summary" in str(everything)
+    code = [statements(cell) for cell in cells(path)]
+    assert statistics.median(code) <= 8 and max(code) <= 30
+    prose = sum(len(re.findall(r"\w+", source(cell))) for cell in cells(path, "markdown"))
+    assert prose >= 4 * sum(code)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -125,7 +135,7 @@ def test_every_notebook_ran_on_smoke(smoke_study):
         names = [f"{path.stem}-seed{s}" for s in (0, 1)] if per_seed else [path.stem]
         for name in names:
             copy = executed / f"{name}.ipynb"
-            assert copy.stat().st_size < 1_000_000
+            assert copy.stat().st_size < 600_000
             ran = [c["execution_count"] for c in cells(copy)]
             assert all(ran) and ran == sorted(ran)
             outputs = [o for c in cells(copy) for o in c["outputs"]]

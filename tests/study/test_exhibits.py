@@ -5,6 +5,7 @@ import pytest
 from own_data import profile_of, size_of
 
 from kdlib import runs
+from kdlib.analysis import rates
 from kdlib.config.methods import DISTILLED, PAPER
 from kdlib.study import exhibits
 from kdlib.study.run import Run, load_rows
@@ -90,17 +91,6 @@ def test_each_seed_has_its_own():
     assert (found[0].str.upper() == found[1]).all()
 
 
-def test_verbatim_counts_tokens_of_one_size():
-    tuples = measured(ROWS)
-    lines = exhibits.choose(tuples, "middle")
-    table = exhibits.verbatim(tuples, lines, "middle")
-    assert table.index.get_level_values("exhibit").tolist() == exhibits.titles(lines)
-    assert table.index.get_level_values("tokens").tolist() == ["30", "12", "50", "55"]
-    assert table["SFT"].tolist() == ["**30**", "11", "49", "49"]
-    assert table["teacher"].tolist() == ["**30**", "**12**", "49", "49"]
-    assert table.columns[:3].tolist() == ["base", "teacher", "SFT"]
-
-
 # --- the rows of a machine
 
 
@@ -165,3 +155,25 @@ def test_answers_are_what_the_tables_hold(copy, rows):
     tuples = pd.read_parquet(sft.folder / "tuples.parquet").set_index("row_id").loc[asked]
     assert own["text"].equals(written) and (own["prefix"] == tuples["prefix"]).all()
     assert (own["length"] == tuples["length"]).all()
+
+
+def test_measured_answers_are_those_that_are_decoded(copy, rows):
+    profile, size = profile_of(copy), size_of("sft")
+    sft, unanswered = (rows.split(one)[0].row_id for one in ("member", "held_out"))
+    kept(copy, sft=sft, teacher="", held_out=unanswered, canary="")
+    shown = exhibits.of_seed(profile, 0, rows)
+    frames = rates.collect(profile, (0,), ("sft",))
+    frames["answers"] = frames["answers"].query("row_id != @unanswered")
+    found = exhibits.measured(frames, rows, shown, 0, size).set_index(["exhibit", "model"])
+    asked = [Run(profile, 0, *one) for one in (("teacher", "teacher"), ("sft", size))]
+    decoded = exhibits.answers(asked, rows, shown)
+    decoded["model"] = decoded["model"].str.split(",").str[0]
+    decoded = decoded.set_index(["exhibit", "model"])
+    assert set(found.index) == set(decoded.index) and len(found) >= 4
+    for place, one in found.iterrows():
+        assert one["prefix"] == decoded.loc[place, "prefix"]
+        if one["text"].endswith(" ..."):
+            assert decoded.loc[place, "text"].startswith(one["text"].removesuffix(" ..."))
+        else:
+            assert one["text"] == decoded.loc[place, "text"]
+    assert found["text"].str.endswith(" ...").any()
