@@ -120,7 +120,8 @@ def measured(
     `frames` are those of `rates.collect`. Where a row was measured and not answered, as canaries
     are, the text is the verbatim beginning and "...".
     """
-    place = pd.Series(shown.index, shown["row_id"])
+    there = shown[shown["row_id"] != ""]
+    place = pd.Series(there.index, there["row_id"])
     own = frames["tuples"].query("seed == @seed and row_id in @place.index")
     teacher = own["method"] == "teacher"
     own = own[teacher | (own["size"] == size) & own["method"].isin(PAPER)]
