@@ -51,6 +51,11 @@ def exhibits(shown: pd.DataFrame, answers: pd.DataFrame) -> HTML:
     return HTML(f"<table>{table}</table><p>{note}</p>")
 
 
+def folded(title: str, text: str) -> str:
+    """Markdown that shows its title, and the text once that is opened."""
+    return f"<details><summary>{html.escape(title)}</summary>\n\n{text}\n\n</details>"
+
+
 def shortened(text: str, most: int = 200) -> str:
     """At most so many characters of a text, and where it is longer "..." for its middle."""
     half = (most - 5) // 2

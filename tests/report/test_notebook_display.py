@@ -70,3 +70,8 @@ def test_tokens_with_a_loss_are_marked_without_a_style():
     marks = "<mark><b>[b]</b></mark><mark><b>[&lt;b&gt;]</b></mark>&lt;/s&gt;|</td>"
     assert f"a|\u21b5|<br>{marks}" in page
     assert page.count("<b>[") == 3 and page.count("<tr>") == 2
+
+
+def test_folded_text_stays_markdown_and_its_title_cannot_become_markup():
+    text = notebook_display.folded("a < b", "- **c**")
+    assert text == "<details><summary>a &lt; b</summary>\n\n- **c**\n\n</details>"
