@@ -155,7 +155,7 @@ def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
         evidence += f"; the least: {label(least['method'])} {least['size']} {row_text(least)} "
         evidence += f"({least['hit_groups']} different responses"
         p = judged(counted, "p_limit", "groups").loc[least.name, "p_holm"]
-        evidence += f"; p of {LEAST:.0%} after the correction {p:.3f})"
+        evidence += f", p of a difference of {LEAST:.0%} after Holm's correction {p:.3f})"
     if not learned.all():
         evidence += f"; no more useful than before fine-tuning: {named(gains[~learned])}"
     return (above & learned).all(), below.any(), evidence

@@ -247,19 +247,19 @@ def _name(axes: Axes, points: pd.DataFrame, across: str) -> None:
                       fontsize="x-small", color=point["colour"], **how)  # fmt: skip
 
 
-def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame) -> Figure:
-    """Every method that was run: memorization and usefulness (`paper_tables.table1`, `table2`)."""
+def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame, *first: pd.DataFrame) -> Figure:
+    """Methods of `paper_tables.table1` and `table2`; SFT dotted, of the `first` seed dashed."""
     methods, sizes = style.students(rates), student_sizes(rates)
-    columns = ((rates, "member"), (rouge, "rougeL_held_out"))
+    columns = ((rates, first[0], "member"), (rouge, first[1], "rougeL_held_out"))
     tall = 0.5 + len(sizes) * (0.25 + 0.24 * len(methods))
     figure, grid = style.panels(len(sizes), 2, 10, tall, sharex="col", sharey=True)
     for line, size in zip(grid, sizes, strict=True):
         line[0].set(ylabel=size)
-        for axes, (table, name) in zip(line, columns, strict=True):
-            part = table[table["size"] == size]
-            style.dots(axes, methods, part, name)
-            for sft in part.loc[part["method"] == "sft", name]:
-                axes.axvline(sft, color=style.look("sft")["color"], linestyle=":", zorder=0)
+        for axes, (table, alone, name) in zip(line, columns, strict=True):
+            style.dots(axes, methods, table[table["size"] == size], name)
+            for of, look in ((table, ":"), (alone, "--")):
+                for one in of.query("method == 'sft' and size == @size")[name]:
+                    axes.axvline(one, color=style.look("sft")["color"], linestyle=look, zorder=0)
     grid[-1, 0].set(xlabel=style.MEMORIZED)
     grid[-1, 1].set(xlabel="held-out ROUGE-L (F1)")
     return figure

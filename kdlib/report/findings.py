@@ -89,7 +89,7 @@ def write() -> None:
 def with_intervals(stem: str, settings: Profile) -> str:
     """The finding, and what its intervals are over, where it has any."""
     text = said(stem, settings)
-    return f"{text} {sentences.how_sure(settings)}" if "[" in text else text
+    return f"{text} {sentences.how_sure(settings, text)}" if "[" in text else text
 
 
 def commits(profile: str = REFERENCE) -> list[str]:

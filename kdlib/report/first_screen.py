@@ -4,7 +4,7 @@ from kdlib.analysis import primary
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.config.profile import Profile
-from kdlib.report import lookups
+from kdlib.report import lookups, results
 from kdlib.report.lookups import briefly, difference, share
 from kdlib.report.part_sentences import Sentence
 from kdlib.report.usefulness_sentences import outdone
@@ -53,9 +53,22 @@ def _recognized(settings: Profile) -> str:
     least = ends.loc[[one for one in DISTILLED if one in scores.index], "member"].idxmin()
     written, told = ends.loc[least].to_dict(), scores.loc[least].to_dict()
     text = "what is not written may still be kept: the distilled student that writes least "
-    text += f"({label(str(least))}, {size} size: {share(written, 'member')}) ranks, by its losses "
-    text += "alone, a training row above an unseen one with a chance of "
+    said = f"{share(written, 'member')}{_planted(name, str(least), size)}"
+    text += (
+        f"({label(str(least))}, {size} size: {said}) ranks, by its losses alone, a training row "
+    )
+    text += "above an unseen one with a chance of "
     return f"{text}{row_text(told, 'auc')}, where 0.5 is a guess."
+
+
+def _planted(profile: str, method: str, size: str) -> str:
+    """How many made-up records a model writes, of those that were planted, shown once or more."""
+    known = results.read(profile, "repetitions", optional=True)
+    if known.empty:
+        return ""
+    own = known.query("kind == 'canary' and method == @method and size == @size")
+    hits, n = own["hits"].sum(), own["n"].sum()
+    return f" of the rows, and {hits} of {n} planted records" if n else ""
 
 
 def how_far(settings: Profile) -> str:
@@ -94,7 +107,7 @@ def _elsewhere(settings: Profile) -> str:
     text = (
         f"; in an earlier run of seed {run['seed']} on another machine SFT ({asked['size']} size) "
     )
-    return f"{text}wrote {run['value']:.1%} of the rows, here {value:.1%}"
+    return f"{text}wrote {run['value']:.1%} of the rows, here {value:.1%}, which no interval covers"
 
 
 OF: list[tuple[str, Sentence]] = [

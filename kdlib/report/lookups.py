@@ -8,6 +8,7 @@ from kdlib.report import results
 from kdlib.stats import row_text
 
 UNKNOWN = "which this run cannot tell from none"
+ALONE = "alone, its interval over groups"  # of the first seed
 
 
 class NotRun(Exception):
@@ -51,7 +52,7 @@ def of_first(profile: str, n: int) -> str:
     if count >= len(known):
         return ""
     several = f" (seeds {', '.join(known[:count])} alone)"
-    return several if count > 1 else f" (seed {known[0]} alone, its interval over groups)"
+    return several if count > 1 else f" (seed {known[0]} {ALONE})"
 
 
 def word(lo: float, hi: float) -> str:

@@ -99,9 +99,11 @@ def _further(profile: str) -> str:
         f"{label(method)} {' and '.join(rates['member'].map('{:.3f}'.format))}"
         for method, rates in first.groupby("method", sort=False)
     ]
-    sizes, of = " and ".join(first["size"].unique()), first["member_seeds"].max()
-    text = f"Further methods, of {of} seed{'s' if of > 1 else ''} alone ({sizes} size; intervals "
-    return f"{text}stand in notebook 10): {', '.join(told)}."
+    sizes, of = first["size"].unique(), first["member_seeds"].max()
+    sft = " and ".join(results.sft_of_first(profile, of, sizes))
+    text = f"Further methods, of {of} seed{'s' if of > 1 else ''} alone ({' and '.join(sizes)} "
+    text += f"size; intervals stand in notebook 10): {', '.join(told)}"
+    return f"{text}; SFT of the same seed{'s' if of > 1 else ''}: {sft}."
 
 
 def _first(evidence: str) -> str:
@@ -121,7 +123,8 @@ def _made(profile: str) -> str:
     timed = models[models["metric"] == "seconds"]
     made = f"Reference run: profile `{profile}`, commit {at}, on {devices}."
     made += f" Its {(timed['method'] != 'base').sum()} trained models took "
-    made += f"{timed['value'].sum() / 60:.0f} minutes to train, note and measure, added up."
+    trained = timed.loc[timed["method"] != "base", "value"]
+    made += f"{trained.sum() / 60:.0f} minutes to train, note and measure, added up."
     if len(stages):  # they were timed
         most, machine = stages["peak_mib"].max() / 1024, stages["machine"].iloc[0]
         made += f" Stages ran side by side on {machine}; the largest held {most:.1f} GiB."

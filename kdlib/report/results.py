@@ -1,7 +1,7 @@
 """What came out, in words, from the tables of data/results alone. Taught in 10_comparison."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -134,6 +134,14 @@ def fewer_seeds(table1: pd.DataFrame) -> str:
         return ""
     text = f"Of {min(count[fewer]):.0f} of {count.max():.0f} seeds: {', '.join(map(label, fewer))}"
     return f"{text}; their intervals say nothing of other training runs."
+
+
+def sft_of_first(profile: str, count: int, sizes: Iterable[str]) -> list[str]:
+    """By size what SFT memorized, on average over the first seeds, up to the window."""
+    known = read(profile, "metrics").query("method == 'sft' and metric == 'exact_rate'")
+    known = known[(known["split"] == "member") & (known["k"] == WINDOW) & (known["seed"] != "all")]
+    known = known[known["seed"].isin(sorted(known["seed"].unique())[:count])]
+    return [f"{known.loc[known['size'] == size, 'value'].mean():.3f}" for size in sizes]
 
 
 def more_methods(table1: pd.DataFrame) -> bool:

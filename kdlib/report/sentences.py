@@ -4,6 +4,7 @@ Words such as "fewer" are chosen by the interval of a difference, so that no sen
 came out. `OF` names those of each notebook and of the README's first screen.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -19,14 +20,20 @@ from kdlib.report import first_screen, ledger_sentences, lookups, part_sentences
 from kdlib.report import usefulness_sentences as usefulness
 from kdlib.report.lookups import briefly, difference, share
 from kdlib.report.part_sentences import Sentence
+from kdlib.stats import row_text
 
 OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
 
-def how_sure(settings: Profile) -> str:
-    """What the intervals of sentences are over, and what they say nothing of."""
+def how_sure(settings: Profile, text: str = "") -> str:
+    """What the intervals of sentences are over, and what they say nothing of.
+
+    `text` are the sentences: where each says that it is of the first seed alone, so are these.
+    """
     seeds, groups = lookups.seeds(settings.name), "groups of equal responses"
-    if len(seeds) > 1:
+    said = re.split(r"(?<=\.) (?=[A-Z])", text)
+    own = [one for one in said if re.search(r"\[[^]]*\d[^]]*](?!\()", one)]  # with an interval
+    if len(seeds) > 1 and not (own and all(lookups.ALONE in one for one in own)):
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):
             text += ", not over other pruned and healed students (all seeds share one set)"
@@ -99,7 +106,17 @@ def _against_sft(method: str, size: str, settings: Profile) -> str:
         for one in (method, "sft")
     )
     text = f"{label(method)} ({size} size) memorizes {own} of the member rows at the end of "
-    return f"{text}training, SFT {sft}: {difference(gap)}{alone}."
+    return f"{text}training, SFT {sft}: {difference(gap)}{alone}{_worse(method, size, settings)}."
+
+
+def _worse(method: str, size: str, settings: Profile) -> str:
+    """That a student fits its rows less than before training, which leaves little to repeat."""
+    path = lookups.lines(settings.name, "paths", method=method, size=size, split="member")
+    first, last = path.groupby("epoch")["nats_per_token"].mean().iloc[[0, -1]]
+    if last <= first:
+        return ""
+    text = f"; its loss on these rows rose from {first:.2f} to {last:.2f} nats per token: it "
+    return f"{text}fits them less than before training"
 
 
 def _of_seeds(settings: Profile, method: str, size: str, like: str) -> str:
@@ -144,8 +161,12 @@ def _as_useful(method: str, size: str, settings: Profile) -> str:
         f"{who} memorizes {gap[own]:.1%} (epoch {gap[epoch]:.3g}, usefulness {useful[own]:.3f})"
         for who, own, epoch in ((name, "own", "epoch"), ("SFT", "sft", "sft_epoch"))
     )
-    when = "Stopped where both are as useful ([10](10_comparison.ipynb))"
-    return f"{when}, {both}: {difference(gap)}{lookups.of_first(settings.name, gap['n'])}."
+    when = "Stopped by the rule of [10](10_comparison.ipynb)"
+    text = f"{when}, {both}: {difference(gap)}{lookups.of_first(settings.name, gap['n'])}"
+    text += f"; in usefulness {row_text(useful, form='+.3f')} apart"
+    lines = lookups.lines(settings.name, "equal_usefulness", method=method, size=size)
+    note = at_equal_usefulness(lines)["note"].item()
+    return f"{text}{f'; not judged ({note[4:]})' if note != 'yes' else ''}."
 
 
 def _order(notebook: str, settings: Profile) -> str:
@@ -201,7 +222,7 @@ def _at_the_end(settings: Profile) -> str:
     text += f"fine-tuned on them (SFT): on average {difference(line)}"
     sure = gaps[gaps["hi"] < 0]
     text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; by its own interval {len(sure)} of "
-    text += f"{len(gaps)} students does"
+    text += f"{len(gaps)} students writes fewer"
     if 0 < len(sure) < 3:
         at = [
             first_screen.begun(settings.name, *one) for one in sure[["method", "size"]].to_numpy()

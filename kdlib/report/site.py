@@ -181,6 +181,7 @@ def _line(first: pd.DataFrame, size: str, taught: pd.DataFrame, say: Say) -> dic
     rows = first[(first["size"] == size) & (first["method"] != "base")]
     direct = rows[rows["method"] == ("teacher" if size == "teacher" else "sft")]
     own = taught[taught.index.get_level_values("size") == size]
+    own = own[own["member_seeds"] == own["member_seeds"].max()]  # one seed has another interval
     ends = dict.fromkeys(_extreme(own, end)[1] for end in ("min", "max") if len(own))
     return {
         "model": size,

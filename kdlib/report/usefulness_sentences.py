@@ -47,7 +47,7 @@ def _stopped(settings: Profile) -> str:
         loss = losses[losses["size"] == size].groupby("epoch")["nats_per_token"].mean()
         at = loss.loc[loss.index.intersection(useful.index)].idxmin()
         told.append(f"{useful[at]:.3f} of at most {useful.max():.3f} ({size} size, epoch {at:g})")
-    text = "At the least held-out loss (of epochs, the mean over seeds) its usefulness is"
+    text = "After the whole epoch with the least held-out loss (mean over seeds) its usefulness is"
     return f" {text} {', '.join(told)}." if told else ""
 
 

@@ -42,7 +42,11 @@ def test_memorization_by_size(models, sizes):
 
 def test_all_methods(models, sizes):
     rouge = models.assign(rougeL_held_out=0.2, rougeL_held_out_lo=0.1, rougeL_held_out_hi=0.3)
-    figure = study_plots.all_methods(models.assign(member=0.5, member_lo=0.4, member_hi=0.6), rouge)
+    rates = models.assign(member=0.5, member_lo=0.4, member_hi=0.6)
+    first = rates.assign(member=0.7), rouge.assign(rougeL_held_out=0.1)
+    figure = study_plots.all_methods(rates, rouge, *first)
+    dashed = [one for one in figure.axes[0].lines if one.get_linestyle() == "--"]
+    assert [one.get_xdata()[0] for one in dashed] == [0.7]
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == list(sizes)
     named = ["SFT", "word-level KD", "sequence-level KD", "MiniLLM", "GKD", "mine"]
     assert texts(figure.axes[0].get_yticklabels()) == named

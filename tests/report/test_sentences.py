@@ -217,11 +217,16 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("03_supervised_fine_tuning", "12.5%. SFT (small size) memorizes 40.0% [30.0%, 50.0%]"),
         ("03_supervised_fine_tuning", "of training (by seed 30.0%, 40.0%, 50.0%); stopped where"),
         ("03_supervised_fine_tuning", "need no model: large -0.150 [-0.200, -0.100] ('echo'), "),
-        ("04_word_level_kd", f"SFT 40.0% [30.0%, 50.0%]: {LESS}."),
+        (
+            "04_word_level_kd",
+            f"SFT 40.0% [30.0%, 50.0%]: {LESS}; its loss on these rows rose from 4.00 to 5.00 nats "
+            "per token: it fits them less than before training. ",
+        ),
         (
             "04_word_level_kd",
             "word-level KD (small size) memorizes 20.0% (epoch 2.5, usefulness 0.300), SFT "
-            f"memorizes 35.0% (epoch 1, usefulness 0.310): {LESS}.",
+            f"memorizes 35.0% (epoch 1, usefulness 0.310): {LESS}; in usefulness +0.000 [-0.010, "
+            "+0.010] apart.",
         ),
         (
             "05_sequence_level_kd",
@@ -316,7 +321,7 @@ def test_the_interval_says_whether_a_difference_is_told_from_none(value, lo, hi,
     assert f" {sure or 'fewer'} training rows" in plain
     assert f"on average {size} {span}; " in plain
     assert plain.endswith(
-        "; by its own interval 9 of 9 students does"
+        "; by its own interval 9 of 9 students writes fewer"
     )  # without the mean of off-policy ones
 
 
@@ -408,6 +413,11 @@ def test_in_few_words():
 def test_how_sure():
     assert sentences.how_sure(SMOKE).endswith("over seeds 0, 1, 2, then groups of equal responses.")
     assert "alone" not in findings.said("14_cause", SMOKE)
+    first = (
+        "A [95% interval of the difference -2.0 to -1.0] (seed 0 alone, its interval over groups)."
+    )
+    assert "of seed 0; with one seed" in sentences.how_sure(SMOKE, f"{first} {first}")
+    assert "over seeds 0, 1, 2" in sentences.how_sure(SMOKE, f"{first} And .4 [.3, .5] of B.")
     assert "seeds none" not in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(3))
     assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure(SMOKE)

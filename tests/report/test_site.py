@@ -104,9 +104,11 @@ def decided(project, metrics, shares=STUDENTS):
     """What the page says of students with these shares, and of these lines of metrics."""
     tables = project / "data" / "results" / "made"
     shares = {("teacher", "teacher"): 0.8} | shares
-    lines = [f"{m},{s},{v},{v - 0.1},{v + 0.1},0,0,0.004" for (m, s), v in shares.items()]
+    lines = [f"{m},{s},{v},{v - 0.1},{v + 0.1},0,0,0.004,3" for (m, s), v in shares.items()]
     ends = [f"{split}{end}" for split in ("member", "held_out") for end in ("", "_lo", "_hi")]
-    (tables / "table1.csv").write_text("\n".join([f"method,size,{','.join(ends)}", *lines]))
+    (tables / "table1.csv").write_text(
+        "\n".join([f"method,size,{','.join(ends)},member_seeds", *lines])
+    )
     sizes = ["parameters,teacher,,,4", "parameters,small,,,2"]
     lines = ["metric,size,method,split,value", *sizes, *metrics]
     (tables / "metrics.csv").write_text("\n".join(lines))
@@ -122,6 +124,18 @@ def test_of_several_at_an_end_all_are_named(project):
     assert page()["most"][0] == "word-level KD, large and word-level KD, small"
     say = site.translator({" and ": "、", ", large": "（大）", ", small": "（小）"})
     assert page(say)["least"][0] == "MiniLLM（大）、MiniLLM（小）"
+
+
+def test_what_was_trained_on_fewer_seeds_widens_no_interval(project):
+    page = decided(project, [], STUDENTS | {("gkd", "large"): 0.0})()
+    path = project / "data" / "results" / "made" / "table1.csv"
+    text = path.read_text()
+    path.write_text(
+        text.replace("gkd,large,0.0,-0.1,0.1,0,0,0.004,3", "gkd,large,0.0,-0.1,0.7,0,0,0.004,1")
+    )
+    assert site.decision("made")["of_hundred"] == page["of_hundred"] != ""
+    path.write_text(text.replace("gkd,large,0.0,-0.1,0.1", "gkd,large,0.0,-0.1,0.7"))
+    assert site.decision("made")["of_hundred"] != page["of_hundred"]
 
 
 def test_students_that_an_answer_without_a_model_outdoes(project):
