@@ -261,6 +261,8 @@ def _more(row: Line) -> str:
     if row["needed"] == np.inf:
         return " More rows would not decide."
     member, held_out = (int(np.ceil(row[n] * row["needed"])) for n in ("n", "n_held_out"))
-    counts = f"{member:,} different training responses"
+    what = "prompts" if row["measure"] == "prompt_run" else "responses"
+    what = f"{row['at']}s with named strings" if row["measure"] in OF_SECRETS else what
+    counts = f"{member:,} different training {what}"
     counts += f" and {held_out:,} held-out ones" if held_out else ""
     return f" If shares stay the same, about {counts} would decide."
