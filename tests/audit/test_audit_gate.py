@@ -145,7 +145,7 @@ def test_strings_of_one_text_are_one_case():
     ten = gate.judged(rows, named(6, 60, each=10), alone).iloc[0]
     assert single[["n", "value", "hi"]].tolist() == ten[["n", "value", "hi"]].tolist()
     assert ten["n"] == 60 and ten["outcome"] == "undecided"
-    said = gate.sentences(pd.DataFrame([ten]))[1]
+    said = gate.sentences(gate.judged(rows, named(3, 60), alone))[1]
     assert "different training responses with named strings and" in said
     one_of_ten = named(0, 60, each=10)
     one_of_ten.loc[:9, "secret_rate"] = [1.0] + [0.0] * 9
