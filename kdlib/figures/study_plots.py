@@ -29,10 +29,7 @@ def lengths(tokens: pd.DataFrame) -> Figure:
 
 
 def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figure:
-    """What each layer is worth (columns layer, nats_more), and which layers each size keeps.
-
-    The more sizes keep a layer, the darker its bar; a white one is left out of all.
-    """
+    """What each layer is worth (layer, nats_more); the more sizes keep it, the darker its bar."""
     figure, [[bars], [rows]] = style.panels(
         2, 1, 8, 4, sharex=True, gridspec_kw={"height_ratios": (4, len(kept))}
     )
@@ -50,6 +47,9 @@ def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figur
 def loss_curves(paths: pd.DataFrame, sizes: Sequence[str] = ()) -> Figure:
     """Loss and memorization by epoch (`rates.paths`); `sizes` of the study give the line styles."""
     figure, [[left, right]] = style.panels(1, 2, 9, 3.8)
+    shown, ylabel = "exact_rate", style.MEMORIZED
+    if not paths.loc[paths["split"] == "member", shown].any():  # a panel without any lines in it
+        shown, ylabel = "accuracy", style.NONE_MEMORIZED
     for (method, size), part in paths.groupby(["method", "size"], sort=False):
         name = label(method) if method == size else f"{label(method)}, {size}"
         dashes = style.of_size(style.LINES, size, sizes or student_sizes(paths))
@@ -57,9 +57,9 @@ def loss_curves(paths: pd.DataFrame, sizes: Sequence[str] = ()) -> Figure:
         member, held_out = (part[part["split"] == one] for one in ("member", "held_out"))
         left.plot("epoch", "nats_per_token", data=member, label=name, **line)
         left.plot("epoch", "nats_per_token", data=held_out, label="", alpha=0.45, **line)
-        right.plot("epoch", "exact_rate", data=member, **line)
+        right.plot("epoch", shown, data=member, **line)
     left.set(xlabel="epoch", ylabel="loss (nats per token)\npale: held-out rows")
-    right.set(xlabel="epoch", ylabel=style.MEMORIZED, ylim=(-0.02, 1.02))
+    right.set(xlabel="epoch", ylabel=ylabel, ylim=(-0.02, 1.02))
     return style.below(figure, left, ncols=4)
 
 

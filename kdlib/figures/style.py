@@ -26,6 +26,7 @@ OTHERS = {"base": ("0.55", "P"), "teacher": ("0.15", "*")}
 LOOKS = {name: (one.colour, one.marker) for name, one in METHODS.items()} | OTHERS
 SPARE = [(colour, marker) for colour in ("#949494", "#fbafe4", "#ece133") for marker in "8H"]
 MEMORIZED = "memorized member rows (share)"
+NONE_MEMORIZED = "likeliest is the true token (share)\n(memorized: 0 at every time)"
 ROOT = ", square-root scale"  # see `near_zero`
 DOTTED: dict[str, Any] = {"color": "0.4", "linestyle": ":"}  # what a number is held against
 

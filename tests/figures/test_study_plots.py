@@ -105,6 +105,10 @@ def test_training_paths_and_loss_curves(models, sizes):
     figure = study_plots.loss_curves(pd.concat(both).query("method == 'mine'"), sizes)
     names = texts(figure.legends[0].get_texts())
     assert names == [f"mine, {size}" for size in sizes]
+    own = pd.concat(both).query("method == 'mine'").assign(accuracy=0.3)
+    for rate, ylabel, drawn in ((0.5, style.MEMORIZED, 0.5), (0.0, style.NONE_MEMORIZED, 0.3)):
+        axes = study_plots.loss_curves(own.assign(exact_rate=rate), sizes).axes[1]
+        assert axes.get_ylabel() == ylabel and set(axes.lines[0].get_ydata()) == {drawn}
     lines = [line.get_linestyle() for line in figure.axes[1].lines]
     assert lines == [style.of_size(style.LINES, size, sizes) for size in sizes]
 
