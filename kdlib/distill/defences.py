@@ -78,6 +78,16 @@ def neftune(model: Any, alpha: float) -> Iterator[None]:
         hook.remove()
 
 
+def matrices_of_rank(model: Any, rank: int) -> dict[str, Any]:
+    """The matrices of the layers by name; KdlibError: the rank is above the smaller side of one."""
+    head, kinds = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
+    found = {k: m for k, m in model.named_modules() if isinstance(m, kinds) and m is not head}
+    name, least = min(((k, min(m.weight.shape)) for k, m in found.items()), key=lambda one: one[1])
+    if rank > least:
+        raise KdlibError(f"LoRA: rank = {rank} is above the width {least} of {name}; lower it")
+    return found
+
+
 @contextmanager
 def low_rank(model: Any, rank: int, alpha: float) -> Iterator[None]:
     """LoRA, by peft: of every matrix W of the layers only a change of low rank is trained.
@@ -86,12 +96,7 @@ def low_rank(model: Any, rank: int, alpha: float) -> Iterator[None]:
     (Hu et al., section 4.1); W, embeddings and norms stay. On leaving, B A is added to W, and the
     model is as large as before. KdlibError: the rank is above the smaller side of a matrix.
     """
-    peft = _package("peft")
-    head, matrices = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
-    found = {k: m for k, m in model.named_modules() if isinstance(m, matrices) and m is not head}
-    name, least = min(((k, min(m.weight.shape)) for k, m in found.items()), key=lambda one: one[1])
-    if rank > least:
-        raise KdlibError(f"LoRA: rank = {rank} is above the width {least} of {name}; lower it")
+    peft, found = _package("peft"), matrices_of_rank(model, rank)
     transposed = any(isinstance(one, Conv1D) for one in found.values())
     how: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "fan_in_fan_out": transposed}
     trainable = {one: one.requires_grad for one in model.parameters()}

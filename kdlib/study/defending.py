@@ -15,6 +15,7 @@ from kdlib.data.pool import TEXTS
 from kdlib.distill import defences, methods, trainer
 from kdlib.distill.text_sources import PoissonReading, Reading
 from kdlib.errors import KdlibError
+from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, Source, TokenizedRows, encode
 from kdlib.study.run import Run
 
@@ -31,6 +32,9 @@ def require_possible(run: Run) -> None:
         reason = "so that a row acts through what is written, too, and not by its gradient alone"
         remedy = "take a method that reads rows or the teacher's text"
         raise KdlibError(f"{run.label}: DP-SGD bounds a row's gradient; {own}, {reason}; {remedy}")
+    if run.defence == "lora":
+        base = checkpoints.load_model(run.base.checkpoint)
+        defences.matrices_of_rank(base, int(run.against["rank"]))
 
 
 def rows_read(run: Run, rows: TokenizedRows) -> TokenizedRows:

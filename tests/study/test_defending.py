@@ -74,6 +74,13 @@ def test_dp_sgd_is_refused_where_the_student_writes_its_text(folder, method):
     assert not run.folder.exists()
 
 
+def test_a_rank_above_a_layers_width_is_refused_before_anything_is_trained(folder):
+    run = run_of(folder, "sft").defended("lora", rank=4096)
+    with pytest.raises(KdlibError, match="LoRA: rank = 4096 is above the width"):
+        stages.make(run, load_rows(run.profile, 0))
+    assert not run.folder.exists()
+
+
 def test_bad_defences_are_refused_with_one_message(folder):
     sft = run_of(folder, "sft")
     with pytest.raises(KdlibError, match="'x' is no defence; known: weight_decay"):
