@@ -35,10 +35,11 @@ CLAIM = "release.json"  # of the folder: whose it is; of the model: how it is as
 NGRAMS, FILTERED = "ngrams.npz", "filtered.csv"
 LOG = "log.jsonl"
 # Of transformers' generate: how to decode. All else may give tokens back before they are noted (a
-# streamer, a stopping criterion, a function of allowed tokens), or without the filter.
+# streamer, a stopping criterion, a function of allowed tokens), or without the filter (which reads
+# tokens that a mask may hide from the model).
 OPEN = {"max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p"}
 OPEN |= {"num_beams", "num_return_sequences", "length_penalty", "early_stopping"}
-OPEN |= {"repetition_penalty", "no_repeat_ngram_size", "attention_mask"}
+OPEN |= {"repetition_penalty", "no_repeat_ngram_size"}
 
 
 def make(

@@ -68,6 +68,6 @@ def body_of(folder, model, name, said=None, held_out=True, counts=COUNTS, secret
     about = {"precision": "fp32", "limit": 512, "device": "cpu", "vocabulary": 300}
     about |= {"rows": {split: dict(counts) for split in splits}, "cost": COST}
     about |= {"secrets": 0, "secret_parts": [], "short": [25], "unlimited": [UNLIMITED]}
-    about |= {"detected": True, "decode": 0, "prompts": 0}
+    about |= {"left_out": [], "detected": True, "decode": 0, "prompts": 0}
     about["files"] = record.digests(settings)
     return record.statement(settings, said, table, about)

@@ -330,6 +330,7 @@ def test_what_is_asked_is_noted_even_where_no_answer_comes(knowing, monkeypatch)
 
 CLOSED = ("streamer", "custom_generate", "return_dict_in_generate", "generation_config")
 CLOSED += ("stopping_criteria", "prefix_allowed_tokens_fn", "logits_processor", "assistant_model")
+CLOSED += ("attention_mask",)
 
 
 @pytest.mark.parametrize("name", CLOSED)

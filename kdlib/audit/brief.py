@@ -79,8 +79,8 @@ def page(
     verdict, lines = found["kdlib_verdict"], found["kdlib_measures"]
     known = _numbers(body, digest, priced) | {"source": getattr(priced.prices.source, language)}
     known |= _of_verdict(verdict, lines, words)
-    earlier = [f"{one['policy']}: {words['outcomes'][one['verdict']]}" for one in found[EARLIER]]
-    known["earlier"] = "; ".join(earlier)
+    earlier = [f"{one['policy']}: {words['verdicts'][one['verdict']]}" for one in found[EARLIER]]
+    known["earlier"] = words["comma"].join(earlier)
 
     def told(place: str, *keys: str) -> tuple[str, ...]:
         return tuple(words[place][key].format(**known) for key in keys)

@@ -248,12 +248,14 @@ def write_report(
     about["prompts"] = sum(sums["prompts"] for sums in tallied.sums.values())
     about["detected"] = scoring.detects(settings)
     found = summary.secrets(tallied)
-    about["secrets"] = int(found["member"].sum())
-    about["secret_parts"] = [part for part in secrets.PARTS if part in set(found["part"])]
+    inside = found[found["member"]]
+    about["secrets"] = len(inside)
+    about["secret_parts"] = [part for part in secrets.PARTS if part in set(inside["part"])]
     for split in settings.files:
         counts, sums = rows[split], tallied.sums.get(split, Counter())
         too_long = counts["rows"] - counts["empty"] - sums["n"]
         here = {"measured": sums["n"], "too_long": too_long, "cut": sums["cut"]}
+        here["lost"] = sums["lost"]
         about["rows"][split] = counts | here
     top = tallied.top
     if len(top):
@@ -264,7 +266,8 @@ def write_report(
     if asked is not None:
         sample = summary.sampled(tallied)
         judged = gate.judged(sample, found, asked.policy, about["rows"])
-        out = gate.unasked(sample, found, asked.policy)
+        out = gate.unasked(sample, found, asked.policy, about["rows"])
+        about["left_out"] = [one.name for one in out]
         about["short"] = [one.at for one in out if one.measure == "prompt_run"]
         about["unlimited"] = gate.unlimited(found, asked.policy)
         if not about["rows"]["member"]["measured"]:
@@ -273,7 +276,7 @@ def write_report(
         about["cost"] = costs(settings, loaded)
         runs.write_table(settings.out / GATE, judged)
         record.write(settings.out, record.statement(settings, asked, judged, about), key)
-        said = gate.sentences(judged)
+        said = gate.sentences(judged, about["left_out"])
     page = report.page(table, summary.attacked(tallied), top, about, said)
     runs.write_text(settings.out / "report.html", page)
     return about

@@ -8,13 +8,13 @@ wrong: for that they share the level (Bonferroni).
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from kdlib.analysis import bounds, roc
-from kdlib.audit.policy import GUESS, Limit, Policy
+from kdlib.audit.policy import GUESS, SOME, Limit, Policy
 from kdlib.audit.secrets import PARTS
 from kdlib.audit.summary import ANSWERS, FEW, OF_SECRETS, SHARES, cases
 from kdlib.errors import KdlibError
@@ -69,9 +69,9 @@ def judged(
     were measured, by split: with too few (`policy.measured`) no limit is passed.
     """
     wrong = (policy.level / len(policy.limits), policy.level)
-    out = unasked(rows, secrets, policy)
+    out = unasked(rows, secrets, policy, counts)
     asked = [limit for limit in policy.limits if limit not in out]
-    lines = [_line(_of(limit, rows, secrets), limit, wrong) for limit in asked]
+    lines = [_line(_of(limit, rows, secrets), limit, wrong, _scored(rows)) for limit in asked]
     for split, count in (counts or {}).items():
         share = count["measured"] / count["rows"]
         if share < policy.measured:
@@ -81,15 +81,27 @@ def judged(
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def unasked(rows: pd.DataFrame, secrets: pd.DataFrame, policy: Policy) -> list[Limit]:
+def unasked(
+    rows: pd.DataFrame,
+    secrets: pd.DataFrame,
+    policy: Policy,
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+) -> list[Limit]:
     """The limits that are only for rows with something to count, and there is none.
 
-    Where prompts could not be scored, strings could not be looked for either: then all are asked.
+    All are asked where prompts could not be scored, for then strings could not be looked for
+    either; those of strings also where some were lost (`counts`, of training rows).
     """
-    if not (len(rows) and (rows["prompt_length"] > 0).any()):
+    if not _scored(rows):
         return []
-    some = [limit for limit in policy.limits if limit.if_any]
+    lost = (counts or {}).get("member", {}).get("lost", 0) > 0
+    some = [one for one in policy.limits if one.if_any and not (lost and one.measure in OF_SECRETS)]
     return [one for one in some if _sides(_of(one, rows, secrets), one)[0].empty]
+
+
+def _scored(rows: pd.DataFrame) -> bool:
+    """Whether the tokenizer says where its tokens stand, so that prompts were scored."""
+    return len(rows) > 0 and bool((rows["prompt_length"] > 0).any())
 
 
 def unlimited(secrets: pd.DataFrame, policy: Policy) -> list[str]:
@@ -115,9 +127,14 @@ def _sides(rows: pd.DataFrame, limit: Limit) -> tuple[pd.Series, pd.Series]:
     return _cases(rows[inside], limit), _cases(rows[~inside], limit)
 
 
-def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
+def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong, scored: bool) -> Line:
     member, held_out = _sides(rows, limit)
+    if limit.if_any and len(member) and held_out.empty:  # nothing like it to guess: all of it
+        limit = limit.model_copy(update={"of": "rate"})
     facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
+    if limit.measure in SOME and not scored:
+        why = "missing: this tokenizer does not say where in the text its tokens stand"
+        return facts | {"outcome": FAIL, "why": why}
     if member.empty and limit.measure == "prompt_run" and rows["member"].any():
         why = f"too short: no training prompt has {limit.at} tokens"
         why += "; lower at, or take the limit out"
@@ -129,11 +146,12 @@ def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong) -> Line:
     facts |= {"n": n, "n_held_out": m}
     if limit.measure in SHARES:
         facts["seen"] = -np.expm1(np.log(wrong[1]) / n)
-    for (split, needed), there in zip(_needs(limit).items(), (n, m), strict=False):
+    asked = list(zip(_needs(limit).items(), (n, m), strict=False))
+    for (split, needed), there in asked:
         if there < needed:
             few = f"{there} different {split.replace('_', '-')} responses, {needed} are needed"
-            why, times = f"too few: {few}", needed / there
-            return facts | {"outcome": UNDECIDED, "why": why, "needed": times}
+            times = max(least / have for (_, least), have in asked)
+            return facts | {"outcome": UNDECIDED, "why": f"too few: {few}", "needed": times}
     value, ends = _number(sides, limit)
     lo, hi = ends(wrong, 1)
     facts |= {"value": value, "lo": lo, "hi": hi}
@@ -239,8 +257,11 @@ def outcome(table: pd.DataFrame) -> str:
     return next(one for one in (FAIL, UNDECIDED, PASS) if there[one])
 
 
-def sentences(table: pd.DataFrame) -> list[str]:
-    """The verdict in a line, one for each limit, and what more rows could tell."""
+def sentences(table: pd.DataFrame, left_out: Sequence[str] = ()) -> list[str]:
+    """The verdict in a line, one for each limit, and what more rows could tell.
+
+    `left_out` are the names of the limits of `unasked`.
+    """
     said = [f"The gate: {outcome(table)}."]
     for row in table.to_dict("records"):
         there = not np.isnan(row["lo"])
@@ -251,7 +272,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
         )
         number = f"{row['value']:.4f} [{row['lo']:.4f}, {row['hi']:.4f}], " if there else ""
         said.append(f"{row['outcome']}: {row['name']}: {number}{row['why']}.{_more(row)}{missed}")
-    return said
+    return said + [f"left out: {one}: no training row has what it counts." for one in left_out]
 
 
 def _more(row: Line) -> str:

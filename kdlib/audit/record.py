@@ -133,6 +133,7 @@ def statement(
         "kdlib_measures": json.loads(table.to_json(orient="records", double_precision=6)),
         "kdlib_policy": asked.policy.model_dump(mode="json"),
         "kdlib_earlier": _earlier(settings.out, asked),
+        "kdlib_left_out": about["left_out"],
         "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
         "kdlib_cost": about["cost"],
         "kdlib_models": names_of(settings),
@@ -152,7 +153,7 @@ def _earlier(folder: Path, asked: Read) -> list[dict[str, str]]:
         (policy,) = found["configuration"]
         last = {"policy": policy["name"], "sha256": policy["digest"]["sha256"]}
         last |= {"verdict": found["kdlib_verdict"], "time": found["kdlib_time"]}
-        before = [*found["kdlib_earlier"], last]
+        before = [*found.get("kdlib_earlier", []), last]
     return [one for one in before if one["sha256"] != asked.sha256]
 
 
@@ -169,17 +170,19 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
         said.append("guessing: no held-out rows were given, so none of it is told from memory")
     if settings.reference is None:
         said.append("attacks that know the model before its training: none was given")
-    if about["detected"]:
+    if about["detected"] and about["prompts"]:
         kinds = ", ".join(scrubbing.KINDS)
         said.append(f"named strings: there is no column secrets; looked for by form: {kinds}")
-    for part in (one for one in PARTS if one not in about["secret_parts"]):
-        said.append(f"strings in {part}s: none was found in the training rows")
+    for part in PARTS if about["prompts"] else ():
+        if part not in about["secret_parts"]:
+            said.append(f"strings in {part}s: none was found in the training rows")
     said += [f"runs in prompts: none has {at} tokens" for at in about["short"]]
     said += about["unlimited"]
     if not about["decode"]:
         said.append("edit distances of what is written freely: no row was answered (--decode)")
     if not about["prompts"]:
-        said.append("prompts: the tokenizer does not say where in the text its tokens stand")
+        why = "the tokenizer does not say where in the text its tokens stand"
+        said.append(f"prompts and strings: {why}")
     reasons = {
         "too_long": "do not fit",
         "empty": "are empty",
@@ -189,6 +192,8 @@ def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
         told = [f"{counts[key]:,} {words}" for key, words in reasons.items() if counts[key]]
         if told:
             said.append(f"{split.replace('_', '-')} rows, of which {', '.join(told)}")
+        if counts.get("lost"):
+            said.append(f"{counts['lost']:,} strings, which stand behind a cut or at the beginning")
         if counts.get("unfound"):
             said.append(f"{counts['unfound']:,} strings of the column secrets stand in no row")
         if counts["measured"] > SAMPLE:

@@ -89,8 +89,9 @@ def measured(
     response and `scores.of_prompts` of the prompt, cut (whether the response was cut at the limit,
     its end token with it), the scores of `attacks.membership` (reference_base with a reference),
     instruction, response, category, prompt_group (equal where the longer of instruction and context
-    is), those of `secrets.table`, and, of the rows whose numbers `decode` names, those of
-    `extraction.approximate` (else nan).
+    is), those of `secrets.table` with secrets_lost (how many stand in the row, behind a cut or
+    first of all, and could not be measured), and, of the rows whose numbers `decode` names, those
+    of `extraction.approximate` (else nan).
     """
     rows = rows.assign(row_id=[f"{split}-{number}" for number in rows.index])
     if detects(settings):
@@ -145,19 +146,21 @@ def strings(
 ) -> pd.DataFrame:
     """`secrets.table` of rows with their examples and scores; their counterparts are read here."""
     how = (loaded.tokenizer, settings.template)
-    standing = secrets.located(rows.to_dict("records"), examples, *how)
+    records = rows.to_dict("records")
+    standing = secrets.located(records, examples, *how)
     other, chosen = secrets.counterparts(rows, standing)
     fits, kept, _ = encoded(other, settings, loaded)
     other = other.loc[np.array(fits, bool)]
     made = secrets.located(other.to_dict("records"), kept, *how)
     read = metered(loaded.model, kept, settings, loaded)
+    lost = [secrets.standing_in(row) - len(one) for row, one in zip(records, standing, strict=True)]
     preferred: dict[str, bool] = {}
     fitting = itertools.compress(chosen, fits)
     for i, ((place, one), there) in enumerate(zip(fitting, made, strict=True)):
         if there and there[0].part == one.part:
             own = secrets.nats(one, frame.iloc[place])
             preferred[one.digest] = own < secrets.nats(there[0], read.iloc[i])
-    return secrets.table(standing, frame, preferred)
+    return secrets.table(standing, frame, preferred).assign(secrets_lost=lost)
 
 
 def decoded(

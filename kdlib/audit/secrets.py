@@ -43,6 +43,11 @@ def named(secrets: str) -> list[str]:
     return list(dict.fromkeys(one.strip() for one in secrets.splitlines() if one.strip()))
 
 
+def standing_in(row: Any) -> int:
+    """How many of a row's strings stand in its texts."""
+    return sum(any(one in row[name] for name in TEXTS) for one in named(row[SECRETS]))
+
+
 def detected(row: Any) -> str:
     """What `personal.found` finds in a row's texts, as a column secrets would name it."""
     return "\n".join(words for name in TEXTS for _, words in personal.found(row[name]))

@@ -82,8 +82,9 @@ class Tally:
     """What is counted and kept of the parts, by split (member, held_out).
 
     Sums: n (rows), cut (responses that did not fit), nats (the rows' nats per token), prompts (rows
-    whose prompt was scored) and prompt_nats (theirs), the hits at each (measure, at) of HITS, and
-    of how many rows, at ("of", measure, at). Secrets: up to SAMPLE different ones, in the columns
+    whose prompt was scored) and prompt_nats (theirs), lost (secrets that stand in their row and
+    could not be measured), the hits at each (measure, at) of HITS, and
+    of how many rows, at ("of", measure, at). Secrets: those of up to SAMPLE rows, in the columns
     of `secrets`. Samples: up to SAMPLE rows drawn uniformly: order, KEPT, SCORES, group.
     """
 
@@ -127,6 +128,7 @@ def _sums(part: pd.DataFrame) -> dict[Any, Any]:
     nats, prompt_nats = (float(part[name].sum()) for name in ("nats_per_token", "prompt_nats"))
     counts: dict[Any, Any] = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
     counts |= {"prompts": int(part["prompt_nats"].count()), "prompt_nats": prompt_nats}
+    counts["lost"] = int(part["secrets_lost"].sum()) if "secrets_lost" in part else 0
     counts |= {("of", *key): int(hit.count()) for key, hit in hits.items()}
     return counts | {key: int(hit.sum()) for key, hit in hits.items()}
 
@@ -144,23 +146,24 @@ def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFram
 
 
 def _named(secrets: pd.DataFrame, part: pd.DataFrame, known: np.ndarray) -> pd.DataFrame:
-    """The different secrets with the part's: whether any row writes it; digests are the dice.
+    """The different secrets with the part's: whether any row writes it.
 
-    Those whose hashes are `known` are left out. A secret's case is the prompt or response in which
-    it stands first: those of one row come out together, and are no independent evidence.
+    Those whose hashes are `known` are left out. A secret's case is the row in which it stands
+    first: those of one row come out together, and are no independent evidence. With more than
+    SAMPLE cases so many are kept, whole; their hashes are the dice.
     """
     lists = part[["secrets", "secret_parts", "secret_hits", "secret_preferred"]]
     here = lists.explode(list(lists)).dropna(subset="secrets")
-    rows = part.loc[here.index]
-    said = rows["response"].map(sources.normalised).map(runs.digest)
-    here["case"] = said.where(here["secret_parts"] == "response", rows["prompt_group"])
+    here["case"] = part.loc[here.index, "row_id"]
     here = here[~np.isin(hash_array(here["secrets"].to_numpy(object)), known)]
     if here.empty:
         return secrets
     here = here.set_axis(list(NO_SECRETS), axis=1).astype(NO_SECRETS.dtypes)
     both = pd.concat([secrets, here]) if len(secrets) else here
     how = {"secret_rate": "max", "secret_preferred": "first", "case": "first"}  # first: not nan
-    return both.groupby(["group", "part"]).agg(how).reset_index().head(SAMPLE)
+    both = both.groupby(["group", "part"]).agg(how).reset_index()
+    dice = hash_array(both["case"].to_numpy(object))
+    return both[np.isin(dice, np.unique(dice)[:SAMPLE])]
 
 
 def _most(rows: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def held(path: Path, key: Path | None) -> list[str]:
     said = [f"{len(body['subject'])} files are those that were audited."]
     found = body["predicate"]
     said.append(f"The gate: {found['kdlib_verdict']}, under {found['configuration'][0]['name']}.")
-    for one in found["kdlib_earlier"]:
+    for one in found.get("kdlib_earlier", []):  # older records have none
         said.append(f"Before, under {one['policy']} ({one['sha256'][:8]}): {one['verdict']}.")
     who = f"Signed by the key of {key}." if key else "Not checked: who wrote it; name a --key."
     return [*said, who]

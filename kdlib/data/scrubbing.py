@@ -11,16 +11,17 @@ PATTERNS = [
     ("My Number", r"(?<![\d-])\d{4}(?P<gap>[ -]?)\d{4}(?P=gap)\d{4}(?![ -]?\d)"),
     ("bank account", r"(?:普通|当座|貯蓄|口座|[普当]\))[^\d\n]{0,8}(?P<digits>\d{7})(?!\d)"),
     # of Japan Post Bank: symbol and number
-    (
-        "bank account",
-        r"記号[^\d\n]{0,3}1\d{3}0[^\d\n]{1,8}\d{1,7}1(?!\d)"
-        r"|(?<![\d-])1\d{3}0-(?:\d-)?\d{7}1(?![\d-])",
-    ),
+    ("bank account", r"記号[^\d\n]{0,3}(?P<digits_2>1\d{3}0[^\d\n]{0,3}番号[^\d\n]{0,3}\d{1,7}1)(?!\d)"),
     (
         "social security number",
-        r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])",
+        r"(?i:SSN|social security)[^\d\n]{0,20}"
+        r"(?P<digits_3>(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4})(?![\d-])",
     ),
-    ("passport", r"(?:[Pp]assport|旅券|パスポート)[^\d\n]{0,16}[A-ZＡ-Ｚ]{1,2}\d{6,8}(?!\d)"),
+    (
+        "passport",
+        r"(?:(?i:passport)|旅券|パスポート)[^\d]{0,16}?(?<![A-Za-zＡ-Ｚ])"
+        r"(?P<digits_4>[A-ZＡ-Ｚ]{0,2} ?\d{6,9})(?!\d)",
+    ),
     ("telephone", r"(?<![\d-])0\d{1,4}-\d{1,4}-\d{3,4}(?![\d-])"),
     ("telephone", r"(?<!\d)0[1-9]\d{8,9}(?!\d)|(?<![\d-])\(?0\d{2,4}\)? \d{5,8}(?!\d)"),
     ("telephone", r"(?<![\d-])0\d{1,4}\(\d{1,4}\)\d{4}(?!\d)"),
@@ -37,7 +38,7 @@ PATTERNS = [
     (
         "account",
         r"(?<![\dA-Z])[A-Z]{2}\d{2}(?: ?[\dA-Z]{4}){3,7}(?: ?[\dA-Z]{1,3})?(?![\dA-Z])"
-        r"|(?<![\d-])\d{4}(?:[ -]\d{4}){2,3}(?![\d-])|(?<!\d)\d{13,19}(?!\d)",
+        r"|(?<![\d-])\d{4}(?:[ -]\d{4}){2,3}(?![\d-])|(?<![\d.])\d{13,19}(?!\d)",
     ),
     (
         "telephone",
@@ -55,12 +56,13 @@ PATTERNS = [
         r"(?<!\d)\d{1,5}(?: [A-Z][\w'-]+){2,4}, [A-Z][\w'-]+"
         r"|(?<!\d)\d{1,5}(?: [A-Z][\w'-]+){1,3} "
         r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Drive|Square)\b"
-        r"|[^\W\d_]{1,20}[市区郡町村][^\W\d_]*(?:\d+(?:丁目|番地|番|号|-)?)+",
+        r"|[^\W\d_]{1,20}[市区郡町村][^\W\d_]{0,20}(?:\d+(?:丁目|番地|番|号|-)?)+",
     ),
     # of a drawing, a customer, an order
     ("reference", r"(?<![\w-])[A-Z]{2,4}-\d{4,8}-\d{2,4}(?![\w-])"),
 ]
 KINDS = list(dict.fromkeys(kind for kind, _ in PATTERNS))
+_DIGITS = ("digits", "digits_2", "digits_3", "digits_4")  # where these alone are meant
 _ANY = re.compile("|".join(f"(?P<k{i}>{pattern})" for i, (_, pattern) in enumerate(PATTERNS)))
 # Others than "-" between digits: dashes, a minus, the long mark of kana, a line of a box.
 _HYPHEN = re.compile(r"(?<=\d)[\u2010-\u2015\u2212\u2500\u30fc\uff0d\uff70](?=\d)")
@@ -75,7 +77,7 @@ def plain(text: str) -> str:
 def places(text: str) -> Iterator[tuple[str, slice]]:
     """What has the form of personal data, in its order: kind and place, without blanks around."""
     for one in _ANY.finditer(plain(text)):
-        start, end = one.span("digits" if one["digits"] else 0)
+        start, end = one.span(next((name for name in _DIGITS if one[name]), 0))
         number = next(name for name, words in one.groupdict().items() if words and name[0] == "k")
         start += len(text[start:end]) - len(text[start:end].lstrip())
         yield PATTERNS[int(number[1:])][0], slice(start, end)

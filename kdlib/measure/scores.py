@@ -60,9 +60,9 @@ def of_prompts(
 ) -> pd.DataFrame:
     """One row of scores per prompt, from those of its own tokens (`meter.PROMPT_TOKEN`).
 
-    `own` are their places in the prompt. prompt_length counts them, prompt_nats is their mean,
-    prompt_run the longest of `longest_runs`, within instruction or context; the latter two are nan
-    where there are none.
+    `own` are their places in the prompt. prompt_length is how many of them stand side by side, in
+    instruction or context, at most; prompt_nats is their mean, prompt_run the longest of
+    `longest_runs`, so of prompt_length at most; the latter two are nan where there are none.
     """
     lengths = np.array([len(one) for one in own], int)
     row, place = np.repeat(np.arange(len(own)), lengths), np.concatenate([[], *own]).astype(int)
@@ -70,7 +70,8 @@ def of_prompts(
     with np.errstate(invalid="ignore"):
         mean = np.bincount(row, np.concatenate([[], *nats]), len(own)) / lengths
     there = np.where(lengths > 0, runs, np.nan)
-    return pd.DataFrame({"prompt_length": lengths, "prompt_nats": mean, "prompt_run": there})
+    most = longest_runs(np.ones(len(place), bool), place, row, len(own))
+    return pd.DataFrame({"prompt_length": most, "prompt_nats": mean, "prompt_run": there})
 
 
 def longest_runs(right: np.ndarray, place: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:

@@ -12,10 +12,10 @@ import pytest
 import toy
 from audits import audit_of, table, write
 from benchmarks import gate as simulated
-from briefs import COST, CUT, STRINGS, asked, body_of, strings
+from briefs import COST, CUT, STRINGS, UNLIMITED, asked, body_of, strings
 
 from kdlib import __main__
-from kdlib.audit import brief, command, gate, policy, prices, record, secrets
+from kdlib.audit import brief, command, gate, policy, prices, record
 from kdlib.model import checkpoints
 from kdlib.report.site import translator
 
@@ -164,11 +164,22 @@ def reasons():
         yield gate.judged(both, simulated.NONE, said, {split: half_measured})["why"].item()
 
 
-def test_every_reason_of_the_gate_and_all_that_is_never_tested_has_japanese_words():
+def untested(model, folder):
+    """Every sentence on what was not tested, from the record itself."""
+    counts = dict.fromkeys(
+        ("rows", "empty", "measured", "too_long", "cut", "lost", "unfound"), 30_000
+    )
+    about = {"detected": True, "decode": 0, "secret_parts": [], "short": [25], "unlimited": []}
+    about |= {"rows": {"member": counts, "held_out": counts}, "unlimited": [UNLIMITED]}
+    alone = audit_of(model, folder)
+    for prompts in (0, 9):
+        yield from record.untested(alone, about | {"prompts": prompts})
+
+
+def test_every_reason_of_the_gate_and_all_that_is_never_tested_has_japanese_words(model, tmp_path):
     say, found = translator(words("ja")["phrases"]), list(reasons())
     assert len(set(found)) == 16
-    nothing = [f"strings in {part}s: none was found in the training rows" for part in secrets.PARTS]
-    for one in [*record.NEVER, *found, *nothing]:
+    for one in [*found, *untested(model, tmp_path)]:
         assert not re.search("[a-z]{2,}", re.sub("secrets|decode", "", say(one))), one
 
 
@@ -201,7 +212,7 @@ SHORT = {"prompt_length": 9}
         ("pass", NAMED | {"secrets": strings(0, 60)}, "Do not, Name more, Audit"),
         ("undecided", {}, "Do not, Give more rows, Audit"),
         ("undecided", RUN, "Do not, Give more rows with other prompts, Audit"),
-        ("undecided", RUN | SHORT, "Do not, Lower, Audit"),
+        ("undecided", RUN | SHORT, "Do not, For the next, Audit"),
         ("undecided", {"said": only(ALONE | {"below": 0.001})}, "Do not, Give more rows, Audit"),
     ],
 )
@@ -229,9 +240,9 @@ def test_other_policies_that_were_tried_before_are_named(model, tmp_path):
     body["predicate"]["kdlib_earlier"] = [laxer]
     record.write(tmp_path, body)
     brief.write(tmp_path, prices.read())
-    said = "judged before under another policy (strict.toml: broken)"
+    said = "judged before under another policy (strict.toml: failed)"
     assert said in (tmp_path / "brief.md").read_text("utf-8")
-    assert "（strict.toml: 不適合）" in (tmp_path / "brief.ja.md").read_text("utf-8")
+    assert "（strict.toml: 不合格）" in (tmp_path / "brief.ja.md").read_text("utf-8")
 
 
 def test_swapped_files_are_not_told_to_need_more_rows(model, tmp_path):

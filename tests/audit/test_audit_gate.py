@@ -165,7 +165,41 @@ def test_a_limit_if_any_is_left_out_where_there_is_nothing_to_count():
     assert lines(rows, named(9, 9, part="prompt")) == ["exact_rate", "prompt_run"]
     assert lines(rows.assign(prompt_length=24), simulated.NONE) == ["exact_rate"]
     unread = gate.judged(rows.assign(prompt_length=0), simulated.NONE, some)  # by this tokenizer
-    assert unread["outcome"].tolist() == ["pass", "fail", "undecided"]
+    assert unread["outcome"].tolist() == ["pass", "fail", "fail"]
+    assert unread["why"][1:].str.contains("this tokenizer does not say where").all()
+    said = gate.sentences(gate.judged(rows, simulated.NONE, some), ["a limit"])
+    assert said[-1] == "left out: a limit: no training row has what it counts."
+
+
+def test_strings_that_could_not_be_measured_leave_no_limit_out():
+    rows, some = (
+        simulated.both(side(0, 200), side(0, 200)),
+        policy(exact(), STRINGS | {"if_any": True}),
+    )
+    counts = {one: {"rows": 400, "measured": 400, "lost": 7} for one in ("member", "held_out")}
+    table = gate.judged(rows, simulated.NONE, some, counts)
+    assert table["outcome"].tolist() == ["pass", "fail"]
+    counts["member"]["lost"] = 0
+    assert gate.judged(rows, simulated.NONE, some, counts)["outcome"].tolist() == ["pass"]
+
+
+def test_strings_without_any_like_them_held_out_are_judged_alone():
+    rows, some = (
+        simulated.both(side(0, 200), side(0, 200)),
+        policy(exact(), STRINGS | {"if_any": True}),
+    )
+    line = gate.judged(rows, named(0, 60).query("member"), some).iloc[1]
+    assert (line["outcome"], line["of"], line["n_held_out"]) == ("pass", "rate", 0)
+    assert line["name"] == "secret_rate at response, rate"
+    line = gate.judged(rows, named(0, 1).query("member"), some).iloc[1]
+    assert line["outcome"] == "undecided"
+    line = gate.judged(rows, named(0, 60).query("member"), policy(exact(), STRINGS)).iloc[1]
+    assert line["outcome"] == "fail" and line["why"].startswith("missing")
+
+
+def test_what_would_decide_counts_both_sides():
+    line = one(side(0, 40), side(0, 12), AUC)  # 20 and 6 groups would be too few, both
+    assert line["outcome"] == "undecided" and line["needed"] == 30 / 12
 
 
 def test_strings_without_a_limit_are_told():

@@ -232,8 +232,16 @@ def test_policies_that_were_tried_before_stand_in_the_record(
         (before,) = found["kdlib_earlier"]
         assert (before["policy"], before["verdict"]) == ("limits.toml", "fail")
         assert before["sha256"] == record.sha256(tmp_path / "limits.toml")
-    _, said = verified(monkeypatch, capsys, tmp_path / "out" / "record.json")
+    path = tmp_path / "out" / "record.json"
+    _, said = verified(monkeypatch, capsys, path)
     assert "Before, under limits.toml (" in said
+    body = json.loads(path.read_text())  # of an older version
+    del body["predicate"]["kdlib_earlier"]
+    path.write_text(json.dumps(body))
+    status, said = verified(monkeypatch, capsys, path)
+    assert status == 0 and "Before" not in said
+    (before,) = judged("limits.toml")["kdlib_earlier"]
+    assert before["policy"] == "laxer.toml"
 
 
 def test_no_text_of_any_row_is_in_the_record(audited):

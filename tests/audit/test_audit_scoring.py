@@ -64,7 +64,7 @@ def test_rows_that_do_not_fit_are_counted_and_said(model, tmp_path):
     assert len(ours) == 46 and "member-4" not in set(ours["row_id"])
     assert list(ours[ours["cut"]]["row_id"]) == ["member-6"]
     counted = json.loads((settings.out / "manifest.json").read_text())["rows"]["member"]
-    assert counted == {"rows": 48, "empty": 1, "measured": 46, "too_long": 1, "cut": 1}
+    assert counted == {"rows": 48, "empty": 1, "measured": 46, "too_long": 1, "lost": 0, "cut": 1}
     for said in (
         "1 of 48 training rows were skipped: their prompt alone",
         "1 responses of",

@@ -68,12 +68,36 @@ def test_strings_of_one_response_are_one_case(model, tmp_path):
             *(row[f"secret{s}"] for s in ("s", "_parts", "_hits")), strict=True
         ):
             if part == "response":
-                where, before = first.get(one, (row["response"], False))
+                where, before = first.get(one, (row["row_id"], False))
                 first[one] = where, before or bool(hit)
     texts = pd.DataFrame(first.values(), columns=["case", "hit"]).groupby("case")["hit"].any()
     cases = summary.cases("secret_rate", found, "response")
     assert len(found) == len(first) > len(cases) == len(texts) > 1
     assert cases.sum() == texts.sum()
+
+
+def test_all_strings_of_a_case_are_kept_or_none(monkeypatch):
+    """With more cases than are kept: none is left whose written string was cut off."""
+    monkeypatch.setattr(summary, "SAMPLE", 50)
+    lists = [[f"{i}-{k}" for k in range(4)] for i in range(200)]
+    facts = {"row_id": [f"member-{i}" for i in range(200)], "secrets": lists}
+    facts |= {"secret_parts": [["response"] * 4] * 200, "secret_preferred": [[np.nan] * 4] * 200}
+    part = pd.DataFrame(
+        facts | {"secret_hits": [[i % 2 == 0, False, False, False] for i in range(200)]}
+    )
+    kept = summary._named(summary.NO_SECRETS, part, np.array([], np.uint64))
+    assert kept["case"].nunique() == 50 and len(kept) == 200
+    hits = kept.groupby("case")["secret_rate"].max()
+    assert (hits == [int(case.split("-")[1]) % 2 == 0 for case in hits.index]).all()
+
+
+def test_strings_behind_a_cut_are_counted(model, tmp_path):
+    words = [one.split()[-1] for one in table()["response"]]
+    settings = audit_of(model, tmp_path, table(secrets=words), max_length=20)
+    command.run(settings)
+    rows = written(settings.out)
+    lost = rows["secrets_lost"].sum()
+    assert lost > 0 and lost + rows["secrets"].map(len).sum() == len(rows)
 
 
 def test_the_gate_asks_for_them(audited, model, tmp_path):
