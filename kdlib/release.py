@@ -210,7 +210,8 @@ class Released:
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, *, user: str, **how: Any) -> Tensor:
-        """What `generate` of transformers writes under the filter, from prompts int64 [B, T].
+        """What `generate` of transformers writes under the filter, from prompts int64 [B, T]
+        without padding (there is no mask, which could hide tokens from the model alone).
 
         Noted when it is asked, and before it is given back. KdlibError: no user is named, an
         argument is not of OPEN, the prompt leaves no room for `max_new_tokens`, or the log cannot
