@@ -210,9 +210,9 @@ class Released:
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, *, user: str, **how: Any) -> Tensor:
-        """What `generate` of transformers writes under the filter, from prompts int64 [B, T]
-        without padding (there is no mask, which could hide tokens from the model alone).
+        """What `generate` of transformers writes under the filter, from prompts int64 [B, T].
 
+        They have no padding: a mask could hide tokens from the model, and not from the filter.
         Noted when it is asked, and before it is given back. KdlibError: no user is named, an
         argument is not of OPEN, the prompt leaves no room for `max_new_tokens`, or the log cannot
         be written: then there is no answer.
