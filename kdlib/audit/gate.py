@@ -129,7 +129,8 @@ def _sides(rows: pd.DataFrame, limit: Limit) -> tuple[pd.Series, pd.Series]:
 
 def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong, scored: bool) -> Line:
     member, held_out = _sides(rows, limit)
-    if limit.if_any and len(member) and held_out.empty:  # nothing like it to guess: all of it
+    writes = limit.measure != "secret_preferred"  # of which one half is a guess
+    if writes and limit.if_any and len(member) and held_out.empty:  # then the share alone
         limit = limit.model_copy(update={"of": "rate"})
     facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
     if limit.measure in SOME and not scored:

@@ -191,6 +191,10 @@ def test_strings_without_any_like_them_held_out_are_judged_alone():
     line = gate.judged(rows, named(0, 60).query("member"), some).iloc[1]
     assert (line["outcome"], line["of"], line["n_held_out"]) == ("pass", "rate", 0)
     assert line["name"] == "secret_rate at response, rate"
+    likelier = STRINGS | {"measure": "secret_preferred", "if_any": True}
+    strings = named(0, 60).query("member").assign(secret_preferred=0.0)
+    line = gate.judged(rows, strings, policy(exact(), likelier)).iloc[1]
+    assert line["outcome"] == "fail" and line["of"] == "excess"  # there one half is a guess
     line = gate.judged(rows, named(0, 1).query("member"), some).iloc[1]
     assert line["outcome"] == "undecided"
     line = gate.judged(rows, named(0, 60).query("member"), policy(exact(), STRINGS)).iloc[1]
