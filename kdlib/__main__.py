@@ -106,7 +106,7 @@ def audit(
     """Measure what a model remembers of a file of tuples; write tables and a report."""
     import pandas as pd
 
-    from kdlib.audit import command, gate
+    from kdlib.audit import command, gate, record, verifying
     from kdlib.audit import policy as policies
 
     named = _pairs("--columns", columns, (*FIELDS, SECRETS))
@@ -117,7 +117,8 @@ def audit(
     if asked is None:
         return 0
     table = pd.read_csv(settings.out / command.GATE)
-    print("\n".join(gate.sentences(table)))
+    found = verifying.read(settings.out / record.RECORD)["predicate"]
+    print("\n".join(gate.sentences(table, found["kdlib_left_out"])))
     return gate.STATUS[gate.outcome(table)]
 
 

@@ -48,7 +48,7 @@ def loss_curves(paths: pd.DataFrame, sizes: Sequence[str] = ()) -> Figure:
     """Loss and memorization by epoch (`rates.paths`); `sizes` of the study give the line styles."""
     figure, [[left, right]] = style.panels(1, 2, 9, 3.8)
     shown, ylabel = "exact_rate", style.MEMORIZED
-    if not paths.loc[paths["split"] == "member", shown].any():  # a panel without any lines in it
+    if not paths.loc[paths["split"] == "member", shown].any():  # flat at 0
         shown, ylabel = "accuracy", style.NONE_MEMORIZED
     for (method, size), part in paths.groupby(["method", "size"], sort=False):
         name = label(method) if method == size else f"{label(method)}, {size}"

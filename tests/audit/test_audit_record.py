@@ -136,6 +136,11 @@ def test_undecided_missing_and_too_few(base, limits, tmp_path, monkeypatch, caps
         monkeypatch.setattr(sys, "argv", ["kdlib", *words])
         return __main__.main(), "".join(capsys.readouterr())
 
+    limits.with_name("some.toml").write_text(
+        LIMITS + SOME.replace("level = 0.05", "").replace("25", "50")
+    )
+    none = ended("none", table(), unseen(), "--policy", limits.with_name("some.toml"))
+    assert none[0] == 0 and "left out: prompt_run at 50, excess: no training row has" in none[1]
     few = ended("few", table().head(9), unseen(9), "--policy", limits)
     assert few[0] == 3 and re.search(r"about \d+ different training responses and", few[1])
     alone = ended("alone", table(), None, "--policy", limits)
