@@ -6,6 +6,7 @@ of `sentences`.
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ OPENING = "**In the reference run**"
 
 def said(stem: str, settings: Profile) -> str:
     """The finding of a notebook in the tables of a profile; of what was not run, what makes it."""
-    return " ".join(parts(stem, settings))
+    return re.sub(r" *\n\n *", "\n\n", " ".join(parts(stem, settings))).rstrip()
 
 
 def parts(stem: str, settings: Profile) -> list[str]:
@@ -89,7 +90,10 @@ def write() -> None:
 def with_intervals(stem: str, settings: Profile) -> str:
     """The finding, and what its intervals are over, where it has any."""
     text = said(stem, settings)
-    return f"{text} {sentences.how_sure(settings, text)}" if "[" in text else text
+    if "[" not in text:
+        return text
+    between = "\n\n" if text.endswith("|") else " "  # behind a table
+    return f"{text}{between}{sentences.how_sure(settings, text)}"
 
 
 def commits(profile: str = REFERENCE) -> list[str]:

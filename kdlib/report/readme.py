@@ -100,7 +100,7 @@ def _further(profile: str) -> str:
         for method, rates in first.groupby("method", sort=False)
     ]
     sizes, of = first["size"].unique(), first["member_seeds"].max()
-    sft = " and ".join(results.sft_of_first(profile, of, sizes))
+    sft = " and ".join(f"{one:.3f}" for one in results.sft_of_first(profile, of, sizes))
     text = f"Further methods, of {of} seed{'s' if of > 1 else ''} alone ({' and '.join(sizes)} "
     text += f"size; intervals stand in notebook 10): {', '.join(told)}"
     return f"{text}; SFT of the same seed{'s' if of > 1 else ''}: {sft}."

@@ -136,12 +136,12 @@ def fewer_seeds(table1: pd.DataFrame) -> str:
     return f"{text}; their intervals say nothing of other training runs."
 
 
-def sft_of_first(profile: str, count: int, sizes: Iterable[str]) -> list[str]:
+def sft_of_first(profile: str, count: int, sizes: Iterable[str]) -> list[float]:
     """By size what SFT memorized, on average over the first seeds, up to the window."""
     known = read(profile, "metrics").query("method == 'sft' and metric == 'exact_rate'")
     known = known[(known["split"] == "member") & (known["k"] == WINDOW) & (known["seed"] != "all")]
     known = known[known["seed"].isin(sorted(known["seed"].unique())[:count])]
-    return [f"{known.loc[known['size'] == size, 'value'].mean():.3f}" for size in sizes]
+    return [known.loc[known["size"] == size, "value"].mean() for size in sizes]
 
 
 def more_methods(table1: pd.DataFrame) -> bool:

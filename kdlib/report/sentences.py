@@ -16,11 +16,17 @@ from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
-from kdlib.report import first_screen, ledger_sentences, lookups, part_sentences, results
+from kdlib.report import (
+    first_screen,
+    ledger_sentences,
+    lookups,
+    method_sentences,
+    part_sentences,
+    results,
+)
 from kdlib.report import usefulness_sentences as usefulness
 from kdlib.report.lookups import briefly, difference, share
 from kdlib.report.part_sentences import Sentence
-from kdlib.stats import row_text
 
 OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
@@ -28,18 +34,20 @@ OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 def how_sure(settings: Profile, text: str = "") -> str:
     """What the intervals of sentences are over, and what they say nothing of.
 
-    `text` are the sentences: where each says that it is of the first seed alone, so are these.
+    `text` are the sentences and tables: where each says that it is of the first seed alone, so are
+    these.
     """
     seeds, groups = lookups.seeds(settings.name), "groups of equal responses"
-    said = re.split(r"(?<=\.) (?=[A-Z])", text)
+    said = re.split(r"(?<=\.) (?=[A-Z])|\n", text)
     own = [one for one in said if re.search(r"\[[^]]*\d[^]]*](?!\()", one)]  # with an interval
-    if len(seeds) > 1 and not (own and all(lookups.ALONE in one for one in own)):
+    alone = [lookups.ALONE in one or " alone) |" in one for one in own]
+    if len(seeds) > 1 and not (own and all(alone)):
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):
             text += ", not over other pruned and healed students (all seeds share one set)"
         return f"{text}."
-    alone = "with one seed they say nothing of another training run"
-    return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {alone}."
+    of_one = "with one seed they say nothing of another training run"
+    return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {of_one}."
 
 
 def _at_end(profile: str, method: str, size: str) -> str:
@@ -97,36 +105,6 @@ def _every_size(sentence: OfSize, settings: Profile) -> str:
     return " ".join(text[0].upper() + text[1:] for text in said)
 
 
-def _against_sft(method: str, size: str, settings: Profile) -> str:
-    wanted = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"}
-    gap = lookups.line(settings.name, "differences", method=method, size=size, **wanted)
-    alone = lookups.of_first(settings.name, gap["n"])
-    own, sft = (
-        _of_seeds(settings, one, size, method) if alone else _at_end(settings.name, one, size)
-        for one in (method, "sft")
-    )
-    text = f"{label(method)} ({size} size) memorizes {own} of the member rows at the end of "
-    return f"{text}training, SFT {sft}: {difference(gap)}{alone}{_worse(method, size, settings)}."
-
-
-def _worse(method: str, size: str, settings: Profile) -> str:
-    """That a student fits its rows less than before training, which leaves little to repeat."""
-    path = lookups.lines(settings.name, "paths", method=method, size=size, split="member")
-    first, last = path.groupby("epoch")["nats_per_token"].mean().iloc[[0, -1]]
-    if last <= first:
-        return ""
-    text = f"; its loss on these rows rose from {first:.2f} to {last:.2f} nats per token: it "
-    return f"{text}fits them less than before training"
-
-
-def _of_seeds(settings: Profile, method: str, size: str, like: str) -> str:
-    """What a method memorizes at the end of training, on average over the seeds of another."""
-    known = lookups.lines(settings.name, "metrics", size=size, metric="exact_rate", split="member")
-    known = known[known["k"] == WINDOW]
-    seeds, own = (known[known["method"] == one] for one in (like, method))
-    return f"{own.loc[own['seed'].isin(seeds['seed']), 'value'].mean():.1%}"
-
-
 def _started(method: str, size: str, settings: Profile) -> str:
     """What the SFT student memorized from which a method starts, and how losses went on."""
     path = lookups.lines(settings.name, "paths", method=method, size=size)
@@ -146,27 +124,6 @@ def _started(method: str, size: str, settings: Profile) -> str:
         f"the member rows{nothing}; from there to the end of training the loss (nats per token) "
     )
     return f"{text}{' and '.join(moved)}."
-
-
-def _as_useful(method: str, size: str, settings: Profile) -> str:
-    """Where both are stopped (a mean over halves of the rows and seeds), and what follows."""
-    useful, gap = (
-        lookups.line(settings.name, "equal_usefulness", method=method, size=size, metric=metric)
-        for metric in ("useful", "memorized")
-    )
-    name = f"{label(method)} ({size} size)"
-    if not gap["gained"]:
-        return f"In usefulness {name} and SFT gain too little in common to be compared."
-    both = ", ".join(
-        f"{who} memorizes {gap[own]:.1%} (epoch {gap[epoch]:.3g}, usefulness {useful[own]:.3f})"
-        for who, own, epoch in ((name, "own", "epoch"), ("SFT", "sft", "sft_epoch"))
-    )
-    when = "Stopped by the rule of [10](10_comparison.ipynb)"
-    text = f"{when}, {both}: {difference(gap)}{lookups.of_first(settings.name, gap['n'])}"
-    text += f"; in usefulness {row_text(useful, form='+.3f')} apart"
-    lines = lookups.lines(settings.name, "equal_usefulness", method=method, size=size)
-    note = at_equal_usefulness(lines)["note"].item()
-    return f"{text}{f'; not judged ({note[4:]})' if note != 'yes' else ''}."
 
 
 def _order(notebook: str, settings: Profile) -> str:
@@ -285,11 +242,13 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", ledger_sentences.ledger),
     ],
 }
-for _name, _method in METHODS.items():
-    if _name != "sft":
-        _said = (_against_sft, *([_started] * ("sft_epochs" in _method.coefficients)), _as_useful)
-        _asked = [(_name, partial(_every_size, partial(one, _name))) for one in _said]
-        OF.setdefault(_method.notebook, []).extend(_asked)
+for _stem in dict.fromkeys(one.notebook for one in METHODS.values()):
+    _own = [one for one, method in METHODS.items() if method.notebook == _stem and one != "sft"]
+    OF.setdefault(_stem, []).extend((one, partial(method_sentences.compared, one)) for one in _own)
+    if _own:
+        OF[_stem].append(("", partial(method_sentences.tables, _own)))
+    for _name in (one for one in _own if "sft_epochs" in METHODS[one].coefficients):
+        OF[_stem].append((_name, partial(_every_size, partial(_started, _name))))
 OF["00_map"].append(("", partial(_order, "10_comparison")))
 for _stem in ("04_word_level_kd", "05_sequence_level_kd"):
     OF[_stem].append(("", partial(_order, _stem)))

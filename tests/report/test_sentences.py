@@ -18,6 +18,7 @@ from kdlib.study import pipeline
 SMOKE, NAN = load_profile("smoke"), float("nan")
 SIZES = SMOKE.sizes
 SPAN = {"value": -0.15, "lo": -0.2, "hi": -0.1}
+BESIDE_SFT = {one.notebook for name, one in METHODS.items() if name != "sft"}
 FRONTS = ("one", "other", "difference")
 LESS = "15.0 percentage points fewer [95% interval of the difference -20.0 to -10.0]"
 
@@ -167,8 +168,9 @@ def test_every_notebook_has_its_sentences():
 @pytest.mark.parametrize("stem", sentences.OF)
 def test_a_whole_study_leaves_nothing_out(stem):
     text = findings.said(stem, SMOKE)
-    assert "not run" not in text and "nan" not in text and text.endswith(".")
+    assert "not run" not in text and "nan" not in text and text.endswith((".", "|"))
     assert all(sentence[0].isupper() for sentence in re.split(r"\. (?=[A-Za-z])", text))
+    assert ("\n| student | memorized | SFT |" in text) == (stem in BESIDE_SFT)
 
 
 @pytest.mark.parametrize(
@@ -219,14 +221,20 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("03_supervised_fine_tuning", "need no model: large -0.150 [-0.200, -0.100] ('echo'), "),
         (
             "04_word_level_kd",
-            f"SFT 40.0% [30.0%, 50.0%]: {LESS}; its loss on these rows rose from 4.00 to 5.00 nats "
-            "per token: it fits them less than before training. ",
+            "At the end of training word-level KD memorizes, in percentage points of the member "
+            "rows and compared with SFT of its size, 15.0 fewer [-20.0 to -10.0] (large size), "
+            "15.0 fewer [-20.0 to -10.0] (middle size), 15.0 fewer [-20.0 to -10.0] (small size); "
+            "where both are as useful, 15.0 fewer [-20.0 to -10.0] (large size), 15.0 fewer",
         ),
         (
             "04_word_level_kd",
-            "word-level KD (small size) memorizes 20.0% (epoch 2.5, usefulness 0.300), SFT "
-            f"memorizes 35.0% (epoch 1, usefulness 0.310): {LESS}; in usefulness +0.000 [-0.010, "
-            "+0.010] apart.",
+            "\n| word-level KD, small | 40.0% [30.0%, 50.0%] | 40.0% [30.0%, 50.0%] | "
+            "-15.0 [-20.0, -10.0] | 4.00, 5.00 |\n",
+        ),
+        (
+            "04_word_level_kd",
+            "\n| word-level KD, small | 20.0% | 35.0% | -15.0 [-20.0, -10.0] | "
+            "+0.000 [-0.010, +0.010] | yes |\n",
         ),
         (
             "05_sequence_level_kd",
@@ -347,8 +355,9 @@ def test_little_to_save_and_nothing_in_common():
     write(equal_usefulness=stopped(gained=False, own=0.01, sft=0.05))
     text = findings.said("00_map", SMOKE)
     assert "judges 0 of these students; where SFT memorizes under 10% of the rows, there is" in text
-    said = "In usefulness MiniLLM (small size) and SFT gain too little in common to be compared."
-    assert findings.said("08_minillm", SMOKE).endswith(said)
+    said = findings.said("08_minillm", SMOKE)
+    assert "\n| MiniLLM, small |  |  |  |  | no: no common gain |\n" in said
+    assert "; where both are as useful, no student is judged." in said
 
 
 @pytest.mark.parametrize(("useful", "named"), [(-0.06, True), (-0.04, False), (0.06, False)])
@@ -452,7 +461,8 @@ def test_of_what_was_run_in_part_it_says_the_rest():
     kept = stopped()
     write(equal_usefulness=kept[kept["method"].isin(PAPER)])
     text = findings.said("05_sequence_level_kd", SMOKE)
-    assert text.startswith("Sequence-level KD (large size)") and "greedy" not in text
+    assert text.startswith("At the end of training sequence-level KD memorizes")
+    assert "| sequence-level KD, small |" in text and "greedy" not in text
     command = 'make study PROFILE=smoke METHODS="seq_kd seq_kd_sampled"'
     assert text.endswith(f"The rest was not run: `{command}` makes it.")
 
@@ -465,11 +475,20 @@ def test_what_was_run_on_one_seed_is_held_against_sft_of_that_seed():
         differences=gaps,
         metrics=shares[~((shares["method"] == "gkd") & (shares["seed"] > 0))],
     )
-    own = [f"GKD ({size} size) memorizes 30.0% of the member rows" for size in SIZES]
     said = findings.said("07_on_policy", SMOKE)
-    for text in own:
-        assert f"{text} at the end of training, SFT 30.0%: {LESS} (seed 0 alone, its " in said
-    assert "ImitKD" in said and "memorizes 40.0% [30.0%, 50.0%]" in said  # of all seeds
+    assert "(small size) (seed 0 alone, its interval over groups); where both" in said
+    for size in SIZES:
+        own = f"\n| GKD, {size} (seed 0 alone) | 40.0% [30.0%, 50.0%] | 30.0% | -15.0 [-20.0"
+        assert own in said  # SFT of that seed
+        assert f"\n| ImitKD, {size} | 40.0% [30.0%, 50.0%] | 40.0% [30.0%" in said  # of all
+
+
+def test_what_holds_0_is_not_told_from_none():
+    gaps = lookups.table("smoke", "differences")
+    gaps.loc[gaps["size"] == "small", "hi"] = 0.1
+    write(differences=gaps)
+    said = findings.said("04_word_level_kd", SMOKE)
+    assert "15.0 fewer [-20.0 to +10.0] (small size, not told from none); where" in said
 
 
 @pytest.mark.parametrize(("lo", "hi", "unsure"), [(-0.2, 0.1, True), (-0.2, -0.1, False)])
