@@ -271,9 +271,11 @@ def print_report(profile: str) -> None:
     print(f"Read     notebooks/executed/{profile}/10_comparison.ipynb")
 
 
-def ledger(profile: str) -> str:
-    """The claims with verdict and evidence, in Markdown."""
-    return markdown(in_lines(claims(profile)).drop(columns="rule"))
+def ledger(profile: str, letters: str = "ABCDEF") -> str:
+    """Claims whose names begin so, with verdict and evidence, in Markdown; "" without any."""
+    judged = claims(profile)
+    judged = judged[judged["claim"].str[0].isin([*letters])]
+    return markdown(in_lines(judged).drop(columns="rule")) if len(judged) else ""
 
 
 def in_lines(judged: pd.DataFrame) -> pd.DataFrame:

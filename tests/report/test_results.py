@@ -117,6 +117,10 @@ def test_ledger_goes_on_with_what_the_lab_judged(project):
     judged = results.claims("made")
     assert list(judged["claim"]) == ["C1", "C2", "C3", "C4", "C5", "C5b", "C6", "D1"]
     assert list(judged["verdict"][-3:]) == ["open", "open", "confirmed"]
+    assert "| D1 It is so." in results.ledger("made", "DE") and "C1" not in results.ledger(
+        "made", "D"
+    )
+    assert results.ledger("made", "B") == ""
     assert "| D1 It is so. | **confirmed** | 9 of 10 |" in results.ledger("made")
 
 
