@@ -4,23 +4,23 @@ import re
 from collections.abc import Iterator
 
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-# Kind and pattern, tried in this order, so that an account is not taken for two telephones; of a
-# bank account the digits alone are meant. Numbers end where no digit follows: a word boundary does
+# Kind and pattern, tried in this order, so that an account is not taken for two telephones; of some
+# the group `digits` alone is meant. Numbers end where no digit follows: a word boundary does
 # not lie between a letter of Japanese and a digit.
 PATTERNS = [
-    ("My Number", r"(?<![\d-])\d{4}(?P<gap>[ -]?)\d{4}(?P=gap)\d{4}(?![ -]?\d)"),
+    ("My Number", r"(?<![\d-])(?!0{6})\d{4}(?P<gap>[ -]?)\d{4}(?P=gap)\d{4}(?![ -]?\d)"),
     ("bank account", r"(?:普通|当座|貯蓄|口座|[普当]\))[^\d\n]{0,8}(?P<digits>\d{7})(?!\d)"),
     # of Japan Post Bank: symbol and number
-    ("bank account", r"記号[^\d\n]{0,3}(?P<digits_2>1\d{3}0[^\d\n]{0,3}番号[^\d\n]{0,3}\d{1,7}1)(?!\d)"),
+    ("bank account", r"記号[^\d\n]{0,3}(?P<digits>1\d{3}0[^\d\n]{0,3}番号[^\d\n]{0,3}\d{1,7}1)(?!\d)"),
     (
         "social security number",
         r"(?i:SSN|social security)[^\d\n]{0,20}"
-        r"(?P<digits_3>(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4})(?![\d-])",
+        r"(?P<digits>(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4})(?![\d-])",
     ),
     (
         "passport",
         r"(?:(?i:passport)|旅券|パスポート)[^\d]{0,16}?(?<![A-Za-zＡ-Ｚ])"
-        r"(?P<digits_4>[A-ZＡ-Ｚ]{0,2} ?\d{6,9})(?!\d)",
+        r"(?P<digits>[A-ZＡ-Ｚ]{0,2} ?\d{6,9})(?!\d)",
     ),
     ("telephone", r"(?<![\d-])0\d{1,4}-\d{1,4}-\d{3,4}(?![\d-])"),
     ("telephone", r"(?<!\d)0[1-9]\d{8,9}(?!\d)|(?<![\d-])\(?0\d{2,4}\)? \d{5,8}(?!\d)"),
@@ -42,8 +42,8 @@ PATTERNS = [
     ),
     (
         "telephone",
-        r"\(\d{2,5}\) ?\d{2,4}(?:[ .-]\d{2,4})+(?!\d)"
-        r"|\+\d{1,3}(?:[ .-]?\(?\d{2,4}\)?){2,5}(?!\d)"
+        r"\((?!(?:19|20)\d\d\))\d{2,5}\) ?\d{2,4}(?:[ .-]\d{2,4})+(?!\d)"
+        r"|\+(?!\d\.\d{1,8}(?!\d))\d{1,3}(?:[ .-]?\(?\d{2,4}\)?){2,5}(?!\d)"
         r"|(?<![\d-])(?:0\d{1,4}|\d{3})[ .-]\d{3,4}[ .-]\d{4}(?![\d-])",
     ),
     (
@@ -62,8 +62,13 @@ PATTERNS = [
     ("reference", r"(?<![\w-])[A-Z]{2,4}-\d{4,8}-\d{2,4}(?![\w-])"),
 ]
 KINDS = list(dict.fromkeys(kind for kind, _ in PATTERNS))
-_DIGITS = ("digits", "digits_2", "digits_3", "digits_4")  # where these alone are meant
-_ANY = re.compile("|".join(f"(?P<k{i}>{pattern})" for i, (_, pattern) in enumerate(PATTERNS)))
+# One group for each pattern, and one for its digits where these alone are meant.
+_ANY = re.compile(
+    "|".join(
+        f"(?P<k{number}>{pattern.replace('?P<digits>', f'?P<d{number}>')})"
+        for number, (_, pattern) in enumerate(PATTERNS)
+    )
+)
 # Others than "-" between digits: dashes, a minus, the long mark of kana, a line of a box.
 _HYPHEN = re.compile(r"(?<=\d)[\u2010-\u2015\u2212\u2500\u30fc\uff0d\uff70](?=\d)")
 _WIDE = str.maketrans("０１２３４５６７８９（）＋\u3000", "0123456789()+ ")
@@ -77,10 +82,11 @@ def plain(text: str) -> str:
 def places(text: str) -> Iterator[tuple[str, slice]]:
     """What has the form of personal data, in its order: kind and place, without blanks around."""
     for one in _ANY.finditer(plain(text)):
-        start, end = one.span(next((name for name in _DIGITS if one[name]), 0))
-        number = next(name for name, words in one.groupdict().items() if words and name[0] == "k")
+        groups = one.groupdict()
+        number = int(next(name[1:] for name, words in groups.items() if words and name[0] == "k"))
+        start, end = one.span(f"d{number}" if f"d{number}" in groups else 0)
         start += len(text[start:end]) - len(text[start:end].lstrip())
-        yield PATTERNS[int(number[1:])][0], slice(start, end)
+        yield PATTERNS[number][0], slice(start, end)
 
 
 def found(text: str) -> list[tuple[str, str]]:

@@ -193,10 +193,12 @@ def knowing(tmp_path_factory):
     rate = torch.optim.Adam(model.parameters(), 1e-2)
     batch = tokens.collate(blocks, tokenizer.pad_token_id)
     torch.manual_seed(0)
-    for _ in range(250):
+    slower = torch.optim.lr_scheduler.LinearLR(rate, 1, 0, total_iters=400)  # ends at rest
+    for _ in range(slower.total_iters):
         rate.zero_grad()
         model(batch.input_ids, labels=batch.labels).loss.backward()  # padding stands behind
         rate.step()
+        slower.step()
     folder = tmp_path_factory.mktemp("knowing") / "model"
     checkpoints.save_model(model.eval(), tokenizer, folder)
     return folder

@@ -60,6 +60,7 @@ def test_usual_forms_are_found(text, kind):
         "Version 2.13.0, released 2024-01-31, needs Python 3.11 or 3.12.",
         "Values from 0 to 65535, or 1e-10; see PEP 484 and RFC 2616.",
         "The decorator @property, and x[1:2, 3:4] of pump 1234.",
+        "It is +1.22464680e-16 or +0.70710678j (1975) 165-184; sizes 000000039769, 000000000014.",
         "In 2019 Adam became AdamW. UTF-8 and ISO-8859-1 are encodings.",
     ],
 )
