@@ -9,15 +9,15 @@ from kdlib.study import defended, run
 SMOKE = load_profile("smoke")
 
 
-def test_every_defence_stands_alone_and_some_with_distillation():
+def test_every_defence_stands_alone_and_with_distillation():
     students = defended.students(SMOKE, 0)
     assert list(students)[: len(PAPER)] == list(PAPER)
     assert {one.size for one in students.values()} == {SMOKE.probe_size}
     alone = [one.defence for one in students.values() if one.method == "sft"]
     assert set(alone) == {"", *DEFENCES} and alone.count("dp_sgd") == 2
     beside = {one.defence for one in students.values() if one.method == "word_kd"}
-    assert beside == {"", *defended.WITH}
-    assert len({one.folder for one in students.values()}) == len(students) == len(PAPER) + 14
+    assert beside == {"", *DEFENCES}
+    assert len({one.folder for one in students.values()}) == len(students) == len(PAPER) + 21
     assert students["sft"] == run.Run(SMOKE, 0, "sft", "middle")
     assert students["DP-SGD, epsilon 2"].against["epsilon"] == 2
     assert students["DP-SGD, epsilon 8"] == students["sft"].defended("dp_sgd")

@@ -1,0 +1,55 @@
+"""Models from scratch stand beside the study where they were run over seeds enough."""
+
+import pandas as pd
+import pytest
+
+from kdlib import runs
+from kdlib.report import many_seeds
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+
+
+def write(seeds=(0, 1, 2, 3)):
+    folder = runs.results_dir(many_seeds.PROFILE)
+    line = {"value": -0.125, "lo": -0.25, "hi": -0.05}
+    means = {"C1": 9, "C1, off-policy": 6, "A2": 5}
+    claims = [
+        {"claim": "C1", "verdict": "confirmed", "evidence": "9 of 9 differences lie below 0"},
+        {"claim": "C2", "verdict": "open", "evidence": "9 of 9; no verdict on usefulness"},
+    ]
+    tables = {
+        "lengths": pd.DataFrame({"seed": seeds, "split": "member", "rows": 480}),
+        "primary": [{"claim": one, "students": n} | line for one, n in means.items()],
+        "claims": claims,
+        "reach": [{"claim": one["claim"], "greatest": 0.03125} for one in claims],
+    }
+    for name, table in tables.items():
+        runs.write_table(folder / f"{name}.csv", pd.DataFrame(table))
+
+
+def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
+    write()
+    said = many_seeds.said("laptop")
+    assert said.startswith(
+        "Over 4 training runs of models from scratch (profile `tiny`, seeds 0, 1"
+    )
+    span = "12.5 percentage points fewer [95% interval of the difference -25.0 to -5.0]"
+    assert f"at the end of training {span} (9 students), without MiniLLM 12.5 fewer [" in said
+    assert said.endswith(f"; where both fit the rows as closely {span} (5 students).")
+    found = many_seeds.verdicts("laptop", ["C1", "C2", "A9"])
+    assert found["tiny, 4 seeds"].tolist() == ["confirmed", "open", "not run"]
+    assert found["half-width (tiny)"].tolist()[:2] == ["0.031", "not judged"]
+
+
+@pytest.mark.parametrize(("profile", "seeds"), [("tiny", (0, 1, 2)), ("laptop", (0, 1))])
+def test_nothing_is_said_beside_themselves_or_of_few_seeds(profile, seeds):
+    write(seeds)
+    assert many_seeds.said(profile) == ""
+    assert list(many_seeds.verdicts(profile, ["C1"])) == []
+
+
+def test_nothing_is_said_where_they_were_not_run():
+    assert many_seeds.said("laptop") == "" and many_seeds.seeds("smoke") == []
