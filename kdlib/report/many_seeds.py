@@ -22,7 +22,7 @@ MEANS = {  # of `primary.csv`: when students are compared with SFT
 
 def seeds(profile: str) -> list[str]:
     """Those over which the models from scratch were run; none with few, or beside themselves."""
-    if profile == PROFILE or results.read(PROFILE, "lengths", optional=True).empty:
+    if profile == PROFILE or results.read(PROFILE, "primary", optional=True).empty:
         return []
     known = lookups.seeds(PROFILE)
     return known if len(known) >= MIN_SEEDS else []
