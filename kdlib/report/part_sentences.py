@@ -92,7 +92,11 @@ def _membership(settings: Profile) -> str:
     text += "loss is lowest"
     if begun := [one for one in known if "sft_epochs" in METHODS[one].coefficients]:
         text += f" (what starts from SFT, before its first step: {told(START, begun)})"
-    return f"{text}; at the end of training, many epochs later, {told(END, known)}."
+    others = int(tables[LOWEST]["n_other"].max())
+    return (
+        f"{text}; at the end of training, many epochs later, {told(END, known)} (of the {others} "
+        "held-out rows that were noted on the way)."
+    )
 
 
 def recognized(settings: Profile) -> str:

@@ -143,7 +143,9 @@ def write_all():
         ),
         membership_early=pd.concat(
             [
-                every(score="loss", at=at, auc=value, auc_lo=value - 0.25, auc_hi=value + 0.25)
+                every(
+                    score="loss", at=at, auc=value, auc_lo=value - 0.25, auc_hi=value + 0.25
+                ).assign(n_other=315)
                 for at, value in ((START, 0.5), (LOWEST, 0.625), (END, 0.75))
             ]
         ),
@@ -266,6 +268,10 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "MiniLLM 0.625 [0.375, 0.875] where the held-out loss is lowest (what starts from SFT, "
             "before its first step: MiniLLM 0.500 [0.250, 0.750]); at the end of training, many "
             "epochs later, SFT 0.750 [0.500, 1.000], word-level",
+        ),
+        (
+            "13_membership_and_canaries",
+            "MiniLLM 0.750 [0.500, 1.000] (of the 315 held-out rows that were noted on the way).",
         ),
         (
             "13_membership_and_canaries",
