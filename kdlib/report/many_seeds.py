@@ -29,7 +29,7 @@ def seeds(profile: str) -> list[str]:
 
 
 def said(profile: str) -> str:
-    """What distilled students memorize there minus SFT, in two sentences; "" where not run."""
+    """What distilled students memorize there minus SFT, and the verdicts; "" where not run."""
     if not (known := seeds(profile)):
         return ""
     means = results.read(PROFILE, "primary").set_index("claim")
@@ -42,7 +42,17 @@ def said(profile: str) -> str:
             text += f" {when} {difference(line)} ({int(line['students'])} students)"
             text += _without(means) if claim == "C1" else ""
             text += ";"
-    return f"{text.removesuffix(';')}."
+    return f"{text.removesuffix(';')}. {_judged()}"
+
+
+def _judged() -> str:
+    """The verdicts that are on trained models, and of which claims the rules allow none."""
+    judged = results.claims(PROFILE).set_index("claim")
+    judged = judged[judged.index != "C6"]  # of costs, which the sizes decide
+    barred = judged["evidence"].astype(str).str.contains("no verdict")
+    told = ", ".join(f"{claim} {verdict}" for claim, verdict in judged["verdict"][~barred].items())
+    text = f"By the same rules: {told or 'nothing is judged'}"
+    return f"{text}; no verdict by rule: {', '.join(judged.index[barred]) or 'none'}."
 
 
 def _without(means: pd.DataFrame) -> str:

@@ -38,7 +38,8 @@ def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
     )
     span = "12.5 percentage points fewer [95% interval of the difference -25.0 to -5.0]"
     assert f"at the end of training {span} (9 students), without MiniLLM 12.5 fewer [" in said
-    assert said.endswith(f"; where both fit the rows as closely {span} (5 students).")
+    assert f"; where both fit the rows as closely {span} (5 students). By the same" in said
+    assert said.endswith(" rules: C1 confirmed; no verdict by rule: C2.")
     found = many_seeds.verdicts("laptop", ["C1", "C2", "A9"])
     assert found["tiny, 4 seeds"].tolist() == ["confirmed", "open", "not run"]
     assert found["half-width (tiny)"].tolist()[:2] == ["0.031", "not judged"]
