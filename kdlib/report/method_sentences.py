@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 
 from kdlib.analysis.own_claims import at_equal_usefulness
-from kdlib.config.methods import label
+from kdlib.config.methods import METHODS, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
-from kdlib.report.lookups import briefly, share
+from kdlib.report.lookups import share
 from kdlib.stats import row_text
 
 RULE = "[10](10_comparison.ipynb)"
-AT_END = "Member rows memorized at the end of training (of students that then fit these rows less "
-AT_END += "than before training, their loss, in nats per token)"
-AS_USEFUL = f"Stopped by the rule of {RULE}, where both are about as useful (epochs and the "
-AS_USEFUL += "usefulness of each stand in `equal_usefulness.csv`)"
+NOTES = {  # of `own_claims.at_equal_usefulness`, for who has not read notebook 10
+    "no: no common gain": "no: no usefulness that both surely gain",
+    "no: SFT memorizes under 10%": "no: SFT, stopped there, memorizes under 10%",
+}
 POINTS = "{:+.1f} [{:+.1f}, {:+.1f}]"
 
 
@@ -27,11 +27,12 @@ def compared(method: str, settings: Profile) -> str:
     ended = [(size, _gap(settings, method, size)) for size in settings.sizes]
     alone = lookups.of_first(settings.name, ended[0][1]["n"])
     told = ", ".join(_told(size, gap) for size, gap in ended)
-    text = f"at the end of training {label(method)} memorizes, in percentage points of the member "
-    text += f"rows and compared with SFT of its size, {told}{alone}; where both are as useful, "
+    text = f"at the end of training {label(method)} memorizes, minus SFT of its size, in "
+    text += f"percentage points of the member rows: {told}{alone}; stopped early where both are "
     stopped = [(size, _stopped(settings, method, size)) for size in settings.sizes]
     judged = [_told(size, line) for size, line in stopped if line["judged"]]
-    return f"{text}{', '.join(judged) or 'no student is judged'}."
+    none = "no student meets the conditions of a verdict (last column below)"
+    return f"{text}about as useful, {', '.join(judged) or none}."
 
 
 def tables(methods: list[str], settings: Profile) -> str:
@@ -48,7 +49,32 @@ def tables(methods: list[str], settings: Profile) -> str:
     if not ended:
         raise lookups.NotRun
     first, second = (results.markdown(pd.DataFrame(one)) for one in (ended, stopped))
-    return f"\n\n{AT_END}:\n\n{first}\n\n{AS_USEFUL}:\n\n{second}\n\n"
+    return f"\n\n{_at_end(methods, settings)}:\n\n{first}\n\n{_stops(settings)}:\n\n{second}\n\n"
+
+
+def _at_end(methods: list[str], settings: Profile) -> str:
+    """What stands in the first table."""
+    many = lookups.seeds(settings.name)
+    text = "Member rows memorized at the end of training"
+    text += f" (means of seeds {', '.join(many)}, unless one is named)" if len(many) > 1 else ""
+    text += ", and the loss on them (nats per token) before the first step"
+    starts = [label(one) for one in methods if "sft_epochs" in METHODS[one].coefficients]
+    text += f" (of {' and '.join(starts)} that of its SFT start)" if starts else ""
+    text += " and at the end: where it rose, a student fits these rows less than at its start. "
+    return f"{text}Differences are of unrounded shares"
+
+
+def _stops(settings: Profile) -> str:
+    """What stands in the second table."""
+    table = f"data/results/{settings.name}/equal_usefulness.csv"
+    margins = lookups.table(settings.name, "equal_usefulness").groupby("size", sort=False)["margin"]
+    told = ", ".join(f"{size} {margins.first()[size]:.3f}" for size in settings.sizes)
+    text = (
+        f"Stopped by the rule of {RULE} at a usefulness that both reach, so that where SFT stops "
+    )
+    text += "depends on the student beside it (epochs, and the usefulness of each, stand in "
+    text += f"`{table}`). Usefulness goes from 0 to 1; who lies more than the margin apart "
+    return f"{text}({told}) is not as useful"
 
 
 def _gap(settings: Profile, method: str, size: str) -> dict[str, Any]:
@@ -63,8 +89,8 @@ def _stopped(settings: Profile, method: str, size: str) -> dict[str, Any]:
 
 
 def _told(size: str, line: dict[str, Any]) -> str:
-    unsure = ", not told from none" if lookups.doubt(line) else ""
-    return f"{briefly(line)} ({size} size{unsure})"
+    unsure = ", cannot be told from no difference" if lookups.doubt(line) else ""
+    return f"{_points(line)} ({size} size{unsure})"
 
 
 def _points(line: dict[str, Any]) -> str:
@@ -94,7 +120,7 @@ def _ended(settings: Profile, method: str, size: str) -> dict[str, str]:
     found["minus SFT, points"] = _points(gap)
     path = lookups.lines(profile, "paths", method=method, size=size, split="member")
     first, last = path.groupby("epoch")["nats_per_token"].mean().iloc[[0, -1]]
-    return found | {"loss before, after": f"{first:.2f}, {last:.2f}" if last > first else ""}
+    return found | {"loss, first": f"{first:.2f}", "loss, at the end": f"{last:.2f}"}
 
 
 def _as_useful(settings: Profile, method: str, size: str) -> dict[str, str]:
@@ -103,10 +129,16 @@ def _as_useful(settings: Profile, method: str, size: str) -> dict[str, str]:
         settings.name, "equal_usefulness", method=method, size=size, metric="useful"
     )
     name = _student(settings, method, size, gap["n"])
-    found = {"student": name, "memorized": "", "SFT": ""}
-    found |= {"minus SFT, points": "", "in usefulness": "", "judged": str(gap["note"])}
+    found = {"student": name, "memorized": "", "SFT": "", "minus SFT, points": ""}
+    found |= {"usefulness minus SFT": "", "judged": NOTES.get(gap["note"], gap["note"])}
+    if gap["judged"]:
+        word = lookups.word(gap["lo"], gap["hi"])
+        found["judged"] = f"yes: {'not told from none' if word == lookups.UNKNOWN else word}"
     if gap["gained"]:
         found |= {"memorized": f"{gap['own']:.1%}", "SFT": f"{gap['sft']:.1%}"}
         found["minus SFT, points"] = _points(gap)
-        found["in usefulness"] = row_text(useful, form="+.3f")
+        found["usefulness minus SFT"] = row_text(useful, form="+.3f")
+    if gap["more_useful"]:
+        who = {"SFT": "SFT", "student": "the student"}[gap["more_useful"]]
+        found["judged"] += f"; {who} is more useful by more than the margin"
     return found

@@ -45,6 +45,8 @@ def how_sure(settings: Profile, text: str = "") -> str:
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):
             text += ", not over other pruned and healed students (all seeds share one set)"
+        if any(alone):
+            text += f"; where seed {seeds[0]} alone is named, over groups of that seed"
         return f"{text}."
     of_one = "with one seed they say nothing of another training run"
     return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {of_one}."
@@ -110,7 +112,7 @@ def _started(method: str, size: str, settings: Profile) -> str:
     path = lookups.lines(settings.name, "paths", method=method, size=size)
     by_epoch = path.groupby(["split", "epoch"])[["exact_rate", "nats_per_token"]].mean()
     start = by_epoch.loc[("member", 0), "exact_rate"]
-    nothing = "" if start else ", so that of these there was nothing to forget"
+    nothing = "" if start else ", so that none was written word for word that could be forgotten"
     ends = {
         words: by_epoch.loc[split, "nats_per_token"].iloc[[0, -1]]
         for split, words in {"member": "member rows", "held_out": "held-out rows"}.items()
@@ -135,7 +137,8 @@ def _order(notebook: str, settings: Profile) -> str:
         size: ", ".join(table.loc[table["size"] == size, "method"].map(label))
         for size in settings.sizes
     }
-    text = "By shares at the end of training alone, the order from the least memorized on "
+    text = "By shares at the end of training alone, whose differences may be chance, the order of "
+    text += "the paper's methods from the least memorized on "
     if len(set(orders.values())) == 1:
         return f"{text}is the same at every size: {orders[settings.sizes[0]]}."
     told = "; ".join(f"{size}: {order}" for size, order in orders.items())

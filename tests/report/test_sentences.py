@@ -223,28 +223,31 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("03_supervised_fine_tuning", "need no model: large -0.150 [-0.200, -0.100] ('echo'), "),
         (
             "04_word_level_kd",
-            "At the end of training word-level KD memorizes, in percentage points of the member "
-            "rows and compared with SFT of its size, 15.0 fewer [-20.0 to -10.0] (large size), "
-            "15.0 fewer [-20.0 to -10.0] (middle size), 15.0 fewer [-20.0 to -10.0] (small size); "
-            "where both are as useful, 15.0 fewer [-20.0 to -10.0] (large size), 15.0 fewer",
+            "At the end of training word-level KD memorizes, minus SFT of its size, in percentage "
+            "points of the member rows: -15.0 [-20.0, -10.0] (large size), -15.0 [-20.0, -10.0] "
+            "(middle size), -15.0 [-20.0, -10.0] (small size); stopped early where both are about "
+            "as useful, -15.0 [-20.0, -10.0] (large size), -15.0",
         ),
         (
             "04_word_level_kd",
             "\n| word-level KD, small | 40.0% [30.0%, 50.0%] | 40.0% [30.0%, 50.0%] | "
-            "-15.0 [-20.0, -10.0] | 4.00, 5.00 |\n",
+            "-15.0 [-20.0, -10.0] | 4.00 | 5.00 |\n",
         ),
         (
             "04_word_level_kd",
             "\n| word-level KD, small | 20.0% | 35.0% | -15.0 [-20.0, -10.0] | "
-            "+0.000 [-0.010, +0.010] | yes |\n",
+            "+0.000 [-0.010, +0.010] | yes: less |\n",
         ),
+        ("04_word_level_kd", "(means of seeds 0, 1, 2, unless one is named)"),
+        ("04_word_level_kd", "(large 0.050, middle 0.050, small 0.050) is not as useful:"),
+        ("08_minillm", "before the first step (of MiniLLM that of its SFT start) and at the end"),
         (
             "05_sequence_level_kd",
-            "is the same at every size: SFT, word-level KD, sequence-level KD.",
+            "from the least memorized on is the same at every size: SFT, word-level KD, sequence-",
         ),
         (
             "08_minillm",
-            "(epoch 0) memorizes 0.0% of the member rows, so that of these there was nothing to",
+            "(epoch 0) memorizes 0.0% of the member rows, so that none was written word for",
         ),
         (
             "08_minillm",
@@ -362,8 +365,8 @@ def test_little_to_save_and_nothing_in_common():
     text = findings.said("00_map", SMOKE)
     assert "judges 0 of these students; where SFT memorizes under 10% of the rows, there is" in text
     said = findings.said("08_minillm", SMOKE)
-    assert "\n| MiniLLM, small |  |  |  |  | no: no common gain |\n" in said
-    assert "; where both are as useful, no student is judged." in said
+    row = "\n| MiniLLM, small |  |  |  |  | no: no usefulness that both surely gain |\n"
+    assert row in said and "as useful, no student meets the conditions of a verdict (last" in said
 
 
 @pytest.mark.parametrize(("useful", "named"), [(-0.06, True), (-0.04, False), (0.06, False)])
@@ -375,6 +378,9 @@ def test_a_student_that_is_less_useful_by_more_than_the_margin_is_named(useful, 
     write(equal_usefulness=pd.concat([usual, other]))
     said = "less useful than SFT by more than the margin, which favours distilling: MiniLLM small."
     assert (said in findings.said("10_comparison", SMOKE)) == named
+    row = findings.said("08_minillm", SMOKE).partition("\n| MiniLLM, small | 20.0%")[2]
+    words = "; SFT is more useful by more than the margin |"
+    assert (words in row.partition("\n")[0]) == named
 
 
 def test_a_method_that_starts_from_sft_says_where_from():
@@ -432,7 +438,11 @@ def test_how_sure():
         "A [95% interval of the difference -2.0 to -1.0] (seed 0 alone, its interval over groups)."
     )
     assert "of seed 0; with one seed" in sentences.how_sure(SMOKE, f"{first} {first}")
-    assert "over seeds 0, 1, 2" in sentences.how_sure(SMOKE, f"{first} And .4 [.3, .5] of B.")
+    mixed = sentences.how_sure(SMOKE, f"{first} And .4 [.3, .5] of B.")
+    assert "over seeds 0, 1, 2" in mixed
+    assert mixed.endswith("; where seed 0 alone is named, over groups of that seed.")
+    table = "\n| A, small (seed 0 alone) | 0.1 [0.0, 0.2] |"
+    assert "of seed 0; with one seed" in sentences.how_sure(SMOKE, f"{first}{table}")
     assert "seeds none" not in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(3))
     assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure(SMOKE)
@@ -482,7 +492,7 @@ def test_what_was_run_on_one_seed_is_held_against_sft_of_that_seed():
         metrics=shares[~((shares["method"] == "gkd") & (shares["seed"] > 0))],
     )
     said = findings.said("07_on_policy", SMOKE)
-    assert "(small size) (seed 0 alone, its interval over groups); where both" in said
+    assert "(small size) (seed 0 alone, its interval over groups); stopped early" in said
     for size in SIZES:
         own = f"\n| GKD, {size} (seed 0 alone) | 40.0% [30.0%, 50.0%] | 30.0% | -15.0 [-20.0"
         assert own in said  # SFT of that seed
@@ -494,7 +504,7 @@ def test_what_holds_0_is_not_told_from_none():
     gaps.loc[gaps["size"] == "small", "hi"] = 0.1
     write(differences=gaps)
     said = findings.said("04_word_level_kd", SMOKE)
-    assert "15.0 fewer [-20.0 to +10.0] (small size, not told from none); where" in said
+    assert "-15.0 [-20.0, +10.0] (small size, cannot be told from no difference); stopped" in said
 
 
 @pytest.mark.parametrize(("lo", "hi", "unsure"), [(-0.2, 0.1, True), (-0.2, -0.1, False)])
