@@ -88,26 +88,25 @@ def how_far(settings: Profile) -> str:
 
 
 def _elsewhere(settings: Profile) -> str:
-    """Where SFT of the probe's size was run before on another machine: both shares."""
+    """What SFT of the probe's size memorized on other machines, beside the study's own share."""
     asked = {"method": "sft", "size": settings.probe_size}
     try:
         there = lookups.lines(settings.name, "healed_elsewhere", **asked)
     except lookups.NotRun:
         return ""
-    run = there[there["healed_in"].isna()].iloc[0]  # the others are steps of this machine
-    here = lookups.lines(
-        settings.name,
-        "metrics",
-        seed=str(run["seed"]),
-        metric="exact_rate",
-        split="member",
-        **asked,
+    there = there[there["healed_in"].isna()]  # the others are steps of this machine
+    seed = str(there["seed"].iloc[0])
+    own = lookups.lines(
+        settings.name, "metrics", seed=seed, metric="exact_rate", split="member", **asked
     )
-    value = here.loc[here["k"] == WINDOW, "value"].iloc[0]
-    text = (
-        f"; in an earlier run of seed {run['seed']} on another machine SFT ({asked['size']} size) "
-    )
-    return f"{text}wrote {run['value']:.1%} of the rows, here {value:.1%}, which no interval covers"
+    here = own[own["k"] == WINDOW].iloc[0]
+    told = []
+    for run in there.to_dict("records"):
+        outside = not here["lo"] <= run["value"] <= here["hi"]
+        words = f"{run['code']}, on {run['machine']}"
+        told.append(f"{run['value']:.1%} ({words}{'; outside of the interval' * outside})")
+    text = f"; run again on other machines, SFT ({asked['size']} size) wrote {' and '.join(told)} "
+    return f"{text}of the rows of seed {seed}, here {row_text(here, form='.1%')}"
 
 
 OF: list[tuple[str, Sentence]] = [

@@ -4,7 +4,8 @@ The same training again with one thing changed: the order of the rows, the base 
 precision, the machine. Its lines come from `second_sft.csv`, `other_bases.csv` and
 `healed_elsewhere.csv`, whose columns healed_in and tuned_in are filled (else empty) for runs of
 this machine with a step in float32: by a copy of the profile in which `precision` of teacher,
-student or both is "fp32". Its column nats is the loss on general text after healing.
+student or both is "fp32". Its column nats is the loss on general text after healing, and code says
+of runs on other machines whether they were made by the study's code.
 """
 
 from typing import Any
@@ -92,14 +93,14 @@ def _bases(profile: str) -> list[dict[str, Any]]:
 
 
 def _elsewhere(profile: str) -> list[dict[str, Any]]:
-    """On another machine, at earlier commits; and with a step in float32."""
+    """On another machine; and with a step in float32."""
     found = results.read(profile, "healed_elsewhere", optional=True)
     if found.empty:
         return []
-    found = found.reindex(columns=[*found.columns.union(["healed_in", "tuned_in", "nats"])])
+    found = found.reindex(columns=[*found.columns.union(["healed_in", "tuned_in", "nats", "code"])])
     lines = []
     for row in found.to_dict("records"):
-        changed = f"machine ({row['machine']}, healed there; earlier code)"
+        changed = f"machine ({row['machine']}, healed there; {row['code']})"
         if pd.notna(row["healed_in"]):
             changed = f"precision: healed in {row['healed_in']}, fine-tuned in {row['tuned_in']}"
         lines.append(_line(row, changed, row["value"]) | {"nats": row["nats"]})

@@ -32,7 +32,13 @@ def test_each_change_is_a_line_beside_the_run_of_its_seed(made):
     bases = [OWN | {"pretraining": 0, "nats": 3.5}, OWN | {"pretraining": 1, "nats": 3.0}]
     bases[1] |= {"value": 0.25}
     bases.append(bases[1] | {"metric": "minus_sft", "value": 9.0})
-    there = LINE | {"value": 0.125, "machine": "M", "nats": 4.0, "healed_in": None}
+    there = LINE | {
+        "value": 0.125,
+        "machine": "M",
+        "nats": 4.0,
+        "healed_in": None,
+        "code": "this code",
+    }
     step = there | {"value": 0.375, "healed_in": "float32", "tuned_in": "bf16"}
     order = {"kind": "order", "size": "small", "seed": 1, "first": 0.75, "second": 0.5}
     other = there | {"method": "word_kd", "size": "large", "value": 0.5}
@@ -43,7 +49,7 @@ def test_each_change_is_a_line_beside_the_run_of_its_seed(made):
     assert found.to_numpy().tolist() == [
         [0, sensitivity.NOTHING, "0.750", "3.50", ""],
         [0, "order of the general text in healing (1)", "0.250", "3.00", ""],
-        [0, "machine (M, healed there; earlier code)", "0.125", "4.00", "0.500"],
+        [0, "machine (M, healed there; this code)", "0.125", "4.00", "0.500"],
         [0, "precision: healed in float32, fine-tuned in bf16", "0.375", "4.00", ""],
         [1, sensitivity.NOTHING, "0.750", "3.50", ""],
         [1, "order of the rows", "0.500", "", ""],

@@ -424,6 +424,24 @@ def test_what_an_attacker_tells_says_of_which_seeds_it_is():
     assert "not run" in findings.said("13_membership_and_canaries", SMOKE)
 
 
+def test_runs_of_other_machines_stand_beside_the_share_here():
+    line = {"method": "sft", "size": SMOKE.probe_size, "seed": 1, "healed_in": None}
+    shares = lookups.table("smoke", "metrics").assign(lo=0.3, hi=0.5)
+    runs_of = {0.125: "earlier code", 0.375: "this code"}
+    there = [
+        line | {"value": value, "machine": "M", "code": code} for value, code in runs_of.items()
+    ]
+    there.append(line | {"value": 0.5, "healed_in": "bf16"})  # a step of this machine
+    write(healed_elsewhere=there, metrics=shares)
+    said = (
+        "run again on other machines, SFT (middle size) wrote 12.5% (earlier code, on M; outside "
+    )
+    said += (
+        "of the interval) and 37.5% (this code, on M) of the rows of seed 1, here 40.0% [30.0%, "
+    )
+    assert said in findings.said("README", SMOKE)
+
+
 def test_in_few_words():
     line = {"value": -0.05, "lo": -0.2, "hi": 0.1}
     assert lookups.briefly(line) == "5.0 fewer [-20.0 to +10.0]"
