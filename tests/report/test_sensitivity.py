@@ -54,3 +54,16 @@ def test_each_change_is_a_line_beside_the_run_of_its_seed(made):
         [1, sensitivity.NOTHING, "0.750", "3.50", ""],
         [1, "order of the rows", "0.500", "", ""],
     ]
+
+
+def test_how_many_tokens_stand_between_two_machines(made):
+    there = LINE | {"value": 0.125, "machine": "M", "nats": 4.0, "healed_in": None, "code": "this"}
+    path = LINE | {"split": "member", "exact_rate": 0.75}
+    noted = [path | {"epoch": 1, "accuracy": 0.5}, path | {"epoch": 2, "accuracy": 0.996}]
+    other = path | {"size": "large", "epoch": 3, "accuracy": 1.0}
+    made(healed_elsewhere=[there], paths=[*noted, other])
+    assert sensitivity.steep("made") == ""
+    made(healed_elsewhere=[there | {"accuracy": None}, there | {"accuracy": 0.992}], paths=[*noted, other])
+    said = sensitivity.steep("made")
+    assert "has 99.60% of the member rows' tokens right here and writes 75.0% of the rows;" in said
+    assert said.endswith("on M, 99.20% and 12.5%.")
