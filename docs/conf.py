@@ -19,7 +19,7 @@ from sphinx.application import Sphinx
 import kdlib
 from kdlib.config.profile import load_profile
 from kdlib.figures import study_plots, style
-from kdlib.report import findings, many_seeds, results, site
+from kdlib.report import findings, from_scratch, results, site
 
 project = html_title = "What a model remembers"
 author = copyright = "The kdlib authors"
@@ -100,7 +100,7 @@ def fill(_: Sphinx, page: str, text: list[str]) -> None:
         return
     say = JAPANESE if page.startswith("ja/") else str
     known = {"profile": PROFILE, "modules": MODULES, "results": results, "findings": findings}
-    known["many_seeds"] = many_seeds
+    known["from_scratch"] = from_scratch
     known["executed"] = site.copies(PROFILE)
     if page.split("/")[-1] in ("conclusion", "decide"):
         known |= site.decision(PROFILE, say) | site.conclusion(PROFILE, say)

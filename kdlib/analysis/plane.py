@@ -15,8 +15,10 @@ round. So a side that has more points to choose from has no advantage by luck, a
 have either sign. Equal compute: no point of either side lies beyond the steps of the other side's
 longest run (`at_equal_compute`); a step reads as many rows for all, and MiniLLM's start from SFT
 counts. Not counted is what a teacher costs, and what MiniLLM reads beside the rows, in favour of
-distilling; nor how many runs a side has to choose from, in disfavour of B3 to B5, where one method
-has to lie outside of what ten others reach. Taught in notebook 15_defences.
+distilling; nor how many runs a side has to choose from, in disfavour of B4 and B5, where one method
+without a defence has to lie outside of what ten others reach. (At first word-level KD had three of
+the ten defences, in disfavour of B3, too; it has all since before any reported seed was run.)
+Taught in notebook 15_defences.
 """
 
 import json

@@ -95,6 +95,9 @@ def _elsewhere(settings: Profile) -> str:
     except lookups.NotRun:
         return ""
     there = there[there["healed_in"].isna()]  # the others are steps of this machine
+    if there.empty:
+        return ""
+    there = there[there["seed"] == there["seed"].iloc[0]]
     seed = str(there["seed"].iloc[0])
     own = lookups.lines(
         settings.name, "metrics", seed=seed, metric="exact_rate", split="member", **asked
@@ -106,7 +109,8 @@ def _elsewhere(settings: Profile) -> str:
         words = f"{run['code']}, on {run['machine']}"
         told.append(f"{run['value']:.1%} ({words}{'; outside of the interval' * outside})")
     text = f"; run again on other machines, SFT ({asked['size']} size) wrote {' and '.join(told)} "
-    return f"{text}of the rows of seed {seed}, here {row_text(here, form='.1%')}"
+    text += f"of the rows of seed {seed}, here {row_text(here, form='.1%')}"
+    return f"{text} (seed {seed} {lookups.ALONE})"
 
 
 OF: list[tuple[str, Sentence]] = [

@@ -17,7 +17,7 @@ def ledger(settings: Profile) -> str:
         names = list(judged.loc[judged["verdict"] == verdict, "claim"])
         words.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names else ""))
     if len(lookups.seeds(settings.name)) >= MIN_SEEDS:
-        words += [f"no verdict by rule: {', '.join(barred)}"] if (barred := _barred(judged)) else []
+        words += [f"no verdict by rule: {', '.join(why)}"] if (why := _barred(judged)) else []
     text = f"the verdicts on {len(judged)} claims: {', '.join(words)}"
     if len(lookups.seeds(settings.name)) < MIN_SEEDS:
         text += f"; with fewer than {MIN_SEEDS} seeds none about trained models is judged"
@@ -32,10 +32,16 @@ def verdicts(settings: Profile) -> str:
     return f"of {known.sum()} claims, each judged by a rule (below): {told}."
 
 
+def barred(judged: pd.DataFrame) -> pd.Series:
+    """Why their own rules allow no verdict, by claim: those of which they do not."""
+    why = judged.set_index("claim")["evidence"].astype(str)
+    return why.str.extract("no verdict(?: on |: )([^;,]*)")[0].dropna()
+
+
 def _barred(judged: pd.DataFrame) -> list[str]:
-    """The claims of which their own rules allow no verdict here, and why."""
-    why = judged["evidence"].astype(str).str.extract("no verdict(?: on |: )([^;,]*)")[0]
+    """The same in words, by reason."""
+    why = barred(judged)
     return [
         f"{', '.join(names)} ({_REASONS.get(reason, reason)})"
-        for reason, names in judged["claim"].groupby(why.dropna(), sort=False)
+        for reason, names in why.index.to_series().groupby(why, sort=False)
     ]

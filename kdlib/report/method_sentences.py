@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.analysis.own_claims import at_equal_usefulness
+from kdlib.analysis.own_claims import GAIN, at_equal_usefulness
 from kdlib.config.methods import METHODS, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
@@ -19,20 +19,33 @@ NOTES = {  # of `own_claims.at_equal_usefulness`, for who has not read notebook 
     "no: no common gain": "no: no usefulness that both surely gain",
     "no: SFT memorizes under 10%": "no: SFT, stopped there, memorizes under 10%",
 }
+MORE_USEFUL = {  # by more than the margin
+    "": "",
+    "SFT": "; SFT is more useful by more than the margin",
+    "student": "; the student is more useful by more than the margin",
+}
 POINTS = "{:+.1f} [{:+.1f}, {:+.1f}]"
 
 
 def compared(method: str, settings: Profile) -> str:
-    """What a method memorizes minus SFT, at the end, and where both are judged as as useful."""
+    """What a method memorizes minus SFT, at the end and stopped early; what is judged there."""
     ended = [(size, _gap(settings, method, size)) for size in settings.sizes]
     alone = lookups.of_first(settings.name, ended[0][1]["n"])
     told = ", ".join(_told(size, gap) for size, gap in ended)
     text = f"at the end of training {label(method)} memorizes, minus SFT of its size, in "
-    text += f"percentage points of the member rows: {told}{alone}; stopped early where both are "
-    stopped = [(size, _stopped(settings, method, size)) for size in settings.sizes]
-    judged = [_told(size, line) for size, line in stopped if line["judged"]]
-    none = "no student meets the conditions of a verdict (last column below)"
-    return f"{text}about as useful, {', '.join(judged) or none}."
+    text += f"percentage points of the member rows: {told}{f', each{alone}' if alone else ''}; "
+    stopped = {size: _stopped(settings, method, size) for size in settings.sizes}
+    judged, apart = [], []
+    for size, one in stopped.items():
+        if one["judged"]:
+            judged.append(_told(size, one))
+        elif one["gained"] and not lookups.doubt(one):
+            apart.append(_told(size, one))
+    text += f"stopped early, {len(judged)} of {len(stopped)} students meet the conditions of a "
+    text += "verdict (last column below)"
+    text += f": {', '.join(judged)}" if judged else ""
+    text += f"; apart, though not judged: {', '.join(apart)}" if apart else ""
+    return f"{text}."
 
 
 def tables(methods: list[str], settings: Profile) -> str:
@@ -49,14 +62,17 @@ def tables(methods: list[str], settings: Profile) -> str:
     if not ended:
         raise lookups.NotRun
     first, second = (results.markdown(pd.DataFrame(one)) for one in (ended, stopped))
-    return f"\n\n{_at_end(methods, settings)}:\n\n{first}\n\n{_stops(settings)}:\n\n{second}\n\n"
+    several = any(not one["student"].endswith(" alone)") for one in ended)
+    parts = (f"{_at_end(methods, settings, several)}:", first, f"{_stops(settings)}:", second)
+    return "".join(f"\n\n{part}" for part in (*parts, ""))
 
 
-def _at_end(methods: list[str], settings: Profile) -> str:
-    """What stands in the first table."""
+def _at_end(methods: list[str], settings: Profile, several: bool) -> str:
+    """What stands in the first table; several: it has students of all seeds."""
     many = lookups.seeds(settings.name)
     text = "Member rows memorized at the end of training"
-    text += f" (means of seeds {', '.join(many)}, unless one is named)" if len(many) > 1 else ""
+    if several and len(many) > 1:
+        text += f" (means of seeds {', '.join(many)}, unless one is named)"
     text += ", and the loss on them (nats per token) before the first step"
     starts = [label(one) for one in methods if "sft_epochs" in METHODS[one].coefficients]
     text += f" (of {' and '.join(starts)} that of its SFT start)" if starts else ""
@@ -90,7 +106,7 @@ def _stopped(settings: Profile, method: str, size: str) -> dict[str, Any]:
 
 def _told(size: str, line: dict[str, Any]) -> str:
     unsure = ", cannot be told from no difference" if lookups.doubt(line) else ""
-    return f"{_points(line)} ({size} size{unsure})"
+    return f"{_points(line)} ({size} size{unsure}{MORE_USEFUL[line.get('more_useful', '')]})"
 
 
 def _points(line: dict[str, Any]) -> str:
@@ -102,8 +118,14 @@ def _points(line: dict[str, Any]) -> str:
 
 def _student(settings: Profile, method: str, size: str, n: int) -> str:
     """Its name, and of which seeds it is where not of all."""
-    of = lookups.of_first(settings.name, n).partition(",")[0].removesuffix(")")
-    return f"{label(method)}, {size}{of and f'{of})'}"
+    known, count = lookups.seeds(settings.name), _seeds(settings, n)
+    alone = f" ({results.first_seeds(known, count)} alone)" if count < len(known) else ""
+    return f"{label(method)}, {size}{alone}"
+
+
+def _seeds(settings: Profile, n: int) -> int:
+    """Of how many seeds n member rows are."""
+    return round(n / lookups.lines(settings.name, "lengths", split="member")["rows"].min())
 
 
 def _ended(settings: Profile, method: str, size: str) -> dict[str, str]:
@@ -112,9 +134,8 @@ def _ended(settings: Profile, method: str, size: str) -> dict[str, str]:
         share(lookups.line(profile, "table1", method=one, size=size), "member")
         for one in (method, "sft")
     )
-    if lookups.of_first(profile, gap["n"]):  # beside SFT of the same seeds
-        rows = lookups.lines(profile, "lengths", split="member")["rows"].min()
-        (rate,) = results.sft_of_first(profile, round(gap["n"] / rows), [size])
+    if (count := _seeds(settings, gap["n"])) < len(lookups.seeds(profile)):
+        (rate,) = results.sft_of_first(profile, count, [size])  # beside SFT of the same seeds
         sft = f"{rate:.1%}"
     found = {"student": _student(settings, method, size, gap["n"]), "memorized": own, "SFT": sft}
     found["minus SFT, points"] = _points(gap)
@@ -132,13 +153,12 @@ def _as_useful(settings: Profile, method: str, size: str) -> dict[str, str]:
     found = {"student": name, "memorized": "", "SFT": "", "minus SFT, points": ""}
     found |= {"usefulness minus SFT": "", "judged": NOTES.get(gap["note"], gap["note"])}
     if gap["judged"]:
-        word = lookups.word(gap["lo"], gap["hi"])
-        found["judged"] = f"yes: {'not told from none' if word == lookups.UNKNOWN else word}"
+        excluded = f"a gain of {GAIN:.0%} of the rows is excluded"
+        word = "less" if gap["less"] else excluded if gap["none"] else "not decided"
+        found["judged"] = f"yes: {word}"
     if gap["gained"]:
         found |= {"memorized": f"{gap['own']:.1%}", "SFT": f"{gap['sft']:.1%}"}
         found["minus SFT, points"] = _points(gap)
         found["usefulness minus SFT"] = row_text(useful, form="+.3f")
-    if gap["more_useful"]:
-        who = {"SFT": "SFT", "student": "the student"}[gap["more_useful"]]
-        found["judged"] += f"; {who} is more useful by more than the margin"
+    found["judged"] += MORE_USEFUL[gap["more_useful"]]
     return found

@@ -15,7 +15,7 @@ from kdlib import runs
 from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import load_profile
 from kdlib.errors import KdlibError
-from kdlib.report import findings, many_seeds, results, sensitivity, site
+from kdlib.report import findings, from_scratch, results, sensitivity, site
 
 EXAMPLE = "04_word_level_kd"  # the first that shows SFT beside a distilled student
 TITLE = '<th colspan="2"'  # of an exhibit, see `notebook_display.exhibits`
@@ -84,7 +84,7 @@ def numbers(profile: str) -> str:
     parts = [_made(profile), results.markdown(first), " ".join(filter(None, how))]
     known = findings.said("README, results", load_profile(profile))
     parts += [results.markdown(pd.DataFrame(short)), f"{known} {CLAIMS}"]
-    parts += filter(None, [many_seeds.said(profile)])
+    parts += filter(None, [from_scratch.said(profile)])
     if len(attacked := results.attackers(profile)):
         parts += [results.attackers_legend(profile), results.markdown(attacked)]
     return "\n\n".join(parts)

@@ -271,10 +271,10 @@ def print_report(profile: str) -> None:
     print(f"Read     notebooks/executed/{profile}/10_comparison.ipynb")
 
 
-def ledger(profile: str, letters: str = "ABCDEF") -> str:
-    """Claims whose names begin so, with verdict and evidence, in Markdown; "" without any."""
+def ledger(profile: str, letters: str = "") -> str:
+    """Claims (whose names begin so), verdict and evidence, in Markdown; "" without any."""
     judged = claims(profile)
-    judged = judged[judged["claim"].str[0].isin([*letters])]
+    judged = judged[judged["claim"].str[0].isin([*letters])] if letters else judged
     return markdown(in_lines(judged).drop(columns="rule")) if len(judged) else ""
 
 

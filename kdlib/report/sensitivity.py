@@ -58,18 +58,20 @@ def table(profile: str) -> pd.DataFrame:
 
 
 def steep(profile: str) -> str:
-    """How many tokens stand between the shares of SFT on two machines; "" where not noted."""
+    """Between which epochs of the study's path a run on another machine ended; "" if not noted."""
     there = results.read(profile, "healed_elsewhere", optional=True)
     if "accuracy" not in there or there["accuracy"].isna().all():
         return ""
     run = there.dropna(subset="accuracy").iloc[0]
-    path = results.read(profile, "paths").query("split == 'member'")
+    path = results.read(profile, "paths").query("split == 'member'").sort_values("epoch")
     own = path[(path[[*KEYS, "seed"]] == run[[*KEYS, "seed"]]).all(axis=1)]
-    last = own.loc[own["epoch"].idxmax()]
-    text = "Shares of whole rows hang on few tokens. After the last epoch "
-    text += f"{label(run['method'])} ({run['size']} size, seed {run['seed']}) has "
-    text += f"{last['accuracy']:.2%} of the member rows' tokens right here and writes "
-    text += f"{last['exact_rate']:.1%} of the rows; healed and trained on {run['machine']}, "
+    told = [
+        f"{one['accuracy']:.2%} and {one['exact_rate']:.1%} after epoch {one['epoch']:g}"
+        for one in own.tail(2).to_dict("records")
+    ]
+    text = "How many rows are written whole is steep in how many of their tokens are predicted: "
+    text += f"{label(run['method'])} ({run['size']} size, seed {run['seed']}) has, as noted on its "
+    text += f"path, {', '.join(told)}; healed and trained on {run['machine']}, it ended at "
     return f"{text}{run['accuracy']:.2%} and {run['value']:.1%}."
 
 
@@ -114,10 +116,12 @@ def _elsewhere(profile: str) -> list[dict[str, Any]]:
     found = results.read(profile, "healed_elsewhere", optional=True)
     if found.empty:
         return []
-    found = found.reindex(columns=[*found.columns.union(["healed_in", "tuned_in", "nats", "code"])])
+    found = found.reindex(
+        columns=[*found.columns.union(["healed_in", "tuned_in", "nats", "code", "commit"])]
+    )
     lines = []
     for row in found.to_dict("records"):
-        changed = f"machine ({row['machine']}, healed there; {row['code']})"
+        changed = f"machine ({row['machine']}, healed there; {row['code']}, {row['commit']})"
         if pd.notna(row["healed_in"]):
             changed = f"precision: healed in {row['healed_in']}, fine-tuned in {row['tuned_in']}"
         lines.append(_line(row, changed, row["value"]) | {"nats": row["nats"]})

@@ -40,7 +40,7 @@ def how_sure(settings: Profile, text: str = "") -> str:
     seeds, groups = lookups.seeds(settings.name), "groups of equal responses"
     said = re.split(r"(?<=\.) (?=[A-Z])|\n", text)
     own = [one for one in said if re.search(r"\[[^]]*\d[^]]*](?!\()", one)]  # with an interval
-    alone = [lookups.ALONE in one or " alone) |" in one for one in own]
+    alone = [lookups.ALONE in one or f"(seed {seeds[0]} alone) |" in one for one in own]
     if len(seeds) > 1 and not (own and all(alone)):
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):
@@ -137,8 +137,8 @@ def _order(notebook: str, settings: Profile) -> str:
         size: ", ".join(table.loc[table["size"] == size, "method"].map(label))
         for size in settings.sizes
     }
-    text = "By shares at the end of training alone, whose differences may be chance, the order of "
-    text += "the paper's methods from the least memorized on "
+    text = "By shares at the end of training alone, whatever their intervals, the order of the "
+    text += "paper's methods from the least memorized on "
     if len(set(orders.values())) == 1:
         return f"{text}is the same at every size: {orders[settings.sizes[0]]}."
     told = "; ".join(f"{size}: {order}" for size, order in orders.items())

@@ -2,8 +2,8 @@
 
 All are of the profile's `probe_size`. Every defence of the table is trained alone, that is, with
 SFT, DP-SGD for each of EPSILONS, and beside PARTNER, so that neither side has a defence that the
-other lacks. So a seed needs 21 runs more than the paper's methods; all defences beside every method
-would be 44.
+other lacks (the teacher has none). So a seed needs 21 runs more than the paper's methods; all
+defences beside every method that can carry them would be 40.
 """
 
 from collections.abc import Mapping

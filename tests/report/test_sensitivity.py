@@ -37,7 +37,8 @@ def test_each_change_is_a_line_beside_the_run_of_its_seed(made):
         "machine": "M",
         "nats": 4.0,
         "healed_in": None,
-        "code": "this code",
+        "code": "later code",
+        "commit": "1a",
     }
     step = there | {"value": 0.375, "healed_in": "float32", "tuned_in": "bf16"}
     order = {"kind": "order", "size": "small", "seed": 1, "first": 0.75, "second": 0.5}
@@ -49,21 +50,27 @@ def test_each_change_is_a_line_beside_the_run_of_its_seed(made):
     assert found.to_numpy().tolist() == [
         [0, sensitivity.NOTHING, "0.750", "3.50", ""],
         [0, "order of the general text in healing (1)", "0.250", "3.00", ""],
-        [0, "machine (M, healed there; this code)", "0.125", "4.00", "0.500"],
+        [0, "machine (M, healed there; later code, 1a)", "0.125", "4.00", "0.500"],
         [0, "precision: healed in float32, fine-tuned in bf16", "0.375", "4.00", ""],
         [1, sensitivity.NOTHING, "0.750", "3.50", ""],
         [1, "order of the rows", "0.500", "", ""],
     ]
 
 
-def test_how_many_tokens_stand_between_two_machines(made):
+def test_how_steep_the_share_is_beside_a_run_on_another_machine(made):
     there = LINE | {"value": 0.125, "machine": "M", "nats": 4.0, "healed_in": None, "code": "this"}
-    path = LINE | {"split": "member", "exact_rate": 0.75}
-    noted = [path | {"epoch": 1, "accuracy": 0.5}, path | {"epoch": 2, "accuracy": 0.996}]
+    there |= {"commit": "1a"}
+    path = LINE | {"split": "member", "exact_rate": 0.25}
+    noted = [
+        path | {"epoch": 2, "accuracy": 0.996, "exact_rate": 0.75},
+        path | {"epoch": 1, "accuracy": 0.98},
+    ]
     other = path | {"size": "large", "epoch": 3, "accuracy": 1.0}
     made(healed_elsewhere=[there], paths=[*noted, other])
     assert sensitivity.steep("made") == ""
-    made(healed_elsewhere=[there | {"accuracy": None}, there | {"accuracy": 0.992}], paths=[*noted, other])
-    said = sensitivity.steep("made")
-    assert "has 99.60% of the member rows' tokens right here and writes 75.0% of the rows;" in said
-    assert said.endswith("on M, 99.20% and 12.5%.")
+    found = [there | {"accuracy": None, "commit": "2b"}, there | {"accuracy": 0.992}]
+    made(healed_elsewhere=found, paths=[*noted, other])
+    said = (
+        "98.00% and 25.0% after epoch 1, 99.60% and 75.0% after epoch 2; healed and trained on M, "
+    )
+    assert sensitivity.steep("made").endswith(f"{said}it ended at 99.20% and 12.5%.")

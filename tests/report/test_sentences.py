@@ -225,8 +225,8 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "04_word_level_kd",
             "At the end of training word-level KD memorizes, minus SFT of its size, in percentage "
             "points of the member rows: -15.0 [-20.0, -10.0] (large size), -15.0 [-20.0, -10.0] "
-            "(middle size), -15.0 [-20.0, -10.0] (small size); stopped early where both are about "
-            "as useful, -15.0 [-20.0, -10.0] (large size), -15.0",
+            "(middle size), -15.0 [-20.0, -10.0] (small size); stopped early, 3 of 3 students "
+            "meet the conditions of a verdict (last column below): -15.0 [-20.0, -10.0] (large",
         ),
         (
             "04_word_level_kd",
@@ -366,7 +366,7 @@ def test_little_to_save_and_nothing_in_common():
     assert "judges 0 of these students; where SFT memorizes under 10% of the rows, there is" in text
     said = findings.said("08_minillm", SMOKE)
     row = "\n| MiniLLM, small |  |  |  |  | no: no usefulness that both surely gain |\n"
-    assert row in said and "as useful, no student meets the conditions of a verdict (last" in said
+    assert row in said and "early, 0 of 3 students meet the conditions of a verdict (last" in said
 
 
 @pytest.mark.parametrize(("useful", "named"), [(-0.06, True), (-0.04, False), (0.06, False)])
@@ -510,11 +510,32 @@ def test_what_was_run_on_one_seed_is_held_against_sft_of_that_seed():
         metrics=shares[~((shares["method"] == "gkd") & (shares["seed"] > 0))],
     )
     said = findings.said("07_on_policy", SMOKE)
-    assert "(small size) (seed 0 alone, its interval over groups); stopped early" in said
+    assert "(small size), each (seed 0 alone, its interval over groups); stopped early" in said
     for size in SIZES:
         own = f"\n| GKD, {size} (seed 0 alone) | 40.0% [30.0%, 50.0%] | 30.0% | -15.0 [-20.0"
         assert own in said  # SFT of that seed
         assert f"\n| ImitKD, {size} | 40.0% [30.0%, 50.0%] | 40.0% [30.0%" in said  # of all
+
+
+def test_what_was_run_on_two_of_three_seeds_names_both():
+    gaps = lookups.table("smoke", "differences").assign(n=300)
+    gaps.loc[gaps["method"] == "gkd", "n"] = 200
+    write(differences=gaps)
+    said = findings.said("07_on_policy", SMOKE)
+    assert "\n| GKD, small (seeds 0, 1 alone) | 40.0% [30.0%, 50.0%] | 35.0% | -15.0" in said
+
+
+def test_what_the_rule_does_not_judge_is_named_where_it_is_apart():
+    table = stopped(sft=0.05)
+    few = stopped()
+    few.loc[few["metric"] == "memorized", "discordant"] = 4
+    write(equal_usefulness=table)
+    said = findings.said("04_word_level_kd", SMOKE)
+    apart = "; apart, though not judged: -15.0 [-20.0, -10.0] (large size), -15.0"
+    assert f"0 of 3 students meet the conditions of a verdict (last column below){apart}" in said
+    write(equal_usefulness=few)
+    said = findings.said("04_word_level_kd", SMOKE)
+    assert "+0.010] | yes: less |" not in said and "+0.010] | yes: not decided |" in said
 
 
 def test_what_holds_0_is_not_told_from_none():

@@ -1,15 +1,14 @@
-"""The claims once more, on models from scratch over many seeds, beside those of the study.
+"""The claims once more, on models from scratch, over more seeds, beside those of the study.
 
-More training runs narrow what the study leaves open. These models answer too badly for anything to
-be said of usefulness, so that claims on it stay barred, and they are no pretrained ones: their
-verdicts stand beside the study's and replace none.
+These models are small and no pretrained ones, and read other rows: their verdicts stand beside the
+study's and replace none. Nothing is said of usefulness, which is not judged of them.
 """
 
 import pandas as pd
 
 from kdlib.analysis.primary import OFF_POLICY
 from kdlib.config.methods import DISTILLED, METHODS, label
-from kdlib.report import lookups, results
+from kdlib.report import ledger_sentences, lookups, results
 from kdlib.report.lookups import briefly, difference
 from kdlib.stats import MIN_SEEDS
 
@@ -34,8 +33,8 @@ def said(profile: str) -> str:
         return ""
     means = results.read(PROFILE, "primary").set_index("claim")
     text = f"Over {len(known)} training runs of models from scratch (profile `{PROFILE}`, seeds "
-    text += f"{', '.join(known)}), which answer too badly to speak of usefulness, distilled "
-    text += "students memorize, compared with SFT of their size and on average,"
+    text += f"{', '.join(known)}), of which no usefulness is judged, distilled students memorize, "
+    text += "compared with SFT of their size and on average,"
     for claim, when in MEANS.items():
         if claim in means.index:
             line = means.loc[claim].to_dict()
@@ -47,12 +46,11 @@ def said(profile: str) -> str:
 
 def _judged() -> str:
     """The verdicts that are on trained models, and of which claims the rules allow none."""
-    judged = results.claims(PROFILE).set_index("claim")
-    judged = judged[judged.index != "C6"]  # of costs, which the sizes decide
-    barred = judged["evidence"].astype(str).str.contains("no verdict")
-    told = ", ".join(f"{claim} {verdict}" for claim, verdict in judged["verdict"][~barred].items())
+    judged = results.claims(PROFILE).set_index("claim")["verdict"].drop("C6", errors="ignore")
+    barred = ledger_sentences.barred(results.claims(PROFILE)).index
+    told = ", ".join(f"{claim} {one}" for claim, one in judged.drop(barred).items())
     text = f"By the same rules: {told or 'nothing is judged'}"
-    return f"{text}; no verdict by rule: {', '.join(judged.index[barred]) or 'none'}."
+    return f"{text}; no verdict by rule: {', '.join(barred) or 'none'}."
 
 
 def _without(means: pd.DataFrame) -> str:
@@ -71,10 +69,10 @@ def verdicts(profile: str, claims: list[str]) -> pd.DataFrame:
     known = pd.DataFrame(index=pd.Index(claims, name="claim"))
     if not (of := seeds(profile)):
         return known
-    judged = results.claims(PROFILE).set_index("claim").reindex(claims)
+    judged = results.claims(PROFILE)
     reach = results.read(PROFILE, "reach").set_index("claim")["greatest"].reindex(claims)
-    barred = judged["evidence"].astype(str).str.contains("no verdict")
-    name = f"{PROFILE}, {len(of)} seeds"
-    known[name] = judged["verdict"].fillna("not run")
-    known[f"half-width ({PROFILE})"] = reach.map("{:.3f}".format).mask(barred, "not judged")
-    return known
+    halves = reach.map("{:.3f}".format).replace("nan", "")
+    halves[halves.index.isin(ledger_sentences.barred(judged).index)] = "not judged"
+    verdict = judged.set_index("claim")["verdict"].reindex(claims).fillna("not run")
+    known[f"{PROFILE}, {len(of)} seeds"] = verdict
+    return known.assign(**{f"half-width ({PROFILE})": halves})

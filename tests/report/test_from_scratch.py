@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from kdlib import runs
-from kdlib.report import many_seeds
+from kdlib.report import from_scratch
 
 
 @pytest.fixture(autouse=True)
@@ -13,12 +13,13 @@ def project(tmp_path, monkeypatch):
 
 
 def write(seeds=(0, 1, 2, 3)):
-    folder = runs.results_dir(many_seeds.PROFILE)
+    folder = runs.results_dir(from_scratch.PROFILE)
     line = {"value": -0.125, "lo": -0.25, "hi": -0.05}
     means = {"C1": 9, "C1, off-policy": 6, "A2": 5}
     claims = [
         {"claim": "C1", "verdict": "confirmed", "evidence": "9 of 9 differences lie below 0"},
         {"claim": "C2", "verdict": "open", "evidence": "9 of 9; no verdict on usefulness"},
+        {"claim": "C6", "verdict": "confirmed", "evidence": "9 of 9 students cost less"},
     ]
     tables = {
         "lengths": pd.DataFrame({"seed": seeds, "split": "member", "rows": 480}),
@@ -32,7 +33,7 @@ def write(seeds=(0, 1, 2, 3)):
 
 def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
     write()
-    said = many_seeds.said("laptop")
+    said = from_scratch.said("laptop")
     assert said.startswith(
         "Over 4 training runs of models from scratch (profile `tiny`, seeds 0, 1"
     )
@@ -40,17 +41,17 @@ def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
     assert f"at the end of training {span} (9 students), without MiniLLM 12.5 fewer [" in said
     assert f"; where both fit the rows as closely {span} (5 students). By the same" in said
     assert said.endswith(" rules: C1 confirmed; no verdict by rule: C2.")
-    found = many_seeds.verdicts("laptop", ["C1", "C2", "A9"])
+    found = from_scratch.verdicts("laptop", ["C1", "C2", "A9"])
     assert found["tiny, 4 seeds"].tolist() == ["confirmed", "open", "not run"]
-    assert found["half-width (tiny)"].tolist()[:2] == ["0.031", "not judged"]
+    assert found["half-width (tiny)"].tolist() == ["0.031", "not judged", ""]
 
 
 @pytest.mark.parametrize(("profile", "seeds"), [("tiny", (0, 1, 2)), ("laptop", (0, 1))])
 def test_nothing_is_said_beside_themselves_or_of_few_seeds(profile, seeds):
     write(seeds)
-    assert many_seeds.said(profile) == ""
-    assert list(many_seeds.verdicts(profile, ["C1"])) == []
+    assert from_scratch.said(profile) == ""
+    assert list(from_scratch.verdicts(profile, ["C1"])) == []
 
 
 def test_nothing_is_said_where_they_were_not_run():
-    assert many_seeds.said("laptop") == "" and many_seeds.seeds("smoke") == []
+    assert from_scratch.said("laptop") == "" and from_scratch.seeds("smoke") == []
