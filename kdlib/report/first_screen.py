@@ -103,14 +103,13 @@ def _elsewhere(settings: Profile) -> str:
         settings.name, "metrics", seed=seed, metric="exact_rate", split="member", **asked
     )
     here = own[own["k"] == WINDOW].iloc[0]
-    told = []
-    for run in there.to_dict("records"):
-        outside = not here["lo"] <= run["value"] <= here["hi"]
-        words = f"{run['code']}, on {run['machine']}"
-        told.append(f"{run['value']:.1%} ({words}{'; outside of the interval' * outside})")
-    text = f"; run again on other machines, SFT ({asked['size']} size) wrote {' and '.join(told)} "
-    text += f"of the rows of seed {seed}, here {row_text(here, form='.1%')}"
-    return f"{text} (seed {seed} {lookups.ALONE})"
+    runs_of = there.to_dict("records")
+    told = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in runs_of)
+    within = sum(here["lo"] <= run["value"] <= here["hi"] for run in runs_of)
+    machines = " and ".join(there["machine"].unique())
+    text = f"; run again on {machines}, SFT ({asked['size']} size) wrote {told} of the rows of "
+    text += f"seed {seed}, here {row_text(here, form='.1%')} (seed {seed} {lookups.ALONE}), which "
+    return f"{text}covers {within or 'none'} of the {len(runs_of)}"
 
 
 OF: list[tuple[str, Sentence]] = [
