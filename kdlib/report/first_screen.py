@@ -109,7 +109,7 @@ def _elsewhere(settings: Profile) -> str:
     machines = " and ".join(there["machine"].unique())
     text = f"; run again on {machines}, SFT ({asked['size']} size) wrote {told} of the rows of "
     text += f"seed {seed}, here {row_text(here, form='.1%')} (seed {seed} {lookups.ALONE}), which "
-    return f"{text}covers {within or 'none'} of the {len(runs_of)}"
+    return f"{text}covers {f'{within} of {len(runs_of)}' if within else 'none of them'}"
 
 
 OF: list[tuple[str, Sentence]] = [
