@@ -8,15 +8,11 @@ import pandas as pd
 
 from kdlib.analysis.primary import OFF_POLICY
 from kdlib.config.methods import DISTILLED, METHODS, label
-from kdlib.report import ledger_sentences, lookups, results
+from kdlib.report import ledger_sentences, lookups, method_sentences, results
 from kdlib.report.lookups import briefly, difference
 from kdlib.stats import MIN_SEEDS
 
 PROFILE = "tiny"
-MEANS = {  # of `primary.csv`: when students are compared with SFT
-    "C1": "at the end of training",
-    "A2": "where both fit the rows as closely",
-}
 
 
 def seeds(profile: str) -> list[str]:
@@ -32,16 +28,14 @@ def said(profile: str) -> str:
     if not (known := seeds(profile)):
         return ""
     means = results.read(PROFILE, "primary").set_index("claim")
+    end = means.loc["C1"].to_dict()
     text = f"Over {len(known)} training runs of models from scratch (profile `{PROFILE}`, seeds "
     text += f"{', '.join(known)}), of which no usefulness is judged, distilled students memorize, "
-    text += "compared with SFT of their size and on average,"
-    for claim, when in MEANS.items():
-        if claim in means.index:
-            line = means.loc[claim].to_dict()
-            text += f" {when} {difference(line)} ({int(line['students'])} students)"
-            text += _without(means) if claim == "C1" else ""
-            text += ";"
-    return f"{text.removesuffix(';')}. {_judged()}"
+    text += f"compared with SFT of their size, on average at the end of training {difference(end)} "
+    text += (
+        f"({int(end['students'])} students){_without(means)}; {method_sentences.same_fit(PROFILE)}."
+    )
+    return f"{text} {_judged()}"
 
 
 def _judged() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kdlib.analysis.own_claims import GAIN, at_equal_usefulness
-from kdlib.config.methods import METHODS, label
+from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
 from kdlib.report.lookups import share
@@ -24,6 +24,10 @@ MORE_USEFUL = {  # by more than the margin
     "SFT": "; SFT is more useful by more than the margin",
     "student": "; the student is more useful by more than the margin",
 }
+MEAN_LOSS = (
+    "a mean hides how rows differ: who fits some wholly and others hardly, as a student may that "
+    "reads the teacher's text, writes more of them whole at the same mean"
+)
 POINTS = "{:+.1f} [{:+.1f}, {:+.1f}]"
 
 
@@ -91,6 +95,25 @@ def _stops(settings: Profile) -> str:
     text += "depends on the student beside it (epochs, and the usefulness of each, stand in "
     text += f"`{table}`). Usefulness goes from 0 to 1; who lies more than the margin apart "
     return f"{text}({told}) is not as useful"
+
+
+def same_fit(profile: str) -> str:
+    """What the paper's distilled students memorize minus SFT at the same mean loss, each."""
+    found = lookups.table(profile, "same_fit")
+    found = found[found["method"].isin(DISTILLED)]
+    met = found.dropna(subset="value")
+    told = ", ".join(
+        f"{_points(one)} ({label(one['method'])}, {one['size']} size)"
+        for one in met.to_dict("records")
+    )
+    text = "where both fit the rows as closely, by the mean loss on them, minus SFT in percentage "
+    text += f"points: {told or 'nobody is compared'}"
+    if len(met) < len(found):
+        text += (
+            f"; {len(found) - len(met)} of {len(found)} students come to no loss in common with "
+        )
+        text += "SFT at which either memorizes 5%"
+    return f"{text} ({MEAN_LOSS})"
 
 
 def _gap(settings: Profile, method: str, size: str) -> dict[str, Any]:

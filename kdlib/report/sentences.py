@@ -160,13 +160,8 @@ def _extracted(settings: Profile) -> str:
     return f"{text}{share(member[1])} and {share(held_out[1])}."
 
 
-def _mean(claim: str, when: str, settings: Profile) -> str:
-    table = lookups.table(settings.name, "primary").set_index("claim")
-    if claim not in table.index:
-        return f"{when}, no student can be compared with SFT."
-    line = table.loc[claim].to_dict()
-    mean = f"the mean over {int(line['students'])} distilled students, compared with SFT"
-    return f"{when}, {mean}: {difference(line)}."
+def _same_fit(settings: Profile) -> str:
+    return f"{method_sentences.same_fit(settings.name)}."
 
 
 def _at_the_end(settings: Profile) -> str:
@@ -233,7 +228,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
     "10_comparison": [
         ("", _main),
         ("", _at_the_end),
-        ("", partial(_mean, "A2", "where both fit the rows as closely")),
+        ("", _same_fit),
         ("", first_screen.how_far),
     ],
     **part_sentences.OF,

@@ -15,7 +15,8 @@ def project(tmp_path, monkeypatch):
 def write(seeds=(0, 1, 2, 3)):
     folder = runs.results_dir(from_scratch.PROFILE)
     line = {"value": -0.125, "lo": -0.25, "hi": -0.05}
-    means = {"C1": 9, "C1, off-policy": 6, "A2": 5}
+    means = {"C1": 9, "C1, off-policy": 6}
+    fit = {"size": "small", "n": 1, "groups": 1, "hit_groups": 1, "p": 0.01}
     claims = [
         {"claim": "C1", "verdict": "confirmed", "evidence": "9 of 9 differences lie below 0"},
         {"claim": "C2", "verdict": "open", "evidence": "9 of 9; no verdict on usefulness"},
@@ -24,6 +25,11 @@ def write(seeds=(0, 1, 2, 3)):
     tables = {
         "lengths": pd.DataFrame({"seed": seeds, "split": "member", "rows": 480}),
         "primary": [{"claim": one, "students": n} | line for one, n in means.items()],
+        "same_fit": [
+            fit | line | {"method": "word_kd"},
+            fit | {"method": "minillm", "value": None},
+            fit | line | {"method": "all", "size": "all"},
+        ],
         "claims": claims,
         "reach": [{"claim": one["claim"], "greatest": 0.03125} for one in claims],
     }
@@ -39,8 +45,14 @@ def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
     )
     span = "12.5 percentage points fewer [95% interval of the difference -25.0 to -5.0]"
     assert f"at the end of training {span} (9 students), without MiniLLM 12.5 fewer [" in said
-    assert f"; where both fit the rows as closely {span} (5 students). By the same" in said
-    assert said.endswith(" rules: C1 confirmed; no verdict by rule: C2.")
+    assert (
+        "minus SFT in percentage points: -12.5 [-25.0, -5.0] (word-level KD, small size);" in said
+    )
+    assert (
+        "; 1 of 2 students come to no loss in common with SFT at which either memorizes 5% (a"
+        in said
+    )
+    assert said.endswith(" By the same rules: C1 confirmed; no verdict by rule: C2.")
     found = from_scratch.verdicts("laptop", ["C1", "C2", "A9"])
     assert found["tiny, 4 seeds"].tolist() == ["confirmed", "open", "not run"]
     assert found["half-width (tiny)"].tolist() == ["0.031", "not judged", ""]

@@ -122,6 +122,7 @@ def write_all():
         extraction=pd.concat(
             [one.assign(split=s) for one in given for s in ("member", "held_out")]
         ),
+        same_fit=every(**SPAN),
         primary=[
             {"claim": claim, "students": 9} | SPAN for claim in ("A1", "A2", "C1", OFF_POLICY)
         ],
@@ -256,7 +257,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("09_memorization_meter", "with half of the response given, 50.0% [0.0%, 90.0%]"),
         (
             "10_comparison",
-            f"as closely, the mean over 9 distilled students, compared with SFT: {LESS}.",
+            "minus SFT in percentage points: -15.0 [-20.0, -10.0] (word-level KD, large size), ",
         ),
         ("11_inheritance", "Of the 40 rows that the teacher and not an SFT student memorizes"),
         ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
@@ -324,14 +325,14 @@ def test_what_is_said(stem, said):
 )
 def test_the_interval_says_whether_a_difference_is_told_from_none(value, lo, hi, size, sure):
     line = {"students": 2, "value": value, "lo": lo, "hi": hi}
-    write(primary=[{"claim": claim} | line for claim in ("C1", "A2")])
+    write(primary=[{"claim": claim} | line for claim in ("A1", "C1")])
     span = "(too few different responses for an interval)"
     if lo is not None:
         span = f"[95% interval of the difference {100 * lo:+.1f} to {100 * hi:+.1f}]"
     known = sure or value == 0 or lo is None
     text = findings.said("10_comparison", SMOKE)
     tail = "." if known else f", {lookups.UNKNOWN}."
-    assert f"compared with SFT: {size} {span}{tail}" in text
+    assert f"{size} {span}{tail.replace('.', ';')}" in text
     first = findings.said("10_comparison", SMOKE)
     plain = first[first.index("At the end of training, ") :].partition(". ")[0]
     assert plain.startswith(f"At the end of training, {'' if sure else 'this run could not tell'}")
@@ -346,7 +347,9 @@ def test_a_difference_of_too_few_responses_is_not_given():
     write(primary=[{"claim": "C1", "students": 2, "value": None, "lo": None, "hi": None}])
     text = findings.said("10_comparison", SMOKE)
     assert "on average not given, of too few different responses;" in text
-    assert "Where both fit the rows as closely, no student can be compared with SFT." in text
+    write(same_fit=every(value=None, lo=None, hi=None))
+    said = findings.said("10_comparison", SMOKE)
+    assert "points: nobody is compared; 9 of 9 students come to no loss in common with SFT" in said
 
 
 @pytest.mark.parametrize(
