@@ -107,9 +107,9 @@ def _elsewhere(settings: Profile) -> str:
     told = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in runs_of)
     within = sum(here["lo"] <= run["value"] <= here["hi"] for run in runs_of)
     machines = " and ".join(there["machine"].unique())
-    text = f"; run again on {machines}, SFT ({asked['size']} size) wrote {told} of the rows of "
-    text += f"seed {seed}, here {row_text(here, form='.1%')} (seed {seed} {lookups.ALONE}), which "
-    return f"{text}covers {f'{within} of {len(runs_of)}' if within else 'none of them'}"
+    text = f"; on {machines} SFT ({asked['size']} size) wrote {told} of the rows of seed {seed}, "
+    text += f"here {row_text(here, form='.1%')} (seed {seed} {lookups.ALONE}): "
+    return f"{text}{within or 'none'} of these {len(runs_of)} other runs inside of it"
 
 
 OF: list[tuple[str, Sentence]] = [

@@ -6,9 +6,10 @@ study's and replace none. Nothing is said of usefulness, which is not judged of 
 
 import pandas as pd
 
-from kdlib.analysis.primary import OFF_POLICY
+from kdlib.analysis.primary import GIVEN, OFF_POLICY
+from kdlib.analysis.rates import student_sizes
 from kdlib.config.methods import DISTILLED, METHODS, label
-from kdlib.report import ledger_sentences, lookups, method_sentences, results
+from kdlib.report import first_screen, ledger_sentences, lookups, method_sentences, results
 from kdlib.report.lookups import briefly, difference
 from kdlib.stats import MIN_SEEDS
 
@@ -29,20 +30,24 @@ def said(profile: str) -> str:
         return ""
     means = results.read(PROFILE, "primary").set_index("claim")
     end = means.loc["C1"].to_dict()
-    text = f"Over {len(known)} training runs of models from scratch (profile `{PROFILE}`, seeds "
-    text += f"{', '.join(known)}), of which no usefulness is judged, distilled students memorize, "
-    text += f"compared with SFT of their size, on average at the end of training {difference(end)} "
+    rows = lookups.lines(PROFILE, "lengths", split="member")["rows"].min()
+    text = f"Models from scratch (profile `{PROFILE}`), {len(known)} training runs of each (seeds "
     text += (
-        f"({int(end['students'])} students){_without(means)}; {method_sentences.same_fit(PROFILE)}."
+        f"{', '.join(known)}; {rows} member rows a seed), none of them judged as useful: at the "
     )
-    return f"{text} {_judged()}"
+    text += "end of training distilled students memorize, minus SFT of their size and on average, "
+    text += f"{difference(end)} ({int(end['students'])} students){_without(means)}. "
+    fit = method_sentences.same_fit(PROFILE)
+    return f"{text}{fit[0].upper()}{fit[1:]}. {_judged()}"
 
 
 def _judged() -> str:
     """The verdicts that are on trained models, and of which claims the rules allow none."""
-    judged = results.claims(PROFILE).set_index("claim")["verdict"].drop("C6", errors="ignore")
+    judged = results.claims(PROFILE).set_index("claim")
     barred = ledger_sentences.barred(results.claims(PROFILE)).index
-    told = ", ".join(f"{claim} {one}" for claim, one in judged.drop(barred).items())
+    known = judged.drop(barred)
+    first = known["evidence"].str.partition("; ")[0]
+    told = "; ".join(f"{claim} {known['verdict'][claim]} ({first[claim]})" for claim in known.index)
     text = f"By the same rules: {told or 'nothing is judged'}"
     return f"{text}; no verdict by rule: {', '.join(barred) or 'none'}."
 
@@ -51,8 +56,16 @@ def _without(means: pd.DataFrame) -> str:
     """The mean of C1 without students that write text of their own."""
     if OFF_POLICY not in means.index:
         return ""
-    own = [label(one) for one in DISTILLED if not METHODS[one].text.startswith(("rows", "teacher"))]
-    return f", without {' and '.join(own)} {briefly(means.loc[OFF_POLICY].to_dict())}"
+    own = [one for one in DISTILLED if not METHODS[one].text.startswith(GIVEN)]
+    names = " and ".join(f"{label(one)}{_started(one)}" for one in own)
+    return f", without {names} {briefly(means.loc[OFF_POLICY].to_dict())}"
+
+
+def _started(method: str) -> str:
+    """What the SFT students write from which a method starts, if it does, by size."""
+    sizes = student_sizes(lookups.lines(PROFILE, "paths", method=method))
+    wrote = filter(None, (first_screen.begun(PROFILE, method, size) for size in sizes))
+    return f" (whose SFT starts wrote {told})" if (told := ", ".join(wrote)) else ""
 
 
 def verdicts(profile: str, claims: list[str]) -> pd.DataFrame:

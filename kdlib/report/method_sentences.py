@@ -25,8 +25,8 @@ MORE_USEFUL = {  # by more than the margin
     "student": "; the student is more useful by more than the margin",
 }
 MEAN_LOSS = (
-    "a mean hides how rows differ: who fits some wholly and others hardly, as a student may that "
-    "reads the teacher's text, writes more of them whole at the same mean"
+    "a mean hides how rows differ: who fits some perfectly and others badly, as a student may that "
+    "is taught the teacher's text, writes more of them whole than who fits all evenly"
 )
 POINTS = "{:+.1f} [{:+.1f}, {:+.1f}]"
 

@@ -69,7 +69,8 @@ def steep(profile: str) -> str:
         f"{one['accuracy']:.2%} and {one['exact_rate']:.1%} after epoch {one['epoch']:g}"
         for one in own.tail(2).to_dict("records")
     ]
-    text = "How many rows are written whole is steep in how many of their tokens are predicted: "
+    text = "How many rows are written whole depends steeply on the share of their tokens that is "
+    text += "predicted, and on how the others lie: "
     text += f"{label(run['method'])} ({run['size']} size, seed {run['seed']}) has, as noted on its "
     text += f"path, {', '.join(told)}; healed and trained on {run['machine']}, it ended at "
     return f"{text}{run['accuracy']:.2%} and {run['value']:.1%}."

@@ -437,10 +437,12 @@ def test_runs_of_other_machines_stand_beside_the_share_here():
     there.append(line | {"value": 0.5, "healed_in": "bf16"})  # a step of this machine
     write(healed_elsewhere=there, metrics=shares)
     said = (
-        "run again on M, SFT (middle size) wrote 12.5% (earlier code) and 37.5% (this code) of the "
+        "; on M SFT (middle size) wrote 12.5% (earlier code) and 37.5% (this code) of the rows of "
     )
-    said += "rows of seed 1, here 40.0% [30.0%, 50.0%] (seed 1 alone, its interval over groups), "
-    said += "which covers 1 of 2."
+    said += (
+        "seed 1, here 40.0% [30.0%, 50.0%] (seed 1 alone, its interval over groups): 1 of these "
+    )
+    said += "2 other runs inside of it."
     assert said in findings.said("README", SMOKE)
 
 
