@@ -81,17 +81,17 @@ def test_shares_in_a_hundred(share, said):
 
 
 def test_the_page_for_who_decides_says_what_the_tables_say():
-    said = site.decision("tiny")
+    said = site.decision(findings.REFERENCE)
     assert sum(said["verdicts"].values()) == said["claims"]
-    assert said["of_hundred"].count("\n") == 5  # heading, teacher, three sizes
+    assert said["of_hundred"].count("\n") == 4  # heading, teacher, two sizes
     assert said["cost"] and said["canaries"] and len(said["attack"]) == 2
     assert all(0 <= float(chance) <= 100 for _, chance in said["attack"])
 
 
 def test_each_number_of_texts_has_its_interval():
-    said = site.decision("tiny")
-    assert "| large | 75 [73–78] | 1 [0–3] to 63 [60–66] | 0 [0–1] |" in said["of_hundred"]
-    assert said["most"] == ("word-level KD, large", "63 [60–66]")
+    said = site.decision(findings.REFERENCE)
+    assert "| middle | 86 [80–93] | 0 [0–2] to 77 [65–90] | below 1 [0–2] |" in said["of_hundred"]
+    assert said["most"] == ("word-level KD, middle", "77 [65–90]")
     line = pd.DataFrame({"member": [0.4], "member_lo": [None], "member_hi": [None]})
     assert site._extreme(line, "max") == ([0], "40")  # of too few different responses
 
