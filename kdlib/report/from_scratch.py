@@ -32,13 +32,11 @@ def said(profile: str) -> str:
     end = means.loc["C1"].to_dict()
     rows = lookups.lines(PROFILE, "lengths", split="member")["rows"].min()
     text = f"Models from scratch (profile `{PROFILE}`), {len(known)} training runs of each (seeds "
-    text += (
-        f"{', '.join(known)}; {rows} member rows a seed), none of them judged as useful: at the "
-    )
-    text += "end of training distilled students memorize, minus SFT of their size and on average, "
-    text += f"{difference(end)} ({int(end['students'])} students){_without(means)}. "
+    text += f"{', '.join(known)}; {rows} member rows a seed), of which no usefulness is judged:\n\n"
+    text += "- At the end of training distilled students memorize, minus SFT of their size and on "
+    text += f"average, {difference(end)} ({int(end['students'])} students){_without(means)}.\n"
     fit = method_sentences.same_fit(PROFILE)
-    return f"{text}{fit[0].upper()}{fit[1:]}. {_judged()}"
+    return f"{text}- {fit[0].upper()}{fit[1:]}.\n- {_judged()}"
 
 
 def _judged() -> str:
