@@ -66,7 +66,7 @@ site: $(READY)  ## the notebooks, results and library as a website, in site/
 	@rm -rf docs/.doctrees jupyter_execute
 	@echo "open site/index.html"
 
-# laptop: at the default profile's size alone, 25 minutes; tiny; all: the audit and losses, too.
+# laptop: at the default profile's size alone, 25 to 40 minutes; tiny; all: the audit and losses, too.
 SIZE ?= all
 bench: $(READY)  ## the meter against decoding; training speed and memory against other libraries
 	python -m pip install --quiet --constraint constraints.txt --editable '.[dev,defences,peers]'
