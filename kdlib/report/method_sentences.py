@@ -11,7 +11,7 @@ from kdlib.analysis.own_claims import GAIN, at_equal_usefulness
 from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
-from kdlib.report.lookups import share
+from kdlib.report.lookups import briefly, share
 from kdlib.stats import row_text
 
 RULE = "[10](10_comparison.ipynb)"
@@ -108,6 +108,9 @@ def same_fit(profile: str) -> str:
     )
     text = "where both fit the rows as closely, by the mean loss on them, minus SFT in percentage "
     text += f"points: {told or 'nobody is compared'}"
+    means = results.read(profile, "primary").set_index("claim")
+    if "A2" in means.index:
+        text += f", on average {briefly(means.loc['A2'].to_dict())}"
     if len(met) < len(found):
         text += (
             f"; {len(found) - len(met)} of {len(found)} students come to no loss in common with "
