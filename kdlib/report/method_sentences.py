@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.analysis.equal_usefulness import VISIBLE
 from kdlib.analysis.own_claims import GAIN, at_equal_usefulness
 from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.config.profile import Profile
@@ -26,7 +27,7 @@ MORE_USEFUL = {  # by more than the margin
 }
 MEAN_LOSS = (
     "a mean hides how rows differ: who fits some perfectly and others badly, as a student may that "
-    "is taught the teacher's text, writes more of them whole than who fits all evenly"
+    "is taught the teacher's text, can write more of them whole than who fits all evenly"
 )
 POINTS = "{:+.1f} [{:+.1f}, {:+.1f}]"
 
@@ -43,7 +44,7 @@ def compared(method: str, settings: Profile) -> str:
     for size, one in stopped.items():
         if one["judged"]:
             judged.append(_told(size, one))
-        elif one["gained"] and not lookups.doubt(one):
+        elif one["gained"] and pd.notna(one["lo"]) and not lookups.doubt(one):
             apart.append(_told(size, one))
     text += f"stopped early, {len(judged)} of {len(stopped)} students meet the conditions of a "
     text += "verdict (last column below)"
@@ -115,7 +116,7 @@ def same_fit(profile: str) -> str:
         text += (
             f"; {len(found) - len(met)} of {len(found)} students come to no loss in common with "
         )
-        text += "SFT at which either memorizes 5%"
+        text += f"SFT at which either memorizes {VISIBLE:.0%}"
     return f"{text} ({MEAN_LOSS})"
 
 

@@ -5,8 +5,8 @@ precision, the machine. Its lines come from `second_sft.csv`, `other_bases.csv` 
 `healed_elsewhere.csv`, whose columns healed_in and tuned_in are filled (else empty) for runs of
 this machine with a step in float32: by a copy of the profile in which `precision` of teacher,
 student or both is "fp32". Its column nats is the loss on general text after healing, and code says
-of runs on other machines whether they were made by the study's code; accuracy, where it was noted,
-is the share of the member rows' tokens that are the likeliest, as in `paths.csv`.
+of runs on other machines whether they were made by earlier or later code; accuracy, where it was
+noted, is the share of the member rows' tokens that are the likeliest, as in `paths.csv`.
 """
 
 from typing import Any

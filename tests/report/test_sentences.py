@@ -531,6 +531,8 @@ def test_what_was_run_on_two_of_three_seeds_names_both():
 
 def test_what_the_rule_does_not_judge_is_named_where_it_is_apart():
     table = stopped(sft=0.05)
+    write(equal_usefulness=table.assign(lo=table["lo"].where(table["metric"] == "useful")))
+    assert "apart, though" not in findings.said("04_word_level_kd", SMOKE)  # without an interval
     few = stopped()
     few.loc[few["metric"] == "memorized", "discordant"] = 4
     write(equal_usefulness=table)
