@@ -16,6 +16,7 @@ from kdlib.errors import KdlibError, clearly
 from kdlib.study import pipeline
 
 CRASHED = 70  # exit status; sysexits calls it EX_SOFTWARE
+AGREED = "of the policy's file, as agreed on: another policy is bad input"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,7 +102,12 @@ def tune(
 
 
 def audit(
-    columns: list[str], policy: str | None, sign: Path | None, prices: Path | None, **given: Any
+    columns: list[str],
+    policy: str | None,
+    policy_sha256: str | None,
+    sign: Path | None,
+    prices: Path | None,
+    **given: Any,
 ) -> int:
     """Measure what a model remembers of a file of tuples; write tables and a report."""
     import pandas as pd
@@ -110,7 +116,9 @@ def audit(
     from kdlib.audit import policy as policies
 
     named = _pairs("--columns", columns, (*FIELDS, SECRETS))
-    asked = None if policy is None else policies.read(policy)
+    if policy is None and policy_sha256 is not None:
+        raise KdlibError("--policy-sha256 is of a policy's file; name it with --policy")
+    asked = None if policy is None else policies.read(policy, policy_sha256)
     with clearly("audit"):
         settings = AuditSettings(columns=named, **given)
     print(command.run(settings, asked, sign, prices))
@@ -122,7 +130,9 @@ def audit(
     return gate.STATUS[gate.outcome(table)]
 
 
-def release(profile: str, out: Path, policy: str, sign: Path | None) -> int:
+def release(
+    profile: str, out: Path, policy: str, policy_sha256: str | None, sign: Path | None
+) -> int:
     """Filter a profile's rows, distil its student, audit and gate it: one folder, if it may go."""
     import pandas as pd
 
@@ -130,7 +140,7 @@ def release(profile: str, out: Path, policy: str, sign: Path | None) -> int:
     from kdlib.audit import gate
     from kdlib.audit import policy as policies
 
-    settings, asked = load_profile(profile), policies.read(policy)
+    settings, asked = load_profile(profile), policies.read(policy, policy_sha256)
     table = releases.make(settings, settings.seeds[0], out, asked, sign)
     print(pd.read_csv(out / releases.FILTERED).to_string(index=False))
     print("\n".join([*gate.sentences(table), str(out)]))
@@ -203,6 +213,7 @@ def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
     add("--show-rows", action="store_true", help="let the report show text of rows")
     ends = "exit status 0 pass, 1 fail, 3 undecided"
     add("--policy", help=f"limits, a .toml file, or default; {ends}")
+    add("--policy-sha256", metavar="HEX", help=AGREED)
     add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
     add("--prices", type=Path, help="places and their prices for the brief, a .toml file")
 
@@ -234,6 +245,7 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     if command is release:
         add("--out", type=Path, required=True, help="folder of the release")
         add("--policy", default="default", help="limits, a .toml file, or default")
+        add("--policy-sha256", metavar="HEX", help=AGREED)
         add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
         return
     if command is train:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
+from kdlib.analysis import equal_usefulness
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.equal_usefulness import KEYS, at, members, memorized_at
 from kdlib.analysis.rates import ROW, Frames, noted
@@ -111,6 +112,23 @@ def by_recited(last: pd.DataFrame, recited: pd.DataFrame, pairs: Pairs) -> pd.Da
     for same, part in rows.groupby("recited", sort=False):
         effect = effects(part, pairs).query("text == 'teacher' and objective == ''")
         found.append(effect.assign(recited=same))
+    return pd.concat(found, ignore_index=True)
+
+
+def fit_by_recited(notes: pd.DataFrame, recited: pd.DataFrame) -> pd.DataFrame:
+    """Students and SFT at equal loss on the rows that the teacher's text is, and on the others.
+
+    Who reads the teacher's text fits the first as SFT does and the others hardly, so that a mean
+    over both hides either. `recited` is as in `by_recited`. Lines: recited, method, at_end and nats
+    (memorized share and loss of these rows when training ended), and what
+    `equal_usefulness.same_fit` gives of these rows (SFT: nan).
+    """
+    own, found = members(notes).merge(recited, on=ROW), []
+    for same, part in own.groupby("recited", sort=False):
+        last = ends(part).groupby("method")[["value", "nats_per_token"]].mean()
+        last.columns = ["at_end", "nats"]
+        fitted = equal_usefulness.same_fit(part).drop(columns="size")
+        found.append(last.reset_index().merge(fitted, how="left").assign(recited=same))
     return pd.concat(found, ignore_index=True)
 
 

@@ -169,7 +169,8 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """The differences that the claims F1 to F4 are about: claim, value, lo, hi, p, enough.
 
     enough: whether MIN_GROUPS different responses carry it, see `stats.judgeable`. of and against
-    are the two sides; the rows relearned are those of F3 and F4.
+    are the two sides; the rows relearned are those of F3 and F4. seen, seen_lo: what comes back in
+    the student that unlearned them itself, and the lower end of its interval, of F4 alone.
     """
     last = rows[rows["generation"] == rows["generation"].max()]
     found = []
@@ -189,7 +190,10 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         both = _gap(wide, wide[pair[0]] - wide[pair[1]], gone)
         facts = {"claim": claim, "of": gaps[0]["value"], "against": gaps[1]["value"]}
         found.append(facts | {"of_lo": gaps[0]["lo"]} | both | {"enough": pd.notna(both["lo"])})
+    control = _gap(wide, wide[DIRECTLY, STUDENT], gone)
+    found[-1] |= {"seen": control["value"], "seen_lo": control["lo"]}
     columns = ["claim", "of", "of_lo", "against", "value", "lo", "hi", "p", "enough"]
+    columns += ["seen", "seen_lo"]
     return pd.DataFrame(found).reindex(columns=columns)
 
 
@@ -231,6 +235,9 @@ def _judged(
     if not found["enough"]:
         return False, False, f"{said}; too few different responses"
     confirmed, refuted = verdict(found)
+    if confirmed and not found["seen_lo"] > GAIN and claim == "F4":
+        said += "; not confirmed: in a student that unlearned them itself what comes back is "
+        return False, False, f"{said}{found['seen']:.3f}, not surely more than {GAIN:.0%}"
     return bool(confirmed), bool(refuted), said
 
 
@@ -279,7 +286,10 @@ RULES = {  # by claim: statement, rule, verdict
         "what comes back, as in F3, of the unlearned teacher's student less that of the student "
         "whose teacher never read them: confirmed if a difference of 5% is excluded either way, "
         "refuted if it is surely greater, by whole intervals and 10 different responses or more on "
-        "either side",
+        # the rest was added after the first run on models from scratch, which confirmed the claim
+        # because next to nothing came back in anybody
+        "either side; not confirmed unless in a student that unlearned them itself surely more "
+        "than 5% comes back, since else so much would hardly be seen",
         _as_if_never_read,
     ),
 }

@@ -85,11 +85,18 @@ class Read:
     sha256: str
 
 
-def read(word: str) -> Read:
-    """The policy that ships ("default"), or that of a file; KdlibError says what is wrong in it."""
+def read(word: str, sha256: str | None = None) -> Read:
+    """The policy that ships ("default"), or that of a file; KdlibError says what is wrong in it.
+
+    Also where its file has not the SHA-256 that was agreed on (hexadecimal), if one is given.
+    """
     path = DEFAULT if word == "default" else Path(word)
     if not path.is_file():
         raise KdlibError(f"--policy {word}: no such file; 'default' is the one that ships")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 is not None and found != sha256.lower():
+        differs = f"its SHA-256 is {found}, not {sha256}, the one of --policy-sha256"
+        raise KdlibError(f"--policy {word}: {differs}; it is not the policy that was agreed on")
     with clearly(f"--policy {word}"):
         policy = Policy(**read_toml(path, "policy"))
-    return Read(policy, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Read(policy, path.name, found)

@@ -1,4 +1,4 @@
-"""Unlearning by gradient difference: some rows' loss is raised while others' is lowered.
+"""Unlearning by bounded gradient difference: some rows' loss is raised while others' is lowered.
 
 Taught in notebook 16_life_cycle.
 """
@@ -8,21 +8,40 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from kdlib.distill import text_sources
+from kdlib.distill.text_sources import Reading
 from kdlib.model.tokens import Batch, Example, Source, collate
 
 
-def forgetting(source: Source, forgotten: Sequence[Example], most: int, pad_id: int) -> Source:
-    """The same steps, and in each at most `most` of the rows that are to be forgotten, in turn.
+def forgetting(
+    source: Source, forgotten: Sequence[Example], unread: Sequence[Example], reading: Reading
+) -> Source:
+    """The same steps, and in each as many of the rows that are to be forgotten, in turn.
 
     What a step minimizes is the mean loss of its own text less that of these rows (gradient
-    difference: Liu et al. 2022, 2203.12817; Maini et al. 2024, 2401.06121, section 3.2). Nothing
-    bounds how far their loss is raised: the steps have to be few.
+    difference: Liu et al. 2022, 2203.12817; Maini et al. 2024, 2401.06121, section 3.2). By itself
+    nothing bounds how far their loss is raised, and the model is spoiled with it (Zhang et al.
+    2024, 2404.05868). So a row counts only while it costs less than rows do that the model never
+    read, `unread`: the mean of their loss when the epoch begins, nats per token.
     """
+    most = min(len(forgotten), reading.settings.batch * reading.settings.accumulate)
 
     def both(model: Any, epoch: int) -> Iterator[list[Batch]]:
         turn = itertools.cycle(forgotten)
+        bound = text_sources.mean_cross_entropy(model, unread, reading)
         for batches in source(model, epoch):
-            rows = list(itertools.islice(turn, min(most, len(forgotten))))
-            yield [*batches, replace(collate(rows, pad_id, "forgotten"), sign=-1)]
+            rows = list(itertools.islice(turn, most))
+            known = [one for one, nats in zip(rows, _nats(model, rows, reading), strict=True)
+                     if nats < bound]  # fmt: skip
+            more = [replace(collate(known, reading.pad_id, "forgotten"), sign=-1)] if known else []
+            yield [*batches, *more]
 
     return both
+
+
+def _nats(model: Any, examples: Sequence[Example], reading: Reading) -> list[float]:
+    """The loss of each example, nats per response token."""
+    found: list[float] = []
+    for batch, nats in text_sources.scored(model, examples, reading):
+        found += [float(one.mean()) for one in nats.split(batch.lengths)]
+    return found

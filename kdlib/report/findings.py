@@ -15,9 +15,13 @@ from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import Profile, load_profile
 from kdlib.errors import KdlibError
 from kdlib.report import lookups, results, sentences
+from kdlib.report.from_scratch import PROFILE as SCRATCH
 
 REFERENCE = "laptop"  # the profile whose committed tables README and notebooks speak of
 OPENING = "**In the reference run**"
+
+
+FROM_SCRATCH = "**Models from scratch**"
 
 
 def said(stem: str, settings: Profile) -> str:
@@ -27,6 +31,15 @@ def said(stem: str, settings: Profile) -> str:
 
 def parts(stem: str, settings: Profile) -> list[str]:
     """The sentences of this finding."""
+    found, lacking = _told(stem, settings)
+    if lacking:
+        what = "The rest" if found else "This"
+        found.append(f"{what} was not run: `{_command(settings.name, lacking)}` makes it.")
+    return found
+
+
+def _told(stem: str, settings: Profile) -> tuple[list[str], list[str]]:
+    """The sentences whose tables are there, and what makes the tables of each other one."""
     found, lacking = [], list[str]()
     for asked, sentence in sentences.OF[stem]:
         try:
@@ -35,10 +48,19 @@ def parts(stem: str, settings: Profile) -> list[str]:
             lacking.append(asked)
         else:
             found.append(capital(text))
-    if lacking:
-        what = "The rest" if found else "This"
-        found.append(f"{what} was not run: `{_command(settings.name, lacking)}` makes it.")
-    return found
+    return found, lacking
+
+
+def from_scratch(stem: str, settings: Profile) -> str:
+    """What a notebook found on models from scratch, where a profile's models were not asked.
+
+    "" where they were, or models from scratch were not.
+    """
+    if settings.name == SCRATCH or _told(stem, settings)[0]:
+        return ""
+    scratch = load_profile(SCRATCH)
+    found = with_intervals(stem, scratch) if _told(stem, scratch)[0] else ""
+    return found and f"{FROM_SCRATCH} (profile `{SCRATCH}`): {found}"
 
 
 def capital(text: str) -> str:
@@ -48,19 +70,31 @@ def capital(text: str) -> str:
 
 def cell(stem: str) -> str:
     """The finding of a notebook in the reference run, as it stands in its cell."""
-    known = [f"`{commit}`" for commit in commits()]
-    made = f", models made at the commits {', '.join(known)}"
-    made = made if len(known) > 1 else "".join(f", commit {commit}" for commit in known)
-    return (
-        f"{OPENING} (profile `{REFERENCE}`{made}): {with_intervals(stem, load_profile(REFERENCE))}"
-    )
+    reference = load_profile(REFERENCE)
+    text = f"{OPENING} (profile `{REFERENCE}`{_made(REFERENCE)}): {with_intervals(stem, reference)}"
+    if not (found := from_scratch(stem, reference)):
+        return text
+    rows = lookups.lines(SCRATCH, "lengths", split="member")["rows"].min()
+    where = f"{_made(SCRATCH)}; {rows} member rows a seed. Small and not pretrained: what is found "
+    where += "of them need not hold for a pretrained model. Their answers are too bad to be "
+    where += "judged, and *useful* means a low held-out loss): "
+    return f"{text}\n\n{found.replace('): ', where, 1)}"
+
+
+def _made(profile: str) -> str:
+    """The commits at which a profile's models were made, behind its name."""
+    known = [f"`{commit}`" for commit in commits(profile)]
+    if len(known) > 1:
+        return f", models made at the commits {', '.join(known)}"
+    return "".join(f", commit {commit}" for commit in known)
 
 
 def check(stem: str, profile: str) -> None:
     """Hold the finding in a notebook's source against the tables of the reference run.
 
     KdlibError where they differ. Nothing is held, and one line says so, where the notebook runs for
-    the reference run itself, or its tables are not here, or of another run than the finding.
+    the reference run itself, or its tables are not here, or of another run than the finding. What
+    it says of models from scratch is not held where they ran or run anew.
     """
     file = runs.root() / "notebooks" / f"{stem}.ipynb"
     if profile == REFERENCE:
@@ -70,11 +104,18 @@ def check(stem: str, profile: str) -> None:
         print("the finding quotes the reference run; here is nothing to compare it with")
         return
     stands = _place(json.loads(file.read_text("utf-8")), file)[2]
-    if not any(commit in stands for commit in commits()):
+    texts, wanted = stands.partition(FROM_SCRATCH), cell(stem).partition(FROM_SCRATCH)
+    anew = profile == SCRATCH or not _quotes(texts[2], SCRATCH)
+    if not _quotes(texts[0], REFERENCE):
         print("the finding quotes an earlier run than that of the tables here: not compared")
-    elif stands != cell(stem):
+    elif texts[0].rstrip() != wanted[0].rstrip() or not (anew or texts == wanted):
         wrong = f"the finding in {file.name} is not what data/results/{REFERENCE} says"
         raise KdlibError(f"{wrong}; write it anew with: python -m kdlib findings")
+
+
+def _quotes(text: str, profile: str) -> bool:
+    """Whether a text names a commit at which a profile's models were made."""
+    return any(commit in text for commit in commits(profile))
 
 
 def write() -> None:

@@ -9,11 +9,13 @@ import pandas as pd
 from kdlib.analysis.primary import GIVEN, OFF_POLICY
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.methods import DISTILLED, METHODS, label
+from kdlib.config.profile import load_profile
 from kdlib.report import first_screen, ledger_sentences, lookups, method_sentences, results
 from kdlib.report.lookups import briefly, difference
 from kdlib.stats import MIN_SEEDS
 
 PROFILE = "tiny"
+PARTS = ("claims_cause", "claims_defences", "claims_life")  # ledgers of notebooks 14 to 16
 
 
 def seeds(profile: str) -> list[str]:
@@ -41,13 +43,25 @@ def said(profile: str) -> str:
 
 def _judged() -> str:
     """The verdicts that are on trained models, and of which claims the rules allow none."""
-    judged = results.claims(PROFILE).set_index("claim")
-    barred = ledger_sentences.barred(results.claims(PROFILE)).index
-    known = judged.drop(barred)
+    ledger = results.read(PROFILE, "claims")
+    barred = ledger_sentences.barred(ledger).index
+    known = ledger.set_index("claim").drop(barred)
     first = known["evidence"].str.partition("; ")[0]
     told = "; ".join(f"{claim} {known['verdict'][claim]} ({first[claim]})" for claim in known.index)
     text = f"By the same rules: {told or 'nothing is judged'}"
-    return f"{text}; no verdict by rule: {', '.join(barred) or 'none'}."
+    text = f"{text}; no verdict by rule: {', '.join(barred) or 'none'}."
+    return " ".join([text, *_further()])
+
+
+def _further() -> list[str]:
+    """The verdicts of notebooks 14 to 16, which are on fewer seeds."""
+    ledgers = (results.read(PROFILE, name, optional=True) for name in PARTS)
+    if (known := pd.concat(ledgers)).empty:
+        return []
+    told = "; ".join(f"{claim} {verdict}" for claim, verdict in known[["claim", "verdict"]].values)
+    where = lookups.of_probed(load_profile(PROFILE))
+    text = f"Notebooks 14 to 16 were run there and on no pretrained model{where}"
+    return [f"{text}: {told}."]
 
 
 def _without(means: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.config.profile import Profile
 from kdlib.report import results
 from kdlib.stats import row_text
 
@@ -53,6 +54,13 @@ def of_first(profile: str, n: int) -> str:
         return ""
     several = f" (seeds {', '.join(known[:count])} alone)"
     return several if count > 1 else f" (seed {known[0]} {ALONE})"
+
+
+def of_probed(settings: Profile) -> str:
+    """The same of what is made on the profile's `probe.seeds` first seeds."""
+    rows = lines(settings.name, "lengths", split="member")["rows"].min()
+    known = [int(seed) for seed in seeds(settings.name)]
+    return of_first(settings.name, len(settings.probed(known)) * rows)
 
 
 def word(lo: float, hi: float) -> str:

@@ -2,15 +2,26 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from kdlib.analysis.attacks import END, LOWEST, START
-from kdlib.config.life import AFRESH, DIRECTLY, PREDECESSOR, RETRAINED, STUDENT, TRAINED, UNLEARNED
+from kdlib.analysis.equal_usefulness import VISIBLE
+from kdlib.config.life import (
+    AFRESH,
+    DIRECTLY,
+    KEPT,
+    PREDECESSOR,
+    RETRAINED,
+    STUDENT,
+    TRAINED,
+    UNLEARNED,
+)
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
-from kdlib.report.lookups import difference
+from kdlib.report.lookups import difference, share
 from kdlib.stats import row_text
 
 Sentence = Callable[[Profile], str]
@@ -20,6 +31,7 @@ OBJECTIVES = {
     "reverse_kl": "reverse KL",
     "generalized_jsd": "generalized JSD",
 }
+TAUGHT_BY_TEXT = "cross_entropy on teacher"  # of `study.variations`: sequence-level KD, greedy
 SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
     "B1": ("stopped early where both are as useful", "distilled students", label("sft")),
     "B2": ("with the goldfish loss, stopped so", label("word_kd"), label("sft")),
@@ -120,7 +132,7 @@ def _effects(settings: Profile) -> str:
         one: lookups.line(settings.name, "effects", text=one, objective="nan") for one in TEXTS
     }
     text = "; ".join(f"{TEXTS[one]}, {difference(line)}" for one, line in texts.items())
-    alone = lookups.of_first(settings.name, texts["teacher"]["n"])
+    alone = lookups.of_probed(settings)
     return f"what is memorized where other text is read, compared with the rows{alone}: {text}."
 
 
@@ -129,13 +141,45 @@ def _objectives(settings: Profile) -> str:
         one: lookups.line(settings.name, "effects", text="nan", objective=one) for one in OBJECTIVES
     }
     text = "; ".join(f"{OBJECTIVES[one]}, {difference(line)}" for one, line in lines.items())
-    return f"Where a divergence is minimized, compared with cross-entropy: {text}."
+    alone = lookups.of_probed(settings)
+    return f"Where a divergence is minimized, compared with cross-entropy{alone}: {text}."
+
+
+def _fits(settings: Profile) -> str:
+    """What reading the teacher's text leaves where it is the row, and at the mean loss of all."""
+    wanted = {"method": TAUGHT_BY_TEXT}
+    by_part = [
+        (where, lookups.line(settings.name, "fit_by_recited", recited=recited, **wanted))
+        for recited, where in {
+            "True": "of rows that the teacher's text repeats, at equal loss on these",
+            "False": "of the others likewise",
+        }.items()
+    ]
+    whole = lookups.line(settings.name, "cause_same_fit", **wanted)
+    told = [*by_part, ("at an equal mean loss on all", whole)]
+    text = "; ".join(f"{where}, {_points_or_none(line)}" for where, line in told)
+    text = f"a student that reads the teacher's text memorizes, minus SFT: {text}"
+    return f"{text}{lookups.of_probed(settings)}."
+
+
+def _points_or_none(line: dict[str, Any]) -> str:
+    """A difference to SFT, or that there is no common loss at which to take one."""
+    missing = f"no loss in common at which either memorizes {VISIBLE:.0%}"
+    return missing if pd.isna(line["value"]) else difference(line)
+
+
+def judged(name: str, settings: Profile) -> str:
+    """The verdicts of a part's claims."""
+    lines = lookups.lines(settings.name, name)
+    told = "; ".join(f"{claim} {verdict}" for claim, verdict in lines[["claim", "verdict"]].values)
+    return f"By the rules that were written beforehand: {told}{lookups.of_probed(settings)}."
 
 
 def _contrast(contrast: str, settings: Profile) -> str:
     when, one, other = SIDES[contrast]
     gap = lookups.line(settings.name, "contrasts", method=contrast, metric="memorized")
     text = f"{when}, {one} ({settings.probe_size} size) and {other}"
+    text += lookups.of_probed(settings)
     if not gap["gained"]:
         return f"{text} gain too little usefulness in common to be compared."
     return f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: {difference(gap)}."
@@ -150,7 +194,7 @@ def _plane(settings: Profile) -> str:
         return "SFT gains nothing in usefulness, so that there is no plane to be covered."
     text = "of the plane (1: as useful as SFT at its best, nothing memorized) distilled students "
     text += f"cover {row_text(one)}, what is cheaper {row_text(other)}: difference "
-    return f"{text}{row_text(gap, form='+.3f')}."
+    return f"{text}{row_text(gap, form='+.3f')}{lookups.of_probed(settings)}."
 
 
 def _steps(measure: str, settings: Profile) -> str:
@@ -166,7 +210,8 @@ def _generations(settings: Profile) -> str:
     last = changes[changes["generation"] == changes["generation"].max()].set_index("way")
     told = [f"{way} by {difference(last.loc[way].to_dict())}" for way in WAYS if way in last.index]
     text = f"after {last['generation'].iloc[0]} updates, what is recited of the first rows has "
-    return f"{text}changed since the first model: {'; '.join(told)}."
+    alone = lookups.of_probed(settings)
+    return f"{text}changed since the first model{alone}: {'; '.join(told)}."
 
 
 def _comes_back(settings: Profile) -> str:
@@ -175,19 +220,44 @@ def _comes_back(settings: Profile) -> str:
         wanted = {"done": done, "who": who, "read": "True"}
         told.append(f"{name} {row_text(lookups.line(settings.name, 'life_excess', **wanted))}")
     text = "while deleted rows are relearned, the share of times at which they are recited, less "
-    return f"{text}that of rows that were never read: {'; '.join(told)}."
+    text += f"that of rows that were never read{lookups.of_probed(settings)}"
+    return f"{text}: {'; '.join(told)}."
+
+
+def _price(settings: Profile) -> str:
+    """What unlearning takes from the teacher beside the deleted rows."""
+    told = []
+    for done in (KEPT, UNLEARNED, RETRAINED):
+        gone, kept, nats = (
+            lookups.line(settings.name, "life_deleted", done=done, who=TEACHER, measure=measure)
+            for measure in ("deleted rows", "kept rows", "held-out nats")
+        )
+        told.append(f"{done}, {share(gone)}, {share(kept)} and {nats['value']:.2f}")
+    text = "of the deleted and of the kept rows the teacher recites, and held-out rows cost (nats "
+    return f"{text}per token){lookups.of_probed(settings)}: {'; '.join(told)}."
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "11_inheritance": [("lab", _excess), ("lab", _unread)],
     "12_what_stays": [("lab", _forecast), ("lab", _removal)],
     "13_membership_and_canaries": [("lab", _membership), ("lab", recognized)],
-    "14_cause": [("cause", _effects), ("cause", _objectives)],
+    "14_cause": [
+        ("cause", _effects),
+        ("cause", _objectives),
+        ("cause", _fits),
+        ("cause", partial(judged, "claims_cause")),
+    ],
     "15_defences": [
         ("defences", partial(_contrast, "B1")),
         ("defences", partial(_contrast, "B2")),
         ("defences", _plane),
+        ("defences", partial(judged, "claims_defences")),
     ],
-    "16_life_cycle": [("life", _generations), ("life", _comes_back)],
+    "16_life_cycle": [
+        ("life", _generations),
+        ("life", _price),
+        ("life", _comes_back),
+        ("life", partial(judged, "claims_life")),
+    ],
     "17_release": [("release", partial(_steps, one)) for one in RELEASED],
 }

@@ -41,6 +41,9 @@ def how_sure(settings: Profile, text: str = "") -> str:
     said = re.split(r"(?<=\.) (?=[A-Z])|\n", text)
     own = [one for one in said if re.search(r"\[[^]]*\d[^]]*](?!\()", one)]  # with an interval
     alone = [lookups.ALONE in one or f"(seed {seeds[0]} alone) |" in one for one in own]
+    few = [re.search(r"\(seeds ([\d, ]+) alone\)", one) for one in own]
+    if few and few[0] and all(few):
+        seeds = few[0][1].split(", ")
     if len(seeds) > 1 and not (own and all(alone)):
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):

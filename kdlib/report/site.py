@@ -13,7 +13,7 @@ import pandas as pd
 from kdlib import runs
 from kdlib.analysis.rates import distilled, student_sizes
 from kdlib.config.methods import PAPER, label
-from kdlib.report import executed, lookups, results
+from kdlib.report import executed, from_scratch, lookups, results
 from kdlib.report.usefulness_sentences import outdone
 
 Say = Callable[[str], str]  # from English words to those of a page's language
@@ -29,16 +29,21 @@ def lay_out(profile: str, folder: Path) -> None:
     """Write one notebook of each name to an empty `folder`: its executed copy, else its source.
 
     Where a notebook ran once for each seed, it is the copy of the first. Links lead from one to
-    the other. A notebook that was not executed says so. KdlibError where the profile has no tables.
+    the other. Of a notebook that the profile did not run stands the copy of models from scratch,
+    if there is one, and it says so. KdlibError where the profile has no tables.
     """
     results.read(profile, "table1")
-    made = copies(profile)
-    pages = {file.stem: file for file in (runs.root() / "notebooks").glob("*.ipynb")} | made
+    made, scratch = copies(profile), copies(from_scratch.PROFILE)
+    sources = {file.stem: file for file in (runs.root() / "notebooks").glob("*.ipynb")}
+    pages = sources | scratch | made
     shutil.rmtree(folder, ignore_errors=True)
     for stem, file in pages.items():
         notebook = nbformat.read(file, 4)
         if stem not in made:
-            said = f"*Not run on the profile `{profile}`: this is the source, without outputs.*"
+            shown = "this is the source, without outputs"
+            if stem in scratch:
+                shown = f"what is shown is of models from scratch (`{from_scratch.PROFILE}`)"
+            said = f"*Not run on the profile `{profile}`: {shown}.*"
             notebook.cells.insert(1, nbformat.v4.new_markdown_cell(said))
         _relink(notebook, pages)
         runs.write_text(folder / f"{stem}.ipynb", nbformat.writes(notebook))

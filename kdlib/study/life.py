@@ -32,6 +32,7 @@ from kdlib.config.sections import TrainSettings
 from kdlib.data import pool
 from kdlib.distill import unlearning
 from kdlib.distill.teacher_targets import Remembered
+from kdlib.distill.text_sources import Reading
 from kdlib.model.tokens import Example, Source, TokenizedRows
 from kdlib.study import noting, stages
 from kdlib.study.life_rows import only
@@ -77,14 +78,16 @@ class Generation(Run):
         """
         how = super().settings
         changed = {"epochs": self.epochs or how.epochs, "warmup": 0 if self.after else how.warmup}
-        return how.model_copy(update=changed)
+        rate = self.profile.life.unlearning_rate if self.unlearns else 1
+        return how.model_copy(update=changed | {"lr": how.lr * rate})
 
     @functools.cached_property
     def identity(self) -> str:
         """Hash of everything that the model and its measurements depend on."""
         before = [one.identity for one in (self.after, self.taught_by) if one]
         how = self.profile.life
-        facts = [super().identity, bool(self.after), before, self.unlearns, how.updates, how.share]
+        unlearns = "bounded" if self.unlearns else False
+        facts = [super().identity, bool(self.after), before, unlearns, how.updates, how.share]
         return runs.fingerprint(facts)
 
 
@@ -137,10 +140,10 @@ def _unread(rows: TokenizedRows, came: Iterable[int], arm: str) -> frozenset[str
 def deletion(profile: Profile, seed: int, asked: frozenset[str]) -> dict[tuple[str, str], Run]:
     """The models after a request, by what was done and who it is (TEACHER, STUDENT).
 
-    KEPT: nothing, both are the study's own. UNLEARNED: the teacher unlearns the rows by gradient
-    difference (`distill.unlearning`), its student is distilled from it without them. RETRAINED:
-    the teacher is trained anew without them, its student likewise. These students start from the
-    base. DIRECTLY: the study's own student unlearns them as the teacher does, without a teacher.
+    KEPT: nothing, both are the study's own. UNLEARNED: the teacher unlearns the rows
+    (`distill.unlearning`), its student is distilled from it without them. RETRAINED: the teacher is
+    trained anew without them, its student likewise. These students start from the base. DIRECTLY:
+    the study's own student unlearns them as the teacher does, without a teacher.
     """
     teacher = Run(profile, seed, TEACHER, TEACHER)
     student = Run(profile, seed, METHOD, profile.probe_size)
@@ -190,13 +193,22 @@ def make(run: Run, rows: TokenizedRows) -> None:
     if run.taught_by:
         targets = Remembered(load(run.taught_by), run.settings.precision, len(shown))
     forgotten = [rows.examples[row] for row in sorted(run.left_out)] if run.unlearns else []
-    stages.make(run, rows, targets, unlearned(run, forgotten, rows.pad_id) if forgotten else None)
+    stages.make(run, rows, targets, unlearned(run, forgotten, rows) if forgotten else None)
 
 
-def unlearned(run: Run, forgotten: list[Example], pad_id: int) -> Callable[[Source], Source]:
-    """What makes a text one that unlearns these rows: as many of them in a step as it reads."""
-    most = run.settings.batch * run.settings.accumulate
-    return functools.partial(unlearning.forgetting, forgotten=forgotten, most=most, pad_id=pad_id)
+def unlearned(
+    run: Run, forgotten: list[Example], rows: TokenizedRows
+) -> Callable[[Source], Source]:
+    """What makes a text one that unlearns these rows: as many of them in a step as it reads.
+
+    Until they cost what held-out rows do.
+    """
+    held_out = rows.frame[(rows.frame["split"] == "held_out") & (rows.frame["kind"] == "row")]
+    unread = [rows.examples[row] for row in held_out["row_id"]]
+    reading = Reading(forgotten, run.settings, rows.pad_id, run.seed)
+    return functools.partial(
+        unlearning.forgetting, forgotten=forgotten, unread=unread, reading=reading
+    )
 
 
 def relearned(run: Run, rows: TokenizedRows, asked: frozenset[str]) -> pd.DataFrame:

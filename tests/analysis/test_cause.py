@@ -136,6 +136,24 @@ def test_the_teachers_text_takes_nothing_away_where_it_is_the_row():
     assert (found["value"] * found["n"]).sum() / 300 == pytest.approx(whole)
 
 
+def test_at_equal_mean_loss_who_reads_some_rows_alone_seems_to_recite_more():
+    """Two students that recite alike what they read; one reads 40 of 100 rows, and no others."""
+    notes = noted({"sft": 0.8, "cross_entropy on teacher": 0.8}, epochs=8)
+    read = notes["row_id"].str.extract(r"(\d+)$")[0].astype(int) < 40
+    recited = notes[["seed", "row_id"]].assign(recited=read).drop_duplicates()
+    unread = ~read & (notes["method"] != "sft") & (notes["split"] == "member")
+    notes["nats_per_token"] -= 0.6 * (notes["split"] == "member") * notes["epoch"] / 8
+    notes.loc[unread, "nats_per_token"] = 2.0
+    notes["hit"] &= notes["nats_per_token"] < 0.9  # recited is what is fitted closely
+    assert equal_usefulness.same_fit(notes)["value"].item() > 0.05
+    found = cause.fit_by_recited(notes, recited).set_index(["recited", "method"])
+    assert found.loc[(True, "cross_entropy on teacher"), "value"] == pytest.approx(0)
+    assert found["nats"].round(9).to_list() == [0.4, 0.4, 2.0, 0.4]
+    assert found.loc[(False, "cross_entropy on teacher"), "at_end"] == 0
+    of_sft = found.xs("sft", level="method")
+    assert of_sft["value"].isna().all() and (of_sft["at_end"] > 0.7).all()
+
+
 def test_shares_along_the_path_and_at_the_end():
     notes = noted({"sft": 0.8, "reverse_kl on rows": 0.2})
     shares = cause.memorized(notes)

@@ -1,6 +1,7 @@
 """The record of a gated audit: what it binds, what it shows, and what changes it notices."""
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -123,7 +124,8 @@ def test_the_workflow_of_the_docs_blocks_a_merge(request, tmp_path, limits, name
     line = line.replace("--template chat", "--template short")  # under which it was trained
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     root = str(Path(__file__).parents[2])
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": root}
+    agreed = hashlib.sha256((tmp_path / "policy.toml").read_bytes()).hexdigest()
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": root, "AGREED": agreed}
     assert subprocess.run(["bash", "-e", "-c", line], cwd=tmp_path, env=env).returncode == status
     (kept,) = [one["with"]["path"] for one in steps if "upload-artifact" in one.get("uses", "")]
     assert {one.name for one in tmp_path.glob(kept)} >= {"record.json", "report.html", "brief.md"}
@@ -148,6 +150,24 @@ def test_undecided_missing_and_too_few(base, limits, tmp_path, monkeypatch, caps
     status, said = ended("default", table(), unseen(), "--policy", "default")
     assert status == 2 and "tpr_1pct at loss needs 100 held-out rows, and there are 40" in said
     assert not (tmp_path / "default" / "out").exists()
+
+
+def test_another_policy_than_the_one_agreed_on_is_refused(
+    model, limits, tmp_path, monkeypatch, capsys
+):
+    agreed = hashlib.sha256(limits.read_bytes()).hexdigest()
+    limits.write_text(LIMITS.replace("below = 0.2", "below = 0.9"), "utf-8")
+    words = words_of(tmp_path, model, table(), unseen(), "--policy-sha256", agreed)
+    for more, said in (
+        (["--policy", limits], "it is not the policy that was agreed on"),
+        ([], "--policy-sha256 is of a policy's file; name it with --policy"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["kdlib", *words, *map(str, more)])
+        assert __main__.main() == 2 and said in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    limits.write_text(LIMITS, "utf-8")
+    monkeypatch.setattr(sys, "argv", ["kdlib", *words, "--policy", str(limits)])
+    assert __main__.main() == 1 and "The gate: fail." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

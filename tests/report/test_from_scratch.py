@@ -63,6 +63,11 @@ def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
         " By the same rules: C1 confirmed (9 of 9 differences lie below 0); C6 confirmed (9" in said
     )
     assert said.endswith("no verdict by rule: C2.")
+    part = {"claim": ["A3", "A4"], "verdict": ["refuted", "open"], "evidence": ["", ""]}
+    runs.write_table(runs.results_dir("tiny") / "claims_cause.csv", pd.DataFrame(part))
+    said = from_scratch.said("laptop")
+    assert "By the same rules: C1 confirmed (9 of 9 differences lie below 0); C6" in said
+    assert said.endswith(" on no pretrained model (seeds 0, 1, 2 alone): A3 refuted; A4 open.")
     found = from_scratch.verdicts("laptop", ["C1", "C2", "A9"])
     assert found["tiny, 4 seeds"].tolist() == ["confirmed", "open", "not run"]
     assert found["half-width (tiny)"].tolist() == ["0.031", "not judged", ""]

@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from project import ROOT
 
 from kdlib.errors import KdlibError
-from kdlib.report import findings, notebook_display, readme
+from kdlib.report import findings, from_scratch, notebook_display, readme, site
 
 README = (ROOT / "README.md").read_text("utf-8")
 SHOWN = pd.DataFrame(
@@ -91,5 +91,10 @@ def test_the_answer_stands_on_the_first_screen():
     assert len(lines) <= 200
 
 
-def test_all_links_lead_to_the_reference_run():
-    assert set(re.findall(r"(?:executed|figures)/(\w+)/", README)) == {findings.REFERENCE}
+def test_links_lead_to_the_reference_run_or_where_it_has_none_to_models_from_scratch():
+    links = re.findall(r"((?:executed|figures)/(\w+)/([\w.-]+))", README)
+    assert {profile for _, profile, _ in links} == {findings.REFERENCE, from_scratch.PROFILE}
+    for link, profile, file in links:
+        assert any(ROOT.glob(f"*/{link}")), link
+        if profile != findings.REFERENCE:
+            assert file.split(".")[0] not in site.copies(findings.REFERENCE)

@@ -89,6 +89,7 @@ def write_all():
         for measure in part_sentences.RELEASED
         for kind in ("level", "change")
     ]
+    fitted = {"method": part_sentences.TAUGHT_BY_TEXT, "n": 300}
     changed = {"generation": 3, "measure": "old rows", "kind": "change"}
     again = part_sentences.AGAIN.values()
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
@@ -151,6 +152,16 @@ def write_all():
             ]
         ),
         effects=cause,
+        fit_by_recited=[SPAN | fitted | {"recited": same} for same in (True, False)],
+        cause_same_fit=[fitted | {"value": None, "lo": None, "hi": None}],
+        life_deleted=[
+            SPAN | {"done": done, "who": "teacher", "measure": measure, "value": 0.25}
+            for done in ("as it was", "unlearned", "retrained")
+            for measure in ("deleted rows", "kept rows", "held-out nats")
+        ],
+        claims_cause=[{"claim": "A3", "verdict": "open", "evidence": ""}],
+        claims_defences=[{"claim": "B1", "verdict": "open", "evidence": ""}],
+        claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": ""}],
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
         hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
         release_steps=steps,
@@ -182,7 +193,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("00_map", "memorize 20.0% of the member rows of the other half on average, SFT 35.0%: "),
         (
             "00_map",
-            "verdicts on 2 claims: 1 confirmed (C1), 0 refuted, 1 open (A1), "
+            "verdicts on 5 claims: 2 confirmed (C1, F1), 0 refuted, 3 open (A1, A3, B1), "
             "no verdict by rule: A1 (the teacher does not surely beat every answer without a model",
         ),
         (
@@ -297,6 +308,10 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "15_defences",
             "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100].",
         ),
+        ("14_cause", f"that the teacher's text repeats, at equal loss on these, {LESS}; of the "),
+        ("14_cause", "all, no loss in common at which either memorizes 5%. By the rules that were"),
+        ("16_life_cycle", "(nats per token): as it was, 25.0% [-20.0%, -10.0%], 25.0% [-20.0%, -1"),
+        ("16_life_cycle", "By the rules that were written beforehand: F1 confirmed."),
         ("14_cause", f"forward KL, {LESS}; reverse KL, {LESS}; generalized JSD, {LESS}."),
         ("16_life_cycle", "After 3 updates, what is recited of the first rows has changed since "),
         ("16_life_cycle", f"model: teacher by {LESS}; distilled anew by {LESS}."),
@@ -470,7 +485,11 @@ def test_how_sure():
     assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure(SMOKE)
     assert "with fewer than 3 seeds none about trained" in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(0, 1, 2, 3))
-    assert "the rows (seeds 0, 1, 2 alone): the" in findings.said("14_cause", SMOKE)
+    probed = SMOKE.model_copy(update={"probe": SMOKE.probe.model_copy(update={"seeds": 3})})
+    few = findings.said("14_cause", probed)
+    assert "the rows (seeds 0, 1, 2 alone): the" in few
+    assert "over seeds 0, 1, 2, then" in sentences.how_sure(probed, few)
+    assert "over seeds 0, 1, 2, 3, then" in sentences.how_sure(probed, f"{few} {first}")
 
 
 def test_what_was_not_run_names_the_command_that_makes_it():

@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from project import ROOT
 
 from kdlib.errors import KdlibError
-from kdlib.report import findings, results, site
+from kdlib.report import findings, from_scratch, results, site
 
 
 @pytest.fixture
@@ -59,6 +59,17 @@ def test_what_was_not_executed_says_so(project):
     assert site.copies("other") == {}
     for file in (project / "pages").iterdir():
         assert "Not run on the profile `other`" in nbformat.read(file, 4).cells[1].source
+
+
+def test_models_from_scratch_stand_in_and_the_page_says_so(project):
+    copy = project / "notebooks" / "executed" / from_scratch.PROFILE / "14_cause.ipynb"
+    copy.parent.mkdir()
+    nbformat.write(new_notebook(cells=[new_markdown_cell("made there")]), copy)
+    site.lay_out("made", project / "pages")
+    first, second = nbformat.read(project / "pages" / "14_cause.ipynb", 4).cells
+    assert first.source == "made there"
+    said = "*Not run on the profile `made`: what is shown is of models from scratch (`tiny`).*"
+    assert second.source == said
 
 
 def test_without_tables_the_command_is_named(project):

@@ -155,10 +155,9 @@ def test_deleted_rows_are_read_by_none_and_relearned_beside_unread_ones(lab):
     assert taught.teacher == unlearned and taught.base.method == "base"
     directly = models[DIRECTLY, STUDENT]
     assert directly.base == models[KEPT, STUDENT] and directly.unlearns
-    assert (
-        directly.size == taught.size
-        and directly.settings.lr == profile.train_settings("sft", taught.size).lr
-    )
+    own, share = profile.train_settings("sft", taught.size).lr, profile.life.unlearning_rate
+    assert directly.size == taught.size and directly.settings.lr == own * share < own
+    assert life.Generation(profile, 0, "sft", taught.size, after=directly).settings.lr == own
     assert models[RETRAINED, STUDENT].teacher == models[RETRAINED, TEACHER]
     nats = {
         key: pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")["nats_per_token"]
