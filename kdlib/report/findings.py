@@ -123,7 +123,8 @@ def write() -> None:
     folder = runs.root() / "notebooks"
     for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         _write_cell(file, file.stem)
-    for file in sorted((folder / "executed" / REFERENCE).glob("*.ipynb")):
+    made = (file for one in (REFERENCE, SCRATCH) for file in (folder / "executed" / one).glob("*"))
+    for file in sorted(one for one in made if one.suffix == ".ipynb"):
         if '"finding"' in file.read_text("utf-8"):  # else it was executed before there were any
             _write_cell(file, file.stem.partition("-seed")[0])
 

@@ -13,11 +13,14 @@ from project import ROOT
 
 from kdlib import __main__, runs
 from kdlib.errors import KdlibError
-from kdlib.report import findings, readme
+from kdlib.report import findings, lookups, readme, sentences
 
 STEMS = ("01_data_and_tokens", "02_teacher")
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
-COPIES = sorted((ROOT / "notebooks" / "executed" / findings.REFERENCE).glob("*.ipynb"))
+RUNS = (findings.REFERENCE, findings.SCRATCH)
+COPIES = [
+    file for run in RUNS for file in sorted((ROOT / "notebooks" / "executed" / run).glob("*.ipynb"))
+]
 MADE = pd.DataFrame(
     [["0123456789", "sft", "small", 3, "member"], ["abcdef0123", "echo", "all", 3, "held_out"]],
     columns=["commit", "method", "size", "seed", "split"],
@@ -99,6 +102,35 @@ def test_check_holds_the_source_against_the_tables(project, capsys):
     assert "nothing to compare it with" in capsys.readouterr().out
 
 
+def test_what_was_not_run_is_told_of_models_from_scratch(project, monkeypatch, capsys):
+    def told(settings):
+        lookups.lines(settings.name, "lengths")
+        if settings.name == findings.REFERENCE:
+            raise lookups.NotRun
+        return "they recite 0.5 [0.4, 0.6]."
+
+    monkeypatch.setitem(sentences.OF, "02_teacher", [("cause", told)])
+    alone = findings.cell("02_teacher")
+    assert alone.endswith("make study PROFILE=laptop PARTS=cause` makes it.")
+    scratch = runs.results_dir(findings.SCRATCH)
+    shutil.copytree(runs.results_dir(findings.REFERENCE), scratch)
+    runs.write_table(scratch / "metrics.csv", MADE.assign(commit="5555555555"))
+    text = findings.cell("02_teacher")
+    assert text.startswith(
+        f"{alone}\n\n**Models from scratch** (profile `tiny`, commit `5555555555`; "
+    )
+    assert "means a low held-out loss): They recite 0.5 [0.4, 0.6]. Intervals are of 95%" in text
+    findings.write()
+    findings.check("02_teacher", "smoke")
+    runs.write_table(scratch / "metrics.csv", MADE.assign(commit="6666666666"))
+    findings.check("02_teacher", "smoke")  # models from scratch ran anew: nothing is held
+    assert capsys.readouterr().out == ""
+    runs.write_table(scratch / "metrics.csv", MADE.assign(commit="5555555555"))
+    monkeypatch.setitem(sentences.OF, "02_teacher", [("", lambda _: "they recite 1.0.")])
+    with pytest.raises(KdlibError, match="write it anew"):
+        findings.check("02_teacher", "smoke")
+
+
 @pytest.mark.parametrize("made", [[], ["## Summary"], [f"{findings.OPENING} a"] * 2])
 def test_a_notebook_has_one_place_for_its_finding(project, made):
     nbformat.write(notebook(*made), project / "notebooks" / "02_teacher.ipynb")
@@ -110,11 +142,11 @@ def test_a_notebook_has_one_place_for_its_finding(project, made):
 @pytest.fixture
 def committed(monkeypatch):
     """The committed tables; not those that a run here has made anew."""
-    folder = ROOT / "data" / "results" / findings.REFERENCE
-    asked = ["git", "-C", str(ROOT), "status", "--porcelain", "--", str(folder)]
+    folders = [ROOT / "data" / "results" / run for run in RUNS]
+    asked = ["git", "-C", str(ROOT), "status", "--porcelain", "--", *map(str, folders)]
     if subprocess.run(asked, capture_output=True, text=True, check=False).stdout:
         pytest.skip("the reference tables were made anew here and are not committed")
-    if not (folder / "metrics.csv").is_file():
+    if not (folders[0] / "metrics.csv").is_file():
         pytest.skip("no reference run")
     monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
 
