@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from kdlib.analysis import cause, companion_claims, life_cycle, own_claims, plane
+from kdlib.analysis import cause, companion_claims, life_claims, own_claims, plane
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.own_claims import named, taught
 from kdlib.analysis.rates import MODEL, natural
@@ -275,7 +275,7 @@ PAPER_CLAIMS = {
         trained=False,
     ),
 }
-FURTHER = companion_claims.CLAIMS | cause.CLAIMS | plane.CLAIMS | life_cycle.CLAIMS
+FURTHER = companion_claims.CLAIMS | cause.CLAIMS | plane.CLAIMS | life_claims.CLAIMS
 CLAIMS = {
     name: Claim(*parts) for name, parts in (own_claims.CLAIMS | PAPER_CLAIMS | FURTHER).items()
 }

@@ -5,13 +5,12 @@ of `config.life`. `notes` are what was noted while deleted rows were relearned
 (`study.life.relearned`), with done and who. hit: memorized word for word. Taught in 16_life_cycle.
 
 How much comes back of deleted rows: a row's *score* is the share of noted times, after the first,
-at which it is recited while relearning goes on, so that who is faster has more. What is learned
-anew comes back in nobody: so the mean score of deleted rows counts less that of rows that the model
-never read, at the same steps (`excess`).
+at which it is recited while relearning goes on, so that who is faster has more. What was recited
+when relearning began was not gone, and is left out. What is learned anew comes back in nobody: so
+the mean score of deleted rows counts less that of rows that the model never read, at the same steps
+(`excess`).
 """
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,14 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.analysis import roc
-from kdlib.analysis.companion_claims import Judged
-from kdlib.analysis.own_claims import GAIN
 from kdlib.config.exact_match import exact
-from kdlib.config.life import AFRESH, DIRECTLY, ORDINARY, RETRAINED, STUDENT, TRAINED, UNLEARNED
+from kdlib.config.life import (
+    MODELS,
+    ORDINARY,
+    TRAINED,
+)
 from kdlib.stats import (
-    ALPHA,
     MIN_GROUPS,
-    NOTHING,
     Line,
     bootstrap,
     difference,
@@ -34,7 +33,6 @@ from kdlib.stats import (
     line,
     paired_difference,
     ratio,
-    row_text,
 )
 
 GROUPS = {  # of rows, by what is asked of `read`
@@ -111,14 +109,18 @@ def returned(rows: pd.DataFrame) -> pd.DataFrame:
 def deleted(rows: pd.DataFrame) -> pd.DataFrame:
     """What is known of deleted rows, by done and who.
 
-    `rows` have deleted (bool). Measures: the share recited of "deleted rows" and of "kept rows"
-    (both without canaries), MEMBERSHIP (the AUC of deleted against held-out rows: 0.5 where nothing
-    is left), "held-out nats" (what the deletion costs: nats per token).
+    `rows` have deleted (bool). Measures: the share recited of "deleted rows", of "kept rows" (both
+    without canaries) and of "deleted records" (canaries), MEMBERSHIP (the AUC of deleted against
+    held-out rows: 0.5 where nothing is left), "held-out nats" (what the deletion costs: nats per
+    token).
     """
-    first = rows[(rows["came"] == 0) & (rows["kind"] == "row")]
+    first = rows[rows["came"] == 0]
     lines = []
     for (done, who), part in first.groupby(["done", "who"], sort=False):
         facts = {"done": done, "who": who}
+        if len(records := part[part["deleted"] & (part["kind"] == "canary")]):
+            lines.append(facts | {"measure": "deleted records"} | _share(records))
+        part = part[part["kind"] == "row"]
         member, gone = part["split"] != "held_out", part["deleted"]
         for name, which in (("deleted rows", gone), ("kept rows", member & ~gone)):
             lines.append(facts | {"measure": name} | _share(part[which]))
@@ -144,10 +146,17 @@ def relearning(notes: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores(notes: pd.DataFrame) -> pd.DataFrame:
-    """Of each row its score (see above): done, who, seed, row_id, group, deleted, read, score."""
+    """Of each row that was gone its score (see above) and its mean loss, nats per token.
+
+    Columns: done, who, seed, row_id, group, deleted, read, score, nats.
+    """
     keys = ["done", "who", "seed", "row_id", "group", "deleted", "read"]
-    after = _natural(notes)[lambda rows: rows["epoch"] > 0]
-    return after.groupby(keys, sort=False)["hit"].mean().rename("score").reset_index()
+    known = _natural(notes)
+    before = known["hit"].where(known["epoch"] == 0, 0)
+    gone = before.groupby([known[key] for key in keys]).transform("max") == 0
+    after = known[gone & (known["epoch"] > 0)]
+    means = after.groupby(keys, sort=False)[["hit", "nats_per_token"]].mean()
+    return means.set_axis(["score", "nats"], axis=1).reset_index()
 
 
 def excess(scores: pd.DataFrame) -> pd.DataFrame:
@@ -160,41 +169,15 @@ def excess(scores: pd.DataFrame) -> pd.DataFrame:
     def numbers(part: pd.DataFrame) -> Line:
         gone = part["deleted"].to_numpy(bool)
         means = {"deleted": part["score"][gone].mean(), "never": part["score"][~gone].mean()}
-        return means | _gap(part, part["score"], gone)
+        return means | gap(part, part["score"], gone)
 
     return each(scores, ["done", "who", "read"], numbers)
 
 
-def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """The differences that the claims F1 to F4 are about: claim, value, lo, hi, p, enough.
-
-    enough: whether MIN_GROUPS different responses carry it, see `stats.judgeable`. of and against
-    are the two sides; the rows relearned are those of F3 and F4. seen, seen_lo: what comes back in
-    the student that unlearned them itself, and the lower end of its interval, of F4 alone.
-    """
-    last = rows[rows["generation"] == rows["generation"].max()]
-    found = []
-    pairs = {"F1": (AFRESH, TRAINED, "old rows"), "F2": (TRAINED, ORDINARY, "old canaries")}
-    for claim, (one, other, which) in pairs.items():
-        a, b = (last[last["way"] == way].query(GROUPS[which]) for way in (one, other))
-        facts = {"claim": claim, "of": a["hit"].mean(), "against": b["hit"].mean()}
-        gap = paired_difference(a, b, "hit") if len(a) else line(np.nan, NOTHING, p=np.nan)
-        found.append(facts | gap | {"enough": gap.get("discordant", 0) >= MIN_GROUPS})
-    again = scores[scores["read"].astype(bool)]
-    keys = ["seed", "row_id", "group", "deleted"]
-    wide = again.pivot(index=keys, columns=["done", "who"], values="score").reset_index()
-    gone, student = wide["deleted"].to_numpy(bool), (UNLEARNED, STUDENT)
-    sides = {"F3": ((DIRECTLY, STUDENT), student), "F4": (student, (RETRAINED, STUDENT))}
-    for claim, pair in sides.items():
-        gaps = [_gap(wide, wide[side], gone) for side in pair]
-        both = _gap(wide, wide[pair[0]] - wide[pair[1]], gone)
-        facts = {"claim": claim, "of": gaps[0]["value"], "against": gaps[1]["value"]}
-        found.append(facts | {"of_lo": gaps[0]["lo"]} | both | {"enough": pd.notna(both["lo"])})
-    control = _gap(wide, wide[DIRECTLY, STUDENT], gone)
-    found[-1] |= {"seen": control["value"], "seen_lo": control["lo"]}
-    columns = ["claim", "of", "of_lo", "against", "value", "lo", "hi", "p", "enough"]
-    columns += ["seen", "seen_lo"]
-    return pd.DataFrame(found).reindex(columns=columns)
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with done and who, and in column model the name of each in words."""
+    pairs = zip(table["done"], table["who"], strict=True)
+    return table.assign(model=[MODELS[pair] for pair in pairs])
 
 
 def _natural(notes: pd.DataFrame) -> pd.DataFrame:
@@ -220,80 +203,9 @@ def _less(rows: pd.DataFrame, before: pd.DataFrame) -> Line:
     return found | ({"lo": np.nan, "hi": np.nan} if found["groups"] < MIN_GROUPS else {})
 
 
-def _gap(rows: pd.DataFrame, values: pd.Series, side: np.ndarray) -> Line:
+def gap(rows: pd.DataFrame, values: pd.Series, side: np.ndarray) -> Line:
+    """The mean of values on a side less that on the other, as `excess` has it."""
     found = difference(rows["group"], values.to_numpy(float), side, rows["seed"])
     groups = min(rows["group"][part].nunique() for part in (side, ~side))
     unsure = {"lo": np.nan, "hi": np.nan, "p": np.nan}
     return found | {"groups": groups} | (unsure if groups < MIN_GROUPS else {})
-
-
-def _judged(
-    claim: str, verdict: Callable[[Line], tuple[bool, bool]], contrasts: pd.DataFrame
-) -> Judged:
-    (found,) = contrasts[contrasts["claim"] == claim].to_dict("records")
-    said = f"{found['of']:.3f} against {found['against']:.3f}: {row_text(found, form='+.3f')}"
-    if not found["enough"]:
-        return False, False, f"{said}; too few different responses"
-    confirmed, refuted = verdict(found)
-    if confirmed and not found["seen_lo"] > GAIN and claim == "F4":
-        said += "; not confirmed: in a student that unlearned them itself what comes back is "
-        return False, False, f"{said}{found['seen']:.3f}, not surely more than {GAIN:.0%}"
-    return bool(confirmed), bool(refuted), said
-
-
-def _above(found: Line) -> tuple[bool, bool]:
-    sure = found["p"] < ALPHA
-    return sure and found["value"] > 0, sure and found["value"] < 0
-
-
-def _resists(found: Line) -> tuple[bool, bool]:
-    sure = found["p"] < ALPHA
-    return sure and found["value"] > 0 and found["of_lo"] > 0, sure and found["value"] < 0
-
-
-def _as_if_never_read(found: Line) -> tuple[bool, bool]:
-    lo, hi = found["lo"], found["hi"]
-    return lo > -GAIN and hi < GAIN, lo > GAIN or hi < -GAIN
-
-
-RULES = {  # by claim: statement, rule, verdict
-    "F1": (
-        "A student that is distilled anew after all updates recites more of the first rows than "
-        "one that was trained on.",
-        "old member rows after the last update, distilled anew (from the last teacher, on all rows "
-        "so far) less trained on (on each update's rows alone): confirmed if above 0, refuted if "
-        "below, by the whole interval and 10 different responses or more",
-        _above,
-    ),
-    "F2": (
-        "New personal data bring earlier personal data back (2502.15680).",
-        "old canaries recited after the last update, where updates hold new records less where "
-        "they hold as many ordinary rows: confirmed if above 0, refuted if below, by the whole "
-        "interval and 10 different responses or more",
-        _above,
-    ),
-    "F3": (
-        "Unlearning, then distilling, resists relearning (2506.06278).",
-        "what comes back while half of the deleted rows are relearned: of these the mean share of "
-        "noted times at which they are recited, less that of rows never read, at equal steps. Of a "
-        "student that unlearned them itself less that of one distilled from an unlearned teacher, "
-        "of one size: confirmed if above 0, as is the first's own, refuted if below 0, by whole "
-        "intervals and 10 different responses or more on either side",
-        _resists,
-    ),
-    "F4": (
-        "A student of an unlearned teacher is as if the rows had never been read.",
-        "what comes back, as in F3, of the unlearned teacher's student less that of the student "
-        "whose teacher never read them: confirmed if a difference of 5% is excluded either way, "
-        "refuted if it is surely greater, by whole intervals and 10 different responses or more on "
-        # the rest was added after the first run on models from scratch, which confirmed the claim
-        # because next to nothing came back in anybody
-        "either side; not confirmed unless in a student that unlearned them itself surely more "
-        "than 5% comes back, since else so much would hardly be seen",
-        _as_if_never_read,
-    ),
-}
-CLAIMS = {
-    name: (statement, rule, partial(_judged, name, verdict))
-    for name, (statement, rule, verdict) in RULES.items()
-}

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.config.life import DIRECTLY, RETRAINED, STUDENT, UNLEARNED, WAYS
+from kdlib.config.life import DIRECTLY, MODELS, RETRAINED, STUDENT, UNLEARNED, UNREAD, WAYS
 from kdlib.config.profile import TEACHER
 from kdlib.figures import style
 
@@ -17,11 +17,12 @@ LOOKS = dict(  # a colour and a marker for each way
         strict=True,
     )
 )
-RELEARNING = {  # by what was done, and whose: colour and name
-    (UNLEARNED, TEACHER): ("0.15", "unlearned teacher"),
-    (UNLEARNED, STUDENT): ("#0173b2", "student distilled from it"),
-    (DIRECTLY, STUDENT): ("#d55e00", "student that unlearned itself"),
-    (RETRAINED, STUDENT): ("#029e73", "student whose teacher never read them"),
+RELEARNING = {  # by what was done, and whose: colour and marker
+    (UNLEARNED, TEACHER): ("0.15", "*"),
+    (DIRECTLY, STUDENT): ("#d55e00", "o"),
+    (UNREAD, STUDENT): ("#cc78bc", "s"),
+    (UNLEARNED, STUDENT): ("#0173b2", "D"),
+    (RETRAINED, STUDENT): ("#029e73", "v"),
 }
 
 
@@ -43,16 +44,20 @@ def life_cycle(generations: pd.DataFrame, relearning: pd.DataFrame) -> Figure:
         left.axhline(value, **style.DOTTED)
     left.set_xticks(sorted(table["generation"].unique()))
     left.set(xlabel="updates so far", ylabel="first rows recited (share)")
-    for (done, who), (colour, _) in RELEARNING.items():
+    for (done, who), (colour, marker) in RELEARNING.items():
         own = relearning[(relearning["done"] == done) & (relearning["who"] == who)]
         for gone, line in ((True, "-"), (False, "--")):
             part = own[own["read"] & (own["deleted"] == gone)].sort_values("epoch")
-            right.plot(part["epoch"], part["value"], color=colour, linestyle=line, marker="o")
+            right.plot(part["epoch"], part["value"], color=colour, linestyle=line, marker=marker)
     right.set(xlabel="epochs of relearning", ylabel="rows recited (share)")
     for axes in (left, right):
         axes.set_ylim(-0.03, 1.03)
-    handles = [Line2D([], [], color=colour, label=name) for colour, name in RELEARNING.values()]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=MODELS[model])
+        for model, (colour, marker) in RELEARNING.items()
+    ]
     handles.append(Line2D([], [], color="0.5", linestyle="--", label="the same of rows never read"))
     right.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    left.plot([], [], **style.DOTTED, label="teacher, student: as they were")
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2)
     return figure

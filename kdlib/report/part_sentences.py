@@ -10,11 +10,10 @@ from kdlib.analysis.attacks import END, LOWEST, START
 from kdlib.analysis.equal_usefulness import VISIBLE
 from kdlib.config.life import (
     AFRESH,
-    DIRECTLY,
     KEPT,
+    MODELS,
     PREDECESSOR,
     RETRAINED,
-    STUDENT,
     TRAINED,
     UNLEARNED,
 )
@@ -39,12 +38,6 @@ SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
 
 RELEASED = ("word for word", "near copies", "longest run", "usefulness")  # told of each step
 WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
-AGAIN = {  # whom relearning is told of, in words
-    "the unlearned teacher": (UNLEARNED, TEACHER),
-    "its student": (UNLEARNED, STUDENT),
-    "a student that unlearned them itself": (DIRECTLY, STUDENT),
-    "a student whose teacher never read them": (RETRAINED, STUDENT),
-}
 
 
 def _excess(settings: Profile) -> str:
@@ -205,36 +198,61 @@ def _steps(measure: str, settings: Profile) -> str:
 
 
 def _generations(settings: Profile) -> str:
-    wanted = {"kind": "change", "measure": "old rows"}
-    changes = lookups.lines(settings.name, "life_generations", **wanted)
-    last = changes[changes["generation"] == changes["generation"].max()].set_index("way")
-    told = [f"{way} by {difference(last.loc[way].to_dict())}" for way in WAYS if way in last.index]
-    text = f"after {last['generation'].iloc[0]} updates, what is recited of the first rows has "
-    alone = lookups.of_probed(settings)
-    return f"{text}changed since the first model{alone}: {'; '.join(told)}."
+    lines = lookups.lines(settings.name, "life_generations", kind="level", measure="old rows")
+    told, last = [], lines["generation"].max()
+    for way in (one for one in WAYS if one in set(lines["way"])):
+        own = lines[lines["way"] == way].set_index("generation").to_dict("index")
+        told.append(f"{way} {own[0]['value']:.1%}, then {share(own[last])}")
+    text = f"of the first rows are recited at first, and after {last} updates"
+    return f"{text}{lookups.of_probed(settings)}: {'; '.join(told)}."
 
 
 def _comes_back(settings: Profile) -> str:
-    told = []
-    for name, (done, who) in AGAIN.items():
-        wanted = {"done": done, "who": who, "read": "True"}
-        told.append(f"{name} {row_text(lookups.line(settings.name, 'life_excess', **wanted))}")
-    text = "while deleted rows are relearned, the share of times at which they are recited, less "
-    text += f"that of rows that were never read{lookups.of_probed(settings)}"
-    return f"{text}: {'; '.join(told)}."
+    lines = lookups.lines(settings.name, "life_relearning", read="True")
+    last = lines["epoch"].max()
+    end = lines[lines["epoch"] == last]
+    gone, never = (end[end["deleted"].map(str) == one] for one in ("True", "False"))
+    told = [f"{MODELS[one['done'], one['who']]} {share(one)}" for one in gone.to_dict("records")]
+    text = f"after {last:g} epochs of relearning{lookups.of_probed(settings)} deleted rows are "
+    text += f"recited by: {'; '.join(told)}; of rows that were never read at most "
+    return f"{text}{never['value'].max():.1%}."
 
 
 def _price(settings: Profile) -> str:
-    """What unlearning takes from the teacher beside the deleted rows."""
-    told = []
-    for done in (KEPT, UNLEARNED, RETRAINED):
-        gone, kept, nats = (
+    """What unlearning takes from the teacher, and what it leaves of the deleted rows."""
+
+    def told(measure: str, form: str) -> str:
+        found = [
             lookups.line(settings.name, "life_deleted", done=done, who=TEACHER, measure=measure)
-            for measure in ("deleted rows", "kept rows", "held-out nats")
-        )
-        told.append(f"{done}, {share(gone)}, {share(kept)} and {nats['value']:.2f}")
-    text = "of the deleted and of the kept rows the teacher recites, and held-out rows cost (nats "
-    return f"{text}per token){lookups.of_probed(settings)}: {'; '.join(told)}."
+            for done in (KEPT, UNLEARNED, RETRAINED)
+        ]
+        return ", ".join(f"{one['value']:{form}}" for one in found)
+
+    text = f"of the deleted rows the teacher recites {told('deleted rows', '.1%')} as it was, "
+    text += f"unlearned, retrained without them; of the kept rows {told('kept rows', '.1%')}; "
+    text += f"held-out rows cost it {told('held-out nats', '.2f')} nats per token; its loss ranks "
+    text += "a deleted row above a held-out one with a chance of "
+    return f"{text}{told('told by the loss', '.3f')}{lookups.of_probed(settings)}."
+
+
+def _records(settings: Profile) -> str:
+    """Who still recites the deleted personal records."""
+    lines = lookups.lines(settings.name, "life_deleted", measure="deleted records")
+    told = [
+        f"{MODELS[one['done'], one['who']]} {one['value'] * one['n']:.0f}"
+        for one in lines.to_dict("records")
+    ]
+    count = int(lines["n"].max())
+    where = lookups.of_probed(settings)
+    return f"of {count} deleted personal records{where} are recited: {'; '.join(told)}."
+
+
+def _judged_life(settings: Profile) -> str:
+    """The verdicts on F1 to F4 with their evidence."""
+    lines = lookups.lines(settings.name, "claims_life").to_dict("records")
+    told = "; ".join(f"{one['claim']} {one['verdict']} ({one['evidence']})" for one in lines)
+    text = "by their rules (F4's was narrowed, and unlearning changed, after first runs on these "
+    return f"{text}seeds){lookups.of_probed(settings)}: {told}."
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
@@ -256,8 +274,9 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "16_life_cycle": [
         ("life", _generations),
         ("life", _price),
+        ("life", _records),
         ("life", _comes_back),
-        ("life", partial(judged, "claims_life")),
+        ("life", _judged_life),
     ],
     "17_release": [("release", partial(_steps, one)) for one in RELEASED],
 }

@@ -26,6 +26,7 @@ from kdlib.config.life import (
     STUDENT,
     TRAINED,
     UNLEARNED,
+    UNREAD,
 )
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.config.sections import TrainSettings
@@ -142,8 +143,9 @@ def deletion(profile: Profile, seed: int, asked: frozenset[str]) -> dict[tuple[s
 
     KEPT: nothing, both are the study's own. UNLEARNED: the teacher unlearns the rows
     (`distill.unlearning`), its student is distilled from it without them. RETRAINED: the teacher is
-    trained anew without them, its student likewise. These students start from the base. DIRECTLY:
-    the study's own student unlearns them as the teacher does, without a teacher.
+    trained anew without them, its student likewise. UNREAD: the student
+    is distilled without them from the teacher that read them. These students start from the base.
+    DIRECTLY: the study's own student unlearns them as the teacher does, without a teacher.
     """
     teacher = Run(profile, seed, TEACHER, TEACHER)
     student = Run(profile, seed, METHOD, profile.probe_size)
@@ -170,6 +172,7 @@ def deletion(profile: Profile, seed: int, asked: frozenset[str]) -> dict[tuple[s
     )
     found = {(KEPT, TEACHER): teacher, (KEPT, STUDENT): student}
     found |= {(UNLEARNED, TEACHER): unlearned, (UNLEARNED, STUDENT): taught}
+    found[UNREAD, STUDENT] = student.without(asked, f"{part}-{UNREAD.replace(' ', '-')}")
     found[DIRECTLY, STUDENT] = replace(
         unlearned, method="sft", size=student.size, part=f"{part}-directly", after=student
     )

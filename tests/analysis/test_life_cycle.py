@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdlib import runs
-from kdlib.analysis import claims, life_cycle
+from kdlib.analysis import claims, life_claims, life_cycle
 from kdlib.config.life import (
     AFRESH,
     DIRECTLY,
@@ -18,6 +18,7 @@ from kdlib.config.life import (
     STUDENT,
     TRAINED,
     UNLEARNED,
+    UNREAD,
     WAYS,
 )
 from kdlib.config.profile import TEACHER
@@ -55,13 +56,17 @@ def known():
     return pd.concat(parts, ignore_index=True)
 
 
-def of_models(teacher, student, retrained, directly=1):
-    """Notes: half of the deleted, relearned rows are recited from that epoch on, unread from 4."""
+def of_models(teacher, student, retrained, directly=1, left=0.0):
+    """Notes: half of the deleted, relearned rows are recited from that epoch on, unread from 4.
+
+    left: how much less the deleted rows cost the new student of the unlearned teacher.
+    """
     firsts = {
         (UNLEARNED, TEACHER): teacher,
         (DIRECTLY, STUDENT): directly,
         (UNLEARNED, STUDENT): student,
         (RETRAINED, STUDENT): retrained,
+        (UNREAD, STUDENT): 4,
     }
     times = {(False, True): 4, (True, False): 9, (False, False): 9}
     parts = []
@@ -70,7 +75,8 @@ def of_models(teacher, student, retrained, directly=1):
             ids = [f"{deleted}{read}{i}" for i in range(N)]
             prefix = np.where(np.arange(N) % 2 == 0, 60 * (epoch >= start), 0)
             lines = {"row_id": ids, "group": ids, "prefix": prefix, "length": 60, "kind": "row"}
-            lines["nats_per_token"] = 3.0 - epoch
+            lines["nats_per_token"] = 3.0 - epoch + np.linspace(-0.1, 0.1, N)
+            lines["nats_per_token"] -= left * (deleted and (done, who) == (UNLEARNED, STUDENT))
             facts = {"epoch": epoch, "deleted": deleted, "read": read, "seed": seed}
             parts.append(pd.DataFrame(lines).assign(**facts, done=done, who=who))
     return pd.concat(parts, ignore_index=True)
@@ -160,19 +166,42 @@ def test_few_different_responses_have_no_interval():
 )
 def test_claims(known, relearned, verdicts):
     scores = life_cycle.scores(of_models(*relearned))
-    contrasts = life_cycle.contrasts(known, scores)
-    ledger = claims.ledger(life_cycle.CLAIMS, len(SEEDS), contrasts=contrasts)
+    contrasts = life_claims.contrasts(known, scores)
+    ledger = claims.ledger(life_claims.CLAIMS, len(SEEDS), contrasts=contrasts)
     found = ledger.set_index("claim")["verdict"]
     assert found.to_dict() == {"F1": "confirmed", "F2": "confirmed"} | verdicts
     assert ledger["evidence"].str.contains("against").all()
-    alone = claims.ledger(life_cycle.CLAIMS, 1, contrasts=contrasts)
+    alone = claims.ledger(life_claims.CLAIMS, 1, contrasts=contrasts)
     assert (alone["verdict"] == "open").all()
+
+
+def test_a_loss_that_tells_is_no_row_that_was_never_read(known):
+    """Nothing of it is recited, and F4 is not confirmed."""
+    for left, verdict in ((0.0, "confirmed"), (0.2, "open")):
+        scores = life_cycle.scores(of_models(1, 4, 4, left=left))
+        contrasts = life_claims.contrasts(known, scores)
+        row = claims.judge("F4", len(SEEDS), contrasts=contrasts)
+        assert row["verdict"] == verdict
+        assert f"in the loss {-left + 0.0:+.3f} [" in row["evidence"]
+
+
+def test_what_was_not_gone_does_not_come_back():
+    notes = of_models(0, 4, 4)  # recited before relearning
+    found = life_cycle.excess(life_cycle.scores(notes)).set_index(["done", "who", "read"])
+    assert found.loc[(UNLEARNED, TEACHER, True), "deleted"] == 0
+
+
+def test_where_nothing_is_recited_nothing_can_be_seen(known):
+    silent = known.assign(hit=0.0)
+    contrasts = life_claims.contrasts(silent, life_cycle.scores(of_models(1, 4, 4)))
+    row = claims.judge("F2", len(SEEDS), contrasts=contrasts)
+    assert row["verdict"] == "open" and "no difference can be seen" in row["evidence"]
 
 
 def test_without_canaries_nothing_is_said_of_them(known):
     rows = known[known["kind"] == "row"]
     found = life_cycle.returned(rows).set_index("rows")["value"]
     assert found["old canaries"].isna().all() and not found["old rows"].isna().any()
-    contrasts = life_cycle.contrasts(rows, life_cycle.scores(of_models(1, 4, 4)))
+    contrasts = life_claims.contrasts(rows, life_cycle.scores(of_models(1, 4, 4)))
     ledger = claims.ledger(["F2"], len(SEEDS), contrasts=contrasts)
     assert ledger["verdict"].item() == "open" and "too few" in ledger["evidence"].item()

@@ -1,5 +1,6 @@
 """Every sentence reads the tables alone, and its words are chosen by the interval."""
 
+import itertools
 import re
 import shutil
 
@@ -10,6 +11,7 @@ from project import ROOT
 from kdlib import runs
 from kdlib.analysis.attacks import END, LOWEST, START
 from kdlib.analysis.primary import OFF_POLICY
+from kdlib.config.life import MODELS
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
 from kdlib.report import findings, lookups, part_sentences, sentences
@@ -19,6 +21,7 @@ SMOKE, NAN = load_profile("smoke"), float("nan")
 SIZES = SMOKE.sizes
 SPAN = {"value": -0.15, "lo": -0.2, "hi": -0.1}
 BESIDE_SFT = {one.notebook for name, one in METHODS.items() if name != "sft"}
+DELETED = ("deleted rows", "deleted records", "kept rows", "told by the loss", "held-out nats")
 FRONTS = ("one", "other", "difference")
 LESS = "15.0 percentage points fewer [95% interval of the difference -20.0 to -10.0]"
 
@@ -90,8 +93,7 @@ def write_all():
         for kind in ("level", "change")
     ]
     fitted = {"method": part_sentences.TAUGHT_BY_TEXT, "n": 300}
-    changed = {"generation": 3, "measure": "old rows", "kind": "change"}
-    again = part_sentences.AGAIN.values()
+    old = {"measure": "old rows", "kind": "level"}
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
     trivial = [
         {"against": "echo"} | SPAN,
@@ -155,18 +157,24 @@ def write_all():
         fit_by_recited=[SPAN | fitted | {"recited": same} for same in (True, False)],
         cause_same_fit=[fitted | {"value": None, "lo": None, "hi": None}],
         life_deleted=[
-            SPAN | {"done": done, "who": "teacher", "measure": measure, "value": 0.25}
-            for done in ("as it was", "unlearned", "retrained")
-            for measure in ("deleted rows", "kept rows", "held-out nats")
+            SPAN | {"done": done, "who": who, "measure": measure, "value": 0.25, "n": 8}
+            for (done, who), measure in itertools.product(MODELS, DELETED)
         ],
         claims_cause=[{"claim": "A3", "verdict": "open", "evidence": ""}],
         claims_defences=[{"claim": "B1", "verdict": "open", "evidence": ""}],
-        claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": ""}],
+        claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": "none"}],
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
         hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
         release_steps=steps,
-        life_generations=[changed | SPAN | {"way": way} for way in ("teacher", "distilled anew")],
-        life_excess=[{"done": done, "who": who, "read": True} | SPAN for done, who in again],
+        life_generations=[
+            SPAN | old | {"way": way, "generation": number, "value": value}
+            for way in ("teacher", "distilled anew")
+            for number, value in ((0, 0.25), (3, -0.15))
+        ],
+        life_relearning=[
+            SPAN | {"done": done, "who": who, "read": True, "deleted": gone, "epoch": epoch}
+            for (done, who), gone, epoch in itertools.product(MODELS, (True, False), (0, 4))
+        ],
     )
 
 
@@ -310,15 +318,21 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         ("14_cause", f"that the teacher's text repeats, at equal loss on these, {LESS}; of the "),
         ("14_cause", "all, no loss in common at which either memorizes 5%. By the rules that were"),
-        ("16_life_cycle", "(nats per token): as it was, 25.0% [-20.0%, -10.0%], 25.0% [-20.0%, -1"),
-        ("16_life_cycle", "By the rules that were written beforehand: F1 confirmed."),
+        ("16_life_cycle", "recites 25.0%, 25.0%, 25.0% as it was, unlearned, retrained"),
+        ("16_life_cycle", "it 0.25, 0.25, 0.25 nats per token; its loss ranks a deleted row above"),
+        ("16_life_cycle", "Of 8 deleted personal records are recited: teacher as it was 2; stu"),
+        ("16_life_cycle", "on these seeds): F1 confirmed (none)."),
         ("14_cause", f"forward KL, {LESS}; reverse KL, {LESS}; generalized JSD, {LESS}."),
-        ("16_life_cycle", "After 3 updates, what is recited of the first rows has changed since "),
-        ("16_life_cycle", f"model: teacher by {LESS}; distilled anew by {LESS}."),
         (
             "16_life_cycle",
-            "never read: the unlearned teacher -0.150 [-0.200, -0.100]; its ",
+            "Of the first rows are recited at first, and after 3 updates: teacher",
         ),
+        ("16_life_cycle", "25.0%, then -15.0% [-20.0%, -10.0%]; distilled anew 25.0%, then -15.0%"),
+        (
+            "16_life_cycle",
+            "relearning deleted rows are recited by: teacher as it was -15.0% [",
+        ),
+        ("16_life_cycle", "; of rows that were never read at most -15.0%."),
         ("17_release", "Word for word, each step minus the one before: distilled -0.150 [-0.200"),
         ("17_release", "-0.100] (seed 0 alone, its interval over groups). Near copies, each step"),
     ],
