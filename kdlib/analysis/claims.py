@@ -7,14 +7,16 @@ Taught in notebooks 10 to 16.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
+from kdlib import runs
 from kdlib.analysis import cause, companion_claims, life_claims, own_claims, plane
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.own_claims import named, taught
@@ -77,6 +79,13 @@ def judge(name: str, seeds: int, **tables: Any) -> dict[str, str]:
 def ledger(names: Iterable[str], seeds: int, **tables: Any) -> pd.DataFrame:
     """The lines of these claims, see `judge`."""
     return pd.DataFrame([judge(name, seeds, **tables) for name in names])
+
+
+def made_at(ledger: pd.DataFrame, folders: Mapping[str, Iterable[Path]]) -> pd.DataFrame:
+    """A ledger with column commit: those at which models were made, by their names' folders."""
+    manifests = (runs.read_manifest(one) for of_seeds in folders.values() for one in of_seeds)
+    known = dict.fromkeys(str(one["commit"]) for one in manifests if one)
+    return ledger.assign(commit=" ".join(known))
 
 
 def lines(

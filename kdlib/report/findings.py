@@ -15,6 +15,7 @@ from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import Profile, load_profile
 from kdlib.errors import KdlibError
 from kdlib.report import lookups, results, sentences
+from kdlib.report.from_scratch import LEDGERS
 from kdlib.report.from_scratch import PROFILE as SCRATCH
 
 REFERENCE = "laptop"  # the profile whose committed tables README and notebooks speak of
@@ -75,15 +76,17 @@ def cell(stem: str) -> str:
     if not (found := from_scratch(stem, reference)):
         return text
     rows = lookups.lines(SCRATCH, "lengths", split="member")["rows"].min()
-    where = f"{_made(SCRATCH)}; {rows} member rows a seed. Small and not pretrained: what is found "
-    where += "of them need not hold for a pretrained model. Their answers are too bad to be "
+    where = f"{_made(SCRATCH, stem)}; {rows} member rows a seed. Small and not pretrained: what is "
+    where += "found of them need not hold for a pretrained model. Their answers are too bad to be "
     where += "judged, and *useful* means a low held-out loss): "
     return f"{text}\n\n{found.replace('): ', where, 1)}"
 
 
-def _made(profile: str) -> str:
-    """The commits at which a profile's models were made, behind its name."""
-    known = [f"`{commit}`" for commit in commits(profile)]
+def _made(profile: str, stem: str = "") -> str:
+    """The commits at which the models of a profile, or of a notebook, were made; behind a name."""
+    ledger = results.read(profile, LEDGERS.get(stem, ""), optional=True)
+    found = ledger["commit"][0].split() if "commit" in ledger else commits(profile)
+    known = [f"`{commit}`" for commit in found]
     if len(known) > 1:
         return f", models made at the commits {', '.join(known)}"
     return "".join(f", commit {commit}" for commit in known)

@@ -15,7 +15,11 @@ from kdlib.report.lookups import briefly, difference
 from kdlib.stats import MIN_SEEDS
 
 PROFILE = "tiny"
-PARTS = ("claims_cause", "claims_defences", "claims_life")  # ledgers of notebooks 14 to 16
+LEDGERS = {  # of the notebooks that were run on these models alone; with the models' commits
+    "14_cause": "claims_cause",
+    "15_defences": "claims_defences",
+    "16_life_cycle": "claims_life",
+}
 
 
 def seeds(profile: str) -> list[str]:
@@ -55,7 +59,7 @@ def _judged() -> str:
 
 def _further() -> list[str]:
     """The verdicts of notebooks 14 to 16, which are on fewer seeds."""
-    ledgers = (results.read(PROFILE, name, optional=True) for name in PARTS)
+    ledgers = (results.read(PROFILE, name, optional=True) for name in LEDGERS.values())
     if (known := pd.concat(ledgers)).empty:
         return []
     told = "; ".join(f"{claim} {verdict}" for claim, verdict in known[["claim", "verdict"]].values)
