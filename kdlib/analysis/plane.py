@@ -111,6 +111,20 @@ def at_equal_compute(frame: pd.DataFrame, sides: Sides) -> pd.DataFrame:
     return frame[np.logical_or(*of_sides) & (frame["steps"] <= most)]
 
 
+def at_end(notes: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """What each student memorizes at the end of training, and that less SFT, over the same rows.
+
+    Columns: method, value, lo, hi (share of the member rows), less, less_lo, less_hi, discordant
+    (nan for SFT), and the means of `points`: near_verbatim, membership, useful.
+    """
+    last = equal_usefulness.members(cause.ends(notes))
+    shares = cause.memorized(cause.ends(notes)).set_index("method")
+    ends = {"value": "less", "lo": "less_lo", "hi": "less_hi", "discordant": "discordant"}
+    less = cause.less_than_sft(last).set_index("method")[[*ends]].rename(columns=ends)
+    means = cause.ends(points).set_index("method")[["near_verbatim", "membership", "useful"]]
+    return shares[["value", "lo", "hi"]].join([less, means]).reset_index()
+
+
 def front(points: pd.DataFrame, measure: str = "verbatim") -> pd.DataFrame:
     """The points that no other beats, the least memorized first."""
     return points[frontier(points, measure, "useful")].sort_values([measure, "useful"])

@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdlib.analysis.attacks import END, LOWEST, START
 from kdlib.analysis.equal_usefulness import VISIBLE
+from kdlib.analysis.own_claims import GAIN
 from kdlib.config.life import (
     AFRESH,
     KEPT,
@@ -168,6 +169,20 @@ def judged(name: str, settings: Profile) -> str:
     return f"By the rules that were written beforehand: {told}{lookups.of_probed(settings)}."
 
 
+def _ended(settings: Profile) -> str:
+    """What students with a defence memorize at the end, minus SFT, the cheap ones, then with KD."""
+    lines = lookups.lines(settings.name, "defences_at_end").set_index("method")
+    sft = lines.loc["sft"].to_dict()
+    told = [
+        f"{label(name)} {100 * one['less']:+.1f} [{100 * one['less_lo']:+.1f}, "
+        f"{100 * one['less_hi']:+.1f}]"
+        for name, one in lines.drop("sft").to_dict("index").items()
+    ]
+    text = f"trained to the end SFT ({settings.probe_size} size) memorizes {share(sft)} of the "
+    text += f"rows{lookups.of_probed(settings)}; minus SFT, in percentage points: "
+    return f"{text}{', '.join(told)}."
+
+
 def _contrast(contrast: str, settings: Profile) -> str:
     when, one, other = SIDES[contrast]
     gap = lookups.line(settings.name, "contrasts", method=contrast, metric="memorized")
@@ -175,7 +190,9 @@ def _contrast(contrast: str, settings: Profile) -> str:
     text += lookups.of_probed(settings)
     if not gap["gained"]:
         return f"{text} gain too little usefulness in common to be compared."
-    return f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: {difference(gap)}."
+    text = f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: {difference(gap)}"
+    few = f"; SFT memorizes under {2 * GAIN:.0%}, so that there is little to save"
+    return f"{text}{few * (gap['sft'] < 2 * GAIN)}."
 
 
 def _plane(settings: Profile) -> str:
@@ -266,6 +283,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("cause", partial(judged, "claims_cause")),
     ],
     "15_defences": [
+        ("defences", _ended),
         ("defences", partial(_contrast, "B1")),
         ("defences", partial(_contrast, "B2")),
         ("defences", _plane),

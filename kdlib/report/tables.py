@@ -66,6 +66,17 @@ def stopped(lines: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).loc[found.index].rename(_words)
 
 
+def sides(lines: pd.DataFrame, own: str, other: str) -> pd.DataFrame:
+    """What either side of a comparison leaves, and the differences by metric, by method.
+
+    `lines` are of `equal_usefulness.differences`; own and other name the two sides.
+    """
+    parts = {metric: part.set_index("method") for metric, part in lines.groupby("metric")}
+    gaps = {name: part.apply(row_text, axis=1, form="+.3f") for name, part in parts.items()}
+    left = parts["memorized"][["own", "sft"]].map("{:.3f}".format)
+    return left.set_axis([own, other], axis=1).join(pd.DataFrame(gaps)).rename(_words)
+
+
 def counts(lines: pd.DataFrame) -> pd.Series:
     """Rates of few as counts, "1 of 2": lines hold hits and n."""
     whole = lines[["hits", "n"]].astype(int).astype(str)

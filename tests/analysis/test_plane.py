@@ -123,6 +123,18 @@ def test_points_hold_the_means_and_the_attackers_chance():
     assert len(found) == 15 and abs(found.loc[("sft", 0.0), "membership"]) < 0.15
 
 
+def test_at_the_end_each_student_stands_beside_sft():
+    notes = noted(CHEAP | {"word_kd": LESS})
+    points = plane.points(notes, answered(notes))
+    found = plane.at_end(notes, points).set_index("method")
+    last = notes[(notes["epoch"] == 4) & (notes["split"] == "member")]
+    share = last.groupby("method")["hit"].mean()
+    assert found["value"].to_dict() == pytest.approx(share.to_dict())
+    assert found.loc["word_kd", "less"] == pytest.approx(share["word_kd"] - share["sft"])
+    assert found.loc["word_kd", "less_lo"] < found.loc["word_kd", "less"] < 0
+    assert pd.isna(found.loc["sft", "less"]) and (found["near_verbatim"] >= found["value"]).all()
+
+
 def test_a_front_holds_what_no_other_beats():
     table = pd.DataFrame(
         {"verbatim": [0.1, 0.2, 0.2, 0.5, 0.05], "useful": [0.3, 0.4, 0.3, 0.9, 0.1]}

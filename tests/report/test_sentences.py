@@ -163,6 +163,10 @@ def write_all():
         claims_cause=[{"claim": "A3", "verdict": "open", "evidence": ""}],
         claims_defences=[{"claim": "B1", "verdict": "open", "evidence": ""}],
         claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": "none"}],
+        defences_at_end=[
+            SPAN | {"method": "sft", "value": 0.25, "less": None, "less_lo": None, "less_hi": None},
+            SPAN | {"method": "word_kd", "less": -0.1, "less_lo": -0.2, "less_hi": 0.1},
+        ],
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
         hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
         release_steps=steps,
@@ -311,6 +315,11 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "15_defences",
             "Stopped early where both are as useful, distilled students (middle size) ",
         ),
+        (
+            "15_defences",
+            "size) memorizes 25.0% [-20.0%, -10.0%] of the rows; minus SFT, in percent",
+        ),
+        ("15_defences", "points: word-level KD -10.0 [-20.0, +10.0]. Stopped early where both are"),
         ("15_defences", f"and SFT memorize 20.0% and 35.0%: {LESS}. With the goldfish"),
         (
             "15_defences",
