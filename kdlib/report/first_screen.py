@@ -5,8 +5,7 @@ from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
-from kdlib.report.lookups import briefly, difference, share
-from kdlib.report.part_sentences import Sentence
+from kdlib.report.lookups import Sentence, briefly, difference, share
 from kdlib.report.usefulness_sentences import outdone
 from kdlib.stats import row_text
 

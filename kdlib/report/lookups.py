@@ -1,5 +1,6 @@
 """What sentences look up in the tables of a profile, and how they say a number."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,7 @@ from kdlib.config.profile import Profile
 from kdlib.report import results
 from kdlib.stats import row_text
 
+Sentence = Callable[[Profile], str]  # in the tables of a profile; NotRun where these lack
 UNKNOWN = "which this run cannot tell from none"
 ALONE = "alone, its interval over groups"  # of the first seed
 

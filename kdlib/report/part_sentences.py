@@ -1,12 +1,10 @@
-"""The sentences of the study's further parts, notebooks 11 to 17; see `sentences`."""
+"""The sentences of the study's further parts, notebooks 14 to 17; see `sentences`."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from kdlib.analysis.attacks import END, LOWEST, START
 from kdlib.analysis.equal_usefulness import VISIBLE
 from kdlib.analysis.own_claims import GAIN
 from kdlib.config.life import (
@@ -18,13 +16,12 @@ from kdlib.config.life import (
     TRAINED,
     UNLEARNED,
 )
-from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
+from kdlib.config.methods import label
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
-from kdlib.report.lookups import difference, share
+from kdlib.report.lookups import Sentence, difference, share
 from kdlib.stats import row_text
 
-Sentence = Callable[[Profile], str]
 TEXTS = {"teacher": "the teacher's", "student": "the student's own"}
 OBJECTIVES = {
     "forward_kl": "forward KL",
@@ -39,86 +36,6 @@ SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
 
 RELEASED = ("word for word", "near copies", "longest run", "usefulness")  # told of each step
 WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
-
-
-def _excess(settings: Profile) -> str:
-    return " ".join(_excess_of(size, settings) for size in settings.sizes)
-
-
-def _excess_of(size: str, settings: Profile) -> str:
-    line = lookups.line(settings.name, "second_sft", kind="excess", method="word_kd", size=size)
-    if pd.isna(line["distilled"]):
-        return f"Too few rows are memorized by the teacher alone ({size} size)."
-    text = f"Of the {int(line['n'])} rows that the teacher and not an SFT student memorizes, "
-    text += f"{label('word_kd')} ({size} size) memorizes {line['distilled']:.1%}, another SFT "
-    return f"{text}student {line['sft']:.1%}: {difference(line)}."
-
-
-def _unread(settings: Profile) -> str:
-    wanted = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
-    line = lookups.line(settings.name, "handed_down", **wanted)
-    gap = difference(line) + lookups.of_first(settings.name, 2 * line["n"])
-    text = (
-        "Of rows that a student never read, it memorizes with a teacher that read them, compared "
-    )
-    return f"{text}with one that did not: {gap}."
-
-
-def _forecast(settings: Profile) -> str:
-    size = settings.probe_size
-    line = lookups.line(settings.name, "forecast", test=f"{label('word_kd')} {size}, all four")
-    if pd.isna(line["roc_auc"]):
-        return "Too few rows are memorized for a forecast of them to be judged."
-    text = f"which rows {label('word_kd')} ({size} size) will memorize is forecast with an AUC of "
-    return f"{text}{row_text(line, 'roc_auc')} (0.5 is a guess)."
-
-
-def _removal(settings: Profile) -> str:
-    line = lookups.line(settings.name, "removal")
-    text = "With the rows removed that were predicted to be memorized (the likeliest, at most half "
-    text += f"of all), {line['predicted']:.0f} of {line['n']:.0f} member rows are, with as many "
-    text += f"random rows removed, as far as whole groups allow, {line['random']:.0f}: "
-    return f"{text}{difference(line)}{lookups.of_first(settings.name, line['n'])}."
-
-
-def _membership(settings: Profile) -> str:
-    wanted = {"score": "loss", "size": settings.probe_size}
-    tables = {
-        at: lookups.lines(settings.name, "membership_early", at=at, **wanted).set_index("method")
-        for at in (LOWEST, START, END)
-    }
-    known = [one for one in PAPER if one in tables[LOWEST].index]
-
-    def told(at: str, methods: list[str]) -> str:
-        lines = tables[at].loc[methods].to_dict("index")
-        return ", ".join(f"{label(one)} {row_text(line, 'auc')}" for one, line in lines.items())
-
-    text = "who sees only the loss ranks a member above a held-out row with a chance of (AUC, "
-    text += f"{settings.probe_size} size; 0.5 is a guess) {told(LOWEST, known)} where the held-out "
-    text += "loss is lowest"
-    if begun := [one for one in known if "sft_epochs" in METHODS[one].coefficients]:
-        text += f" (what starts from SFT, before its first step: {told(START, begun)})"
-    others = int(tables[LOWEST]["n_other"].max())
-    return (
-        f"{text}; at the end of training, many epochs later, {told(END, known)} (of the {others} "
-        "held-out rows that were noted on the way)."
-    )
-
-
-def recognized(settings: Profile) -> str:
-    """What is told of the rows of the distilled method that writes least, where references are."""
-    name, size = settings.name, settings.probe_size
-    scores = lookups.lines(name, "membership", score="likelihood_ratio", size=size)
-    ends = lookups.lines(name, "table1", size=size).set_index("method")["member"]
-    least = ends[[one for one in DISTILLED if one in set(scores["method"])]].idxmin()
-    line = scores[scores["method"] == least].iloc[0].to_dict()
-    start = " (it starts from SFT on them)" * ("sft_epochs" in METHODS[least].coefficients)
-    text = f"{label(least)} ({size} size) writes {ends[least]:.1%} of the rows word for word"
-    text += f"{start}; who sees its losses, and has models that were trained on other rows, ranks "
-    text += f"a training row above another with a chance of {row_text(line, 'auc')} (0.5: a guess)"
-    if pd.notna(line["tpr_1pct"]):
-        text += f" and finds {row_text(line, 'tpr_1pct', '.1%')} of them at 1% false alarms"
-    return f"{text}{lookups.of_first(name, line['n_member'])}."
 
 
 def _effects(settings: Profile) -> str:
@@ -137,6 +54,24 @@ def _objectives(settings: Profile) -> str:
     text = "; ".join(f"{OBJECTIVES[one]}, {difference(line)}" for one, line in lines.items())
     alone = lookups.of_probed(settings)
     return f"Where a divergence is minimized, compared with cross-entropy{alone}: {text}."
+
+
+def _as_closely(settings: Profile) -> str:
+    """How closely students fit the rows in the end, and what they memorize where SFT fits as well.
+
+    Of those that read the rows: an objective that fits them less leaves less for that alone.
+    """
+    ends = lookups.lines(settings.name, "cause_paths").groupby("method", sort=False)["nats"].last()
+    fits = lookups.lines(settings.name, "cause_same_fit").set_index("method").to_dict("index")
+    told = []
+    for objective, name in OBJECTIVES.items():
+        gap = _points_or_none(fits[f"{objective} on rows"])
+        told.append(f"{name} {ends[f'{objective} on rows']:.2f}, {gap}")
+    text = (
+        f"at the end the rows cost SFT {ends['sft']:.2f} nats per token; what students that read "
+    )
+    text += "them with a divergence pay, and memorize minus SFT at equal loss"
+    return f"{text}{lookups.of_probed(settings)}: {'; '.join(told)}."
 
 
 def _fits(settings: Profile) -> str:
@@ -273,12 +208,10 @@ def _judged_life(settings: Profile) -> str:
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
-    "11_inheritance": [("lab", _excess), ("lab", _unread)],
-    "12_what_stays": [("lab", _forecast), ("lab", _removal)],
-    "13_membership_and_canaries": [("lab", _membership), ("lab", recognized)],
     "14_cause": [
         ("cause", _effects),
         ("cause", _objectives),
+        ("cause", _as_closely),
         ("cause", _fits),
         ("cause", partial(judged, "claims_cause")),
     ],

@@ -18,6 +18,7 @@ from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import (
     first_screen,
+    lab_sentences,
     ledger_sentences,
     lookups,
     method_sentences,
@@ -25,8 +26,7 @@ from kdlib.report import (
     results,
 )
 from kdlib.report import usefulness_sentences as usefulness
-from kdlib.report.lookups import briefly, difference, share
-from kdlib.report.part_sentences import Sentence
+from kdlib.report.lookups import Sentence, briefly, difference, share
 
 OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
@@ -234,6 +234,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", _same_fit),
         ("", first_screen.how_far),
     ],
+    **lab_sentences.OF,
     **part_sentences.OF,
     "18_conclusion": [
         ("", _main),

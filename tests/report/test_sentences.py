@@ -14,7 +14,7 @@ from kdlib.analysis.primary import OFF_POLICY
 from kdlib.config.life import MODELS
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
-from kdlib.report import findings, lookups, part_sentences, sentences
+from kdlib.report import findings, lab_sentences, lookups, part_sentences, sentences
 from kdlib.study import pipeline
 
 SMOKE, NAN = load_profile("smoke"), float("nan")
@@ -92,6 +92,8 @@ def write_all():
         for measure in part_sentences.RELEASED
         for kind in ("level", "change")
     ]
+    causes = [part_sentences.TAUGHT_BY_TEXT, "sft"]
+    causes += [f"{one} on rows" for one in part_sentences.OBJECTIVES]
     fitted = {"method": part_sentences.TAUGHT_BY_TEXT, "n": 300}
     old = {"measure": "old rows", "kind": "level"}
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
@@ -155,7 +157,8 @@ def write_all():
         ),
         effects=cause,
         fit_by_recited=[SPAN | fitted | {"recited": same} for same in (True, False)],
-        cause_same_fit=[fitted | {"value": None, "lo": None, "hi": None}],
+        cause_same_fit=[fitted | {"method": one, "value": None, "lo": None} for one in causes],
+        cause_paths=[{"method": one, "nats": nats} for one in causes for nats in (3.0, 0.5)],
         life_deleted=[
             SPAN | {"done": done, "who": who, "measure": measure, "value": 0.25, "n": 8}
             for (done, who), measure in itertools.product(MODELS, DELETED)
@@ -325,6 +328,8 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "15_defences",
             "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100].",
         ),
+        ("14_cause", "At the end the rows cost SFT 0.50 nats per token; what students that read"),
+        ("14_cause", "loss: forward KL 0.50, no loss in common at which either memorizes 5%; rev"),
         ("14_cause", f"that the teacher's text repeats, at equal loss on these, {LESS}; of the "),
         ("14_cause", "all, no loss in common at which either memorizes 5%. By the rules that were"),
         ("16_life_cycle", "recites 25.0%, 25.0%, 25.0% as it was, unlearned, retrained"),
@@ -458,7 +463,7 @@ def test_too_few_rows_memorized():
 def test_what_an_attacker_tells_says_of_which_seeds_it_is():
     scores = lookups.table("smoke", "membership").assign(n_member=100, n_other=140, seeds=1)
     write(membership=scores)
-    text = part_sentences.recognized(SMOKE)
+    text = lab_sentences.recognized(SMOKE)
     assert text.endswith(" (seed 0 alone, its interval over groups).")
     early = lookups.table("smoke", "membership_early")
     write(membership_early=early.drop(columns="at"))  # of an earlier version
