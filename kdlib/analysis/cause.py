@@ -7,8 +7,9 @@ training ended (`ends`). Taught in notebook 14_cause.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,13 +106,13 @@ def effects(last: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
 def by_recited(last: pd.DataFrame, recited: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     """The effect of the teacher's text where it is the row itself, and where it is not.
 
-    `recited`: seed, row_id, recited (whether the first WINDOW tokens of the text are the row's). A
-    line for both: recited, and the line of `effects` of the text "teacher".
+    `recited`: seed, row_id, recited (whether the first WINDOW tokens of the text are the row's).
+    Lines for both: recited, and those of `effects` of the text "teacher": its main effect, and what
+    it leaves alone less each objective alone.
     """
     rows, found = last.merge(recited, on=ROW), []
     for same, part in rows.groupby("recited", sort=False):
-        effect = effects(part, pairs).query("text == 'teacher' and objective == ''")
-        found.append(effect.assign(recited=same))
+        found.append(effects(part, pairs).query("text == 'teacher'").assign(recited=same))
     return pd.concat(found, ignore_index=True)
 
 
@@ -140,17 +141,42 @@ def which_carries(effects: pd.DataFrame, by_recited: pd.DataFrame) -> Judged:
     both = text & objective
     confirmed = below[both].all() and below[~objective].all()
     refuted = above[both].all() and below[~text].all()
-    named = effects["text"].where(text, effects["objective"]).where(~both, "text less objective")
-    said = [
-        f"{name} {row_text(one, form='+.3f')}"
-        for name, one in zip(named, effects.to_dict("records"), strict=True)
-    ]
+    said = [f"{_named(one)} {row_text(one, form='+.3f')}" for one in effects.to_dict("records")]
     for one in by_recited.to_dict("records"):
         where = "is the row" if one["recited"] else "is not the row"
         said.append(
-            f"teacher where its text {where} {row_text(one, form='+.3f')} ({one['n']} rows)"
+            f"{_named(one)} where its text {where} {row_text(one, form='+.3f')} ({one['n']} rows)"
         )
     return bool(confirmed), bool(refuted), ", ".join(said)
+
+
+def _named(line: Mapping[Hashable, Any]) -> str:
+    """What a line of `effects` is of."""
+    text, objective = f"the {line['text']}'s text", str(line["objective"]).replace("_", " ")
+    if line["text"] and line["objective"]:
+        return f"{text} less {objective}"
+    return text if line["text"] else objective
+
+
+def least_common_loss(notes: pd.DataFrame) -> pd.DataFrame:
+    """What each student and SFT memorize at the least member loss that both come to.
+
+    Columns: method, loss (nats per token), own, sft (shares).
+    """
+    by_epoch = members(notes).groupby(["method", "epoch"], sort=False)
+    paths = by_epoch[["value", "nats_per_token"]].mean().reset_index().sort_values("epoch")
+    curves = {
+        name: part[["value", "nats_per_token"]].to_numpy().T
+        for name, part in paths.groupby("method", sort=False)
+    }
+    lines = []
+    for name, (hits, nats) in curves.items():
+        loss = max(nats.min(), curves["sft"][1].min())
+        own, sft = (
+            memorized_at(np.array([loss]), *one)[0] for one in ((hits, nats), curves["sft"])
+        )
+        lines.append({"method": name, "loss": loss, "own": own, "sft": sft})
+    return pd.DataFrame(lines)
 
 
 def convergence(

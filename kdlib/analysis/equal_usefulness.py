@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.analysis.rates import ASKED, MODEL, ROW, SAME, distilled, student_sizes
+from kdlib.analysis.rates import ASKED, MODEL, ROW, SAME, Frames, distilled, student_sizes
 from kdlib.config.methods import DISTILLED
 from kdlib.stats import NOTHING, Line, each, estimate, line, paired_difference
 
@@ -47,6 +47,13 @@ def held_out_loss(notes: pd.DataFrame) -> pd.DataFrame:
 def answers(frame: pd.DataFrame) -> pd.DataFrame:
     """Usefulness by the answers that were noted, the frame `path_answers`."""
     return frame.assign(value=frame["usefulness"])
+
+
+def usefulness(frames: Frames) -> pd.DataFrame:
+    """That of the answers that were noted, where they were; else by the loss."""
+    if "path_answers" in frames:
+        return answers(frames["path_answers"])
+    return held_out_loss(frames["paths"])
 
 
 def trivial(said: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:

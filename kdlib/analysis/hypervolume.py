@@ -80,14 +80,17 @@ class _Points:
         of_rows = noted["hit"].index.to_frame(index=False)
         self.inside = (of_rows["split"] == "member").to_numpy()
         self.drawn = pd.concat([of_rows, asked.index.to_frame(index=False)], ignore_index=True)
-        sft = useful[useful["method"] == "sft"].groupby("epoch")["value"].mean()
-        self.before, self.gain = sft[0], sft.max() - sft[0]
+        sft = useful[useful["method"] == "sft"]
+        means = sft.groupby("epoch")["value"].mean()
+        before = sft[sft["epoch"] == 0].set_index(KEYS)["value"]
+        self.before = before.reindex(asked.index).to_numpy()  # drawn with the rows
+        self.gain = means.max() - means[0]  # fixed
 
     def at(self, weights: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Usefulness, and memorization by each measure, [points, draws]; weights [rows, draws]."""
         rows, asked = weights[: len(self.inside)], weights[len(self.inside) :]
         share, answered = (x / x.sum(axis=0) for x in (rows[self.inside], asked))
-        rise = (self.answers @ answered - self.before) / (self.gain or 1)
+        rise = ((self.answers - self.before) @ answered) / (self.gain or 1)
         shares = [self.noted[name][:, self.inside] @ share for name in ("hit", "near")]
         told = [roc.counts(-nats, self.inside, rows) for nats in self.noted["nats_per_token"]]
         shares.append(2 * np.stack([roc.area(*both) for both in told]) - 1)

@@ -115,14 +115,20 @@ def at_end(notes: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """What each student memorizes at the end of training, and that less SFT, over the same rows.
 
     Columns: method, value, lo, hi (share of the member rows), less, less_lo, less_hi, discordant
-    (nan for SFT), and the means of `points`: near_verbatim, membership, useful.
+    (nan for SFT), nats (its loss on them), sft_there (what SFT memorizes on its way where its loss
+    is as high: who fits the rows less closely recites less, whatever the defence), and the means of
+    `points`: steps, near_verbatim, membership, useful.
     """
+    path = cause.memorized(notes[notes["method"] == "sft"])
     last = equal_usefulness.members(cause.ends(notes))
     shares = cause.memorized(cause.ends(notes)).set_index("method")
     ends = {"value": "less", "lo": "less_lo", "hi": "less_hi", "discordant": "discordant"}
     less = cause.less_than_sft(last).set_index("method")[[*ends]].rename(columns=ends)
-    means = cause.ends(points).set_index("method")[["near_verbatim", "membership", "useful"]]
-    return shares[["value", "lo", "hi"]].join([less, means]).reset_index()
+    columns = ["steps", "near_verbatim", "membership", "useful"]
+    means = cause.ends(points).set_index("method")[columns]
+    there = equal_usefulness.memorized_at(shares["nats"].to_numpy(), path["value"], path["nats"])
+    found = shares[["value", "lo", "hi", "nats"]].assign(sft_there=there)
+    return found.join([less, means]).reset_index()
 
 
 def front(points: pd.DataFrame, measure: str = "verbatim") -> pd.DataFrame:

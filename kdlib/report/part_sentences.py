@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdlib.analysis.equal_usefulness import VISIBLE
@@ -22,7 +23,6 @@ from kdlib.report import lookups
 from kdlib.report.lookups import Sentence, difference, share
 from kdlib.stats import row_text
 
-TEXTS = {"teacher": "the teacher's", "student": "the student's own"}
 OBJECTIVES = {
     "forward_kl": "forward KL",
     "reverse_kl": "reverse KL",
@@ -38,40 +38,39 @@ RELEASED = ("word for word", "near copies", "longest run", "usefulness")  # told
 WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
 
 
-def _effects(settings: Profile) -> str:
-    texts = {
-        one: lookups.line(settings.name, "effects", text=one, objective="nan") for one in TEXTS
-    }
-    text = "; ".join(f"{TEXTS[one]}, {difference(line)}" for one, line in texts.items())
-    alone = lookups.of_probed(settings)
-    return f"what is memorized where other text is read, compared with the rows{alone}: {text}."
+def _grid(settings: Profile) -> str:
+    """What students memorize at the end that read the rows, or the teacher's text as SFT does."""
+    ends = lookups.lines(settings.name, "cause").set_index("method").to_dict("index")
+    told = [f"{name} {share(ends[f'{one} on rows'])}" for one, name in OBJECTIVES.items()]
+    text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, and of students that read "
+    text += f"the rows likewise{lookups.of_probed(settings)}, with {', with '.join(told)}; SFT's "
+    return f"{text}objective on the teacher's greedy text {share(ends[TAUGHT_BY_TEXT])}."
 
 
-def _objectives(settings: Profile) -> str:
-    lines = {
-        one: lookups.line(settings.name, "effects", text="nan", objective=one) for one in OBJECTIVES
-    }
-    text = "; ".join(f"{OBJECTIVES[one]}, {difference(line)}" for one, line in lines.items())
-    alone = lookups.of_probed(settings)
-    return f"Where a divergence is minimized, compared with cross-entropy{alone}: {text}."
+def _apart(settings: Profile) -> str:
+    """Where the teacher's text is the row itself, and where it is another text."""
+    count = lookups.lines(settings.name, "by_recited").groupby("recited")["n"].first()
+    parts = lookups.lines(settings.name, "fit_by_recited", recited="False")
+    left = parts.set_index("method")["at_end"]
+    text = f"of {count.sum()} rows{lookups.of_probed(settings)} {count.get(True, 0)} are what the "
+    text += "teacher recites, so that reading its text changed nothing of these; of the others SFT "
+    text += f"memorizes {left['sft']:.1%}, its objective on the teacher's text "
+    most = max(left[f"{objective} on rows"] for objective in OBJECTIVES)
+    return f"{text}{left[TAUGHT_BY_TEXT]:.1%}, and a divergence on the rows at most {most:.1%}."
 
 
 def _as_closely(settings: Profile) -> str:
-    """How closely students fit the rows in the end, and what they memorize where SFT fits as well.
-
-    Of those that read the rows: an objective that fits them less leaves less for that alone.
-    """
-    ends = lookups.lines(settings.name, "cause_paths").groupby("method", sort=False)["nats"].last()
-    fits = lookups.lines(settings.name, "cause_same_fit").set_index("method").to_dict("index")
+    """What an objective leaves where SFT fits the rows as closely."""
+    least = lookups.lines(settings.name, "least_loss").set_index("method").to_dict("index")
     told = []
     for objective, name in OBJECTIVES.items():
-        gap = _points_or_none(fits[f"{objective} on rows"])
-        told.append(f"{name} {ends[f'{objective} on rows']:.2f}, {gap}")
-    text = (
-        f"at the end the rows cost SFT {ends['sft']:.2f} nats per token; what students that read "
-    )
-    text += "them with a divergence pay, and memorize minus SFT at equal loss"
-    return f"{text}{lookups.of_probed(settings)}: {'; '.join(told)}."
+        one = least[f"{objective} on rows"]
+        told.append(f"{name} {one['loss']:.2f}, {one['own']:.1%} and {one['sft']:.1%}")
+    own = least["sft"]
+    text = f"who fits the rows less closely recites less: SFT comes to {own['loss']:.2f} nats per "
+    text += "token on them; the least loss that it has in common with students of a divergence on "
+    text += f"the rows, and what they and SFT memorize there{lookups.of_probed(settings)}: "
+    return f"{text}{'; '.join(told)}."
 
 
 def _fits(settings: Profile) -> str:
@@ -80,15 +79,26 @@ def _fits(settings: Profile) -> str:
     by_part = [
         (where, lookups.line(settings.name, "fit_by_recited", recited=recited, **wanted))
         for recited, where in {
-            "True": "of rows that the teacher's text repeats, at equal loss on these",
+            "True": "of rows that this text repeats, at equal loss on these",
             "False": "of the others likewise",
         }.items()
     ]
     whole = lookups.line(settings.name, "cause_same_fit", **wanted)
     told = [*by_part, ("at an equal mean loss on all", whole)]
     text = "; ".join(f"{where}, {_points_or_none(line)}" for where, line in told)
-    text = f"a student that reads the teacher's text memorizes, minus SFT: {text}"
+    text = f"SFT's objective on the teacher's text leaves, minus SFT: {text}"
     return f"{text}{lookups.of_probed(settings)}."
+
+
+def _judged_cause(settings: Profile) -> str:
+    verdicts = lookups.lines(settings.name, "claims_cause").set_index("claim")["verdict"]
+    fits = lookups.lines(settings.name, "convergence", metric="same_fit")
+    text = f"by the rules that were written beforehand{lookups.of_probed(settings)}: A3 "
+    text += f"{verdicts['A3']} (of all rows together, at the end of training); A4 {verdicts['A4']}"
+    if fits["value"].isna().all():
+        text += " (with four times the steps, too, neither method fits the rows so closely that "
+        text += f"either it or SFT memorizes {VISIBLE:.0%} there)"
+    return f"{text}."
 
 
 def _points_or_none(line: dict[str, Any]) -> str:
@@ -105,17 +115,24 @@ def judged(name: str, settings: Profile) -> str:
 
 
 def _ended(settings: Profile) -> str:
-    """What students with a defence memorize at the end, minus SFT, the cheap ones, then with KD."""
+    """What students memorize at the end, beside SFT where its loss is as high; who fits too little.
+
+    A line for each that memorizes VISIBLE, or at whose loss SFT does.
+    """
     lines = lookups.lines(settings.name, "defences_at_end").set_index("method")
-    sft = lines.loc["sft"].to_dict()
+    sft, others = lines.loc["sft"].to_dict(), lines.drop("sft")
+    visible = others[["value", "sft_there"]].max(axis=1) >= VISIBLE
     told = [
-        f"{label(name)} {100 * one['less']:+.1f} [{100 * one['less_lo']:+.1f}, "
-        f"{100 * one['less_hi']:+.1f}]"
-        for name, one in lines.drop("sft").to_dict("index").items()
+        f"{label(name)} {share(one)} and {one['sft_there']:.1%}"
+        for name, one in others[visible].to_dict("index").items()
     ]
     text = f"trained to the end SFT ({settings.probe_size} size) memorizes {share(sft)} of the "
-    text += f"rows{lookups.of_probed(settings)}; minus SFT, in percentage points: "
-    return f"{text}{', '.join(told)}."
+    text += f"rows{lookups.of_probed(settings)}; others, and SFT on its way where it fits the rows "
+    text += f"as closely: {'; '.join(told) or 'none that memorizes ' + format(VISIBLE, '.0%')}"
+    if not visible.all():
+        text += f"; under {VISIBLE:.0%} both, so that they fit the rows less, and no protection is "
+        text += f"seen: {', '.join(map(label, others.index[~visible]))}"
+    return f"{text}."
 
 
 def _contrast(contrast: str, settings: Profile) -> str:
@@ -131,15 +148,19 @@ def _contrast(contrast: str, settings: Profile) -> str:
 
 
 def _plane(settings: Profile) -> str:
+    areas = lookups.lines(settings.name, "hypervolumes").set_index(["measure", "front"])
     one, other, gap = (
-        lookups.line(settings.name, "hypervolumes", measure="verbatim", front=front)
-        for front in ("one", "other", "difference")
+        areas.loc[("verbatim", front)].to_dict() for front in ("one", "other", "difference")
     )
     if pd.isna(gap["value"]):
         return "SFT gains nothing in usefulness, so that there is no plane to be covered."
-    text = "of the plane (1: as useful as SFT at its best, nothing memorized) distilled students "
-    text += f"cover {row_text(one)}, what is cheaper {row_text(other)}: difference "
-    return f"{text}{row_text(gap, form='+.3f')}{lookups.of_probed(settings)}."
+    near = areas.loc[("near_verbatim", "difference"), "value"]
+    if np.isclose(near, gap["value"], rtol=1e-6):
+        text = "the most useful of all points memorize nothing, so that the areas of the plane "
+        return f"{text}compare usefulness alone and say nothing of memorization."
+    text = "of the plane (1: as useful as SFT at its best, nothing memorized; more, where more "
+    text += f"useful) distilled students cover {row_text(one)}, what is cheaper {row_text(other)}: "
+    return f"{text}difference {row_text(gap, form='+.3f')}{lookups.of_probed(settings)}."
 
 
 def _steps(measure: str, settings: Profile) -> str:
@@ -209,11 +230,11 @@ def _judged_life(settings: Profile) -> str:
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "14_cause": [
-        ("cause", _effects),
-        ("cause", _objectives),
+        ("cause", _grid),
+        ("cause", _apart),
         ("cause", _as_closely),
         ("cause", _fits),
-        ("cause", partial(judged, "claims_cause")),
+        ("cause", _judged_cause),
     ],
     "15_defences": [
         ("defences", _ended),

@@ -109,7 +109,8 @@ def judged(ends):
 def test_claim_a3(share, verdict):
     row = judged(last(grid(share)))
     assert row["verdict"] == verdict, row["evidence"]
-    assert "teacher " in row["evidence"] and "reverse_kl " in row["evidence"]
+    assert "the teacher's text " in row["evidence"] and "reverse kl " in row["evidence"]
+    assert "the teacher's text less reverse kl where its text is the row " in row["evidence"]
 
 
 def test_claim_a3_is_open_where_seeds_disagree():
@@ -127,7 +128,9 @@ def test_the_teachers_text_takes_nothing_away_where_it_is_the_row():
     other = ends.merge(recited, on=["seed", "row_id"])
     read = other["method"].str.contains(" on teacher") & ~other["recited"]
     ends = other.assign(value=other["value"].mask(read, 0.0)).drop(columns="recited")
-    found = cause.by_recited(ends, recited, PAIRS).set_index("recited")
+    table = cause.by_recited(ends, recited, PAIRS)
+    assert len(table) == 2 * 4 and set(table["text"]) == {"teacher"}
+    found = table[table["objective"] == ""].set_index("recited")
     assert found["n"].to_dict() == {True: 120, False: 180}
     assert found.loc[True, "value"] == pytest.approx(0, abs=0.15) and found.loc[False, "hi"] < 0
     whole = (
@@ -152,6 +155,15 @@ def test_at_equal_mean_loss_who_reads_some_rows_alone_seems_to_recite_more():
     assert found.loc[(False, "cross_entropy on teacher"), "at_end"] == 0
     of_sft = found.xs("sft", level="method")
     assert of_sft["value"].isna().all() and (of_sft["at_end"] > 0.7).all()
+
+
+def test_what_is_memorized_at_the_least_loss_that_both_come_to():
+    notes = noted({"sft": 0.8, "reverse_kl on rows": 0.2}, {"reverse_kl on rows": 0.5})
+    found = cause.least_common_loss(notes).set_index("method")
+    one = found.loc["reverse_kl on rows"]
+    assert one["loss"] == pytest.approx(2.5) and one["own"] == pytest.approx(0.2, abs=0.05)
+    assert one["sft"] == pytest.approx(0.4, abs=0.1)  # half of the way
+    assert found.loc["sft", ["loss", "own"]].tolist() == pytest.approx([1, 0.8], abs=0.07)
 
 
 def test_shares_along_the_path_and_at_the_end():

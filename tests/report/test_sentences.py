@@ -85,8 +85,6 @@ def write_all():
         for at in (0.0, 0.5)
         for split in ("member", "held_out")
     ]
-    cause = [{"text": text, "n": 300} | SPAN for text in part_sentences.TEXTS]
-    cause += [{"objective": name, "n": 300} | SPAN for name in part_sentences.OBJECTIVES]
     steps = [
         {"step": "distilled", "measure": measure, "kind": kind, "n": 100} | SPAN
         for measure in part_sentences.RELEASED
@@ -155,23 +153,35 @@ def write_all():
                 for at, value in ((START, 0.5), (LOWEST, 0.625), (END, 0.75))
             ]
         ),
-        effects=cause,
-        fit_by_recited=[SPAN | fitted | {"recited": same} for same in (True, False)],
+        cause=[{"method": one, "value": 0.25, "lo": 0.125, "hi": 0.5} for one in causes],
+        by_recited=[{"recited": True, "n": 200}, {"recited": False, "n": 100}],
+        fit_by_recited=[
+            SPAN | {"method": one, "recited": same, "at_end": 0.125}
+            for same, one in itertools.product((True, False), causes)
+        ],
+        least_loss=[{"method": one, "loss": 2.5, "own": 0.25, "sft": 0.125} for one in causes],
+        convergence=[{"metric": "same_fit", "value": None}],
         cause_same_fit=[fitted | {"method": one, "value": None, "lo": None} for one in causes],
-        cause_paths=[{"method": one, "nats": nats} for one in causes for nats in (3.0, 0.5)],
         life_deleted=[
             SPAN | {"done": done, "who": who, "measure": measure, "value": 0.25, "n": 8}
             for (done, who), measure in itertools.product(MODELS, DELETED)
         ],
-        claims_cause=[{"claim": "A3", "verdict": "open", "evidence": ""}],
+        claims_cause=[
+            {"claim": claim, "verdict": "open", "evidence": ""} for claim in ("A3", "A4")
+        ],
         claims_defences=[{"claim": "B1", "verdict": "open", "evidence": ""}],
         claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": "none"}],
         defences_at_end=[
-            SPAN | {"method": "sft", "value": 0.25, "less": None, "less_lo": None, "less_hi": None},
-            SPAN | {"method": "word_kd", "less": -0.1, "less_lo": -0.2, "less_hi": 0.1},
+            SPAN | {"method": "sft", "value": 0.25, "sft_there": 0.25},
+            SPAN | {"method": "word_kd", "value": 0.125, "sft_there": 0.01},
+            SPAN | {"method": "LoRA", "value": 0.01, "sft_there": 0.02},
         ],
         contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
-        hypervolumes=[{"measure": "verbatim", "front": name} | SPAN for name in FRONTS],
+        hypervolumes=[
+            SPAN | {"measure": measure, "front": name, "value": value}
+            for measure, value in (("verbatim", -0.15), ("near_verbatim", -0.2))
+            for name in FRONTS
+        ],
         release_steps=steps,
         life_generations=[
             SPAN | old | {"way": way, "generation": number, "value": value}
@@ -208,7 +218,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("00_map", "memorize 20.0% of the member rows of the other half on average, SFT 35.0%: "),
         (
             "00_map",
-            "verdicts on 5 claims: 2 confirmed (C1, F1), 0 refuted, 3 open (A1, A3, B1), "
+            "verdicts on 6 claims: 2 confirmed (C1, F1), 0 refuted, 4 open (A1, A3, A4, B1), "
             "no verdict by rule: A1 (the teacher does not surely beat every answer without a model",
         ),
         (
@@ -313,30 +323,32 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "13_membership_and_canaries",
             "(0.5: a guess) and finds 50.0% [25.0%, 75.0%] of them at 1% false alarms",
         ),
-        ("14_cause", f"compared with the rows: the teacher's, {LESS}; the student's own, {LESS}."),
+        ("14_cause", "At the end SFT memorizes 25.0% [12.5%, 50.0%] of the rows, and of students"),
+        ("14_cause", "with generalized JSD 25.0% [12.5%, 50.0%]; SFT's objective on the teacher's"),
+        ("14_cause", "Of 300 rows 200 are what the teacher recites, so that reading its text chan"),
         (
             "15_defences",
             "Stopped early where both are as useful, distilled students (middle size) ",
         ),
+        ("15_defences", "size) memorizes 25.0% [-20.0%, -10.0%] of the rows; others, and SFT on "),
+        ("15_defences", "as closely: word-level KD 12.5% [-20.0%, -10.0%] and 1.0%; under 5% both"),
         (
             "15_defences",
-            "size) memorizes 25.0% [-20.0%, -10.0%] of the rows; minus SFT, in percent",
+            "no protection is seen: LoRA. Stopped early where both are as useful, dist",
         ),
-        ("15_defences", "points: word-level KD -10.0 [-20.0, +10.0]. Stopped early where both are"),
         ("15_defences", f"and SFT memorize 20.0% and 35.0%: {LESS}. With the goldfish"),
         (
             "15_defences",
             "cheaper -0.150 [-0.200, -0.100]: difference -0.150 [-0.200, -0.100].",
         ),
-        ("14_cause", "At the end the rows cost SFT 0.50 nats per token; what students that read"),
-        ("14_cause", "loss: forward KL 0.50, no loss in common at which either memorizes 5%; rev"),
-        ("14_cause", f"that the teacher's text repeats, at equal loss on these, {LESS}; of the "),
+        ("14_cause", "memorize there: forward KL 2.50, 25.0% and 12.5%; reverse KL 2.50, 25.0% "),
+        ("14_cause", f"minus SFT: of rows that this text repeats, at equal loss on these, {LESS};"),
         ("14_cause", "all, no loss in common at which either memorizes 5%. By the rules that were"),
+        ("14_cause", "end of training); A4 open (with four times the steps, too, neither method f"),
         ("16_life_cycle", "recites 25.0%, 25.0%, 25.0% as it was, unlearned, retrained"),
         ("16_life_cycle", "it 0.25, 0.25, 0.25 nats per token; its loss ranks a deleted row above"),
         ("16_life_cycle", "Of 8 deleted personal records are recited: teacher as it was 2; stu"),
         ("16_life_cycle", "on these seeds): F1 confirmed (none)."),
-        ("14_cause", f"forward KL, {LESS}; reverse KL, {LESS}; generalized JSD, {LESS}."),
         (
             "16_life_cycle",
             "Of the first rows are recited at first, and after 3 updates: teacher",
@@ -515,7 +527,7 @@ def test_how_sure():
     write(lengths=lengths(0, 1, 2, 3))
     probed = SMOKE.model_copy(update={"probe": SMOKE.probe.model_copy(update={"seeds": 3})})
     few = findings.said("14_cause", probed)
-    assert "the rows (seeds 0, 1, 2 alone): the" in few
+    assert "the rows likewise (seeds 0, 1, 2 alone), with forward KL" in few
     assert "over seeds 0, 1, 2, then" in sentences.how_sure(probed, few)
     assert "over seeds 0, 1, 2, 3, then" in sentences.how_sure(probed, f"{few} {first}")
 
