@@ -23,6 +23,7 @@ from kdlib.stats import Line, each, paired_difference, ratio, row_text, sure
 
 LESS = 0.05  # of the member rows: who recites less than SFT by no more than that recites as much
 ENOUGH = 2 * LESS  # that SFT has to recite, for "as much" to mean anything
+NAMES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "generalized_jsd": "JSD"}
 # Cross-entropy on a student's own text has a gradient of 0 on average: nobody teaches it anything
 UNTAUGHT = ("student", "cross_entropy")
 
@@ -147,12 +148,12 @@ def which_carries(effects: pd.DataFrame, by_recited: pd.DataFrame) -> Judged:
         said.append(
             f"{_named(one)} where its text {where} {row_text(one, form='+.3f')} ({one['n']} rows)"
         )
-    return bool(confirmed), bool(refuted), ", ".join(said)
+    return bool(confirmed), bool(refuted), "; ".join(said)
 
 
 def _named(line: Mapping[Hashable, Any]) -> str:
     """What a line of `effects` is of."""
-    text, objective = f"the {line['text']}'s text", str(line["objective"]).replace("_", " ")
+    text, objective = f"the {line['text']}'s text", NAMES.get(str(line["objective"]), "")
     if line["text"] and line["objective"]:
         return f"{text} less {objective}"
     return text if line["text"] else objective

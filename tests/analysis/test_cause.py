@@ -109,8 +109,8 @@ def judged(ends):
 def test_claim_a3(share, verdict):
     row = judged(last(grid(share)))
     assert row["verdict"] == verdict, row["evidence"]
-    assert "the teacher's text " in row["evidence"] and "reverse kl " in row["evidence"]
-    assert "the teacher's text less reverse kl where its text is the row " in row["evidence"]
+    assert "the teacher's text " in row["evidence"] and "reverse KL " in row["evidence"]
+    assert "the teacher's text less reverse KL where its text is the row " in row["evidence"]
 
 
 def test_claim_a3_is_open_where_seeds_disagree():
