@@ -138,7 +138,7 @@ def with_intervals(stem: str, settings: Profile) -> str:
     if "[" not in text:
         return text
     between = "\n\n" if text.endswith("|") else " "  # behind a table
-    return f"{text}{between}{sentences.how_sure(settings, text)}"
+    return f"{text}{between}{sentences.how_sure(settings, text, stem in LEDGERS)}"
 
 
 def commits(profile: str = REFERENCE) -> list[str]:

@@ -15,6 +15,7 @@ from kdlib.report.lookups import briefly, difference
 from kdlib.stats import MIN_SEEDS
 
 PROFILE = "tiny"
+TAUGHT_BY_TEXT = "cross_entropy on teacher"  # of `study.variations`: sequence-level KD, greedy
 LEDGERS = {  # of the notebooks that were run on these models alone; with the models' commits
     "14_cause": "claims_cause",
     "15_defences": "claims_defences",
@@ -42,7 +43,19 @@ def said(profile: str) -> str:
     text += "- At the end of training distilled students memorize, minus SFT of their size and on "
     text += f"average, {difference(end)} ({int(end['students'])} students){_without(means)}.\n"
     fit = method_sentences.same_fit(PROFILE)
-    return f"{text}- {fit[0].upper()}{fit[1:]}.\n- {_judged()}"
+    return f"{text}- {fit[0].upper()}{fit[1:]}{_by_part()}.\n- {_judged()}"
+
+
+def _by_part() -> str:
+    """At equal loss on the rows that the teacher's text is, where that was asked; see 14_cause."""
+    table = results.read(PROFILE, "fit_by_recited", optional=True)
+    if table.empty:
+        return ""
+    one = table[(table["method"] == TAUGHT_BY_TEXT) & table["recited"].astype(bool)].iloc[0]
+    size, of = load_profile(PROFILE).probe_size, ", ".join(lookups.probed(load_profile(PROFILE)))
+    text = "; of the rows alone that the teacher's greedy text repeats, at equal loss on these, "
+    text += f"sequence-level KD with that text ({size} size, seeds {of}): "
+    return f"{text}{briefly(one.to_dict())}"
 
 
 def _judged() -> str:
@@ -63,8 +76,8 @@ def _further() -> list[str]:
     if (known := pd.concat(ledgers)).empty:
         return []
     told = "; ".join(f"{claim} {verdict}" for claim, verdict in known[["claim", "verdict"]].values)
-    where = lookups.of_probed(load_profile(PROFILE))
-    text = f"Notebooks 14 to 16 were run there and on no pretrained model{where}"
+    seeds_of = ", ".join(lookups.probed(load_profile(PROFILE)))
+    text = f"Notebooks 14 to 16 were run there (seeds {seeds_of}) and on no pretrained model"
     return [f"{text}: {told}."]
 
 

@@ -58,11 +58,9 @@ def of_first(profile: str, n: int) -> str:
     return several if count > 1 else f" (seed {known[0]} {ALONE})"
 
 
-def of_probed(settings: Profile) -> str:
-    """The same of what is made on the profile's `probe.seeds` first seeds."""
-    rows = lines(settings.name, "lengths", split="member")["rows"].min()
-    known = [int(seed) for seed in seeds(settings.name)]
-    return of_first(settings.name, len(settings.probed(known)) * rows)
+def probed(settings: Profile) -> list[str]:
+    """Of the reported seeds the profile's `probe.seeds` first ones."""
+    return list(map(str, settings.probed([int(seed) for seed in seeds(settings.name)])))
 
 
 def word(lo: float, hi: float) -> str:

@@ -20,6 +20,7 @@ from kdlib.config.life import (
 from kdlib.config.methods import label
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups
+from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lookups import Sentence, difference, share
 from kdlib.stats import row_text
 
@@ -28,7 +29,6 @@ OBJECTIVES = {
     "reverse_kl": "reverse KL",
     "generalized_jsd": "generalized JSD",
 }
-TAUGHT_BY_TEXT = "cross_entropy on teacher"  # of `study.variations`: sequence-level KD, greedy
 SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
     "B1": ("stopped early where both are as useful", "distilled students", label("sft")),
     "B2": ("with the goldfish loss, stopped so", label("word_kd"), label("sft")),
@@ -43,7 +43,7 @@ def _grid(settings: Profile) -> str:
     ends = lookups.lines(settings.name, "cause").set_index("method").to_dict("index")
     told = [f"{name} {share(ends[f'{one} on rows'])}" for one, name in OBJECTIVES.items()]
     text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, and of students that read "
-    text += f"the rows likewise{lookups.of_probed(settings)}, with {', with '.join(told)}; SFT's "
+    text += f"the rows likewise, with {', with '.join(told)}; SFT's "
     return f"{text}objective on the teacher's greedy text {share(ends[TAUGHT_BY_TEXT])}."
 
 
@@ -52,7 +52,7 @@ def _apart(settings: Profile) -> str:
     count = lookups.lines(settings.name, "by_recited").groupby("recited")["n"].first()
     parts = lookups.lines(settings.name, "fit_by_recited", recited="False")
     left = parts.set_index("method")["at_end"]
-    text = f"of {count.sum()} rows{lookups.of_probed(settings)} {count.get(True, 0)} are what the "
+    text = f"of {count.sum()} rows {count.get(True, 0)} are what the "
     text += "teacher recites, so that reading its text changed nothing of these; of the others SFT "
     text += f"memorizes {left['sft']:.1%}, its objective on the teacher's text "
     most = max(left[f"{objective} on rows"] for objective in OBJECTIVES)
@@ -69,7 +69,7 @@ def _as_closely(settings: Profile) -> str:
     own = least["sft"]
     text = f"who fits the rows less closely recites less: SFT comes to {own['loss']:.2f} nats per "
     text += "token on them; the least loss that it has in common with students of a divergence on "
-    text += f"the rows, and what they and SFT memorize there{lookups.of_probed(settings)}: "
+    text += "the rows, and what they and SFT memorize there: "
     return f"{text}{'; '.join(told)}."
 
 
@@ -87,13 +87,13 @@ def _fits(settings: Profile) -> str:
     told = [*by_part, ("at an equal mean loss on all", whole)]
     text = "; ".join(f"{where}, {_points_or_none(line)}" for where, line in told)
     text = f"SFT's objective on the teacher's text leaves, minus SFT: {text}"
-    return f"{text}{lookups.of_probed(settings)}."
+    return f"{text}."
 
 
 def _judged_cause(settings: Profile) -> str:
     verdicts = lookups.lines(settings.name, "claims_cause").set_index("claim")["verdict"]
     fits = lookups.lines(settings.name, "convergence", metric="same_fit")
-    text = f"by the rules that were written beforehand{lookups.of_probed(settings)}: A3 "
+    text = "by the rules that were written beforehand: A3 "
     text += f"{verdicts['A3']} (of all rows together, at the end of training); A4 {verdicts['A4']}"
     if fits["value"].isna().all():
         text += " (with four times the steps, too, neither method fits the rows so closely that "
@@ -111,7 +111,7 @@ def judged(name: str, settings: Profile) -> str:
     """The verdicts of a part's claims."""
     lines = lookups.lines(settings.name, name)
     told = "; ".join(f"{claim} {verdict}" for claim, verdict in lines[["claim", "verdict"]].values)
-    return f"By the rules that were written beforehand: {told}{lookups.of_probed(settings)}."
+    return f"By the rules that were written beforehand: {told}."
 
 
 def _ended(settings: Profile) -> str:
@@ -127,7 +127,7 @@ def _ended(settings: Profile) -> str:
         for name, one in others[visible].to_dict("index").items()
     ]
     text = f"trained to the end SFT ({settings.probe_size} size) memorizes {share(sft)} of the "
-    text += f"rows{lookups.of_probed(settings)}; others, and SFT on its way where it fits the rows "
+    text += "rows; others, and SFT on its way where it fits the rows "
     text += f"as closely: {'; '.join(told) or 'none that memorizes ' + format(VISIBLE, '.0%')}"
     if not visible.all():
         text += f"; under {VISIBLE:.0%} both, so that they fit the rows less, and no protection is "
@@ -139,7 +139,6 @@ def _contrast(contrast: str, settings: Profile) -> str:
     when, one, other = SIDES[contrast]
     gap = lookups.line(settings.name, "contrasts", method=contrast, metric="memorized")
     text = f"{when}, {one} ({settings.probe_size} size) and {other}"
-    text += lookups.of_probed(settings)
     if not gap["gained"]:
         return f"{text} gain too little usefulness in common to be compared."
     text = f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: {difference(gap)}"
@@ -160,7 +159,7 @@ def _plane(settings: Profile) -> str:
         return f"{text}compare usefulness alone and say nothing of memorization."
     text = "of the plane (1: as useful as SFT at its best, nothing memorized; more, where more "
     text += f"useful) distilled students cover {row_text(one)}, what is cheaper {row_text(other)}: "
-    return f"{text}difference {row_text(gap, form='+.3f')}{lookups.of_probed(settings)}."
+    return f"{text}difference {row_text(gap, form='+.3f')}."
 
 
 def _steps(measure: str, settings: Profile) -> str:
@@ -177,7 +176,7 @@ def _generations(settings: Profile) -> str:
         own = lines[lines["way"] == way].set_index("generation").to_dict("index")
         told.append(f"{way} {own[0]['value']:.1%}, then {share(own[last])}")
     text = f"of the first rows are recited at first, and after {last} updates"
-    return f"{text}{lookups.of_probed(settings)}: {'; '.join(told)}."
+    return f"{text}: {'; '.join(told)}."
 
 
 def _comes_back(settings: Profile) -> str:
@@ -186,7 +185,7 @@ def _comes_back(settings: Profile) -> str:
     end = lines[lines["epoch"] == last]
     gone, never = (end[end["deleted"].map(str) == one] for one in ("True", "False"))
     told = [f"{MODELS[one['done'], one['who']]} {share(one)}" for one in gone.to_dict("records")]
-    text = f"after {last:g} epochs of relearning{lookups.of_probed(settings)} deleted rows are "
+    text = f"after {last:g} epochs of relearning deleted rows are "
     text += f"recited by: {'; '.join(told)}; of rows that were never read at most "
     return f"{text}{never['value'].max():.1%}."
 
@@ -205,7 +204,7 @@ def _price(settings: Profile) -> str:
     text += f"unlearned, retrained without them; of the kept rows {told('kept rows', '.1%')}; "
     text += f"held-out rows cost it {told('held-out nats', '.2f')} nats per token; its loss ranks "
     text += "a deleted row above a held-out one with a chance of "
-    return f"{text}{told('told by the loss', '.3f')}{lookups.of_probed(settings)}."
+    return f"{text}{told('told by the loss', '.3f')}."
 
 
 def _records(settings: Profile) -> str:
@@ -216,8 +215,7 @@ def _records(settings: Profile) -> str:
         for one in lines.to_dict("records")
     ]
     count = int(lines["n"].max())
-    where = lookups.of_probed(settings)
-    return f"of {count} deleted personal records{where} are recited: {'; '.join(told)}."
+    return f"of {count} deleted personal records are recited: {'; '.join(told)}."
 
 
 def _judged_life(settings: Profile) -> str:
@@ -225,7 +223,7 @@ def _judged_life(settings: Profile) -> str:
     lines = lookups.lines(settings.name, "claims_life").to_dict("records")
     told = "; ".join(f"{one['claim']} {one['verdict']} ({one['evidence']})" for one in lines)
     text = "by their rules (F4's was narrowed, and unlearning changed, after first runs on these "
-    return f"{text}seeds){lookups.of_probed(settings)}: {told}."
+    return f"{text}seeds): {told}."
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`

@@ -31,19 +31,17 @@ from kdlib.report.lookups import Sentence, briefly, difference, share
 OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
 
-def how_sure(settings: Profile, text: str = "") -> str:
+def how_sure(settings: Profile, text: str = "", probed: bool = False) -> str:
     """What the intervals of sentences are over, and what they say nothing of.
 
     `text` are the sentences and tables: where each says that it is of the first seed alone, so are
-    these.
+    these. probed: they are of the profile's `probe.seeds` first seeds.
     """
     seeds, groups = lookups.seeds(settings.name), "groups of equal responses"
+    seeds = lookups.probed(settings) if probed else seeds
     said = re.split(r"(?<=\.) (?=[A-Z])|\n", text)
     own = [one for one in said if re.search(r"\[[^]]*\d[^]]*](?!\()", one)]  # with an interval
     alone = [lookups.ALONE in one or f"(seed {seeds[0]} alone) |" in one for one in own]
-    few = [re.search(r"\(seeds ([\d, ]+) alone\)", one) for one in own]
-    if few and few[0] and all(few):
-        seeds = few[0][1].split(", ")
     if len(seeds) > 1 and not (own and all(alone)):
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):

@@ -526,10 +526,9 @@ def test_how_sure():
     assert "with fewer than 3 seeds none about trained" in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(0, 1, 2, 3))
     probed = SMOKE.model_copy(update={"probe": SMOKE.probe.model_copy(update={"seeds": 3})})
-    few = findings.said("14_cause", probed)
-    assert "the rows likewise (seeds 0, 1, 2 alone), with forward KL" in few
-    assert "over seeds 0, 1, 2, then" in sentences.how_sure(probed, few)
-    assert "over seeds 0, 1, 2, 3, then" in sentences.how_sure(probed, f"{few} {first}")
+    few = findings.with_intervals("14_cause", probed)
+    assert few.endswith("Intervals are of 95%, over seeds 0, 1, 2, then groups of equal responses.")
+    assert "over seeds 0, 1, 2, 3, then" in findings.with_intervals("10_comparison", probed)
 
 
 def test_what_was_not_run_names_the_command_that_makes_it():
