@@ -69,12 +69,12 @@ def _link(folder: Path, sources: Path, seeds: Sequence[Any], link: re.Match[str]
     target = link[2]
     if ":" in target or target.startswith("/") or (folder / target).exists():
         return link[0]
-    stem = target.removesuffix(".ipynb")
+    stem = target.removesuffix(".ipynb").partition("-seed")[0]  # a copy that is no more, too
     there = [] if "/" in stem else sorted(one.name for one in folder.glob(f"{stem}-seed*.ipynb"))
     wanted = [name for seed in seeds if (name := f"{stem}-seed{seed}.ipynb") in there]
     if there:
         return link[1] + [*wanted, *there][0]
-    source = sources / target
+    source = sources / (f"{stem}.ipynb" if target.endswith(".ipynb") else target)
     return link[1] + (os.path.relpath(source, folder) if source.exists() else target)
 
 

@@ -56,6 +56,13 @@ def test_links_lead_to_the_copies_of_the_same_seed(folder, name, seeds, teacher)
         assert code.source == LINKS
 
 
+def test_a_copy_that_was_not_kept_gives_way_to_its_source(folder):
+    text = new_markdown_cell("[a](02_teacher-seed0.ipynb) [b](../../03_sft-seed0.ipynb)")
+    copies(folder, "14_cause", cells=[text])
+    (cell,) = tidied(folder, "14_cause")
+    assert cell.source == "[a](../../02_teacher.ipynb) [b](../../03_sft-seed0.ipynb)"
+
+
 def test_other_links_stay(folder):
     text = (
         "[a](https://x.org/02_teacher.ipynb) [b](#part) [c](/root) [d](lost.ipynb) "
