@@ -44,6 +44,7 @@ MEASURES = {  # of memorization, as the plane has them: 0 is best, 1 worst
     "membership": "told from others by the loss (2 AUC - 1)",
 }
 POINT = ["method", "epoch"]
+BEFORE = "before fine-tuning"
 
 Sides = tuple[Collection[str], Collection[str]]  # names of students, held against others
 
@@ -117,7 +118,7 @@ def at_end(notes: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     Columns: method, value, lo, hi (share of the member rows), less, less_lo, less_hi, discordant
     (nan for SFT), nats (its loss on them), sft_there (what SFT memorizes on its way where its loss
     is as high: who fits the rows less closely recites less, whatever the defence), and the means of
-    `points`: steps, near_verbatim, membership, useful.
+    `points`: steps, near_verbatim, membership, useful. The first line is BEFORE.
     """
     path = cause.memorized(notes[notes["method"] == "sft"])
     last = equal_usefulness.members(cause.ends(notes))
@@ -128,7 +129,11 @@ def at_end(notes: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     means = cause.ends(points).set_index("method")[columns]
     there = equal_usefulness.memorized_at(shares["nats"].to_numpy(), path["value"], path["nats"])
     found = shares[["value", "lo", "hi", "nats"]].assign(sft_there=there)
-    return found.join([less, means]).reset_index()
+    found = found.join([less, means]).reset_index()
+    known = path[path["epoch"] == 0], points.query("method == 'sft' and epoch == 0")[columns]
+    before = pd.concat([one.reset_index(drop=True) for one in known], axis=1)
+    before = before.assign(method=BEFORE, sft_there=0.0).reindex(columns=found.columns)
+    return pd.concat([before, found], ignore_index=True)
 
 
 def front(points: pd.DataFrame, measure: str = "verbatim") -> pd.DataFrame:

@@ -75,10 +75,13 @@ def _further() -> list[str]:
     ledgers = (results.read(PROFILE, name, optional=True) for name in LEDGERS.values())
     if (known := pd.concat(ledgers)).empty:
         return []
-    told = "; ".join(f"{claim} {verdict}" for claim, verdict in known[["claim", "verdict"]].values)
+    sure = known[known["verdict"] != "open"].to_dict("records")
+    told = [f"{one['claim']} ({one['statement'].rstrip('.')}) {one['verdict']}" for one in sure]
+    told.append(f"open: {', '.join(known.loc[known['verdict'] == 'open', 'claim'])}")
     seeds_of = ", ".join(lookups.probed(load_profile(PROFILE)))
     text = f"Notebooks 14 to 16 were run there (seeds {seeds_of}) and on no pretrained model"
-    return [f"{text}: {told}."]
+    text += ", A3 of all rows together, at the end of training, F3 and F4 of models that were "
+    return [f"{text}changed after first runs on these seeds: {'; '.join(told)}."]
 
 
 def _without(means: pd.DataFrame) -> str:

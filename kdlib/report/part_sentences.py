@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdlib.analysis.equal_usefulness import VISIBLE
 from kdlib.analysis.own_claims import GAIN
+from kdlib.analysis.plane import BEFORE
 from kdlib.config.life import (
     AFRESH,
     KEPT,
@@ -53,7 +54,7 @@ def _apart(settings: Profile) -> str:
     parts = lookups.lines(settings.name, "fit_by_recited", recited="False")
     left = parts.set_index("method")["at_end"]
     text = f"of {count.sum()} rows {count.get(True, 0)} are what the "
-    text += "teacher recites, so that reading its text changed nothing of these; of the others SFT "
+    text += "teacher recites, and read either way; of the others SFT "
     text += f"memorizes {left['sft']:.1%}, its objective on the teacher's text "
     most = max(left[f"{objective} on rows"] for objective in OBJECTIVES)
     return f"{text}{left[TAUGHT_BY_TEXT]:.1%}, and a divergence on the rows at most {most:.1%}."
@@ -120,7 +121,7 @@ def _ended(settings: Profile) -> str:
     A line for each that memorizes VISIBLE, or at whose loss SFT does.
     """
     lines = lookups.lines(settings.name, "defences_at_end").set_index("method")
-    sft, others = lines.loc["sft"].to_dict(), lines.drop("sft")
+    sft, others = lines.loc["sft"].to_dict(), lines.drop(["sft", BEFORE])
     visible = others[["value", "sft_there"]].max(axis=1) >= VISIBLE
     told = [
         f"{label(name)} {share(one)} and {one['sft_there']:.1%}"
@@ -131,8 +132,10 @@ def _ended(settings: Profile) -> str:
     text += f"as closely: {'; '.join(told) or 'none that memorizes ' + format(VISIBLE, '.0%')}"
     if not visible.all():
         text += f"; under {VISIBLE:.0%} both, so that they fit the rows less, and no protection is "
-        text += f"seen: {', '.join(map(label, others.index[~visible]))}"
-    return f"{text}."
+        text += f"seen: {', '.join(map(label, others.index[~visible]))} (a loss with goldfish "
+        text += "counts the tokens that it leaves out, and compares nothing)"
+    text += "; of these pairs no interval of the difference was computed, and a mean loss hides "
+    return f"{text}how rows differ, such as those that the teacher repeats ([14](14_cause.ipynb))."
 
 
 def _contrast(contrast: str, settings: Profile) -> str:
@@ -175,8 +178,11 @@ def _generations(settings: Profile) -> str:
     for way in (one for one in WAYS if one in set(lines["way"])):
         own = lines[lines["way"] == way].set_index("generation").to_dict("index")
         told.append(f"{way} {own[0]['value']:.1%}, then {share(own[last])}")
-    text = f"of the first rows are recited at first, and after {last} updates"
-    return f"{text}: {'; '.join(told)}."
+    wanted = {"kind": "level", "measure": "told by the loss", "generation": str(last)}
+    still = lookups.lines(settings.name, "life_generations", **wanted)["value"]
+    text = f"of the first rows are recited at first, and after {last} updates: {'; '.join(told)}; "
+    text += "their loss is lower than a held-out row's, then, too, with a chance of "
+    return f"{text}{still.min():.3f} to {still.max():.3f}."
 
 
 def _comes_back(settings: Profile) -> str:
@@ -202,8 +208,8 @@ def _price(settings: Profile) -> str:
 
     text = f"of the deleted rows the teacher recites {told('deleted rows', '.1%')} as it was, "
     text += f"unlearned, retrained without them; of the kept rows {told('kept rows', '.1%')}; "
-    text += f"held-out rows cost it {told('held-out nats', '.2f')} nats per token; its loss ranks "
-    text += "a deleted row above a held-out one with a chance of "
+    text += f"held-out rows cost it {told('held-out nats', '.2f')} nats per token; its loss is "
+    text += "lower on a deleted row than on a held-out one with a chance of "
     return f"{text}{told('told by the loss', '.3f')}."
 
 
@@ -222,6 +228,10 @@ def _judged_life(settings: Profile) -> str:
     """The verdicts on F1 to F4 with their evidence."""
     lines = lookups.lines(settings.name, "claims_life").to_dict("records")
     told = "; ".join(f"{one['claim']} {one['verdict']} ({one['evidence']})" for one in lines)
+    unread = lookups.line(settings.name, "life_contrasts", claim="F3")
+    if unread["unread_hi"] < GAIN:
+        told += "; what F3 finds needs no unlearning: a new student of the teacher as it was, that "
+        told += "is not shown the rows, brings back as little"
     text = "by their rules (F4's was narrowed, and unlearning changed, after first runs on these "
     return f"{text}seeds): {told}."
 

@@ -129,6 +129,9 @@ def test_at_the_end_each_student_stands_beside_sft():
     found = plane.at_end(notes, points).set_index("method")
     last = notes[(notes["epoch"] == 4) & (notes["split"] == "member")]
     share = last.groupby("method")["hit"].mean()
+    before = found.loc[plane.BEFORE]
+    assert before["value"] == 0 and before["useful"] == pytest.approx(0.1, abs=0.02)
+    found = found.drop(plane.BEFORE)
     assert found["value"].to_dict() == pytest.approx(share.to_dict())
     assert found.loc["word_kd", "less"] == pytest.approx(share["word_kd"] - share["sft"])
     assert found.loc["word_kd", "less_lo"] < found.loc["word_kd", "less"] < 0

@@ -63,7 +63,7 @@ def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
         " By the same rules: C1 confirmed (9 of 9 differences lie below 0); C6 confirmed (9" in said
     )
     assert said.endswith("no verdict by rule: C2.")
-    part = {"claim": ["A3", "A4"], "verdict": ["refuted", "open"], "evidence": ["", ""]}
+    part = {"claim": ["A3", "A4"], "verdict": ["refuted", "open"], "statement": ["It is.", ""]}
     runs.write_table(runs.results_dir("tiny") / "claims_cause.csv", pd.DataFrame(part))
     fit = {"method": from_scratch.TAUGHT_BY_TEXT, "recited": [True, False], "value": -0.125}
     fit |= {"lo": -0.25, "hi": 0.05}
@@ -71,7 +71,7 @@ def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
     said = from_scratch.said("laptop")
     assert "that text (middle size, seeds 0, 1, 2): 12.5 fewer [-25.0 to +5.0].\n- By the" in said
     assert "By the same rules: C1 confirmed (9 of 9 differences lie below 0); C6" in said
-    assert said.endswith(" there (seeds 0, 1, 2) and on no pretrained model: A3 refuted; A4 open.")
+    assert said.endswith(" first runs on these seeds: A3 (It is) refuted; open: A4.")
     found = from_scratch.verdicts("laptop", ["C1", "C2", "A9"])
     assert found["tiny, 4 seeds"].tolist() == ["confirmed", "open", "not run"]
     assert found["half-width (tiny)"].tolist() == ["0.031", "not judged", ""]

@@ -172,6 +172,7 @@ def write_all():
         claims_defences=[{"claim": "B1", "verdict": "open", "evidence": ""}],
         claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": "none"}],
         defences_at_end=[
+            SPAN | {"method": "before fine-tuning", "value": 0.0, "sft_there": 0.0},
             SPAN | {"method": "sft", "value": 0.25, "sft_there": 0.25},
             SPAN | {"method": "word_kd", "value": 0.125, "sft_there": 0.01},
             SPAN | {"method": "LoRA", "value": 0.01, "sft_there": 0.02},
@@ -187,7 +188,9 @@ def write_all():
             SPAN | old | {"way": way, "generation": number, "value": value}
             for way in ("teacher", "distilled anew")
             for number, value in ((0, 0.25), (3, -0.15))
-        ],
+        ]
+        + [SPAN | old | {"way": "teacher", "generation": 3, "measure": "told by the loss"}],
+        life_contrasts=[{"claim": "F3", "unread_hi": 0.01}],
         life_relearning=[
             SPAN | {"done": done, "who": who, "read": True, "deleted": gone, "epoch": epoch}
             for (done, who), gone, epoch in itertools.product(MODELS, (True, False), (0, 4))
@@ -325,7 +328,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         ("14_cause", "At the end SFT memorizes 25.0% [12.5%, 50.0%] of the rows, and of students"),
         ("14_cause", "with generalized JSD 25.0% [12.5%, 50.0%]; SFT's objective on the teacher's"),
-        ("14_cause", "Of 300 rows 200 are what the teacher recites, so that reading its text chan"),
+        ("14_cause", "Of 300 rows 200 are what the teacher recites, and read either way; of the "),
         (
             "15_defences",
             "Stopped early where both are as useful, distilled students (middle size) ",
@@ -334,7 +337,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("15_defences", "as closely: word-level KD 12.5% [-20.0%, -10.0%] and 1.0%; under 5% both"),
         (
             "15_defences",
-            "no protection is seen: LoRA. Stopped early where both are as useful, dist",
+            "no protection is seen: LoRA (a loss with goldfish counts the tokens that ",
         ),
         ("15_defences", f"and SFT memorize 20.0% and 35.0%: {LESS}. With the goldfish"),
         (
@@ -346,9 +349,12 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("14_cause", "all, no loss in common at which either memorizes 5%. By the rules that were"),
         ("14_cause", "end of training); A4 open (with four times the steps, too, neither method f"),
         ("16_life_cycle", "recites 25.0%, 25.0%, 25.0% as it was, unlearned, retrained"),
-        ("16_life_cycle", "it 0.25, 0.25, 0.25 nats per token; its loss ranks a deleted row above"),
+        ("16_life_cycle", "it 0.25, 0.25, 0.25 nats per token; its loss is lower on a deleted row"),
         ("16_life_cycle", "Of 8 deleted personal records are recited: teacher as it was 2; stu"),
-        ("16_life_cycle", "on these seeds): F1 confirmed (none)."),
+        (
+            "16_life_cycle",
+            "seeds): F1 confirmed (none); what F3 finds needs no unlearning: a new st",
+        ),
         (
             "16_life_cycle",
             "Of the first rows are recited at first, and after 3 updates: teacher",
