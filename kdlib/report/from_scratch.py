@@ -15,6 +15,8 @@ from kdlib.report.lookups import briefly, difference
 from kdlib.stats import MIN_SEEDS
 
 PROFILE = "tiny"
+CHANGED = "of models that were changed after first runs on these seeds"
+NOTES = {"A3": "over all rows together, at the end of training", "F3": CHANGED, "F4": CHANGED}
 TAUGHT_BY_TEXT = "cross_entropy on teacher"  # of `study.variations`: sequence-level KD, greedy
 LEDGERS = {  # of the notebooks that were run on these models alone; with the models' commits
     "14_cause": "claims_cause",
@@ -75,13 +77,14 @@ def _further() -> list[str]:
     ledgers = (results.read(PROFILE, name, optional=True) for name in LEDGERS.values())
     if (known := pd.concat(ledgers)).empty:
         return []
-    sure = known[known["verdict"] != "open"].to_dict("records")
-    told = [f"{one['claim']} ({one['statement'].rstrip('.')}) {one['verdict']}" for one in sure]
+    told = []
+    for one in known[known["verdict"] != "open"].to_dict("records"):
+        note = f", {NOTES[one['claim']]}" if one["claim"] in NOTES else ""
+        told.append(f"{one['claim']} ({one['statement'].rstrip('.')}) {one['verdict']}{note}")
     told.append(f"open: {', '.join(known.loc[known['verdict'] == 'open', 'claim'])}")
     seeds_of = ", ".join(lookups.probed(load_profile(PROFILE)))
-    text = f"Notebooks 14 to 16 were run there (seeds {seeds_of}) and on no pretrained model"
-    text += ", A3 of all rows together, at the end of training, F3 and F4 of models that were "
-    return [f"{text}changed after first runs on these seeds: {'; '.join(told)}."]
+    text = f"Notebooks 14 to 16 were run there, and on no pretrained model (seeds {seeds_of})"
+    return [f"{text}: {'; '.join(told)}."]
 
 
 def _without(means: pd.DataFrame) -> str:
