@@ -71,9 +71,8 @@ def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
     said = from_scratch.said("laptop")
     assert "that text (middle size, seeds 0, 1, 2): 12.5 fewer [-25.0 to +5.0].\n- By the" in said
     assert "By the same rules: C1 confirmed (9 of 9 differences lie below 0); C6" in said
-    assert said.endswith(
-        " model (seeds 0, 1, 2): A3 (It is) refuted, over all rows together, at the end of training; open: A4."
-    )
+    end = " model (seeds 0, 1, 2): A3 (It is) refuted, over all rows together, at the end of "
+    assert said.endswith(f"{end}training; open: A4.")
     found = from_scratch.verdicts("laptop", ["C1", "C2", "A9"])
     assert found["tiny, 4 seeds"].tolist() == ["confirmed", "open", "not run"]
     assert found["half-width (tiny)"].tolist() == ["0.031", "not judged", ""]
