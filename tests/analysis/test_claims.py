@@ -381,9 +381,10 @@ def test_claim_a3(teacher, student, divergence, larger, further, verdict):
     tables = {"effects": pd.DataFrame(lines), "by_recited": pd.DataFrame(split)}
     row = claims.judge("A3", 3, **tables)
     assert row["verdict"] == verdict
-    assert row["evidence"].startswith("teacher ") and "text less objective " in row["evidence"]
+    assert row["evidence"].startswith("the teacher's text ")
+    assert "; the teacher's text less reverse KL " in row["evidence"]
     assert row["evidence"].endswith(
-        "teacher where its text is not the row +0.000 [-0.100, +0.100] (50 rows)"
+        "the teacher's text where its text is not the row +0.000 [-0.100, +0.100] (50 rows)"
     )
 
 

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from project import ROOT, copy_project, run_study
 
-from kdlib.analysis import cause, claims, life_cycle, plane, rates
+from kdlib.analysis import cause, claims, life_claims, plane, rates
 from kdlib.config.methods import METHODS
 from kdlib.config.profile import load_profile
 from kdlib.report import results
@@ -253,6 +253,6 @@ def test_own_rows_models_size_method_and_template(tmp_path):
     table = pd.read_csv(results / "table1.csv")
     assert set(table["size"]) == {"teacher", "tiny"} and "toy" in set(table["method"])
     judged = pd.concat(map(pd.read_csv, results.glob("claims*.csv")), ignore_index=True)
-    of_parts = {*cause.CLAIMS, *plane.CLAIMS, *life_cycle.CLAIMS}
+    of_parts = {*cause.CLAIMS, *plane.CLAIMS, *life_claims.CLAIMS}
     assert sorted(judged["claim"]) == sorted({*claims.CLAIMS} - of_parts)
     assert judged.set_index("claim").loc["C4", "verdict"] == "open"  # there is one size
