@@ -182,6 +182,7 @@ def test_tables_and_figures_of_smoke(smoke_study):
         "cause",
         "convergence",
         "plane",
+        "defences_at_end",
         "less_than_sft",
         "life_cycle",
     }
