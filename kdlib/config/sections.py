@@ -235,9 +235,9 @@ class LifeSettings(Settings):
     share: Annotated[Real, Field(gt=0, le=0.5)] = 0.25
     epochs: Positive = 2  # of an update
     # Epochs over the rows that are kept, and the rate as a share of the model's own. Set on a seed
-    # of `tiny` that 16 does not report: of 1 and 2 epochs at 1, 0.3, 0.1 and 0.03 of the rate those
-    # that leave at most 1% of the deleted rows recited and cost least (1.10 times the held-out loss
-    # of before; the teacher's own rate 1.27 times; weaker ones leave 18% and more recited).
+    # of `tiny` that 16 does not report: of 1 and 2 epochs at 0.3, 0.1 and 0.03 of the rate, and 1
+    # at the rate itself, those that leave at most 1% recited and cost least (1.10 times the held-out
+    # loss of before; the teacher's own rate 1.27 times; weaker ones leave 18% and more recited).
     unlearning: Positive = 2
     unlearning_rate: Annotated[Real, Field(gt=0, le=1)] = 0.1
     relearning: Positive = 4  # epochs over deleted rows
