@@ -236,8 +236,8 @@ class LifeSettings(Settings):
     epochs: Positive = 2  # of an update
     # Epochs over the rows that are kept, and the rate as a share of the model's own. Set on a seed
     # of `tiny` that 16 does not report: of 1 and 2 epochs at 0.3, 0.1 and 0.03 of the rate, and 1
-    # at the rate itself, those that leave at most 1% recited and cost least (1.10 times the held-out
-    # loss of before; the teacher's own rate 1.27 times; weaker ones leave 18% and more recited).
+    # at the rate itself, those that leave at most 1% recited and cost least (1.10 times the loss of
+    # before on held-out rows; the rate itself 1.27 times; weaker ones leave 18% and more recited).
     unlearning: Positive = 2
     unlearning_rate: Annotated[Real, Field(gt=0, le=1)] = 0.1
     relearning: Positive = 4  # epochs over deleted rows
