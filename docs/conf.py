@@ -54,6 +54,16 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "show_toc_level": 2,
 }
+if REPOSITORY := os.environ.get("GITHUB_REPOSITORY"):  # set where GitHub builds the site
+    # Binder installs environment.yml and opens the notebook within the whole project.
+    html_theme_options |= {
+        "repository_url": f"https://github.com/{REPOSITORY}",
+        "repository_branch": os.environ.get("GITHUB_REF_NAME", "main"),
+        "launch_buttons": {
+            "binderhub_url": "https://mybinder.org",
+            "notebook_interface": "jupyterlab",
+        },
+    }
 
 HERE = Path(__file__).parent
 PROFILE = load_profile(os.environ.get("PROFILE", "laptop")).name

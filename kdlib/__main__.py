@@ -110,9 +110,7 @@ def audit(
     **given: Any,
 ) -> int:
     """Measure what a model remembers of a file of tuples; write tables and a report."""
-    import pandas as pd
-
-    from kdlib.audit import command, gate, record, verifying
+    from kdlib.audit import command, gate
     from kdlib.audit import policy as policies
 
     named = _pairs("--columns", columns, (*FIELDS, SECRETS))
@@ -124,10 +122,9 @@ def audit(
     print(command.run(settings, asked, sign, prices))
     if asked is None:
         return 0
-    table = pd.read_csv(settings.out / command.GATE)
-    found = verifying.read(settings.out / record.RECORD)["predicate"]
-    print("\n".join(gate.sentences(table, found["kdlib_left_out"])))
-    return gate.STATUS[gate.outcome(table)]
+    outcome, said = command.verdict(settings.out)
+    print("\n".join(said))
+    return gate.STATUS[outcome]
 
 
 def release(
@@ -137,14 +134,15 @@ def release(
     import pandas as pd
 
     from kdlib import release as releases
-    from kdlib.audit import gate
+    from kdlib.audit import command, gate
     from kdlib.audit import policy as policies
 
     settings, asked = load_profile(profile), policies.read(policy, policy_sha256)
-    table = releases.make(settings, settings.seeds[0], out, asked, sign)
+    releases.make(settings, settings.seeds[0], out, asked, sign)
+    outcome, said = command.verdict(out / releases.AUDIT)
     print(pd.read_csv(out / releases.FILTERED).to_string(index=False))
-    print("\n".join([*gate.sentences(table), str(out)]))
-    return gate.STATUS[gate.outcome(table)]
+    print("\n".join([*said, str(out)]))
+    return gate.STATUS[outcome]
 
 
 def verify_record(record: Path, key: Path | None, at: list[str]) -> bool:

@@ -93,12 +93,13 @@ def page(
     costs = _costs(known, words), _places(priced, known, words, language)
     untested = tuple(say(one) for one in found["kdlib_not_tested"])
     before = ("earlier",) if known["earlier"] else ()
+    left_out = ("left_out",) if known["left_out"] else ()
     meeting = told("meeting", known["key"], "cost", f"then_{verdict}")
     sections = (
         headed("asked", "compared" if others else "alone", "policy", *before),
         headed("verdict", verdict, tables=(limits,), note=told("verdict", "note")),
         headed("cost", tables=costs, note=told("cost", "timed", "priced")),
-        headed("remains", "standing", "untested", points=untested),
+        headed("remains", "standing", *left_out, "untested", points=untested),
         headed("next", points=told("next", *_steps(verdict, lines))),
         headed("meeting", points=meeting),
     )
@@ -125,6 +126,7 @@ def _numbers(body: Mapping[str, Any], digest: str, priced: prices.Read) -> dict[
         "policy": found["configuration"][0]["name"],
         "level": share(found["kdlib_policy"]["level"]),
         "limits": len(lines),
+        "left_out": len(found.get("kdlib_left_out", ())),  # records of older versions have none
         **{one: sum(line["outcome"] == one for line in lines) for one in gate.STATUS},
         "untested": len(found["kdlib_not_tested"]),
         "parameters": f"{cost['parameters']:,}",

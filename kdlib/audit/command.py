@@ -19,7 +19,18 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
-from kdlib.audit import brief, gate, policy, prices, record, report, scoring, secrets, summary
+from kdlib.audit import (
+    brief,
+    gate,
+    policy,
+    prices,
+    record,
+    report,
+    scoring,
+    secrets,
+    summary,
+    verifying,
+)
 from kdlib.audit.scoring import Loaded
 from kdlib.config.profile import read_templates
 from kdlib.config.sections import SECRETS, AuditSettings
@@ -280,3 +291,10 @@ def write_report(
     page = report.page(table, summary.attacked(tallied), top, about, said)
     runs.write_text(settings.out / "report.html", page)
     return about
+
+
+def verdict(folder: Path) -> tuple[str, list[str]]:
+    """The outcome of a gated audit that lies in a folder, and `gate.sentences` of it."""
+    table = pd.read_csv(folder / GATE)
+    left_out = verifying.read(folder / record.RECORD)["predicate"].get("kdlib_left_out", [])
+    return gate.outcome(table), gate.sentences(table, left_out)

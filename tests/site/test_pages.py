@@ -1,5 +1,6 @@
 """The site as a reader has it: every page opens, leads on and can be read on a phone."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -42,7 +43,10 @@ def built(tmp_path_factory):
     shutil.copy2(ROOT / "data" / "README.md", project / "data")
     profile = f"PROFILE={findings.REFERENCE}"
     command = ["make", "site", profile, f"BIN={Path(sys.executable).parent}"]
-    run = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    named = os.environ | {"GITHUB_REPOSITORY": "someone/project", "GITHUB_REF_NAME": "main"}
+    run = subprocess.run(
+        command, cwd=project, env=named, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "WARNING" not in run.stderr, run.stderr
     return project / "site"
@@ -69,6 +73,13 @@ def test_it_is_complete_and_small(built):
     assert {file.stem for file in (built / "notebooks").glob("*.html")} == notebooks
     size = sum(file.stat().st_size for file in built.rglob("*") if file.is_file())
     assert size < 60e6
+
+
+def test_a_notebook_leads_to_where_it_runs(built):
+    start = "https://mybinder.org/v2/gh/someone/project/main?urlpath=lab/tree"
+    for page in (built / "notebooks").glob("*.html"):
+        assert f"{start}/notebooks/{page.stem}.ipynb" in page.read_text("utf-8"), page.stem
+    assert start not in (built / "decide.html").read_text("utf-8")
 
 
 def test_every_page_opens_is_readable_on_a_phone_and_leads_on(built, url, page):
