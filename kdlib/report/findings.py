@@ -1,7 +1,7 @@
 """What the reference run found: put into notebooks, and held against its tables.
 
-A finding stands in the notebook's cell tagged `finding`, behind a heading. Its sentences are those
-of `sentences`.
+A finding stands in the notebook's cell tagged `finding`, behind a heading: the answer of `answers`,
+and folded behind it the sentences of `sentences`.
 """
 
 import json
@@ -14,15 +14,14 @@ from kdlib import runs
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import Profile, load_profile
 from kdlib.errors import KdlibError
-from kdlib.report import lookups, results, sentences
+from kdlib.report import answers, lookups, results, sentences
 from kdlib.report.from_scratch import LEDGERS
 from kdlib.report.from_scratch import PROFILE as SCRATCH
 
 REFERENCE = "laptop"  # the profile whose committed tables README and notebooks speak of
 OPENING = "**In the reference run**"
-
-
 FROM_SCRATCH = "**Models from scratch**"
+FOLD = "<details><summary>In full, and how sure</summary>"
 
 
 def said(stem: str, settings: Profile) -> str:
@@ -71,15 +70,26 @@ def capital(text: str) -> str:
 
 def cell(stem: str) -> str:
     """The finding of a notebook in the reference run, as it stands in its cell."""
-    reference = load_profile(REFERENCE)
-    text = f"{OPENING} (profile `{REFERENCE}`{_made(REFERENCE)}): {with_intervals(stem, reference)}"
-    if not (found := from_scratch(stem, reference)):
+    reference, scratch = load_profile(REFERENCE), load_profile(SCRATCH)
+    text = _answered(OPENING, stem, reference, _made(REFERENCE))
+    if not from_scratch(stem, reference):
         return text
     rows = lookups.lines(SCRATCH, "lengths", split="member")["rows"].min()
-    where = f"{_made(SCRATCH, stem)}; {rows} member rows a seed. Small and not pretrained: what is "
-    where += "found of them need not hold for a pretrained model. Their answers are too bad to be "
-    where += "judged, and *useful* means a low held-out loss): "
-    return f"{text}\n\n{found.replace('): ', where, 1)}"
+    made = f"{_made(SCRATCH, stem)}; {rows} member rows a seed. Small and not pretrained: what is "
+    made += "found of them need not hold for a pretrained model. Their answers are too bad to be "
+    made += "judged, and *useful* means a low held-out loss"
+    return f"{text}\n\n{_answered(FROM_SCRATCH, stem, scratch, made)}"
+
+
+def _answered(opening: str, stem: str, settings: Profile, made: str) -> str:
+    """The answer in a sentence, and folded behind it the finding; this alone where it is none."""
+    text, profile = with_intervals(stem, settings), f"profile `{settings.name}`"
+    try:
+        answer = answers.OF[stem](settings)
+    except (KeyError, lookups.NotRun):
+        return f"{opening} ({profile}{made}): {text}"
+    folded = f"{FOLD}\n\n{capital(profile)}{made}.\n\n{text}\n\n</details>"
+    return f"{opening}: **{capital(answer)}**\n\n{folded}"
 
 
 def _made(profile: str, stem: str = "") -> str:
