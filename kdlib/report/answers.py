@@ -6,7 +6,6 @@ What it leaves out stands in the sentences behind it (see `sentences`). In brack
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -16,18 +15,8 @@ from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import first_screen, lookups, results
 from kdlib.report.from_scratch import TAUGHT_BY_TEXT
-from kdlib.report.lookups import Sentence, share
+from kdlib.report.lookups import UNIT, Sentence, points, share
 from kdlib.stats import row_text
-
-
-def points(line: dict[str, Any]) -> str:
-    """A difference of shares in percentage points with its interval, and whether it may be 0."""
-    value, lo, hi = (100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi"))  # no -0.0
-    if pd.isna(value):
-        return "too few responses to tell"
-    if pd.isna(lo):
-        return f"{value:+.1f} (no interval)"
-    return f"{value:+.1f} [{lo:+.1f}, {hi:+.1f}]{', which may be none' if lo <= 0 <= hi else ''}"
 
 
 def _main(settings: Profile) -> str:
@@ -37,7 +26,7 @@ def _main(settings: Profile) -> str:
     means = lookups.table(settings.name, "primary").set_index("claim").to_dict("index")
     text = "stopped early, where both are about as useful, distilled students write "
     text += f"{own:.1%} of the training rows word for word, SFT {sft:.1%}: "
-    text += f"{points(means['A1'])} (percentage points); trained to the end {points(means['C1'])}"
+    text += f"{points(means['A1'], UNIT)}; trained to the end {points(means['C1'])}"
     if rest := means.get(primary.OFF_POLICY):
         others = [one for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
         text += f", without {' and '.join(map(label, others))} {points(rest)}"
@@ -87,8 +76,8 @@ def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
         of = "" if count == len(known) else f"of {results.first_seeds(known, count)} alone "
         gaps = "; ".join(f"{', '.join(names)} {gap}" for gap, names in said.items())
         clauses.append(f"{of}SFT writes {sft:.1%}; {gaps}")
-    text = f"of the training rows, word for word, at the end of training ({size} size; minus SFT in "
-    return f"{text}percentage points): {'; '.join(clauses)}."
+    text = f"of the training rows, word for word, at the end of training ({size} size; minus SFT "
+    return f"{text}in percentage points): {'; '.join(clauses)}."
 
 
 def _begun(settings: Profile, method: str) -> str:
@@ -103,9 +92,9 @@ def _inherited(settings: Profile) -> str:
     line = lookups.line(settings.name, "second_sft", **wanted)
     if pd.isna(line["distilled"]):
         raise lookups.NotRun
-    text = "of rows that the teacher memorizes and an SFT student does not, a student of word-level "
-    text += f"KD ({size} size) memorizes {line['distilled']:.1%}, another SFT student "
-    return f"{text}{line['sft']:.1%}: {points(line)} (percentage points)."
+    text = "of rows that the teacher memorizes and an SFT student does not, a student of "
+    text += f"word-level KD ({size} size) memorizes {line['distilled']:.1%}, another SFT student "
+    return f"{text}{line['sft']:.1%}: {points(line, UNIT)}."
 
 
 def _attacked(settings: Profile) -> str:
@@ -123,8 +112,8 @@ def _written(settings: Profile) -> str:
     known = results.read(settings.name, "repetitions", optional=True)
     if known.empty:
         return ""
-    size = settings.probe_size
-    own = known.query("kind == 'canary' and size == @size and method in @PAPER")
+    own = known[(known["kind"] == "canary") & (known["size"] == settings.probe_size)]
+    own = own[own["method"].isin(PAPER)]
     own = own.groupby("method", sort=False)[["hits", "n"]].sum()
     hits = ", ".join(f"{label(one)} {count}" for one, count in own["hits"].items())
     return f"; planted records written, of {own['n'].max()}: {hits}" if len(own) else ""
@@ -133,10 +122,11 @@ def _written(settings: Profile) -> str:
 def _cause(settings: Profile) -> str:
     ends = lookups.lines(settings.name, "cause").set_index("method").to_dict("index")
     verdicts = lookups.lines(settings.name, "claims_cause").set_index("claim")["verdict"]
-    text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, a student of the same rows "
-    text += f"by reverse KL {share(ends['reverse_kl on rows'])}, one of the teacher's text by SFT's "
-    text += f"objective {share(ends[TAUGHT_BY_TEXT])}: that the text carries recitation more than "
-    return f"{text}the objective is {verdicts['A3']}, that reverse KL protects {verdicts['A4']}."
+    text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, a student of the same "
+    text += f"rows by reverse KL {share(ends['reverse_kl on rows'])}, one of the teacher's text by "
+    text += f"SFT's objective {share(ends[TAUGHT_BY_TEXT])}: that the text carries recitation more "
+    text += f"than the objective is {verdicts['A3']}, that reverse KL protects {verdicts['A4']}"
+    return f"{text}."
 
 
 OF: dict[str, Sentence] = {

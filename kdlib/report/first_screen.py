@@ -1,13 +1,15 @@
 """The four sentences of the README's first screen, beside those of `sentences`."""
 
+from typing import Any
+
 from kdlib.analysis import primary
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
-from kdlib.report.lookups import Sentence, briefly, difference, share
+from kdlib.report.lookups import UNIT, Sentence, points, share
 from kdlib.report.usefulness_sentences import outdone
-from kdlib.stats import row_text
+from kdlib.stats import Line, row_text
 
 
 def begun(profile: str, method: str, size: str) -> str:
@@ -22,17 +24,15 @@ def _stopped(settings: Profile) -> str:
     """A1, the mean over students: each stopped early, where both are about as useful."""
     pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
     own, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
-    gap = difference(lookups.line(settings.name, "primary", claim="A1"))
-    text = (
-        "stopped early, where both are about as useful, directly fine-tuned students (SFT) write "
-    )
-    return f"{text}{sft:.1%} of their training rows word for word, distilled ones {own:.1%}: {gap}."
+    gap = points(lookups.line(settings.name, "primary", claim="A1"), UNIT)
+    text = "stopped early, where both are about as useful, directly fine-tuned students (SFT) "
+    return f"{text}write {sft:.1%} of their rows word for word, distilled ones {own:.1%}: {gap}."
 
 
 def _at_the_end(settings: Profile) -> str:
     """C1, the mean over students, and without those methods that read the student's own text."""
     line = lookups.line(settings.name, "primary", claim="C1")
-    text = f"trained to the end, distilled students write, on average, {difference(line)}"
+    text = f"trained to the end, distilled minus directly fine-tuned is {points(line, UNIT)}"
     means = lookups.table(settings.name, "primary").set_index("claim")
     if primary.OFF_POLICY not in means.index:
         return f"{text}."
@@ -40,8 +40,7 @@ def _at_the_end(settings: Profile) -> str:
     own = [one for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
     starts = [(label(one), begun(settings.name, one, size)) for one in own]
     known = [f"{name} (whose SFT start wrote {at})" if at else name for name, at in starts]
-    text += f"; without {' and '.join(known)}, {briefly(rest)}"
-    return f"{text}{f', {unsure}' if (unsure := lookups.doubt(rest)) else ''}."
+    return f"{text}; without {' and '.join(known)} {points(rest)}."
 
 
 def _recognized(settings: Profile) -> str:
@@ -49,15 +48,13 @@ def _recognized(settings: Profile) -> str:
     name, size = settings.name, settings.probe_size
     scores = lookups.lines(name, "membership", score="loss", size=size).set_index("method")
     ends = lookups.lines(name, "table1", size=size).set_index("method")
-    least = ends.loc[[one for one in DISTILLED if one in scores.index], "member"].idxmin()
-    written, told = ends.loc[least].to_dict(), scores.loc[least].to_dict()
-    text = "what is not written may still be kept: the distilled student that writes least "
-    said = f"{share(written, 'member')}{_planted(name, str(least), size)}"
+    least = str(ends.loc[[one for one in DISTILLED if one in scores.index], "member"].idxmin())
+    text = f"what is not written may still be kept: {label(least)} ({size} size) writes "
     text += (
-        f"({label(str(least))}, {size} size: {said}) ranks, by its losses alone, a training row "
+        f"{share(ends.loc[least].to_dict(), 'member')} of the rows{_planted(name, least, size)}; "
     )
-    text += "above an unseen one with a chance of "
-    return f"{text}{row_text(told, 'auc')}, where 0.5 is a guess."
+    text += "by its losses alone a training row is told from an unseen one with a chance of "
+    return f"{text}{row_text(scores.loc[least].to_dict(), 'auc')} (0.5: a guess)."
 
 
 def _planted(profile: str, method: str, size: str) -> str:
@@ -67,15 +64,12 @@ def _planted(profile: str, method: str, size: str) -> str:
         return ""
     own = known.query("kind == 'canary' and method == @method and size == @size")
     hits, n = own["hits"].sum(), own["n"].sum()
-    return f" of the rows, and {hits} of {n} planted records" if n else ""
+    return f", and {hits} of {n} planted records" if n else ""
 
 
 def how_far(settings: Profile) -> str:
     """What the numbers stand on: training runs, usefulness, and a run on another machine."""
-    count = len(lookups.seeds(settings.name))
-    text = f"all of this is of {count} training run{'s' if count > 1 else ''} of small models"
-    if any(settings.cut(size) for size in settings.sizes):
-        text += " from one set of base models"
+    text = f"all of this is of {_training_runs(settings)}"
     if found := outdone(settings.name):
         every = found["less"] == found["students"]
         who = "every student" if every else f"{found['less']} of {found['students']} students"
@@ -83,37 +77,64 @@ def how_far(settings: Profile) -> str:
         text += "answer that needs no model"
         if found["untuned"] == found["untuned"]:  # it was measured
             text += f", and {found['more'] or 'none'} above the teacher's model before fine-tuning"
-    return f"{text}{_elsewhere(settings)}."
+    if there := _elsewhere(settings):
+        text += _inside(settings, **there)
+    return f"{text}."
 
 
-def _elsewhere(settings: Profile) -> str:
-    """What SFT of the probe's size memorized on other machines, beside the study's own share."""
+def _stands_on(settings: Profile) -> str:
+    """The same in short."""
+    text = f"all of this is of {_training_runs(settings)}"
+    if found := outdone(settings.name):
+        every = found["less"] == found["students"]
+        who = "every student" if every else f"{found['less']} of {found['students']} students"
+        text += f"; at the end {who} averages below '{found['answer']}' in usefulness, which needs "
+        text += "no model"
+    if found := _elsewhere(settings):
+        shares = " and ".join(f"{one['value']:.1%}" for one in found["there"])
+        text += f"; on other machines SFT ({settings.probe_size} size) wrote {shares} of the rows "
+        text += f"of seed {found['seed']}, here {row_text(found['here'], form='.1%')}"
+    return f"{text}."
+
+
+def _training_runs(settings: Profile) -> str:
+    count = len(lookups.seeds(settings.name))
+    text = f"{count} training run{'s' if count > 1 else ''} of small models"
+    several = any(settings.cut(size) for size in settings.sizes)
+    return f"{text} from one set of base models" if several else text
+
+
+def _elsewhere(settings: Profile) -> dict[str, Any]:
+    """What SFT of the probe's size memorized on other machines (there), here, and of which seed."""
     asked = {"method": "sft", "size": settings.probe_size}
     try:
         there = lookups.lines(settings.name, "healed_elsewhere", **asked)
     except lookups.NotRun:
-        return ""
+        return {}
     there = there[there["healed_in"].isna()]  # the others are steps of this machine
     if there.empty:
-        return ""
+        return {}
     there = there[there["seed"] == there["seed"].iloc[0]]
     seed = str(there["seed"].iloc[0])
-    own = lookups.lines(
-        settings.name, "metrics", seed=seed, metric="exact_rate", split="member", **asked
-    )
-    here = own[own["k"] == WINDOW].iloc[0]
-    runs_of = there.to_dict("records")
-    told = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in runs_of)
-    within = sum(here["lo"] <= run["value"] <= here["hi"] for run in runs_of)
-    machines = " and ".join(there["machine"].unique())
-    text = f"; on {machines} SFT ({asked['size']} size) wrote {told} of the rows of seed {seed}, "
-    text += f"here {row_text(here, form='.1%')} (seed {seed} {lookups.ALONE}): "
-    return f"{text}{within or 'none'} of these {len(runs_of)} other runs inside of it"
+    wanted = {"seed": seed, "metric": "exact_rate", "split": "member"}
+    own = lookups.lines(settings.name, "metrics", **asked, **wanted)
+    here = own[own["k"] == WINDOW].iloc[0].to_dict()
+    return {"there": there.to_dict("records"), "here": here, "seed": seed}
+
+
+def _inside(settings: Profile, there: list[Line], here: Line, seed: str) -> str:
+    """Which of these other runs lie inside of the interval here."""
+    told = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in there)
+    within = sum(here["lo"] <= run["value"] <= here["hi"] for run in there)
+    machines = " and ".join(dict.fromkeys(run["machine"] for run in there))
+    text = f"; on {machines} SFT ({settings.probe_size} size) wrote {told} of the rows of seed "
+    text += f"{seed}, here {row_text(here, form='.1%')} (seed {seed} {lookups.ALONE}): "
+    return f"{text}{within or 'none'} of these {len(there)} other runs inside of it"
 
 
 OF: list[tuple[str, Sentence]] = [
     ("", _stopped),
     ("", _at_the_end),
     ("lab", _recognized),
-    ("", how_far),
+    ("", _stands_on),
 ]

@@ -11,6 +11,7 @@ from kdlib.stats import row_text
 
 Sentence = Callable[[Profile], str]  # in the tables of a profile; NotRun where these lack
 UNKNOWN = "which this run cannot tell from none"
+UNIT = " percentage points"
 ALONE = "alone, its interval over groups"  # of the first seed
 
 
@@ -92,6 +93,17 @@ def briefly(line: dict[str, Any]) -> str:
     if pd.isna(lo):
         return difference(line)
     return f"{abs(value):.1f} {'fewer' if value < 0 else 'more'} [{lo:+.1f} to {hi:+.1f}]"
+
+
+def points(line: dict[str, Any], unit: str = "") -> str:
+    """A difference of shares in percentage points with its interval, and whether it may be 0."""
+    value, lo, hi = (100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi"))  # no -0.0
+    if pd.isna(value):
+        return "too few responses to tell"
+    if pd.isna(lo):
+        return f"{value:+.1f}{unit} (no interval)"
+    told = f"{value:+.1f}{unit} [{lo:+.1f}, {hi:+.1f}]"
+    return f"{told}, which may be none" if lo <= 0 <= hi else told
 
 
 def share(line: dict[str, Any], name: str = "value") -> str:
