@@ -33,7 +33,7 @@ from kdlib.analysis import cause, equal_usefulness, roc
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.extraction import NEAR, near_verbatim
 from kdlib.analysis.frontier import frontier
-from kdlib.analysis.own_claims import at_equal_usefulness, taught
+from kdlib.analysis.own_claims import GAIN, at_equal_usefulness, taught
 from kdlib.analysis.rates import Frames
 from kdlib.config.methods import DISTILLED, label
 from kdlib.stats import row_text
@@ -117,8 +117,9 @@ def at_end(notes: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 
     Columns: method, value, lo, hi (share of the member rows), less, less_lo, less_hi, discordant
     (nan for SFT), nats (its loss on them), sft_there (what SFT memorizes on its way where its loss
-    is as high: who fits the rows less closely recites less, whatever the defence), and the means of
-    `points`: steps, near_verbatim, membership, useful. The first line is BEFORE.
+    is as high: who fits the rows less closely recites less, whatever the defence), records (share
+    of the planted records that it writes) with records_n, and the means of `points`: steps,
+    near_verbatim, membership, useful. The first line is BEFORE.
     """
     path = cause.memorized(notes[notes["method"] == "sft"])
     last = equal_usefulness.members(cause.ends(notes))
@@ -129,11 +130,19 @@ def at_end(notes: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     means = cause.ends(points).set_index("method")[columns]
     there = equal_usefulness.memorized_at(shares["nats"].to_numpy(), path["value"], path["nats"])
     found = shares[["value", "lo", "hi", "nats"]].assign(sft_there=there)
-    found = found.join([less, means]).reset_index()
+    found = found.join([less, _records(cause.ends(notes)), means]).reset_index()
     known = path[path["epoch"] == 0], points.query("method == 'sft' and epoch == 0")[columns]
-    before = pd.concat([one.reset_index(drop=True) for one in known], axis=1)
+    untrained = _records(notes.query("method == 'sft' and epoch == 0"))
+    before = pd.concat([one.reset_index(drop=True) for one in (*known, untrained)], axis=1)
     before = before.assign(method=BEFORE, sft_there=0.0).reindex(columns=found.columns)
     return pd.concat([before, found], ignore_index=True)
+
+
+def _records(notes: pd.DataFrame) -> pd.DataFrame:
+    """Of planted records the share that each method writes, and of how many."""
+    planted = notes[(notes["kind"] == "canary") & (notes["split"] == "member")]
+    found = planted.groupby("method")["hit"].agg(["mean", "count"])
+    return found.set_axis(["records", "records_n"], axis=1)
 
 
 def front(points: pd.DataFrame, measure: str = "verbatim") -> pd.DataFrame:
@@ -148,20 +157,22 @@ def contrasts(
 
     `asked` names the students of the two sides, by contrast. The first table has the lines of
     `equal_usefulness.differences`, method being the contrast, own its first side and sft the second
-    (metric "memorized", "near_verbatim" at the same stops, "useful"), and how many students either
-    side has (own_students, sft_students). The second has the stops: the
+    (metric "memorized"; at the same stops "near_verbatim", "auc" of `placements`, "useful"), and
+    how many students either side has (own_students, sft_students). The second has the stops: the
     columns of `equal_usefulness.stops`, and who is stopped there on either side (own, sft).
     """
-    lines, stops = [], []
+    lines, stops, notes = [], [], notes.assign(placement=placements(notes))
     known = notes.groupby(POINT)["steps"].first().reset_index()
     for name, sides in asked.items():
         numbered = _numbered(known, name, sides)
         path, answers = (_as_paths(frame, numbered) for frame in (notes, useful))
         chosen = equal_usefulness.stops(path, answers)
         judged = equal_usefulness.stopped(path, answers, chosen)
-        near = equal_usefulness.stopped(path.assign(hit=path["near"]), answers, chosen)
-        near = near[near["metric"] == "memorized"].assign(metric="near_verbatim")
-        found = equal_usefulness.differences(pd.concat([judged, near]), chosen)
+        parts = [judged]
+        for column, metric in (("near", "near_verbatim"), ("placement", "auc")):
+            rows = equal_usefulness.stopped(path.assign(hit=path[column]), answers, chosen)
+            parts.append(rows[rows["metric"] == "memorized"].assign(metric=metric))
+        found = equal_usefulness.differences(pd.concat(parts), chosen)
         found = found.assign(own_students=len(sides[0]), sft_students=len(sides[1]))
         lines.append(found.drop(columns=["epoch", "sft_epoch"]))
         at = numbered.set_index("point")
@@ -170,6 +181,21 @@ def contrasts(
             chosen = chosen.assign(**{number: chosen[number].map(at["epoch"])})
         stops.append(chosen)
     return pd.concat(lines, ignore_index=True), pd.concat(stops, ignore_index=True)
+
+
+def placements(notes: pd.DataFrame) -> "pd.Series[float]":
+    """By line, the share of that model's held-out rows whose loss is higher, equal ones by half.
+
+    Its mean over member rows is the AUC of the loss. An interval over member rows takes the
+    held-out rows as they are.
+    """
+    found = pd.Series(np.nan, notes.index)
+    for _, part in notes.groupby(["seed", *POINT], sort=False):
+        outside = (part["kind"] == "row") & (part["split"] == "held_out")
+        losses, known = np.sort(part.loc[outside, "nats_per_token"]), part["nats_per_token"]
+        places = [np.searchsorted(losses, known, side) for side in ("left", "right")]
+        found[part.index] = 1 - np.mean(places, axis=0) / max(len(losses), 1)
+    return found
 
 
 def _numbered(points: pd.DataFrame, name: str, sides: Sides) -> pd.DataFrame:
@@ -199,17 +225,20 @@ def _adds(contrast: str, contrasts: pd.DataFrame, over_trivial: pd.DataFrame) ->
     known, said = taught(over_trivial)
     lines = contrasts[contrasts["method"] == contrast]
     (gap,) = at_equal_usefulness(lines).to_dict("records")
-    useful, near = (
-        lines[lines["metric"] == metric].iloc[0] for metric in ("useful", "near_verbatim")
+    useful, near, auc = (
+        lines[lines["metric"] == metric].iloc[0] for metric in ("useful", "near_verbatim", "auc")
     )
     evidence = f"{gap['own_students']} students against {gap['sft_students']}: "
     evidence += f"memorized {gap['own']:.3f} against {gap['sft']:.3f}: {row_text(gap, form='+.3f')}"
     evidence += f"; near-verbatim {row_text(near, form='+.3f')}"
+    evidence += f"; AUC of the loss {auc['own']:.3f} against {auc['sft']:.3f}: "
+    evidence += row_text(auc, form="+.3f")
     evidence += f"; useful {row_text(useful, form='+.3f')}, margin {gap['margin']:.3f}"
     if not gap["gained"]:
         evidence += "; they gain too little usefulness in common"
     elif not gap["recites"]:
         evidence += "; nothing to save"
+        evidence += f", a gain of {GAIN:.0%} is excluded" * bool(gap["lo"] > -GAIN)
     return known and gap["less"], known and gap["none"], f"{evidence}; {said}"
 
 

@@ -8,7 +8,7 @@ import pytest
 from planes import LESS, MORE, SEEDS, SFT, answered, noted
 
 from kdlib import runs
-from kdlib.analysis import claims, equal_usefulness, plane
+from kdlib.analysis import claims, equal_usefulness, plane, roc
 
 CHEAP = {"sft": SFT, "NEFTune": [0, 0.1, 0.38, 0.6, 0.8], "dropout": SFT}
 SIDES = {"B3": (("word_kd", "word_kd + goldfish"), tuple(CHEAP))}
@@ -48,6 +48,20 @@ def test_distilling_helps_does_nothing_or_harms(own, verdict, sign):
     assert abs(gap["value"]) < 0.05 if sign == 0 else sign * gap["value"] > 0.05
     assert lines.loc["near_verbatim", "value"] * sign >= gap["value"] * sign
     assert f"{gap['own']:.3f} against {gap['sft']:.3f}" in row["evidence"]
+    auc = lines.loc["auc"]
+    assert auc["lo"] <= auc["value"] <= auc["hi"] and auc["n"] == gap["n"]
+    assert f"AUC of the loss {auc['own']:.3f} against {auc['sft']:.3f}" in row["evidence"]
+
+
+def test_placements_are_the_parts_of_the_auc():
+    notes = noted({"sft": SFT})
+    values = notes.assign(value=plane.placements(notes))
+    for seed, part in values.query("epoch == 4").groupby("seed"):
+        member = part["split"] == "member"
+        auc = roc.auc(-part["nats_per_token"].to_numpy(), member.to_numpy())
+        assert part.loc[member, "value"].mean() == pytest.approx(auc), seed
+    equal = plane.placements(notes.assign(nats_per_token=1.0))
+    assert (equal == 0.5).all()
 
 
 def test_less_that_is_less_useful_is_no_gain():
@@ -125,8 +139,14 @@ def test_points_hold_the_means_and_the_attackers_chance():
 
 def test_at_the_end_each_student_stands_beside_sft():
     notes = noted(CHEAP | {"word_kd": LESS})
+    records = notes.query("split == 'member' and epoch in (0, 4) and row_id.str.endswith('7')")
+    records = records.assign(
+        kind="canary", hit=records["method"].eq("sft") & (records["epoch"] == 4)
+    )
     points = plane.points(notes, answered(notes))
-    found = plane.at_end(notes, points).set_index("method")
+    found = plane.at_end(pd.concat([notes, records], ignore_index=True), points).set_index("method")
+    assert found["records"].loc[["sft", "word_kd", plane.BEFORE]].tolist() == [1, 0, 0]
+    assert (found["records_n"] == 12 * len(SEEDS)).all()
     last = notes[(notes["epoch"] == 4) & (notes["split"] == "member")]
     share = last.groupby("method")["hit"].mean()
     before = found.loc[plane.BEFORE]
