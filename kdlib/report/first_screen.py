@@ -1,5 +1,7 @@
 """The four sentences of the README's first screen, beside those of `sentences`."""
 
+from typing import Any
+
 from kdlib.analysis import primary
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, label
@@ -86,29 +88,40 @@ def how_far(settings: Profile) -> str:
     return f"{text}{_elsewhere(settings)}."
 
 
-def _elsewhere(settings: Profile) -> str:
-    """What SFT of the probe's size memorized on other machines, beside the study's own share."""
+def elsewhere(settings: Profile) -> dict[str, Any]:
+    """What SFT of the probe's size memorized on other machines, beside the study's own share.
+
+    seed; here, the study's share with its interval; runs, each with machine, value and code; within
+    (how many of these lie inside of it). Empty where none was made.
+    """
     asked = {"method": "sft", "size": settings.probe_size}
     try:
         there = lookups.lines(settings.name, "healed_elsewhere", **asked)
     except lookups.NotRun:
-        return ""
+        return {}
     there = there[there["healed_in"].isna()]  # the others are steps of this machine
     if there.empty:
-        return ""
+        return {}
     there = there[there["seed"] == there["seed"].iloc[0]]
     seed = str(there["seed"].iloc[0])
     own = lookups.lines(
         settings.name, "metrics", seed=seed, metric="exact_rate", split="member", **asked
     )
     here = own[own["k"] == WINDOW].iloc[0]
-    runs_of = there.to_dict("records")
+    within = int(there["value"].between(here["lo"], here["hi"]).sum())
+    found = {"seed": seed, "here": row_text(here, form=".1%"), "within": within}
+    return found | {"runs": there[["machine", "value", "code"]].to_dict("records")}
+
+
+def _elsewhere(settings: Profile) -> str:
+    if not (found := elsewhere(settings)):
+        return ""
+    runs_of, seed = found["runs"], found["seed"]
     told = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in runs_of)
-    within = sum(here["lo"] <= run["value"] <= here["hi"] for run in runs_of)
-    machines = " and ".join(there["machine"].unique())
-    text = f"; on {machines} SFT ({asked['size']} size) wrote {told} of the rows of seed {seed}, "
-    text += f"here {row_text(here, form='.1%')} (seed {seed} {lookups.ALONE}): "
-    return f"{text}{within or 'none'} of these {len(runs_of)} other runs inside of it"
+    machines = " and ".join(dict.fromkeys(run["machine"] for run in runs_of))
+    text = f"; on {machines} SFT ({settings.probe_size} size) wrote {told} of the rows of seed "
+    text += f"{seed}, here {found['here']} (seed {seed} {lookups.ALONE}): "
+    return f"{text}{found['within'] or 'none'} of these {len(runs_of)} other runs inside of it"
 
 
 OF: list[tuple[str, Sentence]] = [
