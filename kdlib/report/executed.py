@@ -18,6 +18,7 @@ from kdlib import runs
 LINK = re.compile(r"""(\]\(|(?:href|src)=["'])([^)\s"'#]+)""")
 REWRITTEN = re.compile(r".*\r(?!\n|$)")  # what a progress bar wrote over, within one line
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+COMMITTED = ("laptop", "tiny")  # the profiles whose copies git holds
 
 
 def tidy(folder: Path, sources: Path, seeds: Sequence[int] = ()) -> None:
@@ -25,8 +26,13 @@ def tidy(folder: Path, sources: Path, seeds: Sequence[int] = ()) -> None:
 
     Of the paths of the machine that papermill notes the names of the files are left.
     A link leads to the copy of the same seed, of the first of `seeds` that has one, or of any; else
-    to the notebook in `sources`.
+    to that of a profile whose copies are committed; else to the notebook in `sources`. In text, one
+    that led out of the folder leads back once there is a copy; in outputs a source may be meant.
     """
+    others = "|".join(rf"\.\./{name}" for name in COMMITTED)
+    in_outputs = re.compile(rf"^(?:{others})/(?=[^/]+\.ipynb$)")
+    out = re.escape(os.path.relpath(sources, folder))
+    in_text = re.compile(rf"^(?:{others}|{out})/(?=[^/]+\.ipynb$)")
     for file in folder.glob("*.ipynb"):
         notebook = nbformat.read(file, 4)
         before = nbformat.writes(notebook)
@@ -35,15 +41,18 @@ def tidy(folder: Path, sources: Path, seeds: Sequence[int] = ()) -> None:
             if noted.get(which):
                 noted[which] = Path(noted[which]).name
         own = file.stem.partition("-seed")[2]
-        relinked = partial(LINK.sub, partial(_link, folder, sources, [own, *seeds]))
+        text, shown = (
+            partial(LINK.sub, partial(_link, folder, sources, [own, *seeds], away))
+            for away in (in_text, in_outputs)
+        )
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = relinked(cell.source)
+                cell.source = text(cell.source)
             elif cell.cell_type == "code":
                 cell.outputs = final(cell.outputs)
             for output in cell.get("outputs", []):
                 for kind in {"text/markdown", "text/html"} & output.get("data", {}).keys():
-                    output["data"][kind] = relinked(output["data"][kind])
+                    output["data"][kind] = shown(output["data"][kind])
         if (after := nbformat.writes(notebook)) != before:
             runs.write_text(file, after)
 
@@ -65,17 +74,27 @@ def final(outputs: list[Any]) -> list[Any]:
     return kept
 
 
-def _link(folder: Path, sources: Path, seeds: Sequence[Any], link: re.Match[str]) -> str:
-    target = link[2]
+def _link(
+    folder: Path, sources: Path, seeds: Sequence[Any], away: re.Pattern[str], link: re.Match[str]
+) -> str:
+    target = away.sub("", link[2])
     if ":" in target or target.startswith("/") or (folder / target).exists():
-        return link[0]
+        return link[1] + target
     stem = target.removesuffix(".ipynb").partition("-seed")[0]  # a copy that is no more, too
-    there = [] if "/" in stem else sorted(one.name for one in folder.glob(f"{stem}-seed*.ipynb"))
-    wanted = [name for seed in seeds if (name := f"{stem}-seed{seed}.ipynb") in there]
-    if there:
-        return link[1] + [*wanted, *there][0]
-    source = sources / (f"{stem}.ipynb" if target.endswith(".ipynb") else target)
+    if "/" not in stem and target.endswith(".ipynb"):
+        for place in (folder, *(folder.parent / name for name in COMMITTED)):
+            if name := _copy(place, stem, seeds):
+                return link[1] + os.path.relpath(place / name, folder)
+        target = f"{stem}.ipynb"
+    source = sources / target
     return link[1] + (os.path.relpath(source, folder) if source.exists() else target)
+
+
+def _copy(folder: Path, stem: str, seeds: Sequence[Any]) -> str:
+    """The name of a notebook's copy in this folder, of the first of `seeds` if any; or ""."""
+    there = sorted(one.name for one in folder.glob(f"{stem}-seed*.ipynb"))
+    wanted = [f"{stem}.ipynb", *(f"{stem}-seed{seed}.ipynb" for seed in seeds), *there]
+    return next((name for name in wanted if (folder / name).is_file()), "")
 
 
 def reason(copy: Path, log: Path, status: int) -> str:

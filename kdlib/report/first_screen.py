@@ -9,7 +9,7 @@ from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
 from kdlib.report.lookups import UNIT, Sentence, points, share
 from kdlib.report.usefulness_sentences import outdone
-from kdlib.stats import Line, row_text
+from kdlib.stats import row_text
 
 
 def begun(profile: str, method: str, size: str) -> str:
@@ -77,9 +77,7 @@ def how_far(settings: Profile) -> str:
         text += "answer that needs no model"
         if found["untuned"] == found["untuned"]:  # it was measured
             text += f", and {found['more'] or 'none'} above the teacher's model before fine-tuning"
-    if there := _elsewhere(settings):
-        text += _inside(settings, **there)
-    return f"{text}."
+    return f"{text}{_elsewhere(settings)}."
 
 
 def _stands_on(settings: Profile) -> str:
@@ -90,10 +88,10 @@ def _stands_on(settings: Profile) -> str:
         who = "every student" if every else f"{found['less']} of {found['students']} students"
         text += f"; at the end {who} averages below '{found['answer']}' in usefulness, which needs "
         text += "no model"
-    if found := _elsewhere(settings):
-        shares = " and ".join(f"{one['value']:.1%}" for one in found["there"])
+    if found := elsewhere(settings):
+        shares = " and ".join(f"{one['value']:.1%}" for one in found["runs"])
         text += f"; on other machines SFT ({settings.probe_size} size) wrote {shares} of the rows "
-        text += f"of seed {found['seed']}, here {row_text(found['here'], form='.1%')}"
+        text += f"of seed {found['seed']}, here {found['here']}"
     return f"{text}."
 
 
@@ -104,8 +102,12 @@ def _training_runs(settings: Profile) -> str:
     return f"{text} from one set of base models" if several else text
 
 
-def _elsewhere(settings: Profile) -> dict[str, Any]:
-    """What SFT of the probe's size memorized on other machines (there), here, and of which seed."""
+def elsewhere(settings: Profile) -> dict[str, Any]:
+    """What SFT of the probe's size memorized on other machines, beside the study's own share.
+
+    seed; here, the study's share with its interval; runs, each with machine, value and code; within
+    (how many of these lie inside of it). Empty where none was made.
+    """
     asked = {"method": "sft", "size": settings.probe_size}
     try:
         there = lookups.lines(settings.name, "healed_elsewhere", **asked)
@@ -116,20 +118,24 @@ def _elsewhere(settings: Profile) -> dict[str, Any]:
         return {}
     there = there[there["seed"] == there["seed"].iloc[0]]
     seed = str(there["seed"].iloc[0])
-    wanted = {"seed": seed, "metric": "exact_rate", "split": "member"}
-    own = lookups.lines(settings.name, "metrics", **asked, **wanted)
-    here = own[own["k"] == WINDOW].iloc[0].to_dict()
-    return {"there": there.to_dict("records"), "here": here, "seed": seed}
+    own = lookups.lines(
+        settings.name, "metrics", seed=seed, metric="exact_rate", split="member", **asked
+    )
+    here = own[own["k"] == WINDOW].iloc[0]
+    within = int(there["value"].between(here["lo"], here["hi"]).sum())
+    found = {"seed": seed, "here": row_text(here, form=".1%"), "within": within}
+    return found | {"runs": there[["machine", "value", "code"]].to_dict("records")}
 
 
-def _inside(settings: Profile, there: list[Line], here: Line, seed: str) -> str:
-    """Which of these other runs lie inside of the interval here."""
-    told = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in there)
-    within = sum(here["lo"] <= run["value"] <= here["hi"] for run in there)
-    machines = " and ".join(dict.fromkeys(run["machine"] for run in there))
+def _elsewhere(settings: Profile) -> str:
+    if not (found := elsewhere(settings)):
+        return ""
+    runs_of, seed = found["runs"], found["seed"]
+    told = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in runs_of)
+    machines = " and ".join(dict.fromkeys(run["machine"] for run in runs_of))
     text = f"; on {machines} SFT ({settings.probe_size} size) wrote {told} of the rows of seed "
-    text += f"{seed}, here {row_text(here, form='.1%')} (seed {seed} {lookups.ALONE}): "
-    return f"{text}{within or 'none'} of these {len(there)} other runs inside of it"
+    text += f"{seed}, here {found['here']} (seed {seed} {lookups.ALONE}): "
+    return f"{text}{found['within'] or 'none'} of these {len(runs_of)} other runs inside of it"
 
 
 OF: list[tuple[str, Sentence]] = [

@@ -13,8 +13,10 @@ import pandas as pd
 from kdlib import runs
 from kdlib.analysis.rates import distilled, student_sizes
 from kdlib.config.methods import PAPER, label
-from kdlib.report import executed, from_scratch, lookups, results
-from kdlib.report.usefulness_sentences import outdone
+from kdlib.config.profile import load_profile
+from kdlib.report import executed, first_screen, from_scratch, lookups, results
+from kdlib.report.usefulness_sentences import beside_trivial, outdone
+from kdlib.stats import row_text
 
 Say = Callable[[str], str]  # from English words to those of a page's language
 HEADING = re.compile(r"\]\(#[^)\s]+")  # within a page; Sphinx knows no capitals there
@@ -134,7 +136,9 @@ def conclusion(profile: str, say: Say = str) -> dict[str, Any]:
     seeds; gaps: by each of `results.WAYS` the mean difference to SFT over distilled students, with
     its interval and a word, empty where nothing was compared; advice: what A1's interval says of
     distilling ("less", "more" or "open"); planted: (times, least, most) of canaries that come out
-    of students, for the fewest and the most showings an epoch; open: the claims that are.
+    of students, for the fewest and the most showings an epoch; open: the claims that are. useful:
+    the best answers without a model, and pairs of model and what it, stopped early, adds to them;
+    elsewhere: as `first_screen.elsewhere`, with the model; both empty where not measured.
     """
     lengths, judged = results.read(profile, "lengths"), results.claims(profile)
     means = results.read(profile, "primary", optional=True)
@@ -155,7 +159,36 @@ def conclusion(profile: str, say: Say = str) -> dict[str, Any]:
             for times, ends in [*repeated.iterrows()][:: max(len(repeated) - 1, 1)]
         ],
         "open": list(judged.loc[judged["verdict"] == "open", "claim"]),
+        "useful": _useful(profile, say),
+        "elsewhere": _elsewhere(profile, say),
     }
+
+
+def _useful(profile: str, say: Say) -> dict[str, Any]:
+    try:
+        lines = beside_trivial(profile)
+    except lookups.NotRun:
+        return {}
+    if lines.empty:
+        return {}
+    sizes = zip(lines["size"], lines.to_dict("records"), strict=True)
+    gaps = [
+        (say(size if size == "teacher" else f"SFT, {size}"), row_text(line, form="+.3f"))
+        for size, line in sizes
+    ]
+    return {"answers": say(" and ").join(map(say, lines["against"].unique())), "gaps": gaps}
+
+
+def _elsewhere(profile: str, say: Say) -> dict[str, Any]:
+    if results.read(profile, "healed_elsewhere", optional=True).empty:
+        return {}
+    settings = load_profile(profile)
+    if not (found := first_screen.elsewhere(settings)):
+        return {}
+    runs_of = [
+        (say(run["machine"]), f"{run['value']:.1%}", say(run["code"])) for run in found["runs"]
+    ]
+    return found | {"model": say(f"SFT, {settings.probe_size}"), "runs": runs_of}
 
 
 def of_hundred(share: float) -> str:

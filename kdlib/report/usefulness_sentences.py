@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pandas as pd
+
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.methods import PAPER
 from kdlib.config.profile import TEACHER, Profile
@@ -53,11 +55,9 @@ def _stopped(settings: Profile) -> str:
 
 def of_any(settings: Profile) -> str:
     """What answers of the teacher and of SFT add to the best that need no model."""
-    against = lookups.table(settings.name, "over_trivial")
-    if against.empty:
+    least = beside_trivial(settings.name)
+    if least.empty:
         return "how useful answers are was not noted through training."
-    least = against.loc[against.groupby("size", sort=False)["value"].idxmin()]
-    least = least.sort_values("method", ascending=False, kind="stable")  # the teacher first
     told = [
         f"{'the teacher' if size == 'teacher' else f'SFT ({size})'} {row_text(line, form='+.3f')}"
         for size, line in zip(least["size"], least.to_dict("records"), strict=True)
@@ -65,6 +65,16 @@ def of_any(settings: Profile) -> str:
     best = "' or '".join(least["against"].unique())
     text = "in usefulness, models stopped early minus the best answers that need no model "
     return f"{text}('{best}'): {', '.join(told)}; below 0, these are the more useful ones."
+
+
+def beside_trivial(profile: str) -> pd.DataFrame:
+    """The least differences to answers without a model: of the teacher, then of SFT by size.
+
+    Lines of `over_trivial`; none where usefulness was not noted through training.
+    """
+    against = lookups.table(profile, "over_trivial")
+    least = against.loc[against.groupby("size", sort=False)["value"].idxmin()]
+    return least.sort_values("method", ascending=False, kind="stable")
 
 
 def outdone(profile: str) -> dict[str, Any]:

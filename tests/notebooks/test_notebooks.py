@@ -102,6 +102,28 @@ def test_anatomy(path):
     assert prose >= 4 * sum(code)
 
 
+LEFT_OPEN = re.compile(r"(^|[.:?!])[\s\"'*(-]*Whether\b|What to see: whether\b", re.MULTILINE)
+
+
+def test_sentences_that_are_left_open_are_found():
+    found = [
+        "Whether it is",
+        "It is. Whether",
+        "- **Whether**",
+        "(Whether",
+        "*What to see: whether",
+    ]
+    assert all(LEFT_OPEN.search(text) for text in (*found, "see here: Whether", "a\nWhether"))
+    assert not any(LEFT_OPEN.search(text) for text in ("It asks whether.", "What to see: a bar"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_sentence_says_whether_and_leaves_it_open(path):
+    """What is seen is said, or asked as a question."""
+    texts = [source(cell) for kind in ("markdown", "code") for cell in cells(path, kind)]
+    assert not [found[0] for text in texts for found in LEFT_OPEN.finditer(text)]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_exercises(path):
     everything = json.loads(path.read_text("utf-8"))["cells"]

@@ -1,10 +1,12 @@
 """Executed copies hold final text, their links hold, and a failed one says why."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from kdlib.report import executed
+from kdlib.report import executed, findings, from_scratch
 
 
 def stream(text, name="stderr"):
@@ -60,7 +62,42 @@ def test_a_copy_that_was_not_kept_gives_way_to_its_source(folder):
     text = new_markdown_cell("[a](02_teacher-seed0.ipynb) [b](../../03_sft-seed0.ipynb)")
     copies(folder, "14_cause", cells=[text])
     (cell,) = tidied(folder, "14_cause")
-    assert cell.source == "[a](../../02_teacher.ipynb) [b](../../03_sft-seed0.ipynb)"
+    assert cell.source == "[a](../../02_teacher.ipynb) [b](../../03_sft.ipynb)"
+
+
+def test_the_committed_profiles_are_those_that_findings_quote():
+    assert set(executed.COMMITTED) == {findings.REFERENCE, from_scratch.PROFILE}
+    kept = (Path(__file__).parents[2] / ".gitignore").read_text("utf-8")
+    assert all(f"!/notebooks/executed/{name}/" in kept for name in executed.COMMITTED)
+
+
+def test_what_a_profile_did_not_run_is_read_in_the_copy_of_another(folder):
+    laptop, tiny, smoke = (folder.parent / name for name in ("laptop", "tiny", "smoke"))
+    for one in (laptop, tiny):
+        one.mkdir()
+    text = new_markdown_cell("[a](01_data.ipynb#part) [b](02_teacher.ipynb) [c](03_sft.ipynb)")
+    copies(laptop, "01_data", "02_teacher-seed0", "02_teacher-seed1", cells=[text])
+    copies(tiny, "03_sft", cells=[text])
+    copies(smoke, "10_comparison", cells=[text])
+    in_laptop = "[a](01_data.ipynb#part) [b](02_teacher-seed1.ipynb) [c](../tiny/03_sft.ipynb)"
+    back = "[a](../laptop/01_data.ipynb#part) [b](../laptop/02_teacher-seed1.ipynb)"
+    for _ in range(2):  # a second time nothing changes
+        assert tidied(laptop, "02_teacher-seed1", [1])[0].source == in_laptop
+        assert tidied(tiny, "03_sft", [1])[0].source == f"{back} [c](03_sft.ipynb)"
+        (cell,) = tidied(smoke, "10_comparison", [1])
+        assert cell.source == f"{back} [c](../tiny/03_sft.ipynb)"  # and to no other profile
+    copies(laptop, "03_sft")  # now it was run
+    (cell,) = tidied(laptop, "01_data")
+    assert cell.source == "[a](01_data.ipynb#part) [b](02_teacher-seed1.ipynb) [c](03_sft.ipynb)"
+
+
+def test_a_source_that_an_output_names_stays(folder):
+    text = "[a](../../01_data.ipynb) [b](01_data.ipynb)"
+    shown = new_output("display_data", data={"text/markdown": text})
+    copies(folder, "01_data", cells=[new_markdown_cell(text), new_code_cell("", outputs=[shown])])
+    cell, code = tidied(folder, "01_data")
+    assert cell.source == "[a](01_data.ipynb) [b](01_data.ipynb)"
+    assert code.outputs[0].data["text/markdown"] == text
 
 
 def test_other_links_stay(folder):

@@ -205,6 +205,8 @@ def test_the_advice_follows_the_interval(project, lo, hi, advice):
         "advice": "open",
         "planted": [],
         "open": ["A1"],
+        "useful": {},
+        "elsewhere": {},
     }
     (tables / "primary.csv").write_text(f"claim,value,lo,hi\nA1,0.0,{lo},{hi}\n")
     said = site.conclusion("made")

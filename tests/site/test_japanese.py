@@ -11,8 +11,9 @@ from project import ROOT
 
 from kdlib.analysis.rates import models
 from kdlib.config.methods import DISTILLED
+from kdlib.config.profile import load_profile
 from kdlib.figures import study_plots
-from kdlib.report import results
+from kdlib.report import findings, first_screen, results, usefulness_sentences
 
 NAMES = {"SFT", "MiniLLM"}
 
@@ -26,6 +27,18 @@ def conf():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_conclusion_has_what_18_says_of_usefulness_and_of_other_machines(conf):
+    text = [(ROOT / "docs" / "ja" / "conclusion.md").read_text("utf-8")]
+    conf.fill(None, "ja/conclusion", text)
+    reference = load_profile(findings.REFERENCE)
+    _, machines, other = first_screen.how_far(reference).partition("; on 2 cores")
+    for said in (usefulness_sentences.of_any(reference), machines + other):
+        wanted = re.findall(r"[+-]?\d+\.\d+%?", said)
+        assert len(wanted) >= 5 and all(one in text[0] for one in wanted)
+    english = re.sub(r"\(.*?\)|`.*?`|[\[{].*?[\]}]", "", text[0])
+    assert not re.search("echo|cores|noted|code|teacher|middle", english)
 
 
 def drawings():

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,9 +15,10 @@ from urllib.parse import unquote
 import pytest
 from project import ROOT, copy_project
 
-from kdlib.report import findings, site
+from kdlib.report import findings, from_scratch, site
 
 pytestmark = pytest.mark.slow
+READ = ("data/results", "notebooks/executed")  # of models from scratch, too
 LOADED = """async () => {
     const pictures = [...document.images].filter(one => one.getClientRects().length)
     await Promise.allSettled(pictures.map(one => (one.loading = "eager", one.decode())))
@@ -37,18 +39,21 @@ def built(tmp_path_factory):
     project = copy_project(tmp_path_factory.mktemp("site") / "project")
     ignored = shutil.ignore_patterns("notebooks", "figures", ".doctrees")
     shutil.copytree(ROOT / "docs", project / "docs", ignore=ignored)
-    for part in ("data/results", "data/figures", "notebooks/executed"):
-        shutil.copytree(ROOT / part / findings.REFERENCE, project / part / findings.REFERENCE)
+    of_reference = [f"{part}/{findings.REFERENCE}" for part in ("data/figures", *READ)]
+    for part in (*of_reference, *(f"{one}/{from_scratch.PROFILE}" for one in READ)):
+        shutil.copytree(ROOT / part, project / part)
     shutil.copytree(ROOT / "data" / "results" / "bench", project / "data" / "results" / "bench")
     shutil.copy2(ROOT / "data" / "README.md", project / "data")
     profile = f"PROFILE={findings.REFERENCE}"
     command = ["make", "site", profile, f"BIN={Path(sys.executable).parent}"]
     named = os.environ | {"GITHUB_REPOSITORY": "someone/project", "GITHUB_REF_NAME": "main"}
+    begun = time.monotonic()
     run = subprocess.run(
         command, cwd=project, env=named, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "WARNING" not in run.stderr, run.stderr
+    print(f"the site was built in {time.monotonic() - begun:.0f} s")
     return project / "site"
 
 
@@ -73,6 +78,16 @@ def test_it_is_complete_and_small(built):
     assert {file.stem for file in (built / "notebooks").glob("*.html")} == notebooks
     size = sum(file.stat().st_size for file in built.rglob("*") if file.is_file())
     assert size < 60e6
+
+
+def test_notebooks_that_were_not_run_show_models_from_scratch(built):
+    others = site.copies(from_scratch.PROFILE).keys() - site.copies(findings.REFERENCE)
+    for stem in others:
+        text = (built / "notebooks" / f"{stem}.html").read_text("utf-8")
+        assert "what is shown is of models from scratch" in text, stem
+        assert 'class="cell_output' in text, stem
+    everywhere = {file.stem for file in (ROOT / "notebooks").glob("*.ipynb")}
+    assert everywhere == others | site.copies(findings.REFERENCE).keys()
 
 
 def test_a_notebook_leads_to_where_it_runs(built):
