@@ -301,9 +301,16 @@ def test_the_policy_that_ships_lets_no_strings_of_prompts_through(quick):
     assert gate.outcome(gate.judged(rows, named(0, 20), simulated.POLICY)) == "undecided"
 
 
-@pytest.mark.parametrize("measure", ["exact_rate", "secret_rate", "auc", "tpr_1pct"])
+@pytest.mark.parametrize("measure", ["exact_rate", "secret_rate at prompt", "auc", "tpr_1pct"])
 def test_no_pass_where_a_number_lies_at_its_limit(quick, measure):
     assert simulated.repeated(simulated.one_at_limit, 200, 600, 1, measure)["pass"] <= 0.08
+
+
+def test_no_limit_that_ships_is_left_out_of_the_simulation():
+    drawn = simulated.unseen(np.random.default_rng(0), 100, 1, 0.01)
+    table = gate.judged(drawn, simulated.secrets(drawn), simulated.POLICY)
+    assert table["name"].tolist() == [one.name for one in simulated.POLICY.limits]
+    assert len(simulated.LIMITS) == len(table)
 
 
 def test_no_fail_where_all_lie_at_their_limits(quick):
