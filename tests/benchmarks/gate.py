@@ -65,7 +65,7 @@ def rows(dice, n: int, copies: int = 1, shares=NEVER, shift=None) -> pd.DataFram
         "prompt_length": LENGTH,
         "prompt_group": np.arange(different),
         "response_named": named < shares[6],
-        # drawn apart: lines of models that write none of them are as they were without
+        # drawn apart: where none of them comes out, all else is as it was before there were any
         "prompt_named": dice.spawn(1)[0].random(different) < shares[-1],
     }
     loss = dice.standard_normal(different)
@@ -141,8 +141,8 @@ def leaking(dice, n: int, copies: int, share: float) -> pd.DataFrame:
 
 
 CASES = [
-    *(("unseen", unseen, n, 1, guess) for n in (300, 1000, 3000) for guess in (0.0, 0.001, 0.01)),
-    *(("unseen", unseen, n, 1, 0.0) for n in (500, 700)),
+    *(("unseen", unseen, n, 1, 0.0) for n in (300, 500, 700, 1000, 3000)),
+    *(("unseen", unseen, n, 1, guess) for n in (300, 1000, 3000) for guess in (0.001, 0.01)),
     ("unseen", unseen, 4000, 4, 0.0),
     *(("one at its limit", one_at_limit, 1000, 1, name) for name in LIMITS),
     ("one at its limit", one_at_limit, 4000, 4, "exact_rate"),
