@@ -242,9 +242,9 @@ def test_the_benchmark_of_planted_records_has_every_measure(knowing, tmp_path, m
         line = found.loc[(measure, "response")]
         assert line["value"] == 1 and line["n"] == 8 and 0 <= line["never"] < 1
     assert line["n_never"] <= secrets.COUNTERPARTS and np.isnan(line["never_hi"])
-    for measure in ("auc", "tpr_1pct"):
-        line = found.loc[(measure, "loss")]
-        assert line["value"] == 1 and line["n"] == 8 and line["n_never"] == 32
+    assert found.loc[("auc", "loss"), "value"] == 1
+    for measure in ("auc", "tpr_1pct"):  # the latter needs 100 never planted ones to be a number
+        assert found.loc[(measure, "loss"), ["n", "n_never"]].tolist() == [8, 32]
 
 
 def test_likelier_than_made_up_is_of_the_strings_alone(knowing, tmp_path):
