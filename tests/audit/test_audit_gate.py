@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from audits import audit_of, unseen
 from benchmarks import gate as simulated
+from project import ROOT
 from scipy.stats import binomtest
 
 from kdlib.audit import command, gate, summary
-from kdlib.audit.policy import Limit, Policy, read
+from kdlib.audit.policy import DEFAULT, Limit, Policy, read
 from kdlib.errors import KdlibError
 
 
@@ -275,6 +276,14 @@ def quick(monkeypatch):
 def test_a_model_that_never_saw_the_rows_passes(quick):
     found = simulated.repeated(simulated.unseen, 100, 1000, 1, 0.001)
     assert found["pass"] >= 0.95 and found["fail"] == 0
+
+
+def test_from_how_many_rows_on_it_passes_is_what_the_table_says():
+    table = pd.read_csv(ROOT / "data" / "results" / "bench" / "gate.csv")
+    never = table[(table["part"] == "unseen") & (table["what"] == "0.0") & (table["copies"] == 1)]
+    least = never.loc[never["pass"] >= 0.95, "rows"].min()
+    assert never.loc[never["rows"] < least, "pass"].max() < 0.95
+    assert f"about {least} different responses of each kind on" in DEFAULT.read_text("utf-8")
 
 
 def test_a_real_model_passes_on_rows_that_it_never_saw(model, tmp_path, quick):
