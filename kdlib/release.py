@@ -133,8 +133,8 @@ def load(
     names; with `key`, a public key, it has to be signed by that, too. Without a key it says what
     its owner says. With `policy`, a file or "default", it has to have passed that one. `log` is a
     file, by default log.jsonl in the folder. What is opened is a copy, checked where nobody else
-    writes (in TMPDIR, which needs room for model/ meanwhile). KdlibError says what is wrong, such
-    as the file that has changed.
+    reads or writes (in TMPDIR, which needs room for model/ meanwhile). KdlibError says what is
+    wrong, such as the file that has changed.
     """
     folder = Path(folder)
     if not (folder / AUDIT / record.RECORD).is_file():

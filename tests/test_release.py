@@ -5,6 +5,7 @@ import hmac
 import json
 import shutil
 import stat
+import tempfile
 
 import own_data
 import pytest
@@ -25,6 +26,13 @@ level = 0.05
 measure = "exact_rate"
 at = 50
 below = {}
+"""
+PROMPTS = """
+[[limits]]
+measure = "prompt_run"
+at = 50
+below = 0.9
+if_any = true
 """
 
 
@@ -179,12 +187,16 @@ def test_a_changed_file_is_named(out, name):
         release.load(out)
 
 
-def test_what_is_exchanged_after_the_check_is_not_opened(out, monkeypatch):
+def test_what_is_exchanged_after_the_check_is_not_opened(out, tmp_path, monkeypatch):
     faults, weights = verifying.faults, out / "model" / "model.safetensors"
     before = release.load(out).model.state_dict()
+    (spare := tmp_path / "spare").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
 
     def exchanged_behind(*given, **how):
         found = faults(*given, **how)
+        (copy,) = spare.iterdir()  # this user's alone, for it holds the rows' n-grams
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o700 and (copy / "model/ngrams.npz").is_file()
         other = {name: torch.zeros_like(one) for name, one in load_file(weights).items()}
         save_file(other, weights, metadata={"format": "pt"})
         return found
@@ -192,6 +204,7 @@ def test_what_is_exchanged_after_the_check_is_not_opened(out, monkeypatch):
     monkeypatch.setattr(verifying, "faults", exchanged_behind)
     after = release.load(out).model.state_dict()
     assert all(torch.equal(after[name], one) for name, one in before.items())
+    assert not list(spare.iterdir())
     assert any(one.abs().sum() > 0 for one in before.values())
     monkeypatch.undo()
     with pytest.raises(KdlibError, match="model.safetensors has changed"):
@@ -356,6 +369,11 @@ def test_the_command_ends_with_the_gates_status(made, tmp_path, monkeypatch, cap
     printed = capsys.readouterr().out
     assert "personal data" in printed and "The gate: pass." in printed
     assert command(monkeypatch, *words, "--policy", limits(tmp_path, 1e-6)) == 3
+    prompts = tmp_path / "prompts.toml"
+    prompts.write_text(LIMITS.format(0.9) + PROMPTS)
+    capsys.readouterr()
+    assert command(monkeypatch, *words, "--policy", prompts) == 0
+    assert "left out: prompt_run at 50, excess: no training row has" in capsys.readouterr().out
 
 
 def test_what_cannot_be_decided_is_refused_before_anything_is_trained(

@@ -230,13 +230,17 @@ def _costs(known: Mapping[str, Any], words: Mapping[str, Any]) -> list[list[str]
 def _places(
     priced: prices.Read, known: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> list[list[str]]:
-    """By place: whether the model fits, and prices; per token as if it were the timed machine."""
+    """By place: whether the model fits, and prices; per token at the place's speed, if it is given.
+
+    Else as if it were the timed machine.
+    """
     unit, cost = priced.prices.currency, known["cost"]
     rows = [[one.format(**known) for one in words["places"]["head"]]]
-    hours = TOKENS * cost["ms_per_token"] / 3_600_000
     for one in priced.prices.places:
-        here = fits(cost, one)
-        answered = f"{unit} {money(one.price_per_hour * hours)}" if here else "–"
+        here, ms = fits(cost, one), one.ms_per_token or cost["ms_per_token"]
+        answered = f"{unit} {money(one.price_per_hour * TOKENS * ms / 3_600_000)}" if here else "–"
+        if one.ms_per_token:
+            answered = words["places"]["given"].format(price=answered, ms=f"{ms:,.3g}")
         rows.append(
             [
                 getattr(one.name, language),

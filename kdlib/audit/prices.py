@@ -28,6 +28,7 @@ class Place(Settings):
     name: Words
     memory_gb: Annotated[Real, Field(gt=0)]  # 10^9 bytes that a model may take there
     price_per_hour: Annotated[Real, Field(ge=0)]
+    ms_per_token: Annotated[Real, Field(gt=0)] | None = None  # None: as on the machine that audits
 
 
 class Prices(Settings):

@@ -35,7 +35,8 @@ SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
     "B2": ("with the goldfish loss, stopped so", label("word_kd"), label("sft")),
 }
 
-RELEASED = ("word for word", "near copies", "longest run", "usefulness")  # told of each step
+COPIES = ("word for word", "near copies", "longest run")
+RELEASED = (*COPIES, "personal data", "usefulness")  # told of each step
 WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
 
 
@@ -165,10 +166,29 @@ def _plane(settings: Profile) -> str:
     return f"{text}difference {row_text(gap, form='+.3f')}."
 
 
+def _takes_away(settings: Profile) -> str:
+    """What each step of a release surely takes away and costs, and what is left behind the last."""
+    lines = lookups.lines(settings.name, "release_steps", kind="change")
+    told, dear = [], []
+    for step, changes in lines.groupby("step", sort=False):
+        less = set(changes.loc[changes["hi"] < 0, "measure"])
+        gone = ["copies"] if less.issuperset(COPIES) else [one for one in COPIES if one in less]
+        gone += ["personal data"] * ("personal data" in less)
+        told.append(f"{step}, {' and '.join(gone) or 'nothing'}")
+        dear += [str(step)] * ("usefulness" in less)
+    near = {"kind": "level", "measure": "near copies"}
+    left = lookups.lines(settings.name, "release_steps", **near).iloc[-1].to_dict()
+    text = f"what each step surely takes away: {'; '.join(told)}; usefulness surely falls "
+    text += f"by {' and '.join(dear)}" if dear else "nowhere"
+    return f"{text}, and near copies of {share(left)} of the rows still come out."
+
+
 def _steps(measure: str, settings: Profile) -> str:
-    lines = lookups.lines(settings.name, "release_steps", kind="change", measure=measure)
+    changes = lookups.lines(settings.name, "release_steps", kind="change")
+    lines = changes[changes["measure"] == measure]
     told = (f"{one['step']} {row_text(one, form='+.3f')}" for one in lines.to_dict("records"))
-    alone = lookups.of_first(settings.name, lines["n"].min())
+    whole = changes.loc[changes["measure"] == COPIES[0], "n"]  # personal data are in few rows
+    alone = lookups.of_first(settings.name, whole.min())
     return f"{measure}, each step minus the one before: {'; '.join(told)}{alone}."
 
 
@@ -258,5 +278,8 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("life", _comes_back),
         ("life", _judged_life),
     ],
-    "17_release": [("release", partial(_steps, one)) for one in RELEASED],
+    "17_release": [
+        ("release", _takes_away),
+        *(("release", partial(_steps, one)) for one in RELEASED),
+    ],
 }

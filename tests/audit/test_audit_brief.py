@@ -245,6 +245,19 @@ def test_other_policies_that_were_tried_before_are_named(model, tmp_path):
     assert "（strict.toml: 不合格）" in (tmp_path / "brief.ja.md").read_text("utf-8")
 
 
+def test_limits_that_were_left_out_are_counted_in_both_languages(model, tmp_path):
+    body = body_of(tmp_path, model, "pass")
+    told = "Of the policy's limits 2 more were left out", "ほかに 2 件の上限は"
+    for left_out in ([], ["prompt_run at 25, excess", "secret_rate at prompt, excess"]):
+        body["predicate"]["kdlib_left_out"] = left_out
+        record.write(tmp_path, body)
+        brief.write(tmp_path, prices.read())
+        for name, said in zip(("brief", "brief.ja"), told, strict=True):
+            for form in brief.FORMS:
+                text = html.unescape((tmp_path / (name + form)).read_text("utf-8"))
+                assert (said in text) == bool(left_out)
+
+
 def test_swapped_files_are_not_told_to_need_more_rows(model, tmp_path):
     body = body_of(tmp_path, model, "fail")
     why = "held-out rows are known better than training rows: not like them, or files swapped"
@@ -285,6 +298,16 @@ def test_places_say_whether_it_fits_and_what_it_costs(model, tmp_path):
     assert "<td>時計</td><td>1 GB</td><td>いいえ</td>" in found["brief.ja.html"]
 
 
+def test_a_speed_that_is_given_for_a_place_counts_there_and_is_marked(model, tmp_path):
+    (tmp_path / "mine.toml").write_text(TABLE.replace("= 3.6", "= 3.6\nms_per_token = 12"))
+    found = pages(tmp_path, model, "pass", prices.read(tmp_path / "mine.toml"))
+    said = "EUR 12.00 (12 ms per token: given, not measured) |"
+    assert (
+        f"| EUR 3.60 | {said}" in found["brief.md"] and found["brief.md"].count("given, not") == 1
+    )
+    assert "EUR 12.00（トークンあたり 12 ms、測定値ではなく申告値）" in found["brief.ja.md"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -294,6 +317,7 @@ def test_places_say_whether_it_fits_and_what_it_costs(model, tmp_path):
         (TABLE.replace("= 3.6", "= -1"), "places.0.price_per_hour = -1: .* greater than or equal"),
         (TABLE.replace("= 3.6", '= "3.6"'), "places.0.price_per_hour = '3.6': .* number"),
         (TABLE.replace("= 1.5", "= nan"), "places.0.memory_gb = nan: "),
+        (TABLE.replace("= 3.6", "= 3.6\nms_per_token = 0"), "ms_per_token = 0: .* greater than 0"),
         (TABLE.replace(', ja = "時計"', ""), "places.1.name.ja"),
         (TABLE.split("[[places]]")[0], "places: Field required"),
     ],

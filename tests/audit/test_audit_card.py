@@ -99,6 +99,18 @@ def test_the_card_says_what_was_measured_and_what_not(written, body):
     assert not re.search("[{}]|None|nan", text.split("---\n")[2])
 
 
+def test_the_card_names_the_limits_that_were_left_out(body):
+    found, given = body["predicate"], card.licence("MIT")
+    for left_out in ([], ["prompt_run at 25, excess", "secret_rate at prompt, excess"]):
+        found["kdlib_left_out"] = left_out
+        text = card.card(found, body["subject"], given)
+        said = "Left out, for no training row has what it counts: "
+        assert text.count(said) == len(left_out) and all(
+            f"{said}`{one}`" in text for one in left_out
+        )
+        assert "\n\n| asked of each response | number |" in text  # the table is one
+
+
 def test_every_measure_is_said_in_words():
     assert set(card.MEANING) == set(policy.AT)
     for measure, ats in policy.AT.items():

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import toy
 from audits import audit_of, table, unseen, write, written
+from benchmarks import audit as benchmark
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
@@ -105,6 +106,28 @@ def test_out_that_cannot_be_written_to(model, tmp_path, monkeypatch):
     with pytest.raises(KdlibError, match=f"{tmp_path} is no folder that can be written to"):
         command.run(settings)
     assert not settings.out.exists()
+
+
+@pytest.mark.parametrize("part", ["gated", "decoded"])
+def test_the_benchmark_of_a_whole_audit_runs(tmp_path, monkeypatch, part):
+    base = tmp_path / "toy"
+    checkpoints.save_model(toy.new_model(), toy.tokenizer(), base)
+    monkeypatch.setattr(benchmark, "saved", lambda *_: base)
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setitem(benchmark.BATCH, "toy", 16)
+    rows = unseen({"gated": 220, "decoded": 20}[part])
+    found = getattr(benchmark, part)("toy", tmp_path, rows)
+    (ratio,) = found[f"{part}_seconds_over_forward"]
+    assert ratio > 1
+    if part == "gated":
+        body = json.loads((tmp_path / "gated1" / "record.json").read_text())["predicate"]
+        assert {one: of["rows"] for one, of in body["kdlib_audit"]["rows"].items()} == {
+            "member": 110,
+            "held_out": 110,
+        }
+        assert set(body["kdlib_models"]) == {"model", "reference"}
+    else:
+        assert written(tmp_path / "decoded1")["edit_similarity"].notna().all()
 
 
 def test_a_smaller_batch_goes_on_and_a_changed_model_does_not(model, tmp_path):

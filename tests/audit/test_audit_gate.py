@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from audits import audit_of, unseen
 from benchmarks import gate as simulated
+from project import ROOT
 from scipy.stats import binomtest
 
 from kdlib.audit import command, gate, summary
-from kdlib.audit.policy import Limit, Policy, read
+from kdlib.audit.policy import DEFAULT, Limit, Policy, read
 from kdlib.errors import KdlibError
 
 
@@ -277,6 +278,14 @@ def test_a_model_that_never_saw_the_rows_passes(quick):
     assert found["pass"] >= 0.95 and found["fail"] == 0
 
 
+def test_from_how_many_rows_on_it_passes_is_what_the_table_says():
+    table = pd.read_csv(ROOT / "data" / "results" / "bench" / "gate.csv")
+    never = table[(table["part"] == "unseen") & (table["what"] == "0.0") & (table["copies"] == 1)]
+    least = never.loc[never["pass"] >= 0.95, "rows"].min()
+    assert never.loc[never["rows"] < least, "pass"].max() < 0.95
+    assert f"about {least} different responses of each kind on" in DEFAULT.read_text("utf-8")
+
+
 def test_a_real_model_passes_on_rows_that_it_never_saw(model, tmp_path, quick):
     """The same, with scores of a model: rows of one kind, halved at random again and again."""
     settings = audit_of(model, tmp_path, unseen(2000))
@@ -301,9 +310,16 @@ def test_the_policy_that_ships_lets_no_strings_of_prompts_through(quick):
     assert gate.outcome(gate.judged(rows, named(0, 20), simulated.POLICY)) == "undecided"
 
 
-@pytest.mark.parametrize("measure", ["exact_rate", "secret_rate", "auc", "tpr_1pct"])
+@pytest.mark.parametrize("measure", ["exact_rate", "secret_rate at prompt", "auc", "tpr_1pct"])
 def test_no_pass_where_a_number_lies_at_its_limit(quick, measure):
     assert simulated.repeated(simulated.one_at_limit, 200, 600, 1, measure)["pass"] <= 0.08
+
+
+def test_no_limit_that_ships_is_left_out_of_the_simulation():
+    drawn = simulated.unseen(np.random.default_rng(0), 100, 1, 0.01)
+    table = gate.judged(drawn, simulated.secrets(drawn), simulated.POLICY)
+    assert table["name"].tolist() == [one.name for one in simulated.POLICY.limits]
+    assert len(simulated.LIMITS) == len(table)
 
 
 def test_no_fail_where_all_lie_at_their_limits(quick):

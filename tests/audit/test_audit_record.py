@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import yaml
 from audits import audit_of, table, unseen, write
 
 from kdlib import __main__
-from kdlib.audit import command, gate, policy, record, verifying
+from kdlib.audit import card, command, gate, policy, record, verifying
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints
 
@@ -116,16 +117,19 @@ def test_the_workflow_of_the_docs_blocks_a_merge(request, tmp_path, limits, name
     jobs = yaml.safe_load(page.split("```yaml")[1].split("```")[0])["jobs"]
     steps = jobs["gate"]["steps"]
     assert not any(one.get("continue-on-error") for one in (jobs["gate"], *steps))
+    assert all(re.search("@[0-9a-f]{40}$", one["uses"]) for one in steps if "uses" in one)
     (line,) = [one["run"] for one in steps if "kdlib audit" in one.get("run", "")]
     shutil.copytree(request.getfixturevalue(name), tmp_path / "model")
     write(table(), tmp_path / "rows.jsonl")
     write(unseen(), tmp_path / "others.jsonl")
     limits.rename(tmp_path / "policy.toml")
     line = line.replace("--template chat", "--template short")  # under which it was trained
+    line = line.replace(
+        "SHA256", hashlib.sha256((tmp_path / "policy.toml").read_bytes()).hexdigest()
+    )
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     root = str(Path(__file__).parents[2])
-    agreed = hashlib.sha256((tmp_path / "policy.toml").read_bytes()).hexdigest()
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": root, "AGREED": agreed}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": root}
     assert subprocess.run(["bash", "-e", "-c", line], cwd=tmp_path, env=env).returncode == status
     (kept,) = [one["with"]["path"] for one in steps if "upload-artifact" in one.get("uses", "")]
     assert {one.name for one in tmp_path.glob(kept)} >= {"record.json", "report.html", "brief.md"}
@@ -142,7 +146,10 @@ def test_undecided_missing_and_too_few(base, limits, tmp_path, monkeypatch, caps
         LIMITS + SOME.replace("level = 0.05", "").replace("25", "50")
     )
     none = ended("none", table(), unseen(), "--policy", limits.with_name("some.toml"))
-    assert none[0] == 0 and "left out: prompt_run at 50, excess: no training row has" in none[1]
+    left_out = "left out: prompt_run at 50, excess: no training row has what it counts."
+    assert none[0] == 0 and left_out in none[1]
+    outcome, said = command.verdict(tmp_path / "none" / "out")
+    assert outcome == gate.PASS and said[0] == "The gate: pass." and said[-1] == left_out
     few = ended("few", table().head(9), unseen(9), "--policy", limits)
     assert few[0] == 3 and re.search(r"about \d+ different training responses and", few[1])
     alone = ended("alone", table(), None, "--policy", limits)
@@ -274,6 +281,43 @@ def test_no_text_of_any_row_is_in_the_record(audited):
     envelope = json.loads(audited[0].with_name("record.dsse.json").read_text())
     for said in (audited[0].read_text(), base64.b64decode(envelope["payload"]).decode()):
         assert not [text for text in texts if " " in text and text in said]
+
+
+NAMED = """
+[[limits]]
+measure = "secret_rate"
+at = "response"
+below = 0.3
+"""
+
+
+def test_no_named_string_is_in_anything_that_is_written_but_the_parts(model, limits, tmp_path):
+    """Nor one without a blank, which texts of the toy's rows alone could not show."""
+    limits.write_text(LIMITS + NAMED)
+    sides = table(), unseen()
+    strings = [
+        [f"0{side}71-55-{i:04}" for i in range(len(rows))] for side, rows in enumerate(sides)
+    ]
+    for rows, own in zip(sides, strings, strict=True):
+        rows["response"] += [f" {one}" for one in own]
+        rows["secrets"] = own
+    settings = audit_of(model, tmp_path, sides[0], sides[1])
+    command.run(settings, policy.read(str(limits)))
+    path = settings.out / record.RECORD
+    with suppress(KdlibError):  # needs the extra 'bom'
+        card.write(path, card.licence("MIT"))
+    found = json.loads(path.read_text())["predicate"]
+    (measured,) = [one for one in found["kdlib_measures"] if one["measure"] == "secret_rate"]
+    assert measured["n"] == found["kdlib_audit"]["secrets"] == len(strings[0])
+    pages = [one for one in settings.out.iterdir() if one.is_file()]
+    assert {"record.json", "report.html", "brief.md", "brief.ja.html"} <= {
+        one.name for one in pages
+    }
+    for page in pages:
+        text = re.sub("<[^<>]*>", "", page.read_text("utf-8"))  # the report marks within words
+        assert not [one for one in sum(strings, []) if one in text], page
+    shown = command.run(settings.model_copy(update={"show_rows": True})).read_text("utf-8")
+    assert strings[0][0] in re.sub("<[^<>]*>", "", shown)
 
 
 def test_what_is_signed_is_as_dsse_has_it():

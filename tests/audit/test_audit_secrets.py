@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -223,6 +224,27 @@ def test_without_a_column_strings_are_found_by_their_form(knowing, tmp_path):
     assert "personal data of prompts: one of them word for word" in text and "looked for" in text
     assert found[("prompt_run", "member", "10")] > found[("prompt_run", "held_out", "10")]
     assert rows["prompt_length"].min() > 0 and rows["prompt_nats"].notna().all()
+
+
+def test_the_benchmark_of_planted_records_has_every_measure(knowing, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import planted
+
+    sides, frames = {"member": people(8), "held_out": people(32, 100)}, []
+    settings = audit_of(knowing, tmp_path, *sides.values())
+    for split, rows in sides.items():
+        given = rows.assign(secrets=""), split, settings, scoring.load(settings)
+        frame, _ = scoring.measured(*given)
+        canary = [str(i * 8 // len(frame)) for i in range(len(frame))]
+        frames.append(frame.assign(member=split == "member", canary=canary))
+    found = planted.shares(pd.concat(frames, ignore_index=True)).set_index(["measure", "at"])
+    for measure in ("secret", "secret_preferred"):
+        line = found.loc[(measure, "response")]
+        assert line["value"] == 1 and line["n"] == 8 and 0 <= line["never"] < 1
+    assert line["n_never"] <= secrets.COUNTERPARTS and np.isnan(line["never_hi"])
+    assert found.loc[("auc", "loss"), "value"] == 1
+    for measure in ("auc", "tpr_1pct"):  # the latter needs 100 never planted ones to be a number
+        assert found.loc[(measure, "loss"), ["n", "n_never"]].tolist() == [8, 32]
 
 
 def test_likelier_than_made_up_is_of_the_strings_alone(knowing, tmp_path):

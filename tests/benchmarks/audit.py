@@ -12,6 +12,11 @@ turns in one process.
   parts; the report, which costs the same whatever the rows, is in report_s) over those of
   `model(input_ids, attention_mask)` on the same tuples in the same batches.
   audit_seconds_over_forward (at most 1.3 asked) is the same the other way round.
+- gated: seconds of a complete gated audit by the policy that ships (half of the rows are held-out,
+  and there is the model before its training; loading, digests, gate, record, the time an answer
+  takes, report and brief are in it) over those of the plain forward pass of the model over the same
+  rows. The audited model is the other one with one weight changed.
+- decoded: seconds of the audit with every row answered (`--decode`) over the plain forward pass.
 - memory: peak resident MiB of a whole audit of so many tuples, each in a process of its own.
 - scores: every score of the lab from one pass, over a plain forward pass of the same batches
   (one_over_plain, at most 1.3 asked); and the published code's way over it.
@@ -24,6 +29,7 @@ turns in one process.
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -41,12 +47,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from kdlib import runs
 from kdlib.analysis import attacks, extraction
 from kdlib.audit import command as audit
-from kdlib.audit import record, scoring
+from kdlib.audit import policy, record, scoring
 from kdlib.config.profile import load_profile, read_templates
 from kdlib.config.sections import AuditSettings, TokenSettings
 from kdlib.data import sources, stream_rows
 from kdlib.measure import meter
-from kdlib.model import checkpoints, tokens
+from kdlib.model import checkpoints, packaged, tokens
 
 ROUNDS = 3
 SHORT = read_templates()["short"]
@@ -86,7 +92,8 @@ def alternated(*works) -> list[tuple[float, ...]]:
 def rows_of(n: int) -> pd.DataFrame:
     """So many docstrings of the tiny profile's packages, different responses first."""
     read = sources.read_pydocs(load_profile("tiny").data)
-    read = read[read["response"].map(sources.is_prose)].drop_duplicates("response")
+    read = read[read["response"].map(sources.is_prose)]
+    read = read[~read["response"].map(sources.normalised).duplicated()]
     kept = read[["instruction", "context", "response", "category"]].sample(frac=1, random_state=0)
     if len(kept) < n:
         raise SystemExit(f"only {len(kept)} docstrings, {n} asked")
@@ -207,7 +214,7 @@ def ours(model, examples, texts, batch, references=()) -> pd.DataFrame:
     return frame.join(attacks.membership(frame, extraction.zlib_bytes(texts), *found)[["zlib"]])
 
 
-# --- the three parts --------------------------------------------------------------------------
+# --- the parts --------------------------------------------------------------------------
 
 
 def speed(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]:
@@ -241,8 +248,57 @@ def speed(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]
     }
 
 
+def gated(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]:
+    """Part (b)."""
+    base, files = saved(name, folder / "base", rows), []
+    model = checkpoints.load_model(packaged.resolve(str(base)))
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    checkpoints.save_model(
+        model, tokens.load_tokenizer(packaged.resolve(str(base))), folder / "model"
+    )
+    for i, split in enumerate(("member", "held_out")):
+        files.append(folder / f"{split}.jsonl")
+        rows.iloc[i::2].to_json(files[-1], orient="records", lines=True)
+    asked = AuditSettings(
+        model=str(folder / "model"), reference=str(base), data=files[0], held_out=files[1],
+        out=folder / "0", batch=BATCH[name], template=SHORT,
+    )  # fmt: skip
+    loaded, rounds = scoring.load(asked), itertools.count()
+    read = [one for file in files for one in batches(loaded, file, asked.batch)]
+
+    def audited() -> None:
+        own = asked.model_copy(update={"out": folder / f"gated{next(rounds)}"})
+        audit.run(own, policy.read("default"))
+
+    times = alternated(audited, lambda: forward(loaded.model, read))
+    return {
+        "gated_s": [one for one, _ in times],
+        "gated_seconds_over_forward": [one / two for one, two in times],
+    }
+
+
+def decoded(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]:
+    """Part (c)."""
+    data = folder / "decoded.jsonl"
+    rows.to_json(data, orient="records", lines=True)
+    asked = AuditSettings(
+        model=str(saved(name, folder / "decoding", rows)), data=data, out=folder / "0",
+        batch=BATCH[name], template=SHORT, decode=len(rows),
+    )  # fmt: skip
+    loaded, rounds = scoring.load(asked), itertools.count()
+    read = batches(loaded, data, asked.batch)
+
+    def audited() -> None:
+        own = asked.model_copy(update={"out": folder / f"decoded{next(rounds)}"})
+        audit.measure_all(own, loaded, audit.inspect(own, loaded.tokenizer.eos_token))
+
+    times = alternated(audited, lambda: forward(loaded.model, read))
+    return {"decoded_seconds_over_forward": [one / two for one, two in times]}
+
+
 def memory(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]:
-    """Part (b), of one number of tuples."""
+    """Part (d), of one number of tuples."""
     data = folder / f"memory-{len(rows)}.jsonl"
     rows.to_json(data, orient="records", lines=True)
     model = saved(name, folder / "memory-model", rows)
@@ -254,7 +310,7 @@ def memory(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]
 
 
 def all_scores(name: str, folder: Path, rows: pd.DataFrame) -> dict[str, list[float]]:
-    """Part (c)."""
+    """Part (e)."""
     model = saved(name, folder / "scores-model", rows)
     asked = AuditSettings(model=str(model), data=Path("-"), out=Path("-"), template=SHORT)
     loaded = scoring.load(asked)
@@ -291,6 +347,8 @@ def main() -> None:
     parser.add_argument(
         "--tuples", type=int, nargs=3, default=[4096, 256, 1000], help="by model; 0: not"
     )
+    parser.add_argument("--gated", type=int, nargs=3, default=[1024, 0, 256], help="the same")
+    parser.add_argument("--decoded", type=int, nargs=3, default=[256, 0, 32], help="the same")
     parser.add_argument("--scores", type=int, nargs=3, default=[512, 16, 0], help="the same")
     parser.add_argument("--memory", type=int, nargs="*", default=[500, 2000, 10_000])
     parser.add_argument("--gpt2", action="store_true", help="memory of GPT-2's shape too (slow)")
@@ -309,6 +367,9 @@ def main() -> None:
 
     for name, n in zip(names, asked.tuples, strict=True):
         note("speed", name, n, speed)
+    for work in (gated, decoded):
+        for name, n in zip(names, getattr(asked, work.__name__), strict=True):
+            note(work.__name__, name, n, work)
     for name in names if asked.gpt2 else names[:1]:
         for n in asked.memory:
             note("memory", name, n, memory)

@@ -4,7 +4,7 @@
 each response), repetitions, and the shares of them that pass, fail or are undecided, under the
 policy that ships.
 
-Each response has three named strings, which come out together.
+Each response has three named strings, which come out together, and so has each prompt.
 
 - unseen: a model that never saw the rows: hits and scores of both kinds come from the same
   distribution. `what` is the share that is guessed; near copies and halves are guessed more often
@@ -23,22 +23,32 @@ from scipy.stats import norm
 
 from kdlib import runs
 from kdlib.audit import gate, policy
+from kdlib.audit.secrets import PARTS
+from kdlib.audit.summary import OF_SECRETS
 
 POLICY = policy.read("default").policy
 NONE = pd.DataFrame({"member": []})  # secrets
 EACH = 3  # of a response
 LENGTH = 40  # tokens of a response
-NEVER = (0.0,) * 7  # shares of a model that knows nothing
-LIMITS = {limit.measure: limit.below for limit in POLICY.limits}
+NEVER = (0.0,) * 8  # shares of a model that knows nothing
+
+
+def place(limit: policy.Limit) -> str:
+    """What a limit is called here: by its measure, and of strings by their part, too."""
+    strings = limit.measure in OF_SECRETS
+    return f"{limit.measure} at {limit.at}" if strings else limit.measure
+
+
+LIMITS = {place(limit): limit.below for limit in POLICY.limits}
 
 
 def rows(dice, n: int, copies: int = 1, shares=NEVER, shift=None) -> pd.DataFrame:
     """One side of an audit: n rows of n / copies responses, with the columns of a sample.
 
     `shares` of responses come out word for word, nearly so, by their half, in 100 samples, by a run
-    of 25 tokens, and so their prompts, and their strings; one number of each response says which,
-    so that rare events are nested. `shift` moves the loss of members (a function of standard
-    normal numbers).
+    of 25 tokens, and so their prompts, their strings, and their prompts' strings (the last share);
+    one number of each response says which, so that rare events are nested. `shift` moves the loss
+    of members (a function of standard normal numbers).
     """
     different = n // copies
     luck, near, known, run, prompt, named = dice.random((6, different))
@@ -54,7 +64,9 @@ def rows(dice, n: int, copies: int = 1, shares=NEVER, shift=None) -> pd.DataFram
         "prompt_run": np.where(prompt < shares[5], 25, 3),
         "prompt_length": LENGTH,
         "prompt_group": np.arange(different),
-        "named": named < shares[6],
+        "response_named": named < shares[6],
+        # drawn apart: where none of them comes out, all else is as it was before there were any
+        "prompt_named": dice.spawn(1)[0].random(different) < shares[-1],
     }
     loss = dice.standard_normal(different)
     facts["loss"] = loss if shift is None else shift(loss, dice)
@@ -72,10 +84,11 @@ def both(member: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
 
 def secrets(rows: pd.DataFrame) -> pd.DataFrame:
     """Their named strings, as `summary.secrets` gives them."""
-    once = rows.drop_duplicates("group")
-    facts = once[["member"]].assign(case=once["group"], part="response")
-    facts = facts.assign(secret_rate=once["named"].astype(float), secret_preferred=np.nan)
-    return pd.concat([facts] * EACH, ignore_index=True)
+    once, parts = rows.drop_duplicates("group"), []
+    for part in PARTS:
+        facts = once[["member"]].assign(case=once["group"], part=part, secret_preferred=np.nan)
+        parts += [facts.assign(secret_rate=once[f"{part}_named"].astype(float))] * EACH
+    return pd.concat(parts, ignore_index=True)
 
 
 def at_auc(area: float):
@@ -91,12 +104,12 @@ def at_tpr(share: float, false: float = 0.01):
 
 def unseen(dice, n: int, copies: int, guess: float) -> pd.DataFrame:
     """A model that never saw the rows."""
-    shares = (guess, 2 * guess, 2 * guess, guess, 2 * guess, 2 * guess, 2 * guess)
+    shares = tuple(guess * times for times in (1, 2, 2, 1, 2, 2, 2, 2))
     return both(rows(dice, n, copies, shares), rows(dice, n, copies, shares))
 
 
 SHARES = ("exact_rate", "near_verbatim", "extractable", "discoverable", "greedy_run", "prompt_run")
-SHARES += ("secret_rate",)
+SHARES += ("secret_rate at response", "secret_rate at prompt")
 PLACES = {name: i for i, name in enumerate(SHARES)}
 
 
@@ -128,7 +141,8 @@ def leaking(dice, n: int, copies: int, share: float) -> pd.DataFrame:
 
 
 CASES = [
-    *(("unseen", unseen, n, 1, guess) for n in (300, 1000, 3000) for guess in (0.0, 0.001, 0.01)),
+    *(("unseen", unseen, n, 1, 0.0) for n in (300, 500, 700, 1000, 3000)),
+    *(("unseen", unseen, n, 1, guess) for n in (300, 1000, 3000) for guess in (0.001, 0.01)),
     ("unseen", unseen, 4000, 4, 0.0),
     *(("one at its limit", one_at_limit, 1000, 1, name) for name in LIMITS),
     ("one at its limit", one_at_limit, 4000, 4, "exact_rate"),

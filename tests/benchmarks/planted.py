@@ -8,13 +8,16 @@ records against never planted ones, four for each, with the same prompt and anot
 Columns: epochs (how often each record was read), measure, at, value, lo, hi, n (planted records;
 Wilson's interval), never, never_hi, n_never (the same share of records that were never planted, and
 the upper end of its interval over prompts, which four have in common). Measures are those of the
-audit (`kdlib.audit.summary`); tpr_1pct is by score the share that lies above all but 1% of the
-never planted ones (interval by the bootstrap), and secret whether any string of the response that
-is found by its form comes out.
+audit (`kdlib.audit.summary`). By score auc is the chance that a planted record lies above a never
+planted one, tpr_1pct the share that lies above all but 1% of these (intervals by the bootstrap).
+secret is whether any string of the response that is found by its form comes out, secret_preferred
+whether the first of those that are held against a made-up one (a few are) is likelier. Scores have
+no never and no never_hi; nor has secret_preferred, of which one half is a guess, the latter.
 """
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import common
@@ -32,6 +35,7 @@ from kdlib.study.run import Run, load_rows
 
 KINDS = ("telephone", "drawing", "account", "record")
 EACH, TWINS = 20, 4
+PREFERRED = "secret_preferred"
 WINDOWS = (10, 50)  # of exact_rate, which the audit has at every number of tokens
 SEED = 0
 
@@ -84,10 +88,16 @@ def audited(epochs: int) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
+def first_asked(likelier: Sequence[float]) -> float:
+    """Of the strings of a record the first that was held against a made-up one; nan: none was."""
+    return next((one for one in likelier if one == one), np.nan)
+
+
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
     """The table's lines for one model."""
     hits = {(name, at): hit(frame, at) for name, (hit, ats) in HITS.items() for at in ats}
     hits["secret", "response"] = frame["secret_hits"].map(any).astype(float)
+    hits[PREFERRED, "response"] = frame[PREFERRED].map(first_asked)
     member, lines = frame["member"].to_numpy(), []
     for (measure, at), hit in hits.items():
         own, other = hit[member].dropna(), hit[~member].dropna()
@@ -98,13 +108,15 @@ def shares(frame: pd.DataFrame) -> pd.DataFrame:
         line = {"measure": measure, "at": at, **rate(int(own.sum()), len(own))}
         prompts = other.groupby(frame["canary"]).max()
         line |= {"never": other.mean(), "n_never": len(other)}
-        lines.append(line | {"never_hi": wilson(int(prompts.sum()), len(prompts))[1]})
+        if measure != PREFERRED:
+            line["never_hi"] = wilson(int(prompts.sum()), len(prompts))[1]
+        lines.append(line)
     scores = [one for one in attacks.SCORES if one in frame and frame[one].notna().all()]
     for line in roc.evaluate(frame.assign(group=frame["canary"]), scores).to_dict("records"):
-        found = {end: line[f"tpr_1pct{end}"] for end in ("", "_lo", "_hi")}
-        named = {"value": found[""], "lo": found["_lo"], "hi": found["_hi"]}
-        named |= {"measure": "tpr_1pct", "at": line["score"], "n": line["n_member"]}
-        lines.append(named | {"never": np.nan, "n_never": line["n_other"]})
+        for measure in ("auc", "tpr_1pct"):
+            value, lo, hi = (line[f"{measure}{end}"] for end in ("", "_lo", "_hi"))
+            named = {"measure": measure, "at": line["score"], "value": value, "lo": lo, "hi": hi}
+            lines.append(named | {"n": line["n_member"], "n_never": line["n_other"]})
     return pd.DataFrame(lines)
 
 

@@ -400,10 +400,40 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("16_life_cycle", "; of rows that were never read at most -15.0%."),
         ("17_release", "Word for word, each step minus the one before: distilled -0.150 [-0.200"),
         ("17_release", "-0.100] (seed 0 alone, its interval over groups). Near copies, each step"),
+        ("17_release", "Personal data, each step minus the one before: distilled -0.150 [-0.200"),
     ],
 )
 def test_what_is_said(stem, said):
     assert said in findings.said(stem, SMOKE)
+
+
+def released(step, near, personal, useful):
+    """The changes of a step, by the upper ends of their intervals, and how many come out after."""
+    ends = dict.fromkeys(part_sentences.COPIES, 0.1) | {"near copies": near}
+    ends |= {"personal data": personal, "usefulness": useful}
+    line = {"step": step, "n": 100, "value": -0.5, "lo": -1.0}
+    changes = [line | {"kind": "change", "measure": one, "hi": hi} for one, hi in ends.items()]
+    return [*changes, line | {"kind": "level", "measure": "near copies", "hi": near}]
+
+
+def test_a_release_is_told_by_what_each_step_surely_takes_away():
+    end = "near copies of -50.0% [-100.0%, -10.0%] of the rows still come out."
+    filtered, dear = released("filtered", 0.0, -0.1, 0.1), released("dear", -0.1, 0.1, -0.1)
+    write(release_steps=[*filtered, *dear])
+    said = findings.said("17_release", SMOKE)
+    assert said.startswith(
+        "What each step surely takes away: filtered, personal data; dear, near copies; "
+        f"usefulness surely falls by dear, and {end} Word for word"
+    )
+    write(release_steps=released("idle", 0.1, 0.1, 0.1))
+    said = findings.said("17_release", SMOKE)
+    assert "takes away: idle, nothing; usefulness surely falls nowhere, and near" in said
+
+
+def test_the_reference_runs_release_is_answered_in_forty_words(monkeypatch):
+    monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
+    first = findings.parts("17_release", load_profile("laptop"))[0]
+    assert len(first.split()) <= 40 and first.endswith("of the rows still come out.")
 
 
 @pytest.mark.parametrize(
