@@ -24,14 +24,17 @@ from kdlib.config.life import (
 )
 from kdlib.stats import ALPHA, MIN_GROUPS, NOTHING, Line, line, paired_difference, row_text
 
+BESIDE = ("unread", "beyond", "seen", "nats")  # numbers of `contrasts` beside the claims' own
+
 
 def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """The differences that the claims F1 to F4 are about: claim, value, lo, hi, p, enough.
 
     enough: whether MIN_GROUPS different responses carry it, see `stats.judgeable`. of and against
     are the two sides; the rows relearned are those of F3 and F4. Of F3 unread: what comes back in a
-    new student of the teacher as it was. Of F4 seen: what comes back in the student that unlearned
-    the rows itself, and nats: the same difference in the loss. All three with _lo and _hi.
+    new student of the teacher as it was, and beyond: that less the unlearned one's. Of F4 seen:
+    what comes back in the student that unlearned the rows itself, and nats: the same difference in
+    the loss. All four with _lo and _hi.
     """
     last = rows[rows["generation"] == rows["generation"].max()]
     found = []
@@ -54,7 +57,10 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
     student, retrained, own = (UNLEARNED, STUDENT), (RETRAINED, STUDENT), (DIRECTLY, STUDENT)
     beside = {
-        "F3": {"unread": back((UNREAD, STUDENT))},
+        "F3": {
+            "unread": back((UNREAD, STUDENT)),
+            "beyond": back((UNREAD, STUDENT), student),
+        },
         "F4": {"seen": back(own), "nats": back(student, retrained, what="nats")},
     }
     for claim, pair in {"F3": (own, student), "F4": (student, retrained)}.items():
@@ -64,7 +70,7 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             facts |= {name: known["value"], f"{name}_lo": known["lo"], f"{name}_hi": known["hi"]}
         found.append(facts | both | {"enough": pd.notna(both["lo"])})
     columns = ["claim", "of", "of_lo", "against", "value", "lo", "hi", "p", "enough"]
-    columns += [f"{name}{end}" for name in ("unread", "seen", "nats") for end in ("", "_lo", "_hi")]
+    columns += [f"{name}{end}" for name in BESIDE for end in ("", "_lo", "_hi")]
     return pd.DataFrame(found).reindex(columns=columns)
 
 
@@ -80,7 +86,9 @@ def _judged(
     confirmed, refuted = verdict(found)
     if claim == "F3":
         unread = row_text(found, "unread", "+.3f")
-        said += f"; in a new student of the teacher as it was, without the rows: {unread}"
+        beyond = row_text(found, "beyond", "+.3f")
+        said += f"; in a new student of the teacher as it was, without the rows: {unread}, which "
+        said += f"is {beyond} more than with unlearning"
     if claim == "F4":
         seen, nats = (row_text(found, name, "+.3f") for name in ("seen", "nats"))
         said += f"; in the student that unlearned them itself {seen}; in the loss {nats} nats"
@@ -94,7 +102,8 @@ def _above(found: Line) -> tuple[bool, bool]:
 
 def _resists(found: Line) -> tuple[bool, bool]:
     sure = found["p"] < ALPHA
-    return sure and found["value"] > 0 and found["of_lo"] > 0, sure and found["value"] < 0
+    seen = found["of_lo"] > 0 and found["beyond_lo"] > 0
+    return sure and found["value"] > 0 and seen, sure and found["value"] < 0
 
 
 def _as_if_never_read(found: Line) -> tuple[bool, bool]:
@@ -126,7 +135,10 @@ RULES = {  # by claim: statement, rule, verdict
         "noted times at which they are recited, less that of rows never read, at equal steps. Of a "
         "student that unlearned them itself less that of one distilled from an unlearned teacher, "
         "of one size: confirmed if above 0, as is the first's own, refuted if below 0, by whole "
-        "intervals and 10 different responses or more on either side",
+        # added after the first runs on models from scratch, in which leaving the rows out sufficed
+        "intervals and 10 different responses or more on either side; not confirmed unless more "
+        "surely comes back in a new student that is distilled, without the rows, from the teacher "
+        "as it was, since else leaving the rows out does it, and not unlearning",
         _resists,
     ),
     "F4": (

@@ -16,6 +16,7 @@ from kdlib.config.profile import Profile
 from kdlib.report import first_screen, lookups, results
 from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lookups import UNIT, Sentence, points, share
+from kdlib.report.part_sentences import takes_away
 from kdlib.stats import row_text
 
 
@@ -135,6 +136,7 @@ OF: dict[str, Sentence] = {
     "11_inheritance": _inherited,
     "13_membership_and_canaries": _attacked,
     "14_cause": _cause,
+    "17_release": takes_away,
 }
 for _stem in dict.fromkeys(one.notebook for one in METHODS.values()):
     _own = [one for one, method in METHODS.items() if method.notebook == _stem and one != "sft"]

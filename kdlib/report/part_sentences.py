@@ -166,7 +166,7 @@ def _plane(settings: Profile) -> str:
     return f"{text}difference {row_text(gap, form='+.3f')}."
 
 
-def _takes_away(settings: Profile) -> str:
+def takes_away(settings: Profile) -> str:
     """What each step of a release surely takes away and costs, and what is left behind the last."""
     lines = lookups.lines(settings.name, "release_steps", kind="change")
     told, dear = [], []
@@ -248,12 +248,8 @@ def _judged_life(settings: Profile) -> str:
     """The verdicts on F1 to F4 with their evidence."""
     lines = lookups.lines(settings.name, "claims_life").to_dict("records")
     told = "; ".join(f"{one['claim']} {one['verdict']} ({one['evidence']})" for one in lines)
-    unread = lookups.line(settings.name, "life_contrasts", claim="F3")
-    if unread["unread_hi"] < GAIN:
-        told += "; what F3 finds needs no unlearning: a new student of the teacher as it was, that "
-        told += "is not shown the rows, brings back as little"
-    text = "by their rules (F4's was narrowed, and unlearning changed, after first runs on these "
-    return f"{text}seeds): {told}."
+    text = "by their rules (those of F3 and F4 were narrowed, and unlearning changed, after first "
+    return f"{text}runs on these seeds): {told}."
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
@@ -278,8 +274,5 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("life", _comes_back),
         ("life", _judged_life),
     ],
-    "17_release": [
-        ("release", _takes_away),
-        *(("release", partial(_steps, one)) for one in RELEASED),
-    ],
+    "17_release": [("release", partial(_steps, one)) for one in RELEASED],
 }

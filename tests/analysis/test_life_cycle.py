@@ -56,17 +56,18 @@ def known():
     return pd.concat(parts, ignore_index=True)
 
 
-def of_models(teacher, student, retrained, directly=1, left=0.0):
+def of_models(teacher, student, retrained, directly=1, left=0.0, unread=2):
     """Notes: half of the deleted, relearned rows are recited from that epoch on, unread from 4.
 
-    left: how much less the deleted rows cost the new student of the unlearned teacher.
+    unread: from when on in the new student of the teacher as it was. left: how much less the
+    deleted rows cost the new student of the unlearned teacher.
     """
     firsts = {
         (UNLEARNED, TEACHER): teacher,
         (DIRECTLY, STUDENT): directly,
         (UNLEARNED, STUDENT): student,
         (RETRAINED, STUDENT): retrained,
-        (UNREAD, STUDENT): 4,
+        (UNREAD, STUDENT): unread,
     }
     times = {(False, True): 4, (True, False): 9, (False, False): 9}
     parts = []
@@ -173,6 +174,15 @@ def test_claims(known, relearned, verdicts):
     assert ledger["evidence"].str.contains("against").all()
     alone = claims.ledger(life_claims.CLAIMS, 1, contrasts=contrasts)
     assert (alone["verdict"] == "open").all()
+
+
+def test_where_leaving_rows_out_suffices_unlearning_has_shown_nothing(known):
+    for unread, verdict in ((2, "confirmed"), (4, "open")):
+        scores = life_cycle.scores(of_models(1, 4, 4, unread=unread))
+        contrasts = life_claims.contrasts(known, scores)
+        row = claims.judge("F3", len(SEEDS), contrasts=contrasts)
+        assert row["verdict"] == verdict, row["evidence"]
+        assert "without the rows: " in row["evidence"]
 
 
 def test_a_loss_that_tells_is_no_row_that_was_never_read(known):

@@ -191,7 +191,6 @@ def write_all():
             for number, value in ((0, 0.25), (3, -0.15))
         ]
         + [SPAN | old | {"way": "teacher", "generation": 3, "measure": "told by the loss"}],
-        life_contrasts=[{"claim": "F3", "unread_hi": 0.01}],
         life_relearning=[
             SPAN | {"done": done, "who": who, "read": True, "deleted": gone, "epoch": epoch}
             for (done, who), gone, epoch in itertools.product(MODELS, (True, False), (0, 4))
@@ -386,7 +385,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("16_life_cycle", "Of 8 deleted personal records are recited: teacher as it was 2; stu"),
         (
             "16_life_cycle",
-            "seeds): F1 confirmed (none); what F3 finds needs no unlearning: a new st",
+            "after first runs on these seeds): F1 confirmed (none).",
         ),
         (
             "16_life_cycle",
@@ -420,13 +419,13 @@ def test_a_release_is_told_by_what_each_step_surely_takes_away():
     end = "near copies of -50.0% [-100.0%, -10.0%] of the rows still come out."
     filtered, dear = released("filtered", 0.0, -0.1, 0.1), released("dear", -0.1, 0.1, -0.1)
     write(release_steps=[*filtered, *dear])
-    said = findings.said("17_release", SMOKE)
-    assert said.startswith(
-        "What each step surely takes away: filtered, personal data; dear, near copies; "
-        f"usefulness surely falls by dear, and {end} Word for word"
+    said = answers.OF["17_release"](SMOKE)
+    assert said == (
+        "what each step surely takes away: filtered, personal data; dear, near copies; "
+        f"usefulness surely falls by dear, and {end}"
     )
     write(release_steps=released("idle", 0.1, 0.1, 0.1))
-    said = findings.said("17_release", SMOKE)
+    said = answers.OF["17_release"](SMOKE)
     assert "takes away: idle, nothing; usefulness surely falls nowhere, and near" in said
 
 
