@@ -150,7 +150,7 @@ def utility_vs_memorization(points: pd.DataFrame, trivial: pd.Series) -> Figure:
 
 
 def _least_kept(axes: Axes, points: pd.DataFrame) -> None:
-    """The usefulness of the distilled student that falls furthest behind SFT of its size, if any."""
+    """The usefulness of the distilled student that falls furthest behind SFT of its size."""
     useful = points.groupby(["size", "method"])["useful"].mean().unstack()
     behind = useful[[*DISTILLED]].sub(useful["sft"], axis=0).stack()
     if behind.min() < 0:
