@@ -7,21 +7,28 @@ from matplotlib.figure import Figure
 
 from kdlib.analysis.extraction import CHANCE
 from kdlib.config.methods import label, ordered
-from kdlib.figures import style
+from kdlib.figures import labels, style
 
 
 def extraction(table: pd.DataFrame) -> Figure:
     """What comes out, by what the attacker has (`extraction.extraction`, of one size)."""
-    figure, [[left, right]] = style.panels(1, 2, 10, 4.2, sharey=True)
-    for (attack, _, split), part in table.groupby(["attack", "method", "split"], sort=False):
+    figure, [[left, right]] = style.panels(1, 2, 10.5, 4.2, sharey=True)
+    methods = ordered(table["method"])
+    for (attack, method, split), part in table.groupby(["attack", "method", "split"], sort=False):
         look: dict[str, Any] = {} if split == "member" else {"linestyle": ":", "label": ""}
-        style.intervals(left if attack == "given" else right, part["at"], part, **look)
+        aside = methods.index(method) - (len(methods) - 1) / 2  # so that bars stand side by side
+        if attack == "given":
+            style.intervals(left, part["at"] + 0.008 * aside, part, **look)
+        else:
+            style.intervals(right, part["at"] * 1.1**aside, part, **look)
     left.set(xlabel="share of the response that is given", ylabel="rows that come out (share)")
     right.set(
         xlabel=f"samples drawn\n(at least one right: {CHANCE:.0%} likely, or more)", xscale="log"
     )
     left.set(ylim=(-0.02, 1.02))
-    return style.below(figure, left, "right upper", title="member rows\n(dotted: held-out)")
+    for axes in (left, right):
+        labels.at_ends(axes, [*labels.ends(axes, ".2f"), *labels.unnamed(axes)])
+    return figure
 
 
 def counterfactual(table: pd.DataFrame) -> Figure:
@@ -62,14 +69,19 @@ def membership(table: pd.DataFrame, scope: str) -> Figure:
     `scope`, the title, says of which seeds and rows all scores are.
     """
     scores = list(dict.fromkeys(table["score"]))
-    columns = [("auc", 0.5, "AUC"), ("tpr_1pct", 0.01, "member rows found at 1% false positives")]
+    columns = [
+        ("auc", 0.5, "AUC, spread out near 1"),
+        ("tpr_1pct", 0.01, "member rows found at 1% false positives"),
+    ]
     columns = [one for one in columns if table[one[0]].notna().any()]
-    inches = (1.5 + 4.5 * len(columns), 1.4 + 0.1 * len(scores) * table["method"].nunique())
+    inches = (1.5 + 4.5 * len(columns), 1.4 + 0.13 * len(scores) * table["method"].nunique())
     figure, [panels] = style.panels(1, len(columns), *inches, sharey=True)
     for axes, (column, guess, title) in zip(panels, columns, strict=True):
         axes.axvline(guess, **style.DOTTED)
         style.grouped(axes, table, scores, "score", column, markersize=6, capsize=2)
         axes.set(xlabel=f"{title} (dotted: guessing)")
+        if column == "auc":
+            style.near_one(axes)
     style.names_down(panels[0], [one.replace("_", " ") for one in scores])
     figure.suptitle(scope, fontsize="medium")
     return style.below(figure, panels[0], ncols=6)
@@ -87,6 +99,9 @@ def membership_vs_memorization(points: pd.DataFrame, low: float, high: float) ->
     for _, row in points.iterrows():
         style.intervals(axes, row["auc"], row, "memorized", across=True, **mark, label="")
         style.intervals(axes, row["memorized"], row, "auc", **mark)
+    least = points.loc[points["memorized"].where(points["method"] != "teacher").idxmin()]
+    text = f"{label(least['method'])}: memorized {least['memorized']:.3f}, AUC {least['auc']:.3f}"
+    labels.beside(axes, least[["memorized", "auc"]], text)
     style.near_zero(axes)
     axes.set(xlabel=style.MEMORIZED + style.ROOT, ylabel="membership: AUC of the loss")
     return style.beside(axes)

@@ -7,17 +7,25 @@ from matplotlib.lines import Line2D
 from kdlib.analysis.attributes import ATTRIBUTES
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.methods import label, ordered
-from kdlib.figures import style
+from kdlib.figures import labels, style
 
 
 def odds_ratios(table: pd.DataFrame) -> Figure:
-    """Odds of being memorized per standard deviation (fitted lines of `regression.odds`)."""
+    """Odds of being memorized per standard deviation (fitted lines of `regression.odds`).
+
+    An odds ratio whose interval leaves out 1 has its number beside it.
+    """
     names, methods = list(dict.fromkeys(table["attribute"])), ordered(table["method"])
     sizes = student_sizes(table)
     inches = (3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names))
     figure, [panels] = style.panels(1, len(sizes), *inches, sharex=True, sharey=True)
     for axes, size in zip(panels, sizes, strict=True):
-        style.grouped(axes, table[table["size"] == size], names, "attribute")
+        here = table[table["size"] == size]
+        style.grouped(axes, here, names, "attribute")
+        sure = here[(here["lo"] > 1) | (here["hi"] < 1)]
+        labels.right_of(
+            axes, sure["hi"], style.side_by_side(here, names, "attribute"), sure["value"]
+        )
         axes.axvline(1, **style.DOTTED, zorder=0)
         axes.set(xscale="log", title=size)
         axes.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
@@ -36,6 +44,7 @@ def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
     left.plot(scores["base_rate"], places, "|", color="0.4", markersize=16, markeredgewidth=2)
     style.names_down(left, list(scores["test"]))
     left.set(xlabel="PR-AUC (upright bar: base rate)", xlim=(0, 1))
+    labels.down(left, zip(places, scores["pr_auc"].map("{:.2f}".format), strict=True))
     right.plot([0, 1], [0, 1], **style.DOTTED)
     style.intervals(right, bins["predicted"], bins, color="0.2", fmt="o-")
     right.set(xlabel="predicted probability", ylabel="memorized (share of the bin)")

@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kdlib.analysis.rates import student_sizes
-from kdlib.figures import style
+from kdlib.analysis.teacher_transfer import BEYOND
+from kdlib.figures import labels, style
 
 # region that the student has, the same without the student, colour, who memorizes it
 PAIRS = (
@@ -76,6 +77,9 @@ def passed_on(shares: pd.DataFrame, chance: pd.DataFrame) -> Figure:
         axes.vlines(null["expected"], null.index - 0.4, null.index + 0.4, color="0.45", zorder=1)
         style.dots(axes, methods, passed, markersize=8, zorder=3)
         axes.plot(neither["value"], neither.index, zorder=4, **hollow)
+        pairs = zip(passed["value"], null["expected"], strict=True)
+        told = [f"{one:.0%} (by chance {by_chance:.0%})" for one, by_chance in pairs]
+        labels.down(axes, [one for one in enumerate(told) if "nan" not in one[1]])
     for axes in panels.values():  # their common limits are set when all is drawn
         style.near_zero(axes)
     axes.set(xlabel=f"memorized by the distilled student (share){style.ROOT}")
@@ -88,7 +92,10 @@ def passed_on(shares: pd.DataFrame, chance: pd.DataFrame) -> Figure:
 
 
 def teacher_transfer(gaps: pd.DataFrame) -> Figure:
-    """Loss of rows that students never read, by teacher: `teacher_transfer.gaps`."""
+    """Loss of rows that students never read, by teacher: `teacher_transfer.gaps`.
+
+    Right of each line stands the filled mark less the empty one: what came through the teacher.
+    """
     methods = style.students(gaps)
     figure, [[axes]] = style.panels(1, 1, 7, 1.6 + 0.5 * len(methods))
     for rows, shift, face in (("left_out", -0.13, "auto"), ("held_out", 0.13, "white")):
@@ -96,6 +103,9 @@ def teacher_transfer(gaps: pd.DataFrame) -> Figure:
         style.dots(axes, methods, part, shift=shift, markerfacecolor=face)
     axes.axvline(0, **style.DOTTED)
     axes.set(xlabel="loss, taught by all rows less taught by half (nats per token)")
+    beyond = gaps[gaps["rows"] == BEYOND].set_index("method")["value"]
+    told = [(methods.index(one), f"{beyond[one]:+.3f} nats") for one in beyond.index]
+    labels.down(axes, told)
     named = (("rows that the teacher read", "0.2"), ("held-out rows", "white"))
     handles = [Line2D([], [], color="0.2", marker="s", mfc=face, label=one) for one, face in named]
     return style.below(figure, handles, ncols=2)

@@ -1,4 +1,4 @@
-"""Figures of the study itself: training, memorization, usefulness. Notebooks 01 to 10, 15, 18."""
+"""Figures of the study itself: training, memorization, usefulness. Notebooks 01 to 10 and 18."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from kdlib.analysis.plane import MEASURES, front
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
-from kdlib.config.methods import PAPER, label, ordered
-from kdlib.figures import style
+from kdlib.config.methods import DISTILLED, PAPER, label, ordered
+from kdlib.figures import labels, style
 
 DRAWN = ("teacher", *PAPER)  # where more methods could not be told apart
 LANE = 0.06  # between lanes of `training_paths`, of the root of a share
@@ -46,21 +46,29 @@ def layer_costs(costs: pd.DataFrame, kept: Mapping[str, Sequence[int]]) -> Figur
 
 def loss_curves(paths: pd.DataFrame, sizes: Sequence[str] = ()) -> Figure:
     """Loss and memorization by epoch (`rates.paths`); `sizes` of the study give the line styles."""
-    figure, [[left, right]] = style.panels(1, 2, 9, 3.8)
+    figure, [[left, right]] = style.panels(1, 2, 10.5, 3.8)
     shown, ylabel = "exact_rate", style.MEMORIZED
     if not paths.loc[paths["split"] == "member", shown].any():  # flat at 0
         shown, ylabel = "accuracy", style.NONE_MEMORIZED
+    alone = paths["method"].nunique() == 1  # then it is named once, above
     for (method, size), part in paths.groupby(["method", "size"], sort=False):
-        name = label(method) if method == size else f"{label(method)}, {size}"
+        parts = [label(method)] * (not alone) + [size] * (method != size)
         dashes = style.of_size(style.LINES, size, sizes or student_sizes(paths))
         line = {"linestyle": dashes, "color": style.look(method)["color"]}
         member, held_out = (part[part["split"] == one] for one in ("member", "held_out"))
-        left.plot("epoch", "nats_per_token", data=member, label=name, **line)
-        left.plot("epoch", "nats_per_token", data=held_out, label="", alpha=0.45, **line)
-        right.plot("epoch", shown, data=member, **line)
-    left.set(xlabel="epoch", ylabel="loss (nats per token)\npale: held-out rows")
+        left.plot(
+            "epoch", "nats_per_token", data=member, label=", ".join([*parts, "member"]), **line
+        )
+        pale = line | {"alpha": 0.45, "label": ", ".join([*parts, "held-out"])}
+        left.plot("epoch", "nats_per_token", data=held_out, **pale)
+        right.plot("epoch", shown, data=member, label=", ".join(parts or [size]), **line)
+    left.set(xlabel="epoch", ylabel="loss (nats per token)")
     right.set(xlabel="epoch", ylabel=ylabel, ylim=(-0.02, 1.02))
-    return style.below(figure, left, ncols=4)
+    if alone:
+        figure.suptitle(label(paths["method"].iloc[0]), fontsize="medium")
+    labels.at_ends(left)
+    labels.at_ends(right, labels.ends(right, ".0%"))
+    return figure
 
 
 def memorization_by_k(tidy: pd.DataFrame) -> Figure:
@@ -72,7 +80,8 @@ def memorization_by_k(tidy: pd.DataFrame) -> Figure:
         axes.plot(curves[method, "member"], color=colour, label=label(method))
         axes.plot(curves[method, "held_out"], ":", color=colour)
     axes.set(xlabel="window k (tokens)", ylabel="word for word (share of tuples)", ylim=(-0.02, 1))
-    return style.beside(axes, title="member rows\n(dotted: held-out)")
+    labels.at_ends(axes, [*labels.ends(axes, ".2f"), *labels.unnamed(axes)])
+    return figure
 
 
 def memorization_by_size(table: pd.DataFrame) -> Figure:
@@ -82,13 +91,15 @@ def memorization_by_size(table: pd.DataFrame) -> Figure:
     drawn = table[table["method"].isin(DRAWN)].assign(x=lambda rows: rows["size"].map(sizes.index))
     for method in ordered(drawn["method"]):
         part = drawn[drawn["method"] == method].sort_values("x")
-        shift = 0.0 if method == "teacher" else 0.09 * (PAPER.index(method) - (len(PAPER) - 1) / 2)
+        shift = 0.0 if method == "teacher" else 0.19 * (PAPER.index(method) - (len(PAPER) - 1) / 2)
         style.intervals(axes, part["x"] + shift, part, "member", markersize=8, linestyle="")
+        labels.above(axes, part["x"] + shift, part["member_hi"], part["member"])
     floor = drawn.groupby("x")["held_out"].max()
     ends = floor.index - 0.4, floor.index + 0.4  # wider than the marks, which may lie on it
     axes.hlines(floor, *ends, label="held-out rows (highest)", **style.DOTTED)
     axes.set_xticks(range(len(sizes)), sizes)
-    axes.set(xlabel="model size", ylabel=style.MEMORIZED, ylim=(-0.02, None))
+    axes.set(xlabel="model size", ylabel=style.MEMORIZED)
+    axes.set(ylim=(-0.02, 0.05 + 1.08 * drawn[["member", "member_hi"]].max(axis=None)))
     return style.beside(axes)
 
 
@@ -101,10 +112,9 @@ def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
     n = " to ".join(f"{one:g}" for one in dict.fromkeys((shown["n"].min(), shown["n"].max())))
     axes.set(xlabel=f"times shown in an epoch ({n} canaries each)", ylim=(-0.03, 1.03))
     axes.set(ylabel="canaries memorized (share)")
-    marks, names = axes.get_legend_handles_labels()
-    if shown["lo"].isna().all():  # too few: marks without bars
-        marks = [mark.lines[0] for mark in marks]
-    return style.beside(axes, title=f"students: {size}", handles=marks, labels=names)
+    axes.set_title(f"students: {size}", fontsize="medium")
+    labels.at_ends(axes, labels.ends(axes, ".2f"))
+    return figure
 
 
 def utility_vs_memorization(points: pd.DataFrame, trivial: pd.Series) -> Figure:
@@ -134,41 +144,47 @@ def utility_vs_memorization(points: pd.DataFrame, trivial: pd.Series) -> Figure:
         axes.text(along, height, str(name), va="bottom", fontsize="small", color="0.3", **across)
     style.near_zero(axes)
     axes.set(xlabel=style.MEMORIZED + style.ROOT, ylabel="usefulness of held-out answers")
+    _least_kept(axes, points)
     named = "larger mark,\nlarger model" + "\n(small: seeds)" * several
     return style.beside(axes, title=named)
 
 
+def _least_kept(axes: Axes, points: pd.DataFrame) -> None:
+    """The usefulness of the distilled student that falls furthest behind SFT of its size."""
+    useful = points.groupby(["size", "method"])["useful"].mean().unstack()
+    behind = useful[[*DISTILLED]].sub(useful["sft"], axis=0).stack()
+    if behind.min() < 0:
+        size, method = behind.idxmin()
+        at = points[(points["method"] == method) & (points["size"] == size)]
+        text = f"{label(method)}, {size}: {behind.min():+.3f} to SFT"
+        labels.beside(axes, at[["exact_rate", "useful"]].mean(), text)
+
+
 def training_paths(
-    curves: pd.DataFrame, stops: pd.DataFrame, sizes: Sequence[str] = (), useful: str = "useful"
+    curves: pd.DataFrame,
+    stops: pd.DataFrame,
+    sizes: Sequence[str] = (),
+    useful: str = "useful",
+    said: str = "",
 ) -> Figure:
     """The paper's methods through training: usefulness against memorization, a panel per size.
 
     `curves` and `stops`: see `equal_usefulness`; where a method is stopped is ringed, and SFT where
     it is stopped for one of them; the ends are large marks, the start is a cross, or a note where
     it is far less useful. Left of 0 every method has a lane of its own for
-    the points at which nothing is memorized.
+    the points at which nothing is memorized. `said` is written into the first panel.
     """
     sizes = sizes or student_sizes(curves)
-    size_of = (max(6, 1 + 4 * len(sizes)), 5)
+    size_of = (max(6.5, 1 + 5 * len(sizes)), 5)
     figure, [panels] = style.panels(1, len(sizes), *size_of, sharex=True)
     lanes = {method: -((LANE * (place + 1)) ** 2) for place, method in enumerate(PAPER[::-1])}
+    lasts = []
     for axes, size in zip(panels, sizes, strict=True):
         of_size = curves[(curves["size"] == size) & curves["method"].isin(PAPER)]
         none = of_size["memorized"] == 0
         across = of_size["memorized"].mask(none, of_size["method"].map(lanes))
         of_size, here = of_size.assign(across=across), stops[stops["size"] == size]
-        for method in PAPER:
-            part = of_size[of_size["method"] == method].sort_values("epoch")
-            path, mark, name = part.set_index("across")["useful"], style.look(method), label(method)
-            name += " (each point: stopped early)" * (method == "sft")
-            wide = 3 if method == "sft" else 1.5
-            axes.plot(path, ".-", color=mark["color"], linewidth=wide, label=name)
-            axes.plot(path.iloc[:1], "x", color="0.2", zorder=3)
-            axes.plot(path.iloc[-1:], markersize=7, **mark)
-            stopped = (
-                here["sft_epoch"] if method == "sft" else here["epoch"][here["method"] == method]
-            )
-            _ring(axes, part[part["epoch"].isin(stopped)], mark["color"])
+        lasts.append([_path(axes, of_size, method, here) for method in PAPER])
         _from_the_first_epoch(axes, of_size)
         axes.set_title(size, fontsize="medium")
     panels[0].plot([], [], "x", color="0.2", label="start (MiniLLM: after SFT)")
@@ -181,7 +197,25 @@ def training_paths(
         axes.set(xlim=(-((LANE * (len(PAPER) + 1)) ** 2), None))
     panels[0].set(ylabel=useful + "\n(a scale for each size)" * (len(sizes) > 1))
     figure.supxlabel(f"{style.MEMORIZED}{style.ROOT}; grey: none, a lane for each method")
-    return style.below(figure, panels[0], "upper center", ncols=2)
+    style.below(figure, panels[0], "upper center", ncols=3)
+    for axes, last in zip(panels, lasts, strict=True):
+        labels.at_ends(axes, last, near=0.5)
+    if said:
+        labels.note(panels[0], said)
+    return figure
+
+
+def _path(axes: Axes, points: pd.DataFrame, method: str, stops: pd.DataFrame) -> labels.End:
+    """A method's way through a panel of `training_paths`, and where it ends."""
+    part, first = points[points["method"] == method].sort_values("epoch"), method == "sft"
+    path, mark = part.set_index("across")["useful"], style.look(method)
+    how: dict[str, Any] = {"label": "SFT (each point: stopped early)"} if first else {}
+    axes.plot(path, ".-", color=mark["color"], linewidth=3 if first else 1.5, **how)
+    axes.plot(path.iloc[:1], "x", color="0.2", zorder=3)
+    axes.plot(path.iloc[-1:], markersize=7, **mark)
+    stopped = stops["sft_epoch"] if first else stops["epoch"][stops["method"] == method]
+    _ring(axes, part[part["epoch"].isin(stopped)], mark["color"])
+    return labels.End(path.index[-1], path.iloc[-1], label(method), mark["color"])
 
 
 def _ring(axes: Axes, points: pd.DataFrame, colour: str, **how: Any) -> None:
@@ -202,51 +236,6 @@ def _from_the_first_epoch(axes: Axes, points: pd.DataFrame) -> None:
         axes.text(0.02, 0.02, text, transform=axes.transAxes, **how)
 
 
-def plane(points: pd.DataFrame, kinds: Mapping[str, str], useful: str = "useful") -> Figure:
-    """Students of `analysis.plane.points` through training, a panel for each of its MEASURES.
-
-    `kinds` says of each student to which kind it belongs. The front of a kind is a stair: what lies
-    to its right and below is beaten. Who is on one, trained, is named in the first panel, where
-    it is most useful on it.
-    """
-    figure, [panels] = style.panels(1, len(MEASURES), 14, 5, sharey=True, width_ratios=(2, 1, 1))
-    colours = dict(zip(dict.fromkeys(kinds.values()), ("0.35", "C0", "C3"), strict=False))
-    named = []
-    for axes, (measure, words) in zip(panels, MEASURES.items(), strict=True):
-        for kind, colour in colours.items():
-            part = points[points["method"].map(kinds) == kind].sort_values("epoch")
-            for _, path in part.groupby("method"):
-                how: dict[str, Any] = {"color": colour, "alpha": 0.35, "markersize": 3}
-                axes.plot(path[measure], path["useful"], ".-", linewidth=0.8, **how)
-            best = front(part, measure)
-            stair: dict[str, Any] = {"color": colour, "linewidth": 2.5, "drawstyle": "steps-post"}
-            axes.plot(best[measure], best["useful"], label=f"front: {kind}", **stair)
-            if axes is panels[0]:
-                last = best[best["epoch"] > 0].drop_duplicates("method", keep="last")
-                named.append(last.assign(colour=colour))
-        axes.set(xlabel=words)
-    _name(panels[0], pd.concat(named), next(iter(MEASURES)))
-    panels[0].set(ylabel=useful)
-    return style.below(figure, panels[0], "upper center", ncols=len(colours))
-
-
-def _name(axes: Axes, points: pd.DataFrame, across: str) -> None:
-    """The students' names to the right of their points and below, none over another."""
-    axes.autoscale_view()
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # as they are drawn
-    below = 1.0
-    for _, point in points.sort_values("useful", ascending=False, kind="stable").iterrows():
-        at = point[across], point["useful"]
-        place, height = axes.transLimits.transform(at)
-        below = min(height - 0.04, below - 0.05)
-        left = place < 0.5
-        how: dict[str, Any] = {"ha": "left" if left else "right", "va": "center"}
-        how["arrowprops"] = {"arrowstyle": "-", "color": point["colour"], "linewidth": 0.5}
-        to = (place + (0.04 if left else -0.04), below)
-        axes.annotate(label(point["method"]), at, to, textcoords="axes fraction",
-                      fontsize="x-small", color=point["colour"], **how)  # fmt: skip
-
-
 def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame, *first: pd.DataFrame) -> Figure:
     """Methods of `paper_tables.table1` and `table2`; SFT dotted, of the `first` seed dashed."""
     methods, sizes = style.students(rates), student_sizes(rates)
@@ -262,7 +251,10 @@ def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame, *first: pd.DataFrame) 
                     axes.axvline(one, color=style.look("sft")["color"], linestyle=look, zorder=0)
     grid[-1, 0].set(xlabel=style.MEMORIZED)
     grid[-1, 1].set(xlabel="held-out ROUGE-L (F1)")
-    return figure
+    orange = style.look("sft")["color"]
+    told: dict[Any, str] = {":": "SFT, all seeds", "--": "SFT, the first seed alone"}
+    handles = [Line2D([], [], color=orange, linestyle=one, label=told[one]) for one in told]
+    return style.below(figure, handles, "upper center", ncols=2)
 
 
 def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
@@ -276,6 +268,8 @@ def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
     black: dict[str, Any] = {"color": "black", "marker": "D", "linewidth": 2}
     grey: dict[str, Any] = {"color": "0.4", "fontsize": "small", "ha": "center", "va": "center"}
     grey["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    above: dict[str, Any] = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
+    above |= {"fontsize": labels.SIZE, "bbox": labels.BEHIND}
     size_of = (2.5 + 2.8 * len(ways), 1.4 + 0.32 * len(models))
     figure, [panels] = style.panels(1, len(ways), *size_of, sharey=True)
     for axes, (claim, title) in zip(panels, ways.items(), strict=True):
@@ -286,6 +280,9 @@ def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
             if model in rows:
                 mean = black if model[0] == "all" else {}
                 style.intervals(axes, place, rows[model], across=True, **mean)
+                if mean:
+                    told = f"{rows[model]['value']:+.3f}"
+                    axes.annotate(told, (rows[model]["value"], place), **above)
             else:
                 at = axes.get_yaxis_transform()
                 axes.text(0.5, place, "not comparable", transform=at, **grey)
@@ -295,5 +292,6 @@ def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
         axes.locator_params(axis="x", nbins=4)
     named = [f"{label(method)}, {size}" for method, size in models if method != "all"]
     style.names_down(panels[0], ["mean of all", *named])
+    panels[0].set_ylim(top=-0.8)  # room for the number
     figure.supxlabel("memorized, minus what SFT memorizes (share of member rows)")
     return figure

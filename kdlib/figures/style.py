@@ -2,8 +2,8 @@
 
 A figure is a function in one of the *_plots modules: tidy table in (its docstring names what makes
 it), figure out. Tables have columns method and size; a column `value` has its interval in `lo` and
-`hi`, any other `x` in `x_lo` and `x_hi`. One colour and marker stand for a method, one line style
-for a size; methods stand in the order of the table of methods, sizes as they appear.
+`hi`, any other `x` in `x_lo` and `x_hi`. One colour (or shade) and marker stand for a method, one
+line style for a size; methods stand in the order of the table of methods, sizes as they appear.
 """
 
 import zlib
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
@@ -24,9 +25,11 @@ LINES = ("-", "--", ":", "-.")  # from the first size on
 AREAS = (150, 110, 65, 30, 18)  # points squared: the teacher, then likewise
 OTHERS = {"base": ("0.55", "P"), "teacher": ("0.15", "*")}
 LOOKS = {name: (one.colour, one.marker) for name, one in METHODS.items()} | OTHERS
+SHADES = (0, -0.45, 0.4)  # of methods with one colour, in their order: below 0 darker, else paler
 SPARE = [(colour, marker) for colour in ("#949494", "#fbafe4", "#ece133") for marker in "8H"]
 MEMORIZED = "memorized member rows (share)"
 NONE_MEMORIZED = "likeliest is the true token (share)\n(memorized: 0 at every time)"
+NEAR_ONE = 60  # the greater, the further `near_one` spreads what lies near 1
 ROOT = ", square-root scale"  # see `near_zero`
 DOTTED: dict[str, Any] = {"color": "0.4", "linestyle": ":"}  # what a number is held against
 
@@ -34,7 +37,25 @@ DOTTED: dict[str, Any] = {"color": "0.4", "linestyle": ":"}  # what a number is 
 def look(method: str) -> dict[str, Any]:
     """Colour and marker of a method, the same throughout; one that a profile adds has a spare."""
     own = SPARE[zlib.crc32(method.encode()) % len(SPARE)]
-    return dict(zip(("color", "marker"), LOOKS.get(method, own), strict=True))
+    colour, marker = LOOKS.get(method, own)
+    return {"color": _shade(method, colour), "marker": marker}
+
+
+def _shade(method: str, colour: str) -> str:
+    """The colour, or a shade of it for a method that is not the first to have it."""
+    alike = [name for name in METHODS if METHODS[name].colour == colour]
+    share = SHADES[alike.index(method) % len(SHADES)] if method in alike else 0
+    if not share:
+        return colour
+    share = -share if light(colour) < 0.1 else share  # of a dark one the paler first
+    red, green, blue = (1 - abs(share)) * np.array(to_rgb(colour)) + max(share, 0)
+    return to_hex((red, green, blue))
+
+
+def light(colour: Any) -> float:
+    """The luminance of a colour, from 0 to 1 (white)."""
+    red, green, blue = to_rgb(colour)
+    return 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
 
 
 def of_size(values: Sequence[Any], size: str, sizes: Sequence[str]) -> Any:
@@ -91,12 +112,18 @@ def grouped(
     axes: Axes, table: pd.DataFrame, names: list[Any], by: str, column: str = "value", **how: Any
 ) -> None:
     """A line of the panel for each name in column `by`, from above, its methods side by side."""
+    places = side_by_side(table, names, by)
+    for method in ordered(table["method"]):
+        own = table["method"] == method
+        look = {"linestyle": ""} | how
+        intervals(axes, places[own], table[own], column, across=True, **look)
+
+
+def side_by_side(table: pd.DataFrame, names: list[Any], by: str) -> Any:
+    """Where `grouped` draws each line of the table."""
     methods = ordered(table["method"])
-    for place, method in enumerate(methods):
-        part = table[table["method"] == method]
-        shift = 0.7 * ((place + 0.5) / len(methods) - 0.5)
-        places = part[by].map(names.index) + shift
-        intervals(axes, places, part, column, across=True, **{"linestyle": ""} | how)
+    shift = 0.7 * ((table["method"].map(methods.index) + 0.5) / len(methods) - 0.5)
+    return table[by].map(names.index) + shift
 
 
 def near_zero(axes: Axes) -> None:
@@ -106,6 +133,14 @@ def near_zero(axes: Axes) -> None:
     axes.xaxis.set_major_locator(FixedLocator([0, 0.01, 0.1, 0.25, 0.5, 0.75, 1]))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlim=(-0.002, None))
+
+
+def near_one(axes: Axes) -> None:
+    """AUCs across on a scale that tells those near 1 apart; after all is drawn."""
+    both = (lambda x: -np.arcsinh(NEAR_ONE * (1 - x)), lambda x: 1 + np.sinh(x) / NEAR_ONE)
+    axes.set_xscale("function", functions=both)
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 0.8, 0.9, 0.97, 0.99, 1]))
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def names_down(axes: Axes, names: Sequence[str]) -> None:

@@ -31,7 +31,11 @@ def test_extraction():
             ["value"], **dict(zip(("attack", "split", "at"), zip(*grid, strict=True), strict=True))
         )
     )
-    assert labels(figure.legends[0].get_texts()) == ["mine", "MiniLLM", "SFT", "teacher"]
+    for axes in figure.axes:
+        named = [f"{one} 0.50" for one in ("mine", "MiniLLM", "SFT", "teacher")]
+        assert labels(axes.texts) == [*named, "held-out (dotted)"]
+        member = [one.lines[0].get_xdata()[0] for one in axes.containers if one.get_label()]
+        assert len(set(member)) == len(METHODS)  # bars side by side
     styles = [one.lines[0].get_linestyle() for one in figure.axes[0].containers]
     assert styles.count(":") == styles.count("-") == len(METHODS)
 
@@ -62,14 +66,18 @@ def test_membership(rate, panels):
     table = lines(["auc", "tpr_1pct"], score=["loss", "min_k"]).assign(tpr_1pct=rate)
     figure = attack_plots.membership(table, "seed 0: 9 rows")
     assert figure.get_suptitle() == "seed 0: 9 rows"
+    scale = figure.axes[0].get_xscale(), figure.axes[-1].get_xscale()
+    assert scale == ("function", "linear" if panels == 2 else "function")
     assert len(figure.axes) == panels and labels(figure.legends[0].get_texts()) == ORDERED
     assert labels(figure.axes[0].get_yticklabels()) == ["loss", "min k"]
 
 
 def test_membership_vs_memorization():
-    [axes] = attack_plots.membership_vs_memorization(
-        lines(["auc", "memorized"], score=["loss"]), 0.54, 0.83
-    ).axes
+    points = lines(["auc", "memorized"], score=["loss"])
+    points.loc[points["method"] == "minillm", ["memorized", "auc"]] = 0.1, 0.9
+    points.loc[points["method"] == "teacher", "memorized"] = 0.0
+    [axes] = attack_plots.membership_vs_memorization(points, 0.54, 0.83).axes
+    assert "MiniLLM: memorized 0.100, AUC 0.900" in labels(axes.texts)
     assert labels(axes.get_legend().get_texts()) == ["mine", "MiniLLM", "SFT", "teacher"]
 
 

@@ -14,7 +14,11 @@ def test_odds_ratios_one_panel_per_size(sizes):
     models = [("mine", size) for size in sizes] + [("sft", sizes[-1])]
     table = pd.DataFrame(models, columns=["method", "size"])
     table = table.merge(pd.DataFrame({"attribute": list(ATTRIBUTES)[:2]}), "cross")
-    figure = attribute_plots.odds_ratios(table.assign(value=1.5, lo=1.2, hi=2.0))
+    table = table.assign(value=1.5, lo=1.2, hi=2.0)
+    table.loc[table["attribute"] == list(ATTRIBUTES)[1], "lo"] = 0.9
+    figure = attribute_plots.odds_ratios(table)
+    last = [one.get_text() for one in figure.axes[-1].texts]
+    assert last == ["1.5"] * 2  # of the attribute whose intervals leave out 1, of both methods
     assert [axes.get_title() for axes in figure.axes] == list(sizes)
     assert [len(axes.containers) for axes in figure.axes] == [1] * (len(sizes) - 1) + [2]
     assert [one.get_text() for one in figure.legends[0].get_texts()] == ["SFT", "mine"]
@@ -25,6 +29,7 @@ def test_forecast():
     bins = pd.DataFrame({"predicted": [0.1, 0.9], "value": 0.5, "lo": 0.4, "hi": 0.6})
     left, right = attribute_plots.forecast(scores.assign(base_rate=0.2), bins).axes
     assert [one.get_text() for one in left.get_yticklabels()] == ["a", "b"]
+    assert [one.get_text() for one in left.texts] == ["0.50", "0.50"]
     assert list(right.containers[0].lines[0].get_xdata()) == [0.1, 0.9]
 
 

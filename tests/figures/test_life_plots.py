@@ -4,7 +4,7 @@ import itertools
 
 import pandas as pd
 
-from kdlib.config.life import AFRESH, WAYS
+from kdlib.config.life import AFRESH, MODELS, WAYS
 from kdlib.figures import life_plots
 
 LEVEL = {"kind": "level", "measure": "old rows", "lo": 0.1, "hi": 0.9}
@@ -23,7 +23,9 @@ def test_a_line_for_each_way_and_a_pair_for_each_model():
     ]
     figure = life_plots.life_cycle(pd.DataFrame(lines), pd.DataFrame(noted))
     left, right = figure.axes
-    assert {text.get_text() for text in left.get_legend().get_texts()} > set(WAYS)
-    assert len(right.lines) == 2 * len(who) and len(right.get_legend().get_texts()) == 6
+    first, last = ([text.get_text() for text in axes.texts] for axes in (left, right))
+    assert first == ["teacher as it was", *(f"{way} 20%" for way in WAYS)]  # all begin alike
+    named = [f"{MODELS[one]} 20%" for one in who]
+    assert last == [*named, "rows never read (dashed)"] and len(right.lines) == 2 * len(who)
     dashed = [one for one in right.lines if one.get_linestyle() == "--"]
     assert len(dashed) == len(who) and list(left.get_xticks()) == [0, 1, 2, 3]

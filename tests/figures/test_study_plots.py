@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import PathCollection
 
-from kdlib.analysis import plane, rates
-from kdlib.config.methods import PAPER
+from kdlib.analysis import rates
+from kdlib.config.methods import PAPER, label
 from kdlib.figures import study_plots, style
 
 pytestmark = pytest.mark.usefixtures("drawn")
@@ -38,6 +38,9 @@ def test_memorization_by_size(models, sizes):
     sft = next(one for one in axes.containers if one.get_label() == "SFT")
     assert np.all(np.diff(sft.lines[0].get_xdata()) > 0)
     assert sft.lines[0].get_linestyle() == "None"  # sizes are models of their own
+    bare = table.assign(member=0.26, member_hi=np.nan)  # too few rows for an interval
+    [axes] = study_plots.memorization_by_size(bare).axes
+    assert texts(axes.texts) == ["0.26"] * (1 + len(PAPER) * len(sizes))
 
 
 def test_all_methods(models, sizes):
@@ -45,29 +48,13 @@ def test_all_methods(models, sizes):
     rates = models.assign(member=0.5, member_lo=0.4, member_hi=0.6)
     first = rates.assign(member=0.7), rouge.assign(rougeL_held_out=0.1)
     figure = study_plots.all_methods(rates, rouge, *first)
+    told = ["SFT, all seeds", "SFT, the first seed alone"]
+    assert texts(figure.legends[0].get_texts()) == told
     dashed = [one for one in figure.axes[0].lines if one.get_linestyle() == "--"]
     assert [one.get_xdata()[0] for one in dashed] == [0.7]
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == list(sizes)
     named = ["SFT", "word-level KD", "sequence-level KD", "MiniLLM", "GKD", "mine"]
     assert texts(figure.axes[0].get_yticklabels()) == named
-
-
-def test_plane():
-    names = {"sft": "cheap", "goldfish loss": "cheap", "word_kd": "distilled", "DP": "DP-SGD"}
-    path = pd.DataFrame({"epoch": [0, 1, 2], "useful": [0.1, 0.2, 0.3]})
-    points = pd.DataFrame({"method": list(names)}).merge(path, "cross")
-    worth = points["method"].map({"sft": 1, "goldfish loss": 0.5, "word_kd": 0.7, "DP": 0.2})
-    points["verbatim"] = points["near_verbatim"] = points["membership"] = worth * points["useful"]
-    figure = study_plots.plane(points[::-1], names)
-    assert [axes.get_xlabel() for axes in figure.axes] == list(plane.MEASURES.values())
-    first = figure.axes[0]
-    assert {*texts(first.texts)} == {"goldfish loss", "word-level KD", "DP"}  # SFT is beaten
-    heights = sorted(one.get_position()[1] for one in first.texts)
-    assert min(np.diff(heights)) > 0.049
-    labelled = {one.get_label(): one for one in first.lines if one.get_label()[0] != "_"}
-    assert list(labelled) == ["front: cheap", "front: distilled", "front: DP-SGD"]
-    np.testing.assert_allclose(labelled["front: cheap"].get_xdata(), [0.05, 0.1, 0.15])
-    assert len(first.lines) == len(names) + 3
 
 
 def test_training_paths_and_loss_curves(models, sizes):
@@ -83,6 +70,7 @@ def test_training_paths_and_loss_curves(models, sizes):
     assert {"stopped where as useful", "SFT (each point: stopped early)"} <= {
         *texts(figure.legends[0].get_texts())
     }
+    assert all(texts(axes.texts) == [label(one) for one in PAPER] for axes in figure.axes)
     marks = [line.get_zorder() for line in figure.axes[-1].lines]
     last = [one for one in figure.axes[-1].collections if isinstance(one, PathCollection)]
     assert all(one.get_zorder() > max(marks) for one in last)
@@ -96,15 +84,22 @@ def test_training_paths_and_loss_curves(models, sizes):
     starts = {places[0] for places in crosses if len(places)}
     least = figure.axes[0].get_xlim()[0]
     assert len(starts) == len(PAPER) and least < min(starts) and max(starts) < 0
-    assert not figure.axes[0].texts  # the start is not far below
-    curves["useful"] = curves["useful"].replace(0.18, -5)
-    [*_, axes] = study_plots.training_paths(curves, stops, sizes, "ROUGE-L").axes
-    assert texts(axes.texts) == ["start: -5.00 \N{DOWNWARDS ARROW}"]
+    curves["useful"] = curves["useful"].replace(0.18, -5)  # before: the start is not far below
+    [*_, axes] = study_plots.training_paths(curves, stops, sizes, "ROUGE-L", "A1: 1").axes
+    assert texts(axes.texts)[0] == "start: -5.00 \N{DOWNWARDS ARROW}"
+    assert ("A1: 1" in texts(axes.texts)) == (len(sizes) == 1)  # in the first panel
     assert axes.get_ylim()[0] == pytest.approx(0.15)
     both = [paths.assign(split=split) for split in ("member", "held_out")]
     figure = study_plots.loss_curves(pd.concat(both).query("method == 'mine'"), sizes)
-    names = texts(figure.legends[0].get_texts())
-    assert names == [f"mine, {size}" for size in sizes]
+    left, right = ({*texts(axes.texts)} for axes in figure.axes)
+    assert left == {f"{size}, {split}" for size in sizes for split in ("member", "held-out")}
+    assert right == {f"{size} 50%" for size in sizes} and figure.get_suptitle() == "mine"
+    alone = pd.concat(both).query("method == 'teacher'")
+    left, right = (texts(axes.texts) for axes in study_plots.loss_curves(alone).axes)
+    assert left == ["member", "held-out"] and right == ["teacher 50%"]
+    several = study_plots.loss_curves(pd.concat(both).query("method in ['teacher', 'mine']"))
+    assert f"mine, {sizes[0]}, member" in texts(several.axes[0].texts)
+    assert "teacher, held-out" in texts(several.axes[0].texts) and not several.get_suptitle()
     own = pd.concat(both).query("method == 'mine'").assign(accuracy=0.3)
     for rate, ylabel, drawn in ((0.5, style.MEMORIZED, 0.5), (0.0, style.NONE_MEMORIZED, 0.3)):
         axes = study_plots.loss_curves(own.assign(exact_rate=rate), sizes).axes[1]
@@ -124,6 +119,10 @@ def test_utility_vs_memorization(models, sizes):
     lines = [segment[0, 1] for segment in axes.collections[-1].get_segments()]
     assert lines == [0.3, 0.1]
     assert {one.get_text(): one.get_position()[1] for one in axes.texts} == trivial.to_dict()
+    behind = (both["method"] == "minillm") & (both["size"] == sizes[-1])
+    less = both.assign(useful=np.where(behind, 0.1, 0.2))
+    told = texts(study_plots.utility_vs_memorization(less, trivial).axes[0].texts)
+    assert {*told} - {*trivial.index} == {f"MiniLLM, {sizes[-1]}: -0.100 to SFT"}
     assert axes.get_legend().get_title().get_text().endswith("(small: seeds)")
     one = points[points["seed"] == 0].assign(exact_rate=0.5, useful=0.2)
     [alone] = study_plots.utility_vs_memorization(one, trivial).axes
@@ -136,22 +135,19 @@ def test_windows_and_repetitions(models, sizes):
     curve = table.merge(pd.DataFrame({"k": range(51)}), "cross").assign(value=0.5)
     both = pd.concat([curve.assign(split=split) for split in ("member", "held_out")])
     [axes] = study_plots.memorization_by_k(both).axes
-    assert texts(axes.get_legend().get_texts())[-1] == "mine"
+    assert texts(axes.texts)[-2:] == ["mine 0.50", "held-out (dotted)"]
     assert min(axes.lines[0].get_xdata()) == 1  # k = 0 stands for the whole response
     often = models.merge(pd.DataFrame({"times": [1, 4]}), "cross").assign(kind="canary")
     often = often.assign(value=0.5, lo=0.4, hi=0.6, n=often["times"] + 5)
     [axes] = study_plots.memorization_by_repetitions(often, sizes[-1]).axes
-    names = texts(axes.get_legend().get_texts())
-    assert names == ["teacher", "SFT", "word-level KD", "sequence-level KD", "MiniLLM"]
+    names = [f"{label(name)} 0.50" for name in ("teacher", *PAPER)]
+    assert texts(axes.texts) == names
     assert texts(axes.get_xticklabels()) == ["1", "4"]
     assert "(6 to 9 canaries each" in axes.get_xlabel()
-    assert axes.get_legend().get_title().get_text() == f"students: {sizes[-1]}"
+    assert axes.get_title() == f"students: {sizes[-1]}"
     few = often.assign(lo=np.nan, hi=np.nan, n=6)
     [bare] = study_plots.memorization_by_repetitions(few, sizes[-1]).axes
-    assert "(6 canaries each" in bare.get_xlabel()
-    assert texts(bare.get_legend().get_texts()) == names
-    bars = [len(one.get_legend().findobj(LineCollection)) for one in (axes, bare)]
-    assert bars == [len(names), 0]
+    assert "(6 canaries each" in bare.get_xlabel() and texts(bare.texts) == names
 
 
 def test_lengths():
@@ -181,7 +177,8 @@ def test_less_than_sft(models, sizes):
     assert [ended.get_title(), fitted.get_title()] == list(ways.values())
     named = texts(ended.get_yticklabels())
     assert named[:2] == ["mean of all", f"word-level KD, {sizes[0]}"] and len(named) == 1 + len(own)
-    assert not ended.texts and texts(fitted.texts) == ["not comparable"] * len(named)
+    assert texts(ended.texts) == ["+0.100"]  # the mean alone
+    assert texts(fitted.texts) == ["not comparable"] * len(named)
     assert [one.get_position()[1] for one in fitted.texts] == list(range(len(named)))
     drawn = [bar.lines[0].get_xydata()[0].tolist() for bar in ended.containers]
     assert drawn[0] == [0.1, 0.0] and drawn[1] == [-0.1, 1.0]

@@ -16,6 +16,9 @@ def test_every_method_looks_like_itself():
     looks = {tuple(style.look(name).values()) for name in names}
     assert len(looks) == len(names) and style.look("mine") == style.look("mine")
     assert all(MarkerStyle(style.look(name)["marker"]) for name in names)
+    colours = [style.look(name)["color"] for name in names]
+    assert len(set(colours)) == len(colours)  # shades, where the table has one colour twice
+    assert style.look("seq_kd_beam")["color"] == METHODS["seq_kd_beam"].colour
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,14 @@ def test_small_shares_stand_apart():
     style.near_zero(axes)
     zero, small, great = axes.transData.transform([(x, 0) for x in (0, 0.01, 0.25)])[:, 0]
     assert (great - zero) / (small - zero) == pytest.approx(5)
+
+
+def test_aucs_near_one_stand_apart():
+    _, [[axes]] = style.panels(1, 1)
+    axes.plot([0.4, 0.5, 0.99, 1], [0, 0, 0, 0])
+    style.near_one(axes)
+    low, half, near, one = axes.transData.transform([(x, 0) for x in (0.4, 0.5, 0.99, 1)])[:, 0]
+    assert one - near > 2 * (half - low) > 0
 
 
 def test_one_line_for_each_method_from_above():

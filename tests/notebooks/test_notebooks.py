@@ -206,6 +206,7 @@ def test_tables_and_figures_of_smoke(smoke_study):
         "plane",
         "defences_at_end",
         "less_than_sft",
+        "same_fit",
         "life_cycle",
     }
 
