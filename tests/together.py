@@ -9,7 +9,10 @@ from unittest.mock import patch
 import torch
 import toy
 from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
+from accelerate.utils.launch import prepare_multi_gpu_env
+from project import ROOT
 from torch import multiprocessing
 from torch.distributed.tensor import DTensor
 
@@ -72,13 +75,26 @@ def shared_curve(folder, *given):
 
 
 def sharded_curve(folder, *given):
-    """`curve` by FSDP, which accelerate takes up on GPUs alone: here it is told to."""
-    how = {"auto_wrap_policy": "transformer_based_wrap", "cpu_ram_efficient_loading": False}
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True, **how)
+    """`curve` by FSDP, which accelerate takes up on GPUs alone: here it is told to.
+
+    As cluster/fsdp.yaml has it: by what `accelerate launch` makes of that file.
+    """
+    os.environ |= {name: value for name, value in launched().items() if name.startswith("FSDP_")}
+    plugin = FullyShardedDataParallelPlugin()  # reads them
+    assert plugin.fsdp_version == 2 and plugin.reshard_after_forward
     with sharing.joined():
         AcceleratorState().fsdp_plugin = plugin
         PartialState().distributed_type = DistributedType.FSDP  # read by each new Accelerator
         return curve(folder, *given, of_parts)
+
+
+def launched():
+    """The environment that `accelerate launch` gives its processes by cluster/fsdp.yaml."""
+    file = ROOT / "cluster" / "fsdp.yaml"
+    asked = launch_command_parser().parse_args(["--config_file", str(file), "-m", "kdlib", "train"])
+    read, *_ = _validate_launch_command(asked)
+    assert read.use_fsdp and read.num_processes == 2
+    return prepare_multi_gpu_env(read)
 
 
 def of_parts(self, model, *given, gradients=sharing.Shared.gradients):
