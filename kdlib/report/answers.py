@@ -11,6 +11,7 @@ import pandas as pd
 
 from kdlib.analysis import primary
 from kdlib.analysis.attacks import END
+from kdlib.config.life import AFRESH, TRAINED
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import first_screen, lookups, results
@@ -130,12 +131,43 @@ def _cause(settings: Profile) -> str:
     return f"{text}."
 
 
+def _defended(settings: Profile) -> str:
+    """B1, the paper's distilled students against SFT, where both are stopped."""
+    lines = lookups.lines(settings.name, "contrasts", method="B1").set_index("metric")
+    if not {"memorized", "auc"} <= set(lines.index) or not lines["gained"].all():
+        raise lookups.NotRun
+    gap, auc = (lines.loc[one].to_dict() for one in ("memorized", "auc"))
+    verdict = lookups.line(settings.name, "claims_defences", claim="B1")["verdict"]
+    text = f"stopped early, where both are as useful, distilled students ({settings.probe_size} "
+    text += f"size) memorize {gap['own']:.1%} of the rows, SFT {gap['sft']:.1%}: "
+    text += f"{points(gap, UNIT)}; the loss ranks a training row above an unseen one with a chance "
+    text += f"of {auc['own']:.3f}, of SFT {auc['sft']:.3f} ({row_text(auc, form='+.3f')}): that "
+    return f"{text}distilling adds something (B1) is {verdict}."
+
+
+def _lived(settings: Profile) -> str:
+    """F1 and F3: what is left after the updates, and what comes back of deleted rows."""
+    levels = lookups.lines(settings.name, "life_generations", kind="level", measure="old rows")
+    last = levels[levels["generation"] == levels["generation"].max()].set_index("way")
+    back = lookups.line(settings.name, "life_contrasts", claim="F3")
+    trained, anew = (share(last.loc[way].to_dict()) for way in (TRAINED, AFRESH))
+    text = f"after {last['generation'].max()} updates a student that is trained on recites "
+    text += (
+        f"{trained} of the first rows, one distilled anew {anew}; of deleted rows, half of them "
+    )
+    text += f"relearned, {back['of']:+.1%} come back in a student that unlearned them itself, "
+    text += f"{back['against']:+.1%} in one of an unlearned teacher, {back['unread']:+.1%} in "
+    return f"{text}one that was merely not shown them."
+
+
 OF: dict[str, Sentence] = {
     **dict.fromkeys(("00_map", "10_comparison", "18_conclusion"), _main),
     "03_supervised_fine_tuning": _sft,
     "11_inheritance": _inherited,
     "13_membership_and_canaries": _attacked,
     "14_cause": _cause,
+    "15_defences": _defended,
+    "16_life_cycle": _lived,
     "17_release": takes_away,
 }
 for _stem in dict.fromkeys(one.notebook for one in METHODS.values()):

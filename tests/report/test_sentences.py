@@ -171,6 +171,7 @@ def write_all():
             {"claim": claim, "verdict": "open", "evidence": ""} for claim in ("A3", "A4")
         ],
         claims_defences=[{"claim": "B1", "verdict": "open", "evidence": ""}],
+        life_contrasts=[{"claim": "F3", "of": 0.25, "against": 0.01, "unread": -0.125}],
         claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": "none"}],
         defences_at_end=[
             SPAN | {"method": "before fine-tuning", "value": 0.0, "sft_there": 0.0},
@@ -178,7 +179,10 @@ def write_all():
             SPAN | {"method": "word_kd", "value": 0.125, "sft_there": 0.01},
             SPAN | {"method": "LoRA", "value": 0.01, "sft_there": 0.02},
         ],
-        contrasts=[contrast | {"method": name} for name in ("B1", "B2")],
+        contrasts=[
+            contrast | {"method": name, "metric": metric}
+            for name, metric in itertools.product(("B1", "B2"), ("memorized", "auc"))
+        ],
         hypervolumes=[
             SPAN | {"measure": measure, "front": name, "value": value}
             for measure, value in (("verbatim", -0.15), ("near_verbatim", -0.2))
@@ -187,7 +191,7 @@ def write_all():
         release_steps=steps,
         life_generations=[
             SPAN | old | {"way": way, "generation": number, "value": value}
-            for way in ("teacher", "distilled anew")
+            for way in ("teacher", "trained on", "distilled anew")
             for number, value in ((0, 0.25), (3, -0.15))
         ]
         + [SPAN | old | {"way": "teacher", "generation": 3, "measure": "told by the loss"}],
@@ -226,6 +230,15 @@ def test_answers_are_of_the_tables():
     write(differences=gaps.query("method != 'word_kd'"))
     with pytest.raises(lookups.NotRun):
         answers.OF["04_word_level_kd"](SMOKE)
+
+
+def test_an_answer_on_defences_needs_a_usefulness_in_common():
+    text = answers.OF["15_defences"](SMOKE)
+    assert "-15.0 percentage points [-20.0, -10.0]; the loss ranks a training row above an" in text
+    assert text.endswith("that distilling adds something (B1) is open.")
+    write(contrasts=lookups.table("smoke", "contrasts").assign(gained=False))
+    with pytest.raises(lookups.NotRun):
+        answers.OF["15_defences"](SMOKE)
 
 
 def test_points():
@@ -431,7 +444,7 @@ def test_a_release_is_told_by_what_each_step_surely_takes_away():
 
 def test_the_reference_runs_release_is_answered_in_forty_words(monkeypatch):
     monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
-    first = findings.parts("17_release", load_profile("laptop"))[0]
+    first = answers.OF["17_release"](load_profile("laptop"))
     assert len(first.split()) <= 40 and first.endswith("of the rows still come out.")
 
 
