@@ -139,6 +139,19 @@ def _ended(settings: Profile) -> str:
     return f"{text}how rows differ, such as those that the teacher repeats ([14](14_cause.ipynb))."
 
 
+def _planted(settings: Profile) -> str:
+    """Planted records written at the end, and by which students that fit the rows hardly any."""
+    lines = lookups.lines(settings.name, "defences_at_end").set_index("method")
+    if "records" not in lines or not lines["records_n"].gt(0).all():
+        raise lookups.NotRun
+    fit = lines[lines["value"] >= VISIBLE]
+    told = ", ".join(f"{label(one)} {lines['records'][one]:.1%}" for one in ("sft", "word_kd"))
+    few = [label(one) for one in fit.index[fit["records"] < VISIBLE]]
+    text = f"of {lines['records_n'].max():.0f} planted personal records, shown once or more, are "
+    text += f"written at the end: {told}; under {VISIBLE:.0%} by "
+    return f"{text}{', '.join(few) or 'none'}, of students that memorize {VISIBLE:.0%} of the rows."
+
+
 def _contrast(contrast: str, settings: Profile) -> str:
     when, one, other = SIDES[contrast]
     gap = lookups.line(settings.name, "contrasts", method=contrast, metric="memorized")
@@ -262,6 +275,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     ],
     "15_defences": [
         ("defences", _ended),
+        ("defences", _planted),
         ("defences", partial(_contrast, "B1")),
         ("defences", partial(_contrast, "B2")),
         ("defences", _plane),

@@ -174,10 +174,14 @@ def write_all():
         life_contrasts=[{"claim": "F3", "of": 0.25, "against": 0.01, "unread": -0.125}],
         claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": "none"}],
         defences_at_end=[
-            SPAN | {"method": "before fine-tuning", "value": 0.0, "sft_there": 0.0},
-            SPAN | {"method": "sft", "value": 0.25, "sft_there": 0.25},
-            SPAN | {"method": "word_kd", "value": 0.125, "sft_there": 0.01},
-            SPAN | {"method": "LoRA", "value": 0.01, "sft_there": 0.02},
+            SPAN
+            | {"records_n": 8, "method": method, "value": value, "sft_there": sft, "records": one}
+            for method, value, sft, one in (
+                ("before fine-tuning", 0.0, 0.0, 0.0),
+                ("sft", 0.25, 0.25, 0.5),
+                ("word_kd", 0.125, 0.01, 0.0),
+                ("LoRA", 0.01, 0.02, 0.0),
+            )
         ],
         contrasts=[
             contrast | {"method": name, "metric": metric}
@@ -393,6 +397,10 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("14_cause", f"minus SFT: of rows that this text repeats, at equal loss on these, {LESS};"),
         ("14_cause", "all, no loss in common at which either memorizes 5%. By the rules that were"),
         ("14_cause", "end of training); A4 open (with four times the steps, too, neither method f"),
+        (
+            "15_defences",
+            "end: SFT 50.0%, word-level KD 0.0%; under 5% by word-level KD, of students",
+        ),
         ("16_life_cycle", "recites 25.0%, 25.0%, 25.0% as it was, unlearned, retrained"),
         ("16_life_cycle", "it 0.25, 0.25, 0.25 nats per token; its loss is lower on a deleted row"),
         ("16_life_cycle", "Of 8 deleted personal records are recited: teacher as it was 2; stu"),
