@@ -18,6 +18,7 @@ from kdlib.report import first_screen, lookups, results
 from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lookups import UNIT, Sentence, points, share
 from kdlib.report.part_sentences import takes_away
+from kdlib.report.usefulness_sentences import outdone
 from kdlib.stats import row_text
 
 
@@ -32,7 +33,23 @@ def _main(settings: Profile) -> str:
     if rest := means.get(primary.OFF_POLICY):
         others = [one for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
         text += f", without {' and '.join(map(label, others))} {points(rest)}"
+    if found := outdone(settings.name):
+        who = f"{found['less']} of {found['students']} students"
+        text += f"; by then {who} are less useful than '{found['answer']}', which needs no model"
     return f"{text}."
+
+
+def advice(settings: Profile) -> str:
+    """What to do, by what the interval of A1 says."""
+    gap = lookups.line(settings.name, "primary", claim="A1")
+    if gap["hi"] < 0:
+        return "distilling left less than stopping early: distil, and stop the student early, too."
+    if gap["lo"] > 0:
+        return "distilling left more than stopping early: learn from the rows, and stop early."
+    text = (
+        "this run could not tell distilling from stopping early: stop early; distil for the size, "
+    )
+    return f"{text}where a student is useful enough."
 
 
 def _sft(settings: Profile) -> str:

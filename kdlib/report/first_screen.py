@@ -135,7 +135,8 @@ def _elsewhere(settings: Profile) -> str:
     machines = " and ".join(dict.fromkeys(run["machine"] for run in runs_of))
     text = f"; on {machines} SFT ({settings.probe_size} size) wrote {told} of the rows of seed "
     text += f"{seed}, here {found['here']} (seed {seed} {lookups.ALONE}): "
-    return f"{text}{found['within'] or 'none'} of these {len(runs_of)} other runs inside of it"
+    text += f"{found['within'] or 'none'} of these {len(runs_of)} other runs inside of it (whether "
+    return f"{text}machine, number format or code moved it is not known)"
 
 
 OF: list[tuple[str, Sentence]] = [

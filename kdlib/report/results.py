@@ -281,20 +281,20 @@ def ledger(profile: str, letters: str = "") -> str:
 def in_lines(judged: pd.DataFrame) -> pd.DataFrame:
     """Lines of `claims.ledger` as tables show them: claim, rule, verdict, evidence.
 
-    A rule and its evidence are parts between semicolons; each stands in a numbered line of the
-    cell. A rule of several is folded.
+    A rule and its evidence are parts between semicolons. Folded, each in a numbered line, are those
+    of a rule, and of evidence all but the first and those that say why there is no verdict.
     """
     words = judged[["claim", "rule", "verdict", "evidence"]].copy()
     words["claim"] += " " + judged["statement"]
     words["verdict"] = "**" + words["verdict"] + "**"
-    for name in ("rule", "evidence"):
-        words[name] = words[name].map(_numbered)
-    folded = "<details><summary>the rule</summary>" + words["rule"] + "</details>"
-    words["rule"] = words["rule"].where(~words["rule"].str.contains("<br>"), folded)
+    words["rule"] = [_folded(text, 0, "the rule") for text in words["rule"]]
+    words["evidence"] = [_folded(text, 1, "more") for text in words["evidence"]]
     return words
 
 
-def _numbered(text: str) -> str:
-    parts = text.split("; ")
-    lines = (f"{number}. {part}" for number, part in enumerate(parts, 1))
-    return "<br>".join(lines) if len(parts) > 1 else text
+def _folded(text: str, kept: int, summary: str) -> str:
+    first, rest = text.split("; ")[:kept], text.split("; ")[kept:]
+    first += [one for one in rest if kept and one.startswith("no verdict")]
+    lines = [f"{number}. {one}" for number, one in enumerate(rest, 1) if one not in first]
+    folded = f"<details><summary>{summary}</summary>{'<br>'.join(lines)}</details>"
+    return text if kept + len(rest) == 1 or not lines else "; ".join(first) + folded

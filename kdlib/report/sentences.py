@@ -31,6 +31,9 @@ from kdlib.report.lookups import Sentence, briefly, difference, share
 OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 
 
+UNROUNDED = "Differences are of unrounded shares."
+
+
 def how_sure(settings: Profile, text: str = "", probed: bool = False) -> str:
     """What the intervals of sentences are over, and what they say nothing of.
 
@@ -48,9 +51,9 @@ def how_sure(settings: Profile, text: str = "", probed: bool = False) -> str:
             text += ", not over other pruned and healed students (all seeds share one set)"
         if any(alone):
             text += f"; where seed {seeds[0]} alone is named, over groups of that seed"
-        return f"{text}."
+        return f"{text}. {UNROUNDED}"
     of_one = "with one seed they say nothing of another training run"
-    return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {of_one}."
+    return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {of_one}. {UNROUNDED}"
 
 
 def _at_end(profile: str, method: str, size: str) -> str:

@@ -124,14 +124,23 @@ def test_ledger_goes_on_with_what_the_lab_judged(project):
     assert "| D1 It is so. | **confirmed** | 9 of 10 |" in results.ledger("made")
 
 
-def test_a_rule_and_its_evidence_stand_in_numbered_lines():
-    facts = {"claim": "A9", "statement": "So it is.", "verdict": "open", "evidence": "1 of 2"}
+@pytest.mark.parametrize(
+    ("evidence", "shown"),
+    [
+        ("1 of 2", "1 of 2"),
+        ("a; b; c", "a<details><summary>more</summary>1. b<br>2. c</details>"),
+        ("a; b; no verdict: c", "a; no verdict: c<details><summary>more</summary>1. b</details>"),
+        ("a; no verdict: c", "a; no verdict: c"),
+    ],
+)
+def test_a_rule_is_folded_and_all_evidence_but_what_decides(evidence, shown):
+    facts = {"claim": "A9", "statement": "So it is.", "verdict": "open", "evidence": evidence}
     found = results.in_lines(pd.DataFrame([facts | {"rule": "judged if a; confirmed if b"}]))
     assert found.loc[0].tolist() == [
         "A9 So it is.",
         "<details><summary>the rule</summary>1. judged if a<br>2. confirmed if b</details>",
         "**open**",
-        "1 of 2",
+        shown,
     ]
 
 

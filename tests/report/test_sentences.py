@@ -586,7 +586,7 @@ def test_runs_of_other_machines_stand_beside_the_share_here():
     said += (
         "seed 1, here 40.0% [30.0%, 50.0%] (seed 1 alone, its interval over groups): 1 of these "
     )
-    said += "2 other runs inside of it."
+    said += "2 other runs inside of it (whether machine, "
     assert said in findings.said("18_conclusion", SMOKE)
     brief = (
         "; on other machines SFT (middle size) wrote 12.5% and 37.5% of the rows of seed 1, here "
@@ -602,7 +602,8 @@ def test_in_few_words():
 
 
 def test_how_sure():
-    assert sentences.how_sure(SMOKE).endswith("over seeds 0, 1, 2, then groups of equal responses.")
+    end = f"over seeds 0, 1, 2, then groups of equal responses. {sentences.UNROUNDED}"
+    assert sentences.how_sure(SMOKE).endswith(end)
     assert "alone" not in findings.said("14_cause", SMOKE)
     first = (
         "A [95% interval of the difference -2.0 to -1.0] (seed 0 alone, its interval over groups)."
@@ -610,7 +611,7 @@ def test_how_sure():
     assert "of seed 0; with one seed" in sentences.how_sure(SMOKE, f"{first} {first}")
     mixed = sentences.how_sure(SMOKE, f"{first} And .4 [.3, .5] of B.")
     assert "over seeds 0, 1, 2" in mixed
-    assert mixed.endswith("; where seed 0 alone is named, over groups of that seed.")
+    assert "; where seed 0 alone is named, over groups of that seed." in mixed
     table = "\n| A, small (seed 0 alone) | 0.1 [0.0, 0.2] |"
     assert "of seed 0; with one seed" in sentences.how_sure(SMOKE, f"{first}{table}")
     assert "seeds none" not in findings.said("18_conclusion", SMOKE)
@@ -620,7 +621,9 @@ def test_how_sure():
     write(lengths=lengths(0, 1, 2, 3))
     probed = SMOKE.model_copy(update={"probe": SMOKE.probe.model_copy(update={"seeds": 3})})
     few = findings.with_intervals("14_cause", probed)
-    assert few.endswith("Intervals are of 95%, over seeds 0, 1, 2, then groups of equal responses.")
+    assert few.endswith(
+        "Intervals are of 95%, over seeds 0, 1, 2, then groups of equal responses. Differences are of unrounded shares."
+    )
     assert "over seeds 0, 1, 2, 3, then" in findings.with_intervals("10_comparison", probed)
 
 
