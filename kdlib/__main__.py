@@ -43,7 +43,7 @@ def calibrate(profile: str, cores: int) -> None:
     print(json.dumps(lr_search.calibrate(load_profile(profile), cores), indent=1))
 
 
-def train(profile: str, method: str, size: str, seed: str) -> None:
+def train(profile: str, method: str, size: str, seed: str, defence: str) -> None:
     """Train and measure one model of the study, on all processes that were started for it."""
     from kdlib.distill import sharing
     from kdlib.study import stages
@@ -58,7 +58,8 @@ def train(profile: str, method: str, size: str, seed: str) -> None:
         if more or size not in sizes:
             known = f"--size of {method} is one of {', '.join(sizes)}, --seed one whole number"
             raise KdlibError(f"--size {size} --seed {seed}: {known}")
-        folder = stages.make(Run(settings, one, method, size), load_rows(settings, one))
+        run = Run(settings, one, method, size).defended(defence)
+        folder = stages.make(run, load_rows(settings, one))
         if sharing.is_main():
             print(folder)
 
@@ -249,6 +250,7 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     if command is train:
         add("--method", required=True, help="teacher, or a method of the profile")
         add("--size", default=TEACHER, help="of a student; default: the teacher's")
+        add("--defence", default="", help="one of config/defences.toml; default: none")
         add("--seed", default="0", help="default: 0")
         return
     if command is tune:

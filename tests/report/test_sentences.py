@@ -621,9 +621,8 @@ def test_how_sure():
     write(lengths=lengths(0, 1, 2, 3))
     probed = SMOKE.model_copy(update={"probe": SMOKE.probe.model_copy(update={"seeds": 3})})
     few = findings.with_intervals("14_cause", probed)
-    assert few.endswith(
-        "Intervals are of 95%, over seeds 0, 1, 2, then groups of equal responses. Differences are of unrounded shares."
-    )
+    over = "Intervals are of 95%, over seeds 0, 1, 2, then groups of equal responses."
+    assert few.endswith(f"{over} {sentences.UNROUNDED}")
     assert "over seeds 0, 1, 2, 3, then" in findings.with_intervals("10_comparison", probed)
 
 

@@ -8,7 +8,7 @@ import own_data
 import pandas as pd
 import pytest
 
-from kdlib import runs
+from kdlib import __main__, runs
 from kdlib.distill import sharing
 from kdlib.errors import KdlibError
 from kdlib.study import stages
@@ -36,6 +36,18 @@ def test_the_command_on_two_processes_makes_the_run_of_one(profile, tmp_path):
     for table in ("path", "tuples"):
         one, two = (pd.read_parquet(where / f"{table}.parquet") for where in (alone, run.folder))
         pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_the_command_trains_one_model_with_a_defence(profile, tmp_path, monkeypatch, capsys):
+    words = ["kdlib", "train", "--profile", str(tmp_path / "own.toml"), "--method", "sft"]
+    words += ["--size", "small", "--defence"]
+    monkeypatch.setattr(sys, "argv", [*words, "goldfish"])
+    assert __main__.main() == 0
+    run = Run(profile, 0, "sft", "small").defended("goldfish")
+    assert runs.done(run.folder, run.identity) and str(run.folder) in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*words, "silverfish"])
+    assert __main__.main() == 2
+    assert "'silverfish' is no defence; known: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["gkd", "mine", "minillm"])
