@@ -138,8 +138,9 @@ def test_solutions_unfold(url, page):
 
 
 def numbers(page, address):
-    """All numbers in the text of a page, as it is shown."""
+    """All numbers in the text of a page, unfolded."""
     page.goto(address)
+    page.evaluate("() => document.querySelectorAll('details').forEach(one => one.open = true)")
     text = page.locator("article").first.inner_text()
     return set(re.findall(r"(?<![A-Za-z0-9_.])[+-]?\d+(?:\.\d+)?", text))
 
