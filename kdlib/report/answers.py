@@ -18,7 +18,6 @@ from kdlib.report import first_screen, lookups, results
 from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lookups import UNIT, Sentence, points, share
 from kdlib.report.part_sentences import takes_away
-from kdlib.report.usefulness_sentences import outdone
 from kdlib.stats import row_text
 
 
@@ -33,9 +32,8 @@ def _main(settings: Profile) -> str:
     if rest := means.get(primary.OFF_POLICY):
         others = [one for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
         text += f", without {' and '.join(map(label, others))} {points(rest)}"
-    if found := outdone(settings.name):
-        who = f"{found['less']} of {found['students']} students"
-        text += f"; by then {who} are less useful than '{found['answer']}', which needs no model"
+    if outdoes := first_screen.below(settings):
+        text += f"; by then {outdoes}"
     return f"{text}."
 
 

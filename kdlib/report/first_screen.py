@@ -70,11 +70,9 @@ def _planted(profile: str, method: str, size: str) -> str:
 def how_far(settings: Profile) -> str:
     """What the numbers stand on: training runs, usefulness, and a run on another machine."""
     text = f"all of this is of {_training_runs(settings)}"
-    if found := outdone(settings.name):
-        every = found["less"] == found["students"]
-        who = "every student" if every else f"{found['less']} of {found['students']} students"
-        text += f"; trained to the end, {who} averages below '{found['answer']}' in usefulness, an "
-        text += "answer that needs no model"
+    if outdoes := below(settings):
+        text += f"; trained to the end, {outdoes}"
+        found = outdone(settings.name)
         if found["untuned"] == found["untuned"]:  # it was measured
             text += f", and {found['more'] or 'none'} above the teacher's model before fine-tuning"
     return f"{text}{_elsewhere(settings)}."
@@ -83,16 +81,22 @@ def how_far(settings: Profile) -> str:
 def _stands_on(settings: Profile) -> str:
     """The same in short."""
     text = f"all of this is of {_training_runs(settings)}"
-    if found := outdone(settings.name):
-        every = found["less"] == found["students"]
-        who = "every student" if every else f"{found['less']} of {found['students']} students"
-        text += f"; at the end {who} averages below '{found['answer']}' in usefulness, which needs "
-        text += "no model"
+    if outdoes := below(settings):
+        text += f"; trained to the end, {outdoes}"
     if found := elsewhere(settings):
         shares = " and ".join(f"{one['value']:.1%}" for one in found["runs"])
         text += f"; on other machines SFT ({settings.probe_size} size) wrote {shares} of the rows "
         text += f"of seed {found['seed']}, here {found['here']}"
     return f"{text}."
+
+
+def below(settings: Profile) -> str:
+    """How many students average below the best answer without a model; "" where none was asked."""
+    if not (found := outdone(settings.name)):
+        return ""
+    every = found["less"] == found["students"]
+    who = "every student" if every else f"{found['less']} of {found['students']} students"
+    return f"{who} averages below '{found['answer']}' in usefulness, an answer that needs no model"
 
 
 def _training_runs(settings: Profile) -> str:

@@ -285,8 +285,8 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         (
             "README",
-            "All of this is of 3 training runs of small models; at the end every student averages "
-            "below 'echo' in usefulness, which needs no model.",
+            "All of this is of 3 training runs of small models; trained to the end, every student "
+            "averages below 'echo' in usefulness, an answer that needs no model.",
         ),
         (
             "18_conclusion",
