@@ -98,8 +98,8 @@ def generations(profile: Profile, seed: int, rows: TokenizedRows) -> dict[tuple[
     The teacher is fine-tuned on the rows of each update alone, from its own last weights, and so is
     a student that is TRAINED (SFT; ORDINARY: on an update without records). PREDECESSOR does the
     same with word-level KD, its teacher being the student that it was (Li and Hoiem 2016). AFRESH
-    there is one, after the last update: from the base weights, of the last teacher, on all rows so
-    far, for the profile's own epochs.
+    starts from the base weights: of the updated teacher, on all rows so far, for the profile's own
+    epochs.
     """
     teacher = Run(profile, seed, TEACHER, TEACHER)
     student = Run(profile, seed, METHOD, profile.probe_size)
@@ -119,15 +119,15 @@ def generations(profile: Profile, seed: int, rows: TokenizedRows) -> dict[tuple[
                 taught_by=before if way == PREDECESSOR else None,
                 epochs=profile.life.epochs,
             )
-    found[AFRESH, came] = Generation(
-        profile,
-        seed,
-        METHOD,
-        student.size,
-        part=f"life-anew-{came}",
-        left_out=_unread(rows, range(came + 1), PERSONAL),
-        taught_by=found[TEACHER, came],
-    )
+        found[AFRESH, came] = Generation(
+            profile,
+            seed,
+            METHOD,
+            student.size,
+            part=f"life-anew-{came}",
+            left_out=_unread(rows, range(came + 1), PERSONAL),
+            taught_by=found[TEACHER, came],
+        )
     return found
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pandas as pd
 
-from kdlib.config.life import AFRESH, MODELS, WAYS
+from kdlib.config.life import MODELS, WAYS
 from kdlib.figures import life_plots
 
 LEVEL = {"kind": "level", "measure": "old rows", "lo": 0.1, "hi": 0.9}
@@ -14,7 +14,6 @@ def test_a_line_for_each_way_and_a_pair_for_each_model():
     lines = [
         LEVEL | {"way": way, "generation": number, "value": 0.5 - 0.1 * number}
         for way, number in itertools.product(WAYS, range(4))
-        if way != AFRESH or number in (0, 3)
     ]
     who = list(life_plots.RELEARNING)
     noted = [

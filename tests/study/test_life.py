@@ -85,10 +85,12 @@ def test_each_generation_reads_its_update_alone_and_starts_from_the_last(lab):
             assert read(run, rows) == shown[came, ""] | shown[came, arm]
             assert run.base == chain[way, came - 1] and run.settings.epochs == 2
     assert chain[PREDECESSOR, 2].teacher == chain[PREDECESSOR, 1]
-    anew = chain[AFRESH, 2]
-    assert anew.teacher == chain[TEACHER, 2] and anew.base.method == "base"
     first = set(frame.index[(frame["came"] == 0) & (frame["repetitions"] > 0)])
-    assert read(anew, rows) == first.union(*(shown[k] for k in shown if k[1] != "ordinary"))
+    for came in (1, 2):
+        anew = chain[AFRESH, came]
+        assert anew.teacher == chain[TEACHER, came] and anew.base.method == "base"
+        so_far = (shown[k] for k in shown if k[0] <= came and k[1] != "ordinary")
+        assert read(anew, rows) == first.union(*so_far)
     assert (chain[AFRESH, 0], chain[TRAINED, 0]) == (chain[PREDECESSOR, 0], chain[ORDINARY, 0])
     assert len({one.folder for one in chain.values()}) == len(chain) - 3
     assert len({one.identity for one in chain.values()}) == len(chain) - 3
