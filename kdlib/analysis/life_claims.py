@@ -88,7 +88,8 @@ def _judged(
         unread = row_text(found, "unread", "+.3f")
         beyond = row_text(found, "beyond", "+.3f")
         said += f"; in a new student of the teacher as it was, without the rows: {unread}, which "
-        said += f"is {beyond} more than with unlearning"
+        said += f"is {beyond} more than with unlearning; by the rule as it was first written: "
+        said += "confirmed" if _above(found)[0] and found["of_lo"] > 0 else "not confirmed"
     if claim == "F4":
         seen, nats = (row_text(found, name, "+.3f") for name in ("seen", "nats"))
         said += f"; in the student that unlearned them itself {seen}; in the loss {nats} nats"

@@ -230,15 +230,15 @@ def _adds(contrast: str, contrasts: pd.DataFrame, over_trivial: pd.DataFrame) ->
     )
     evidence = f"{gap['own_students']} students against {gap['sft_students']}: "
     evidence += f"memorized {gap['own']:.3f} against {gap['sft']:.3f}: {row_text(gap, form='+.3f')}"
-    evidence += f"; near-verbatim {row_text(near, form='+.3f')}"
-    evidence += f"; AUC of the loss {auc['own']:.3f} against {auc['sft']:.3f}: "
-    evidence += row_text(auc, form="+.3f")
-    evidence += f"; useful {row_text(useful, form='+.3f')}, margin {gap['margin']:.3f}"
     if not gap["gained"]:
         evidence += "; they gain too little usefulness in common"
     elif not gap["recites"]:
         evidence += "; nothing to save"
         evidence += f", a gain of {GAIN:.0%} is excluded" * bool(gap["lo"] > -GAIN)
+    evidence += f"; near-verbatim {row_text(near, form='+.3f')}"
+    evidence += f"; AUC of the loss {auc['own']:.3f} against {auc['sft']:.3f}: "
+    evidence += row_text(auc, form="+.3f")
+    evidence += f"; useful {row_text(useful, form='+.3f')}, margin {gap['margin']:.3f}"
     return known and gap["less"], known and gap["none"], f"{evidence}; {said}"
 
 

@@ -1,7 +1,7 @@
 """The answer to a notebook's question, in one sentence, from the tables of a profile.
 
 What it leaves out stands in the sentences behind it (see `sentences`). In brackets are intervals of
-95%; "which may be none" stands behind a difference whose interval holds 0.
+95%; "not told from none" stands behind a difference whose interval holds 0.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdlib.analysis import primary
 from kdlib.analysis.attacks import END
-from kdlib.config.life import AFRESH, TRAINED
+from kdlib.analysis.own_claims import GAIN
 from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import first_screen, lookups, results
@@ -19,6 +19,8 @@ from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lookups import UNIT, Sentence, points, share
 from kdlib.report.part_sentences import takes_away
 from kdlib.stats import row_text
+
+REVERSE = "reverse_kl on rows"
 
 
 def _main(settings: Profile) -> str:
@@ -44,10 +46,8 @@ def advice(settings: Profile) -> str:
         return "distilling left less than stopping early: distil, and stop the student early, too."
     if gap["lo"] > 0:
         return "distilling left more than stopping early: learn from the rows, and stop early."
-    text = (
-        "this run could not tell distilling from stopping early: stop early; distil for the size, "
-    )
-    return f"{text}where a student is useful enough."
+    text = "this run could not tell distilling from stopping early: stop early; distil for the "
+    return f"{text}size, where a student is useful enough."
 
 
 def _sft(settings: Profile) -> str:
@@ -55,8 +55,9 @@ def _sft(settings: Profile) -> str:
     for size in settings.sizes:
         line = lookups.line(settings.name, "table1", method="sft", size=size)
         ends.append(f"{share(line, 'member')} at the {size} size")
-    text = f"at the end of training it writes {' and '.join(ends)} of the rows that it was trained "
-    return f"{text}on word for word; stopped where held-out loss is least, {_stopped(settings)}."
+    text = "at the end of training, as long as another seed has set it, it writes "
+    text += f"{' and '.join(ends)} of the rows that it was trained on word for word; stopped where "
+    return f"{text}held-out loss is least, {_stopped(settings)}."
 
 
 def _stopped(settings: Profile) -> str:
@@ -84,7 +85,8 @@ def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
         own = lookups.line(settings.name, "table1", method=method, size=size)["member"]
         said = told.setdefault(round(line["n"] / rows), {})
         name = f"{label(method)}{_begun(settings, method)}"
-        said.setdefault(f"{own:.1%}, {points(line)}", []).append(name)
+        fits = _loss(settings, method)
+        said.setdefault(f"{own:.1%}, {points(line)}{fits}", []).append(name)
     if not told:
         raise lookups.NotRun
     clauses = []
@@ -92,9 +94,17 @@ def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
         (sft,) = results.sft_of_first(settings.name, count, [size])
         of = "" if count == len(known) else f"of {results.first_seeds(known, count)} alone "
         gaps = "; ".join(f"{', '.join(names)} {gap}" for gap, names in said.items())
-        clauses.append(f"{of}SFT writes {sft:.1%}; {gaps}")
+        clauses.append(f"{of}SFT writes {sft:.1%}{_loss(settings, 'sft')}; {gaps}")
     text = f"of the training rows, word for word, at the end of training ({size} size; minus SFT "
-    return f"{text}in percentage points): {'; '.join(clauses)}."
+    return f"{text}in percentage points; loss: on these rows): {'; '.join(clauses)}."
+
+
+def _loss(settings: Profile, method: str) -> str:
+    """The loss on the member rows at the end, and before the first step where it rose."""
+    wanted = {"method": method, "size": settings.probe_size, "split": "member"}
+    path = lookups.lines(settings.name, "paths", **wanted).groupby("epoch")["nats_per_token"]
+    first, last = path.mean().iloc[[0, -1]]
+    return f" (loss {last:.2f}{f', up from {first:.2f}' if last > first else ''})"
 
 
 def _begun(settings: Profile, method: str) -> str:
@@ -140,10 +150,27 @@ def _cause(settings: Profile) -> str:
     ends = lookups.lines(settings.name, "cause").set_index("method").to_dict("index")
     verdicts = lookups.lines(settings.name, "claims_cause").set_index("claim")["verdict"]
     text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, a student of the same "
-    text += f"rows by reverse KL {share(ends['reverse_kl on rows'])}, one of the teacher's text by "
-    text += f"SFT's objective {share(ends[TAUGHT_BY_TEXT])}: that the text carries recitation more "
-    text += f"than the objective is {verdicts['A3']}, that reverse KL protects {verdicts['A4']}"
-    return f"{text}."
+    text += f"rows by reverse KL {share(ends[REVERSE])}{_as_close(settings)}, one of the teacher's "
+    text += (
+        f"text by SFT's objective {share(ends[TAUGHT_BY_TEXT])}{_of_others(settings)}: over all "
+    )
+    text += "rows together, that the text carries recitation more than the objective is "
+    return f"{text}{verdicts['A3']}; that reverse KL protects is {verdicts['A4']}."
+
+
+def _as_close(settings: Profile) -> str:
+    """What SFT memorizes at the loss to which reverse KL comes."""
+    one = lookups.line(settings.name, "least_loss", method=REVERSE)
+    return f" (SFT, as far from them, {one['sft']:.1%})"
+
+
+def _of_others(settings: Profile) -> str:
+    """What is memorized where the teacher's text is not the row."""
+    left = lookups.lines(settings.name, "fit_by_recited", recited="False").set_index("method")
+    of = left["at_end"]
+    return (
+        f" (where it is another text than the row, {of[TAUGHT_BY_TEXT]:.1%}, SFT {of['sft']:.1%})"
+    )
 
 
 def _defended(settings: Profile) -> str:
@@ -154,25 +181,30 @@ def _defended(settings: Profile) -> str:
     gap, auc = (lines.loc[one].to_dict() for one in ("memorized", "auc"))
     verdict = lookups.line(settings.name, "claims_defences", claim="B1")["verdict"]
     text = f"stopped early, where both are as useful, distilled students ({settings.probe_size} "
-    text += f"size) memorize {gap['own']:.1%} of the rows, SFT {gap['sft']:.1%}: "
-    text += f"{points(gap, UNIT)}; the loss ranks a training row above an unseen one with a chance "
-    text += f"of {auc['own']:.3f}, of SFT {auc['sft']:.3f} ({row_text(auc, form='+.3f')}): that "
-    return f"{text}distilling adds something (B1) is {verdict}."
+    text += f"size, the best of {gap['own_students']:.0f} at each stop) memorize {gap['own']:.1%} "
+    text += f"of the rows, SFT {gap['sft']:.1%}: {points(gap, UNIT)}"
+    text += ", so that there is nothing to save" * (gap["sft"] < 2 * GAIN)
+    text += (
+        f"; that distilling adds something (B1) is {verdict}; beside that rule, the loss ranks a "
+    )
+    text += f"training row above an unseen one with a chance of {auc['own']:.3f}, of SFT "
+    return f"{text}{auc['sft']:.3f} ({row_text(auc, form='+.3f')}; held-out rows as they are)."
 
 
 def _lived(settings: Profile) -> str:
     """F1 and F3: what is left after the updates, and what comes back of deleted rows."""
-    levels = lookups.lines(settings.name, "life_generations", kind="level", measure="old rows")
-    last = levels[levels["generation"] == levels["generation"].max()].set_index("way")
-    back = lookups.line(settings.name, "life_contrasts", claim="F3")
-    trained, anew = (share(last.loc[way].to_dict()) for way in (TRAINED, AFRESH))
-    text = f"after {last['generation'].max()} updates a student that is trained on recites "
+    found = lookups.table(settings.name, "life_contrasts").set_index("claim").to_dict("index")
+    verdicts = lookups.lines(settings.name, "claims_life").set_index("claim")["verdict"]
+    back = found["F3"]
+    beyond = {"value": back["beyond"], "lo": back["beyond_lo"], "hi": back["beyond_hi"]}
+    text = "of the first rows, after the updates, a student that is distilled anew recites "
+    text += f"{found['F1']['of']:.1%}, one that is trained on {found['F1']['against']:.1%}: "
     text += (
-        f"{trained} of the first rows, one distilled anew {anew}; of deleted rows, half of them "
+        f"{points(found['F1'], UNIT)}; deleted rows, while half of them are relearned, come back "
     )
-    text += f"relearned, {back['of']:+.1%} come back in a student that unlearned them itself, "
-    text += f"{back['against']:+.1%} in one of an unlearned teacher, {back['unread']:+.1%} in "
-    return f"{text}one that was merely not shown them."
+    text += "more in a student that unlearned them itself than in one of an unlearned teacher by "
+    text += f"{points(back)}, and in one that was merely not shown them by {points(beyond)} (F3 "
+    return f"{text}{verdicts['F3']})."
 
 
 OF: dict[str, Sentence] = {

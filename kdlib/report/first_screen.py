@@ -3,6 +3,7 @@
 from typing import Any
 
 from kdlib.analysis import primary
+from kdlib.analysis.attacks import END, START
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.config.profile import Profile
@@ -46,15 +47,20 @@ def _at_the_end(settings: Profile) -> str:
 def _recognized(settings: Profile) -> str:
     """What its losses tell of the distilled method that writes least, at the end of training."""
     name, size = settings.name, settings.probe_size
-    scores = lookups.lines(name, "membership", score="loss", size=size).set_index("method")
+    scores = lookups.lines(name, "membership_early", score="loss", size=size)
+    scores = scores.set_index(["at", "method"])
     ends = lookups.lines(name, "table1", size=size).set_index("method")
-    least = str(ends.loc[[one for one in DISTILLED if one in scores.index], "member"].idxmin())
+    asked = [one for one in DISTILLED if (END, one) in scores.index]
+    least = str(ends.loc[asked, "member"].idxmin())
     text = f"what is not written may still be kept: {label(least)} ({size} size) writes "
-    text += (
-        f"{share(ends.loc[least].to_dict(), 'member')} of the rows{_planted(name, least, size)}; "
-    )
-    text += "by its losses alone a training row is told from an unseen one with a chance of "
-    return f"{text}{row_text(scores.loc[least].to_dict(), 'auc')} (0.5: a guess)."
+    rate = share(ends.loc[least].to_dict(), "member")
+    text += f"{rate} of the rows{_planted(name, least, size)}; by its "
+    text += "losses alone a training row is told from an unseen one with a chance of "
+    text += row_text(scores.loc[(END, least)].to_dict(), "auc")
+    if "sft_epochs" in METHODS[least].coefficients:
+        text += f" (its SFT start: {scores.loc[(START, least), 'auc']:.3f}; 0.5: a guess)"
+        return f"{text}."
+    return f"{text} (0.5: a guess)."
 
 
 def _planted(profile: str, method: str, size: str) -> str:
@@ -96,7 +102,12 @@ def below(settings: Profile) -> str:
         return ""
     every = found["less"] == found["students"]
     who = "every student" if every else f"{found['less']} of {found['students']} students"
-    return f"{who} averages below '{found['answer']}' in usefulness, an answer that needs no model"
+    text = f"{who} averages below '{found['answer']}' in usefulness, an answer that needs no model"
+    over = results.read(settings.name, "over_trivial", optional=True)
+    if not over.empty:
+        stopped = over[(over["method"] == "sft") & (over["against"] == found["answer"])]
+        text += ", as SFT that is stopped early surely does" * bool((stopped["hi"] < 0).all())
+    return text
 
 
 def _training_runs(settings: Profile) -> str:

@@ -97,13 +97,13 @@ def briefly(line: dict[str, Any]) -> str:
 
 def points(line: dict[str, Any], unit: str = "") -> str:
     """A difference of shares in percentage points with its interval, and whether it may be 0."""
-    value, lo, hi = (100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi"))  # no -0.0
+    value, lo, hi = (round(100 * float(line[name]), 1) + 0.0 for name in ("value", "lo", "hi"))
     if pd.isna(value):
         return "too few responses to tell"
     if pd.isna(lo):
         return f"{value:+.1f}{unit} (no interval)"
-    told = f"{value:+.1f}{unit} [{lo:+.1f}, {hi:+.1f}]"
-    return f"{told}, which may be none" if lo <= 0 <= hi else told
+    told = f"{value:+.1f}{unit} [{lo:+.1f}, {hi:+.1f}]"  # no -0.0
+    return f"{told}, not told from none" if line["lo"] <= 0 <= line["hi"] else told
 
 
 def share(line: dict[str, Any], name: str = "value") -> str:

@@ -146,10 +146,14 @@ def _planted(settings: Profile) -> str:
         raise lookups.NotRun
     fit = lines[lines["value"] >= VISIBLE]
     told = ", ".join(f"{label(one)} {lines['records'][one]:.1%}" for one in ("sft", "word_kd"))
-    few = [label(one) for one in fit.index[fit["records"] < VISIBLE]]
-    text = f"of {lines['records_n'].max():.0f} planted personal records, shown once or more, are "
-    text += f"written at the end: {told}; under {VISIBLE:.0%} by "
-    return f"{text}{', '.join(few) or 'none'}, of students that memorize {VISIBLE:.0%} of the rows."
+    copies = f"{min(settings.data.repetitions)} to {max(settings.data.repetitions)}"
+    few = [label(one) for one in fit.index[fit["records"] * fit["records_n"] <= 1]]
+    text = f"of {lines['records_n'].max():.0f} planted personal records, in {copies} copies, are "
+    text += f"written at the end: {told}; one at most by {', '.join(few) or 'none'}, of students "
+    text += (
+        f"that memorize {VISIBLE:.0%} of the rows (without duplicates each record is read in one "
+    )
+    return f"{text}copy, and what was scrubbed cannot be written)."
 
 
 def _contrast(contrast: str, settings: Profile) -> str:
@@ -191,9 +195,10 @@ def takes_away(settings: Profile) -> str:
         dear += [str(step)] * ("usefulness" in less)
     near = {"kind": "level", "measure": "near copies"}
     left = lookups.lines(settings.name, "release_steps", **near).iloc[-1].to_dict()
-    text = f"what each step surely takes away: {'; '.join(told)}; usefulness surely falls "
-    text += f"by {' and '.join(dear)}" if dear else "nowhere"
-    return f"{text}, and near copies of {share(left)} of the rows still come out."
+    alone = lookups.of_first(settings.name, lines.loc[lines["measure"] == COPIES[0], "n"].min())
+    text = f"what each step takes away by its interval{alone}: {'; '.join(told)}; a fall in "
+    text += f"usefulness was seen {'at ' + ' and '.join(dear) if dear else 'at none'}"
+    return f"{text}; near copies of {share(left)} of the rows still come out."
 
 
 def _steps(measure: str, settings: Profile) -> str:

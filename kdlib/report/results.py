@@ -282,19 +282,20 @@ def in_lines(judged: pd.DataFrame) -> pd.DataFrame:
     """Lines of `claims.ledger` as tables show them: claim, rule, verdict, evidence.
 
     A rule and its evidence are parts between semicolons. Folded, each in a numbered line, are those
-    of a rule, and of evidence all but the first and those that say why there is no verdict.
+    of a rule, and of evidence all but the first two and those that say why there is no verdict.
     """
     words = judged[["claim", "rule", "verdict", "evidence"]].copy()
     words["claim"] += " " + judged["statement"]
     words["verdict"] = "**" + words["verdict"] + "**"
     words["rule"] = [_folded(text, 0, "the rule") for text in words["rule"]]
-    words["evidence"] = [_folded(text, 1, "more") for text in words["evidence"]]
+    words["evidence"] = [_folded(text, 2, "more") for text in words["evidence"]]
     return words
 
 
 def _folded(text: str, kept: int, summary: str) -> str:
-    first, rest = text.split("; ")[:kept], text.split("; ")[kept:]
-    first += [one for one in rest if kept and one.startswith("no verdict")]
-    lines = [f"{number}. {one}" for number, one in enumerate(rest, 1) if one not in first]
-    folded = f"<details><summary>{summary}</summary>{'<br>'.join(lines)}</details>"
-    return text if kept + len(rest) == 1 or not lines else "; ".join(first) + folded
+    """All but what is `kept`, in lines that unfold, where that is more than one part."""
+    parts = list(enumerate(text.split("; "), 1))
+    shown = [one for one in parts if one[0] <= kept or kept and one[1].startswith("no verdict")]
+    lines = "<br>".join(f"{one[0]}. {one[1]}" for one in parts if one not in shown)
+    rest = f"<details><summary>{summary}</summary>{lines}</details>"
+    return "; ".join(one for _, one in shown) + rest if len(parts) > kept + 1 else text

@@ -128,9 +128,12 @@ def test_ledger_goes_on_with_what_the_lab_judged(project):
     ("evidence", "shown"),
     [
         ("1 of 2", "1 of 2"),
-        ("a; b; c", "a<details><summary>more</summary>1. b<br>2. c</details>"),
-        ("a; b; no verdict: c", "a; no verdict: c<details><summary>more</summary>1. b</details>"),
-        ("a; no verdict: c", "a; no verdict: c"),
+        ("a; b; c", "a; b; c"),
+        ("a; b; c; d", "a; b<details><summary>more</summary>3. c<br>4. d</details>"),
+        (
+            "a; b; c; no verdict: d",
+            "a; b; no verdict: d<details><summary>more</summary>3. c</details>",
+        ),
     ],
 )
 def test_a_rule_is_folded_and_all_evidence_but_what_decides(evidence, shown):

@@ -171,8 +171,13 @@ def write_all():
             {"claim": claim, "verdict": "open", "evidence": ""} for claim in ("A3", "A4")
         ],
         claims_defences=[{"claim": "B1", "verdict": "open", "evidence": ""}],
-        life_contrasts=[{"claim": "F3", "of": 0.25, "against": 0.01, "unread": -0.125}],
-        claims_life=[{"claim": "F1", "verdict": "confirmed", "evidence": "none"}],
+        life_contrasts=[
+            SPAN | {"claim": "F1", "of": 0.25, "against": 0.01},
+            SPAN | {"claim": "F3", "beyond": -0.1, "beyond_lo": -0.2, "beyond_hi": 0.1},
+        ],
+        claims_life=[
+            {"claim": claim, "verdict": "confirmed", "evidence": "none"} for claim in ("F1", "F3")
+        ],
         defences_at_end=[
             SPAN
             | {"records_n": 8, "method": method, "value": value, "sft_there": sft, "records": one}
@@ -184,7 +189,7 @@ def write_all():
             )
         ],
         contrasts=[
-            contrast | {"method": name, "metric": metric}
+            contrast | {"method": name, "metric": metric, "own_students": 3}
             for name, metric in itertools.product(("B1", "B2"), ("memorized", "auc"))
         ],
         hypervolumes=[
@@ -219,18 +224,18 @@ def test_every_notebook_has_its_sentences():
 def test_an_answer_is_one_sentence_with_a_number(stem):
     text = answers.OF[stem](SMOKE)
     assert re.search(r"\d", text) and "nan" not in text and ". " not in text
-    assert text.endswith(".") and len(text.split()) <= 65
+    assert text.endswith(".") and len(text.split()) <= 80
     assert findings.cell(stem).startswith(findings.OPENING)
 
 
 def test_answers_are_of_the_tables():
-    ends = "(middle size; minus SFT in percentage points): SFT writes 40.0%; word-level KD 40.0%, "
-    assert f"{ends}-15.0 [-20.0, -10.0]." in answers.OF["04_word_level_kd"](SMOKE)
+    ends = ": SFT writes 40.0% (loss 5.00, up from 4.00); word-level KD 40.0%, -15.0 [-20.0, -10.0]"
+    assert f"{ends} (loss 5.00, up from 4.00)." in answers.OF["04_word_level_kd"](SMOKE)
     gaps = lookups.table("smoke", "differences")
     write(differences=gaps.assign(hi=0.1, n=100))  # of the first seed
     text = answers.OF["04_word_level_kd"](SMOKE)
-    assert "of seed 0 alone SFT writes 30.0%; word-level KD " in text
-    assert text.endswith("-15.0 [-20.0, +10.0], which may be none.")
+    assert "of seed 0 alone SFT writes 30.0% (loss 5.00, up from 4.00); word-level KD " in text
+    assert "-15.0 [-20.0, +10.0], not told from none (loss" in text
     write(differences=gaps.query("method != 'word_kd'"))
     with pytest.raises(lookups.NotRun):
         answers.OF["04_word_level_kd"](SMOKE)
@@ -238,8 +243,11 @@ def test_answers_are_of_the_tables():
 
 def test_an_answer_on_defences_needs_a_usefulness_in_common():
     text = answers.OF["15_defences"](SMOKE)
-    assert "-15.0 percentage points [-20.0, -10.0]; the loss ranks a training row above an" in text
-    assert text.endswith("that distilling adds something (B1) is open.")
+    assert "SFT 35.0%: -15.0 percentage points [-20.0, -10.0]; that distilling" in text
+    assert "that distilling adds something (B1) is open; beside that rule, the loss ranks" in text
+    assert "nothing to save" not in text
+    write(contrasts=lookups.table("smoke", "contrasts").assign(sft=0.09))
+    assert ", so that there is nothing to save; " in answers.OF["15_defences"](SMOKE)
     write(contrasts=lookups.table("smoke", "contrasts").assign(gained=False))
     with pytest.raises(lookups.NotRun):
         answers.OF["15_defences"](SMOKE)
@@ -266,7 +274,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("00_map", "memorize 20.0% of the member rows of the other half on average, SFT 35.0%: "),
         (
             "00_map",
-            "verdicts on 6 claims: 2 confirmed (C1, F1), 0 refuted, 4 open (A1, A3, A4, B1), "
+            "verdicts on 7 claims: 3 confirmed (C1, F1, F3), 0 refuted, 4 open (A1, A3, A4, B1), "
             "no verdict by rule: A1 (the teacher does not surely beat every answer without a model",
         ),
         (
@@ -286,13 +294,14 @@ def test_a_whole_study_leaves_nothing_out(stem):
         (
             "README",
             "All of this is of 3 training runs of small models; trained to the end, every student "
-            "averages below 'echo' in usefulness, an answer that needs no model.",
+            "averages below 'echo' in usefulness, an answer that needs no model, as SFT that is "
+            "stopped early surely does.",
         ),
         (
             "18_conclusion",
             "All of this is of 3 training runs of small models; trained to the end, every "
-            "student averages below 'echo' in usefulness, an answer that needs no model, and none "
-            "above the teacher's model before fine-tuning.",
+            "student averages below 'echo' in usefulness, an answer that needs no model, as SFT "
+            "that is stopped early surely does, and none above the teacher's model before fine-tuning.",
         ),
         ("18_conclusion", "('echo'): the teacher -0.150 [-0.200, -0.100], SFT (large) -0.150 ["),
         (
@@ -399,14 +408,14 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("14_cause", "end of training); A4 open (with four times the steps, too, neither method f"),
         (
             "15_defences",
-            "end: SFT 50.0%, word-level KD 0.0%; under 5% by word-level KD, of students",
+            "end: SFT 50.0%, word-level KD 0.0%; one at most by word-level KD, of stude",
         ),
         ("16_life_cycle", "recites 25.0%, 25.0%, 25.0% as it was, unlearned, retrained"),
         ("16_life_cycle", "it 0.25, 0.25, 0.25 nats per token; its loss is lower on a deleted row"),
         ("16_life_cycle", "Of 8 deleted personal records are recited: teacher as it was 2; stu"),
         (
             "16_life_cycle",
-            "after first runs on these seeds): F1 confirmed (none).",
+            "after first runs on these seeds): F1 confirmed (none); F3",
         ),
         (
             "16_life_cycle",
@@ -436,24 +445,25 @@ def released(step, near, personal, useful):
     return [*changes, line | {"kind": "level", "measure": "near copies", "hi": near}]
 
 
-def test_a_release_is_told_by_what_each_step_surely_takes_away():
+def test_a_release_is_told_by_what_each_step_takes_away():
     end = "near copies of -50.0% [-100.0%, -10.0%] of the rows still come out."
     filtered, dear = released("filtered", 0.0, -0.1, 0.1), released("dear", -0.1, 0.1, -0.1)
     write(release_steps=[*filtered, *dear])
     said = answers.OF["17_release"](SMOKE)
     assert said == (
-        "what each step surely takes away: filtered, personal data; dear, near copies; "
-        f"usefulness surely falls by dear, and {end}"
+        "what each step takes away by its interval (seed 0 alone, its interval over groups): "
+        "filtered, personal data; dear, near copies; a fall in usefulness was seen at dear; "
+        f"{end}"
     )
     write(release_steps=released("idle", 0.1, 0.1, 0.1))
     said = answers.OF["17_release"](SMOKE)
-    assert "takes away: idle, nothing; usefulness surely falls nowhere, and near" in said
+    assert "idle, nothing; a fall in usefulness was seen at none; near" in said
 
 
-def test_the_reference_runs_release_is_answered_in_forty_words(monkeypatch):
+def test_the_reference_runs_release_is_answered_in_fifty_words(monkeypatch):
     monkeypatch.setenv("KDLIB_ROOT", str(ROOT))
     first = answers.OF["17_release"](load_profile("laptop"))
-    assert len(first.split()) <= 40 and first.endswith("of the rows still come out.")
+    assert len(first.split()) <= 50 and first.endswith("of the rows still come out.")
 
 
 @pytest.mark.parametrize(
@@ -711,4 +721,4 @@ def test_a_mean_without_on_policy_methods_says_whether_it_is_told_from_none(lo, 
     means.loc[means["claim"] == OFF_POLICY, ["lo", "hi"]] = lo, hi
     write(primary=means)
     first = findings.said("README", SMOKE).split(" What is not written")[0]
-    assert first.endswith("which may be none.") == unsure
+    assert first.endswith("not told from none.") == unsure
