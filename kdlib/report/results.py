@@ -273,8 +273,7 @@ def print_report(profile: str) -> None:
 
 def ledger(profile: str, letters: str = "") -> str:
     """Claims (whose names begin so), verdict and evidence, in Markdown; "" without any."""
-    judged = claims(profile)
-    judged = judged[judged["claim"].str[0].isin([*letters])] if letters else judged
+    judged = claims(profile)[lambda one: one["claim"].str[0].isin([*letters]) | (not letters)]
     return markdown(in_lines(judged).drop(columns="rule")) if len(judged) else ""
 
 
@@ -296,6 +295,6 @@ def _folded(text: str, kept: int, summary: str) -> str:
     """All but what is `kept`, in lines that unfold, where that is more than one part."""
     parts = list(enumerate(text.split("; "), 1))
     shown = [one for one in parts if one[0] <= kept or kept and one[1].startswith("no verdict")]
-    lines = "<br>".join(f"{one[0]}. {one[1]}" for one in parts if one not in shown)
-    rest = f"<details><summary>{summary}</summary>{lines}</details>"
+    rest = "<br>".join(f"{one[0]}. {one[1]}" for one in parts if one not in shown)
+    rest = f"<details><summary>{summary}</summary>{rest}</details>"
     return "; ".join(one for _, one in shown) + rest if len(parts) > kept + 1 else text

@@ -301,7 +301,8 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "18_conclusion",
             "All of this is of 3 training runs of small models; trained to the end, every "
             "student averages below 'echo' in usefulness, an answer that needs no model, as SFT "
-            "that is stopped early surely does, and none above the teacher's model before fine-tuning.",
+            "that is stopped early surely does, and none above the teacher's model before "
+            "fine-tuning.",
         ),
         ("18_conclusion", "('echo'): the teacher -0.150 [-0.200, -0.100], SFT (large) -0.150 ["),
         (
