@@ -96,7 +96,8 @@ def fitted(ends: pd.DataFrame, path: pd.DataFrame) -> Figure:
 
     Left to right the rows are fitted more closely. Who lies on the line memorizes what SFT does
     where it fits them as closely; who lies below memorizes less: whose distance is greatest is
-    named, with it. Filled: beside SFT; hollow: beside word-level KD; other methods by their names.
+    named, with it (`lowest`). Filled: beside SFT; hollow: beside word-level KD; other methods by
+    their names.
     """
     figure, [[axes]] = style.panels(1, 1, 9, 4.6)
     axes.plot(path["nats"], path["value"], color=style.look("sft")["color"], zorder=1)
@@ -124,15 +125,36 @@ def fitted(ends: pd.DataFrame, path: pd.DataFrame) -> Figure:
     return figure
 
 
+def on_fronts(points: pd.DataFrame, kinds: Mapping[str, str]) -> str:
+    """Words: how far to the right the fronts of `plane` reach by each measure."""
+    fronts, said = _fronts(points, kinds), []
+    for measure, words in MEASURES.items():
+        most = max(best[measure].max() for (_, by), best in fronts.items() if by == measure)
+        said.append(f"{words.partition(' (')[0]}: {f'up to {most:.2g}' if most else 'all at 0'}")
+    return "; ".join(said)
+
+
+def lowest(ends: pd.DataFrame) -> str:
+    """Words: who of the students of `fitted` lies lowest beside SFT, and of how many."""
+    below = _lead(ends)
+    least, chosen = f"{label(below.idxmin())}: {below.min():+.3f}", f"lowest of {len(below)}"
+    return f"{least} to SFT at its loss ({chosen}, no interval)"
+
+
+def _lead(ends: pd.DataFrame) -> pd.Series:
+    """By student what it memorizes less SFT where that fits as closely, as far as known."""
+    others = ends[~ends["method"].isin((BEFORE, "sft"))].set_index("method")
+    return (others["value"] - others["sft_there"]).dropna()
+
+
 def _least(axes: Axes, ends: pd.DataFrame) -> None:
     """How far the student that lies lowest beside SFT lies below it."""
-    below = (ends["value"] - ends["sft_there"]).dropna()
+    below = _lead(ends)
     if below.min() < 0:
-        line = ends.loc[below.idxmin()]
+        line = ends.set_index("method").loc[below.idxmin()]
         how: dict[str, Any] = {"fontsize": labels.SIZE, "color": "0.2", "ha": "right"}
         how["arrowprops"] = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.7}
-        text = f"{label(line['method'])}: {below.min():+.3f}\nto SFT at its loss"
-        at = (line["nats"], line["value"])
+        at, text = (line["nats"], line["value"]), fill(lowest(ends), 34)
         axes.annotate(text, at, (0.72, 0.4), textcoords="axes fraction", **how)
         axes.vlines(line["nats"], line["value"], line["sft_there"], color="0.4", lw=1, zorder=1)
 

@@ -129,12 +129,18 @@ def beside(axes: Axes, point: Iterable[float], text: str) -> None:
     axes.annotate(text, (x, y), (9, 8), fontsize=SIZE, color="0.2", bbox=BEHIND, **how)
 
 
-def above(axes: Axes, places: Any, tops: Any, values: Any) -> None:
-    """Each value above its error bar, upwards, as marks stand close."""
-    how: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "bottom", "color": "0.2"}
-    for place, top, value in zip(places, tops.fillna(values), values, strict=True):
-        at: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points"}
-        axes.annotate(f"{value:.2f}", (place, top), fontsize=SIZE - 1, **at, **how)
+def above(axes: Axes, point: tuple[float, float], text: str) -> None:
+    """The words of one point, above its mark."""
+    how: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "bottom"}
+    axes.annotate(text, point, (0, 6), fontsize=SIZE, bbox=BEHIND, **how)
+
+
+def values(axes: Axes, places: Any, heights: Any) -> None:
+    """Each height beside its mark, to the right of it."""
+    how: dict[str, Any] = {"textcoords": "offset points", "ha": "left", "va": "center"}
+    how |= {"fontsize": SIZE - 1, "color": "0.2", "bbox": BEHIND}
+    for place, height in zip(places, heights, strict=True):
+        axes.annotate(f"{height:.2f}", (place, height), (9, 0), **how)
 
 
 def right_of(axes: Axes, ends: Any, places: Any, values: Any) -> None:

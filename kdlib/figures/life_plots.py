@@ -21,6 +21,7 @@ RELEARNING = {  # by what was done, and whose: colour and marker
     (DIRECTLY, STUDENT): ("#d55e00", "o"),
     (UNREAD, STUDENT): ("#cc78bc", "s"),
     (UNLEARNED, STUDENT): ("#0173b2", "D"),
+    (RETRAINED, TEACHER): ("#a65628", "P"),
     (RETRAINED, STUDENT): ("#029e73", "v"),
 }
 

@@ -86,21 +86,22 @@ def memorization_by_k(tidy: pd.DataFrame) -> Figure:
 
 def memorization_by_size(table: pd.DataFrame) -> Figure:
     """The paper's methods by size, with their intervals (`paper_tables.table1`)."""
-    figure, [[axes]] = style.panels(1, 1)
     sizes = ["teacher", *student_sizes(table)]
+    figure, [[axes]] = style.panels(1, 1, 1 + 2.1 * len(sizes), 4.6)
     drawn = table[table["method"].isin(DRAWN)].assign(x=lambda rows: rows["size"].map(sizes.index))
     for method in ordered(drawn["method"]):
         part = drawn[drawn["method"] == method].sort_values("x")
-        shift = 0.0 if method == "teacher" else 0.19 * (PAPER.index(method) - (len(PAPER) - 1) / 2)
+        shift = 0.0 if method == "teacher" else 0.23 * (PAPER.index(method) - len(PAPER) / 2)
         style.intervals(axes, part["x"] + shift, part, "member", markersize=8, linestyle="")
-        labels.above(axes, part["x"] + shift, part["member_hi"], part["member"])
+        labels.values(axes, part["x"] + shift, part["member"])
     floor = drawn.groupby("x")["held_out"].max()
-    ends = floor.index - 0.4, floor.index + 0.4  # wider than the marks, which may lie on it
+    ends = floor.index - 0.5, floor.index + 0.45  # wider than the marks, which may lie on it
     axes.hlines(floor, *ends, label="held-out rows (highest)", **style.DOTTED)
     axes.set_xticks(range(len(sizes)), sizes)
-    axes.set(xlabel="model size", ylabel=style.MEMORIZED)
-    axes.set(ylim=(-0.02, 0.05 + 1.08 * drawn[["member", "member_hi"]].max(axis=None)))
-    return style.beside(axes)
+    axes.grid(visible=False, axis="x")
+    axes.set(xlabel="model size", ylabel=style.MEMORIZED, xlim=(-0.55, len(sizes) - 0.5))
+    axes.set(ylim=(-0.03, 0.02 + 1.02 * drawn[["member", "member_hi"]].max(axis=None)))
+    return style.below(figure, axes, "upper center", ncols=3)
 
 
 def memorization_by_repetitions(table: pd.DataFrame, size: str) -> Figure:
@@ -260,38 +261,40 @@ def all_methods(rates: pd.DataFrame, rouge: pd.DataFrame, *first: pd.DataFrame) 
 def less_than_sft(lines: pd.DataFrame, ways: Mapping[str, str]) -> Figure:
     """What distilled students memorize minus SFT, a panel for each way to compare them.
 
-    `lines`: claim, method, size, value, lo, hi, where the method "all" is the mean over students;
-    `ways`: the claims of the panels, and their titles. A student without a value in one of them is
-    not comparable there, and its line says so. Each panel has a scale of its own, around 0.
+    `lines`: method ("all" for the mean), size, claim, value, lo, hi (`results.compared`); `ways`:
+    claims and their titles. A student without a value in a panel is not comparable there; beside
+    the mean stands of how many of the students it is (n/m). All panels have one scale.
     """
     models = list(dict.fromkeys(zip(lines["method"], lines["size"], strict=True)))
-    black: dict[str, Any] = {"color": "black", "marker": "D", "linewidth": 2}
-    grey: dict[str, Any] = {"color": "0.4", "fontsize": "small", "ha": "center", "va": "center"}
-    grey["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    above: dict[str, Any] = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-    above |= {"fontsize": labels.SIZE, "bbox": labels.BEHIND}
     size_of = (2.5 + 2.8 * len(ways), 1.4 + 0.32 * len(models))
-    figure, [panels] = style.panels(1, len(ways), *size_of, sharey=True)
+    figure, [panels] = style.panels(1, len(ways), *size_of, sharex=True, sharey=True)
     for axes, (claim, title) in zip(panels, ways.items(), strict=True):
         axes.axvline(0, **style.DOTTED)
-        known = lines[(lines["claim"] == claim) & lines["value"].notna()]
-        rows = {(row["method"], row["size"]): row for row in known.to_dict("records")}
-        for place, model in enumerate(models):
-            if model in rows:
-                mean = black if model[0] == "all" else {}
-                style.intervals(axes, place, rows[model], across=True, **mean)
-                if mean:
-                    told = f"{rows[model]['value']:+.3f}"
-                    axes.annotate(told, (rows[model]["value"], place), **above)
-            else:
-                at = axes.get_yaxis_transform()
-                axes.text(0.5, place, "not comparable", transform=at, **grey)
+        _differences(axes, lines[(lines["claim"] == claim) & lines["value"].notna()], models)
         axes.set_title(title, fontsize="medium")
-        reach = 1.1 * known[["lo", "hi"]].abs().max(axis=None)
-        axes.set(xlim=(-reach, reach) if reach > 0 else (-1, 1))
-        axes.locator_params(axis="x", nbins=4)
+    reach = 1.1 * lines.loc[lines["claim"].isin(ways), ["lo", "hi"]].abs().max(axis=None)
+    panels[0].set(xlim=(-reach, reach) if reach > 0 else (-1, 1))
+    panels[0].locator_params(axis="x", nbins=6)
     named = [f"{label(method)}, {size}" for method, size in models if method != "all"]
     style.names_down(panels[0], ["mean of all", *named])
-    panels[0].set_ylim(top=-0.8)  # room for the number
+    panels[0].set_ylim(top=-1)  # room for the number
     figure.supxlabel("memorized, minus what SFT memorizes (share of member rows)")
     return figure
+
+
+def _differences(axes: Axes, known: pd.DataFrame, models: Sequence[tuple[str, str]]) -> None:
+    """A panel of `less_than_sft`: the models from above, those that are known with intervals."""
+    grey: dict[str, Any] = {"color": "0.4", "fontsize": "small", "ha": "center", "va": "center"}
+    grey |= {"bbox": labels.BEHIND, "transform": axes.get_yaxis_transform()}
+    rows = {(row["method"], row["size"]): row for row in known.to_dict("records")}
+    students = [model for model in models if model[0] != "all"]
+    for place, model in enumerate(models):
+        if model not in rows:
+            axes.text(0.5, place, "not comparable", **grey)
+        elif model in students:
+            style.intervals(axes, place, rows[model], across=True)
+        else:
+            black: dict[str, Any] = {"color": "black", "marker": "D", "linewidth": 2}
+            style.intervals(axes, place, rows[model], across=True, **black)
+            mean, over = rows[model]["value"], f"{len(rows.keys() & students)}/{len(students)}"
+            labels.above(axes, (mean, place), f"{mean:+.3f} ({over})")

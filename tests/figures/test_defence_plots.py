@@ -32,7 +32,11 @@ def test_each_defence_has_a_mark_filled_alone_and_hollow_with_kd():
     assert told[:2] == ["SFT on its way", "no defence"] and told[-1] == "hollow: with word-level KD"
     markers = {one.get_marker() for one in marks}
     assert len(told) == len(names) + 3 and len(markers) == len(names) + 2
-    assert texts(axes.texts) == ["MiniLLM", f"{names[0]}: -0.100\nto SFT at its loss"]
+    least = f"{names[0]}: -0.100 to SFT at its loss (lowest of {len(methods) - 2}, no interval)"
+    assert defence_plots.lowest(ends) == least
+    assert [one.replace("\n", " ") for one in texts(axes.texts)] == ["MiniLLM", least]
+    ends.loc[ends["method"] == "minillm", "sft_there"] = np.nan  # SFT never has its loss
+    assert f"lowest of {len(methods) - 3}," in defence_plots.lowest(ends)
     (axes,) = defence_plots.fitted(ends.assign(sft_there=0.1), path).axes
     assert texts(axes.texts) == ["MiniLLM"]  # nobody lies below
 
@@ -43,6 +47,9 @@ def test_plane_numbers_who_is_on_a_front_and_greys_the_others():
     points = pd.DataFrame({"method": list(names)}).merge(path, "cross")
     worth = points["method"].map({"sft": 1, "goldfish loss": 0.5, "word_kd": 0.7, "DP": 0.2})
     points["verbatim"] = points["near_verbatim"] = points["membership"] = worth * points["useful"]
+    told = "memorized word for word: up to 0.21; 90% of the tokens right: all at 0; told from"
+    none = points.assign(near_verbatim=0)
+    assert defence_plots.on_fronts(none, names) == f"{told} others by the loss: up to 0.21"
     figure = defence_plots.plane(points[::-1], names)
     words = [axes.get_xlabel().replace("\n", " ") for axes in figure.axes]
     assert all(map(str.startswith, words, plane.MEASURES.values()))

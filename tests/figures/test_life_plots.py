@@ -4,7 +4,7 @@ import itertools
 
 import pandas as pd
 
-from kdlib.config.life import MODELS, WAYS
+from kdlib.config.life import KEPT, MODELS, WAYS
 from kdlib.figures import life_plots
 
 LEVEL = {"kind": "level", "measure": "old rows", "lo": 0.1, "hi": 0.9}
@@ -16,6 +16,7 @@ def test_a_line_for_each_way_and_a_pair_for_each_model():
         for way, number in itertools.product(WAYS, range(4))
     ]
     who = list(life_plots.RELEARNING)
+    assert {*who} == {model for model in MODELS if model[0] != KEPT}  # all that relearn
     noted = [
         {"done": done, "who": of, "epoch": epoch, "deleted": gone, "read": True, "value": 0.2}
         for (done, of), epoch, gone in itertools.product(who, range(3), (True, False))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
+from matplotlib.text import Text
 
 from kdlib.analysis import rates
 from kdlib.config.methods import PAPER, label
@@ -32,9 +33,16 @@ def test_memorization_by_size(models, sizes):
     table = models.assign(member=0.5, member_lo=0.4, member_hi=0.6, held_out=0.1)
     [axes] = study_plots.memorization_by_size(table[::-1]).axes
     assert texts(axes.get_xticklabels()) == ["teacher", *sizes[::-1]]
-    [axes] = study_plots.memorization_by_size(table).axes
+    figure = study_plots.memorization_by_size(table)
+    [axes] = figure.axes
     assert texts(axes.get_xticklabels()) == ["teacher", *sizes]
-    assert "mine" not in texts(axes.get_legend().get_texts())
+    assert "mine" not in texts(figure.legends[0].get_texts())
+    figure.draw_without_rendering()
+    words = [Text.get_window_extent(one) for one in axes.texts]
+    marks = axes.transData.transform([one.xy for one in axes.texts])
+    for box, (x, y) in zip(words, marks, strict=True):  # right of its mark, not over another's
+        assert x < box.x0 and box.y0 < y < box.y1 and box.x1 < axes.bbox.x1
+        assert not any(box.x0 - 4 < other < box.x1 + 4 for other in marks[:, 0])
     sft = next(one for one in axes.containers if one.get_label() == "SFT")
     assert np.all(np.diff(sft.lines[0].get_xdata()) > 0)
     assert sft.lines[0].get_linestyle() == "None"  # sizes are models of their own
@@ -177,8 +185,19 @@ def test_less_than_sft(models, sizes):
     assert [ended.get_title(), fitted.get_title()] == list(ways.values())
     named = texts(ended.get_yticklabels())
     assert named[:2] == ["mean of all", f"word-level KD, {sizes[0]}"] and len(named) == 1 + len(own)
-    assert texts(ended.texts) == ["+0.100"]  # the mean alone
+    m = len(own)
+    assert texts(ended.texts) == [f"+0.100 ({m}/{m})"]  # the mean alone
+    ended.figure.draw_without_rendering()
+    diamond = next(one for one in ended.lines if one.get_marker() == "D")
+    half = diamond.get_markersize() / 2**0.5 * ended.figure.dpi / 72
+    middle = ended.transData.transform((0.1, 0))[1]
+    assert ended.texts[0].get_bbox_patch().get_window_extent().y0 > middle + half  # all is seen
     assert texts(fitted.texts) == ["not comparable"] * len(named)
     assert [one.get_position()[1] for one in fitted.texts] == list(range(len(named)))
     drawn = [bar.lines[0].get_xydata()[0].tolist() for bar in ended.containers]
     assert drawn[0] == [0.1, 0.0] and drawn[1] == [-0.1, 1.0]
+    known = np.where(own["size"] == sizes[0], -0.5, np.nan)
+    less = pd.concat([mean, own.assign(value=known, lo=known, hi=known)]).assign(claim="A2")
+    ended, fitted = study_plots.less_than_sft(pd.concat([lines[: m + 1], less]), ways).axes
+    assert texts(fitted.texts)[0] == f"+0.100 ({m // len(sizes)}/{m})"
+    assert ended.get_xlim() == fitted.get_xlim() == pytest.approx((-0.55, 0.55))
