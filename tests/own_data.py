@@ -3,6 +3,7 @@
 import pandas as pd
 import toy
 
+from kdlib import runs
 from kdlib.config.methods import METHODS
 from kdlib.config.profile import load_profile
 from kdlib.config.sections import ModelSettings
@@ -98,7 +99,7 @@ def exchanged(text, changed):
 def profile_of(folder, *changed):
     """The folder's profile, with (old, new) texts exchanged in its file."""
     text = (folder / "own.toml").read_text("utf-8")
-    (folder / "changed.toml").write_text(exchanged(text, changed), "utf-8")
+    runs.write_text(folder / "changed.toml", exchanged(text, changed))  # others may read it now
     return load_profile(str(folder / "changed.toml")).model_copy(update={"name": "own"})
 
 
