@@ -151,10 +151,8 @@ def _cause(settings: Profile) -> str:
     verdicts = lookups.lines(settings.name, "claims_cause").set_index("claim")["verdict"]
     text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, a student of the same "
     text += f"rows by reverse KL {share(ends[REVERSE])}{_as_close(settings)}, one of the teacher's "
-    text += (
-        f"text by SFT's objective {share(ends[TAUGHT_BY_TEXT])}{_of_others(settings)}: over all "
-    )
-    text += "rows together, that the text carries recitation more than the objective is "
+    text += f"text by SFT's objective {share(ends[TAUGHT_BY_TEXT])}{_of_others(settings)}: over "
+    text += "all rows together, that the text carries recitation more than the objective is "
     return f"{text}{verdicts['A3']}; that reverse KL protects is {verdicts['A4']}."
 
 
@@ -167,10 +165,8 @@ def _as_close(settings: Profile) -> str:
 def _of_others(settings: Profile) -> str:
     """What is memorized where the teacher's text is not the row."""
     left = lookups.lines(settings.name, "fit_by_recited", recited="False").set_index("method")
-    of = left["at_end"]
-    return (
-        f" (where it is another text than the row, {of[TAUGHT_BY_TEXT]:.1%}, SFT {of['sft']:.1%})"
-    )
+    taught, sft = left["at_end"][[TAUGHT_BY_TEXT, "sft"]]
+    return f" (where it is another text than the row, {taught:.1%}, SFT {sft:.1%})"
 
 
 def _defended(settings: Profile) -> str:
@@ -184,10 +180,8 @@ def _defended(settings: Profile) -> str:
     text += f"size, the best of {gap['own_students']:.0f} at each stop) memorize {gap['own']:.1%} "
     text += f"of the rows, SFT {gap['sft']:.1%}: {points(gap, UNIT)}"
     text += ", so that there is nothing to save" * (gap["sft"] < 2 * GAIN)
-    text += (
-        f"; that distilling adds something (B1) is {verdict}; beside that rule, the loss ranks a "
-    )
-    text += f"training row above an unseen one with a chance of {auc['own']:.3f}, of SFT "
+    text += f"; that distilling adds something (B1) is {verdict}; beside that rule, the loss ranks "
+    text += f"a training row above an unseen one with a chance of {auc['own']:.3f}, of SFT "
     return f"{text}{auc['sft']:.3f} ({row_text(auc, form='+.3f')}; held-out rows as they are)."
 
 
@@ -199,10 +193,10 @@ def _lived(settings: Profile) -> str:
     beyond = {"value": back["beyond"], "lo": back["beyond_lo"], "hi": back["beyond_hi"]}
     text = "of the first rows, after the updates, a student that is distilled anew recites "
     text += f"{found['F1']['of']:.1%}, one that is trained on {found['F1']['against']:.1%}: "
+    text += f"{points(found['F1'], UNIT)}; deleted rows, while half of them are relearned, come "
     text += (
-        f"{points(found['F1'], UNIT)}; deleted rows, while half of them are relearned, come back "
+        "back more in a student that unlearned them itself than in one of an unlearned teacher by "
     )
-    text += "more in a student that unlearned them itself than in one of an unlearned teacher by "
     text += f"{points(back)}, and in one that was merely not shown them by {points(beyond)} (F3 "
     return f"{text}{verdicts['F3']})."
 

@@ -150,10 +150,8 @@ def _planted(settings: Profile) -> str:
     few = [label(one) for one in fit.index[fit["records"] * fit["records_n"] <= 1]]
     text = f"of {lines['records_n'].max():.0f} planted personal records, in {copies} copies, are "
     text += f"written at the end: {told}; one at most by {', '.join(few) or 'none'}, of students "
-    text += (
-        f"that memorize {VISIBLE:.0%} of the rows (without duplicates each record is read in one "
-    )
-    return f"{text}copy, and what was scrubbed cannot be written)."
+    text += f"that memorize {VISIBLE:.0%} of the rows (without duplicates each record is read in "
+    return f"{text}one copy, and what was scrubbed cannot be written)."
 
 
 def _contrast(contrast: str, settings: Profile) -> str:
