@@ -186,15 +186,16 @@ def contrasts(
 def placements(notes: pd.DataFrame) -> "pd.Series[float]":
     """By line, the share of that model's held-out rows whose loss is higher, equal ones by half.
 
-    Its mean over member rows is the AUC of the loss. An interval over member rows takes the
-    held-out rows as they are.
+    nan without any. Its mean over member rows is the AUC of the loss. An interval over member rows
+    takes the held-out rows as they are.
     """
     found = pd.Series(np.nan, notes.index)
     for _, part in notes.groupby(["seed", *POINT], sort=False):
         outside = (part["kind"] == "row") & (part["split"] == "held_out")
         losses, known = np.sort(part.loc[outside, "nats_per_token"]), part["nats_per_token"]
         places = [np.searchsorted(losses, known, side) for side in ("left", "right")]
-        found[part.index] = 1 - np.mean(places, axis=0) / max(len(losses), 1)
+        if len(losses):
+            found[part.index] = 1 - np.mean(places, axis=0) / len(losses)
     return found
 
 

@@ -55,7 +55,9 @@ def _sft(settings: Profile) -> str:
     for size in settings.sizes:
         line = lookups.line(settings.name, "table1", method="sft", size=size)
         ends.append(f"{share(line, 'member')} at the {size} size")
-    text = "at the end of training, as long as another seed has set it, it writes "
+    rule = settings.calibration
+    length = f" (its length was set on seed {rule.seed})" if rule else ""
+    text = f"at the end of training{length} it writes "
     text += f"{' and '.join(ends)} of the rows that it was trained on word for word; stopped where "
     return f"{text}held-out loss is least, {_stopped(settings)}."
 

@@ -106,7 +106,8 @@ def below(settings: Profile) -> str:
     over = results.read(settings.name, "over_trivial", optional=True)
     if not over.empty:
         stopped = over[(over["method"] == "sft") & (over["against"] == found["answer"])]
-        text += ", as SFT that is stopped early surely does" * bool((stopped["hi"] < 0).all())
+        surely = len(stopped) > 0 and bool((stopped["hi"] < 0).all())
+        text += ", as SFT that is stopped early surely does" * surely
     return text
 
 

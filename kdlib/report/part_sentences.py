@@ -147,7 +147,7 @@ def _planted(settings: Profile) -> str:
     fit = lines[lines["value"] >= VISIBLE]
     told = ", ".join(f"{label(one)} {lines['records'][one]:.1%}" for one in ("sft", "word_kd"))
     copies = f"{min(settings.data.repetitions)} to {max(settings.data.repetitions)}"
-    few = [label(one) for one in fit.index[fit["records"] * fit["records_n"] <= 1]]
+    few = [label(one) for one in fit.index[(fit["records"] * fit["records_n"]).round() <= 1]]
     text = f"of {lines['records_n'].max():.0f} planted personal records, in {copies} copies, are "
     text += f"written at the end: {told}; one at most by {', '.join(few) or 'none'}, of students "
     text += f"that memorize {VISIBLE:.0%} of the rows (without duplicates each record is read in "

@@ -62,6 +62,7 @@ def test_placements_are_the_parts_of_the_auc():
         assert part.loc[member, "value"].mean() == pytest.approx(auc), seed
     equal = plane.placements(notes.assign(nats_per_token=1.0))
     assert (equal == 0.5).all()
+    assert plane.placements(notes.query("split == 'member'")).isna().all()
 
 
 def test_less_that_is_less_useful_is_no_gain():

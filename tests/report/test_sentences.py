@@ -14,7 +14,15 @@ from kdlib.analysis.primary import OFF_POLICY
 from kdlib.config.life import MODELS
 from kdlib.config.methods import METHODS, PAPER
 from kdlib.config.profile import load_profile
-from kdlib.report import answers, findings, lab_sentences, lookups, part_sentences, sentences
+from kdlib.report import (
+    answers,
+    findings,
+    first_screen,
+    lab_sentences,
+    lookups,
+    part_sentences,
+    sentences,
+)
 from kdlib.study import pipeline
 
 SMOKE, NAN = load_profile("smoke"), float("nan")
@@ -225,7 +233,20 @@ def test_an_answer_is_one_sentence_with_a_number(stem):
     text = answers.OF[stem](SMOKE)
     assert re.search(r"\d", text) and "nan" not in text and ". " not in text
     assert text.endswith(".") and len(text.split()) <= 80
-    assert findings.cell(stem).startswith(findings.OPENING)
+    cell = findings._answered("Here", stem, SMOKE, ", commit x")
+    assert cell.startswith(
+        f"Here: **{findings.capital(text)}**\n\n{findings.FOLD}\n\nProfile `smoke`"
+    )
+    assert findings.with_intervals(stem, SMOKE) in cell and cell.endswith("\n\n</details>")
+
+
+def test_sft_stopped_early_is_named_only_where_it_was_compared():
+    said = ", as SFT that is stopped early surely does"
+    over = lookups.table("smoke", "over_trivial")
+    assert said in first_screen.below(SMOKE)
+    for lines in (over.query("method != 'sft'"), over.assign(hi=0.1)):
+        write(over_trivial=lines)
+        assert said not in first_screen.below(SMOKE)
 
 
 def test_answers_are_of_the_tables():
