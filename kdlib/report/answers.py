@@ -85,9 +85,10 @@ def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
         except lookups.NotRun:
             continue
         own = lookups.line(settings.name, "table1", method=method, size=size)["member"]
-        said = told.setdefault(round(line["n"] / rows), {})
+        count = round(line["n"] / rows)
+        said = told.setdefault(count, {})
         name = f"{label(method)}{_begun(settings, method)}"
-        fits = _loss(settings, method)
+        fits = _loss(settings, method, known[:count])
         said.setdefault(f"{own:.1%}, {points(line)}{fits}", []).append(name)
     if not told:
         raise lookups.NotRun
@@ -96,16 +97,17 @@ def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
         (sft,) = results.sft_of_first(settings.name, count, [size])
         of = "" if count == len(known) else f"of {results.first_seeds(known, count)} alone "
         gaps = "; ".join(f"{', '.join(names)} {gap}" for gap, names in said.items())
-        clauses.append(f"{of}SFT writes {sft:.1%}{_loss(settings, 'sft')}; {gaps}")
+        clauses.append(f"{of}SFT writes {sft:.1%}{_loss(settings, 'sft', known[:count])}; {gaps}")
     text = f"of the training rows, word for word, at the end of training ({size} size; minus SFT "
     return f"{text}in percentage points; loss: on these rows): {'; '.join(clauses)}."
 
 
-def _loss(settings: Profile, method: str) -> str:
+def _loss(settings: Profile, method: str, seeds: list[str]) -> str:
     """The loss on the member rows at the end, and before the first step where it rose."""
     wanted = {"method": method, "size": settings.probe_size, "split": "member"}
-    path = lookups.lines(settings.name, "paths", **wanted).groupby("epoch")["nats_per_token"]
-    first, last = path.mean().iloc[[0, -1]]
+    path = lookups.lines(settings.name, "paths", **wanted)
+    own = path[path["seed"].astype(str).isin(seeds)]
+    first, last = own.groupby("epoch")["nats_per_token"].mean().iloc[[0, -1]]
     return f" (loss {last:.2f}{f', up from {first:.2f}' if last > first else ''})"
 
 

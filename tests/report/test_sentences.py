@@ -254,6 +254,8 @@ def test_answers_are_of_the_tables():
     assert f"{ends} (loss 5.00, up from 4.00)." in answers.OF["04_word_level_kd"](SMOKE)
     gaps = lookups.table("smoke", "differences")
     write(differences=gaps.assign(hi=0.1, n=100))  # of the first seed
+    paths = lookups.table("smoke", "paths")
+    write(paths=paths.assign(nats_per_token=paths["nats_per_token"] + 9 * (paths["seed"] != 0)))
     text = answers.OF["04_word_level_kd"](SMOKE)
     assert "of seed 0 alone SFT writes 30.0% (loss 5.00, up from 4.00); word-level KD " in text
     assert "-15.0 [-20.0, +10.0], not told from none (loss" in text
