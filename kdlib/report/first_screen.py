@@ -102,7 +102,8 @@ def below(settings: Profile) -> str:
         return ""
     all_below = stats["less"] == stats["students"]
     who = "every student" if all_below else f"{stats['less']} of {stats['students']} students"
-    text = f"{who} averages below '{stats['answer']}' in usefulness, an answer that needs no model"
+    verb = "averages" if all_below or stats["less"] == 1 else "average"
+    text = f"{who} {verb} below '{stats['answer']}' in usefulness, an answer that needs no model"
     margins = results.read(settings.name, "over_trivial", optional=True)
     if not margins.empty:
         sft = margins[(margins["method"] == "sft") & (margins["against"] == stats["answer"])]

@@ -140,7 +140,7 @@ def sft_of_first(profile: str, count: int, sizes: Iterable[str]) -> list[float]:
     """By size what SFT memorized, on average over the first seeds, up to the window."""
     rates = read(profile, "metrics").query("method == 'sft' and metric == 'exact_rate'")
     rates = rates[(rates["split"] == "member") & (rates["k"] == WINDOW) & (rates["seed"] != "all")]
-    rates = rates[rates["seed"].isin(sorted(rates["seed"].unique())[:count])]
+    rates = rates[rates["seed"].isin(sorted(rates["seed"].unique(), key=int)[:count])]
     return [rates.loc[rates["size"] == size, "value"].mean() for size in sizes]
 
 

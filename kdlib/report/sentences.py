@@ -179,17 +179,15 @@ def _at_the_end(settings: Profile) -> str:
     text += f"fine-tuned on them (SFT): on average {difference(line)}"
     fewer = gaps[gaps["hi"] < 0]
     text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; by its own interval {len(fewer)} of "
-    text += f"{len(gaps)} students writes fewer"
+    text += f"{len(gaps)} students {'writes' if len(fewer) == 1 else 'write'} fewer"
     if 0 < len(fewer) < 3:
         starts = [
             first_screen.begun(settings.name, *pair)
             for pair in fewer[["method", "size"]].to_numpy()
         ]
-        start = (
-            f"; its SFT start already wrote {', '.join(filter(None, starts))}"
-            if any(starts)
-            else ""
-        )
+        whose = "its" if len(fewer) == 1 else "their"
+        wrote = ", ".join(filter(None, starts))
+        start = f"; {whose} SFT start already wrote {wrote}" if wrote else ""
         text += f" ({named(fewer)}{start})"
     means = lookups.table(settings.name, "primary")
     for off_policy in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
