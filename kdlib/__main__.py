@@ -31,8 +31,8 @@ def verify(profile: str, cores: int, run: Path | None) -> bool:
     name = load_profile(profile).name
     committed = runs.results_dir(name)
     if run is None:
-        studied = verification.studied(verification.read(committed))
-        run = pipeline.study_afresh(profile, *studied, cores) / "data" / "results" / name
+        selection = verification.studied(verification.read(committed))
+        run = pipeline.study_afresh(profile, *selection, cores) / "data" / "results" / name
     return verification.verify(committed, run, runs.runs_dir(name) / "verification.csv")
 
 
@@ -51,15 +51,15 @@ def train(profile: str, method: str, size: str, seed: str, defence: str) -> None
 
     with sharing.joined():
         settings = load_profile(profile)
-        one, *more = read_seeds(seed, settings)
+        first_seed, *extra = read_seeds(seed, settings)
         if method != TEACHER:
             settings.method(method)
         sizes = (TEACHER,) if method == TEACHER else settings.sizes
-        if more or size not in sizes:
-            known = f"--size of {method} is one of {', '.join(sizes)}, --seed one whole number"
-            raise KdlibError(f"--size {size} --seed {seed}: {known}")
-        run = Run(settings, one, method, size).defended(defence)
-        folder = stages.make(run, load_rows(settings, one))
+        if extra or size not in sizes:
+            allowed = f"--size of {method} is one of {', '.join(sizes)}, --seed one whole number"
+            raise KdlibError(f"--size {size} --seed {seed}: {allowed}")
+        run = Run(settings, first_seed, method, size).defended(defence)
+        folder = stages.make(run, load_rows(settings, first_seed))
         if sharing.is_main():
             print(folder)
 
@@ -96,9 +96,9 @@ def tune(
     from kdlib.tune.store import place
 
     settings = load_profile(profile)
-    fresh = read_seeds(seeds, settings)
-    asked = tuning.read(settings, students, knobs)
-    lines = command.run(settings, fresh, asked, trials, store or place(settings))
+    fresh_seeds = read_seeds(seeds, settings)
+    selected = tuning.read(settings, students, knobs)
+    lines = command.run(settings, fresh_seeds, selected, trials, store or place(settings))
     print("\n".join(lines))
 
 
@@ -108,23 +108,23 @@ def audit(
     policy_sha256: str | None,
     sign: Path | None,
     prices: Path | None,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Measure what a model remembers of a file of tuples; write tables and a report."""
     from kdlib.audit import command, gate
     from kdlib.audit import policy as policies
 
-    named = _pairs("--columns", columns, (*FIELDS, SECRETS))
+    mapping = _pairs("--columns", columns, (*FIELDS, SECRETS))
     if policy is None and policy_sha256 is not None:
         raise KdlibError("--policy-sha256 is of a policy's file; name it with --policy")
-    asked = None if policy is None else policies.read(policy, policy_sha256)
+    policy_file = None if policy is None else policies.read(policy, policy_sha256)
     with clearly("audit"):
-        settings = AuditSettings(columns=named, **given)
-    print(command.run(settings, asked, sign, prices))
-    if asked is None:
+        settings = AuditSettings(columns=mapping, **options)
+    print(command.run(settings, policy_file, sign, prices))
+    if policy_file is None:
         return 0
-    outcome, said = command.verdict(settings.out)
-    print("\n".join(said))
+    outcome, messages = command.verdict(settings.out)
+    print("\n".join(messages))
     return gate.STATUS[outcome]
 
 
@@ -138,11 +138,11 @@ def release(
     from kdlib.audit import command, gate
     from kdlib.audit import policy as policies
 
-    settings, asked = load_profile(profile), policies.read(policy, policy_sha256)
-    releases.make(settings, settings.seeds[0], out, asked, sign)
-    outcome, said = command.verdict(out / releases.AUDIT)
+    settings, policy_file = load_profile(profile), policies.read(policy, policy_sha256)
+    releases.make(settings, settings.seeds[0], out, policy_file, sign)
+    outcome, messages = command.verdict(out / releases.AUDIT)
     print(pd.read_csv(out / releases.FILTERED).to_string(index=False))
-    print("\n".join([*said, str(out)]))
+    print("\n".join([*messages, str(out)]))
     return gate.STATUS[outcome]
 
 
@@ -150,10 +150,10 @@ def verify_record(record: Path, key: Path | None, at: list[str]) -> bool:
     """Check the signature of an audit's record, and the files that it names."""
     from kdlib.audit import verifying
 
-    places = {role: Path(place) for role, place in _pairs("--at", at, verifying.ROLES).items()}
-    found = verifying.faults(record, key, places)
-    print("\n".join(found or verifying.held(record, key)), file=sys.stderr if found else sys.stdout)
-    return not found
+    paths = {role: Path(path) for role, path in _pairs("--at", at, verifying.ROLES).items()}
+    flaws = verifying.faults(record, key, paths)
+    print("\n".join(flaws or verifying.held(record, key)), file=sys.stderr if flaws else sys.stdout)
+    return not flaws
 
 
 def card(record: Path, license: str, license_link: str | None) -> None:
@@ -163,37 +163,37 @@ def card(record: Path, license: str, license_link: str | None) -> None:
     print(*cards.write(record, cards.licence(license, license_link)), sep="\n")
 
 
-def _pairs(option: str, words: list[str], ours: Sequence[str]) -> dict[str, str]:
-    """The words ours=theirs of an option, by ours."""
-    named = dict(word.split("=", 1) for word in words if "=" in word)
-    if len(named) < len(words) or not set(named) <= set(ours):
-        wanted = f"give ours=theirs, where ours is one of {', '.join(ours)}, each once"
-        raise KdlibError(f"{option} {' '.join(words)}: {wanted}")
-    return named
+def _pairs(option: str, pairs: list[str], allowed: Sequence[str]) -> dict[str, str]:
+    """The pairs ours=theirs of an option, by ours."""
+    mapping = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    if len(mapping) < len(pairs) or not set(mapping) <= set(allowed):
+        usage = f"give ours=theirs, where ours is one of {', '.join(allowed)}, each once"
+        raise KdlibError(f"{option} {' '.join(pairs)}: {usage}")
+    return mapping
 
 
-def _template(word: str) -> Template:
+def _template(arg: str) -> Template:
     """A shipped template by its name, or the one that a file holds."""
-    shipped, path = read_templates(), Path(word)
-    if word not in shipped and not path.is_file():
-        raise KdlibError(f"--template {word}: no such file, and none of {', '.join(shipped)}")
+    templates, path = read_templates(), Path(arg)
+    if arg not in templates and not path.is_file():
+        raise KdlibError(f"--template {arg}: no such file, and none of {', '.join(templates)}")
     if path.suffix == ".toml":
-        shipped = read_templates(path)
-        if len(shipped) != 1:
-            raise KdlibError(f"--template {word} holds {len(shipped)} templates; keep one of them")
-        word = next(iter(shipped))
-    with clearly(f"--template {word}"):
-        return shipped[word] if word in shipped else Template(text=path.read_text("utf-8"))
+        templates = read_templates(path)
+        if len(templates) != 1:
+            raise KdlibError(f"--template {arg} holds {len(templates)} templates; keep one of them")
+        arg = next(iter(templates))
+    with clearly(f"--template {arg}"):
+        return templates[arg] if arg in templates else Template(text=path.read_text("utf-8"))
 
 
-def _positive(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"'{word}' is not a whole number above 0")
-    return int(word)
+def _positive(arg: str) -> int:
+    if not arg.isdecimal() or int(arg) < 1:
+        raise argparse.ArgumentTypeError(f"'{arg}' is not a whole number above 0")
+    return int(arg)
 
 
-def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
-    add = child.add_argument
+def _add_arguments_of_audit(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--model", required=True, help="causal model: folder, hub name or package:NAME")
     add("--data", required=True, help="its training rows: .jsonl, .csv, .parquet")
     add("--held-out", help="like rows that it was not trained on")
@@ -201,42 +201,42 @@ def _add_arguments_of_audit(child: argparse.ArgumentParser) -> None:
     add("--out", required=True, help="new folder for what is found; its rows/ hold the rows' text")
     add("--batch", type=_positive, default=64, help="rows per forward pass")
     add("--max-length", type=_positive, help="tokens; default: what the model reads")
-    known = "the prompt's in training: short (default), alpaca, compact, chat, or a file: text "
-    known += "with {instruction} and {context}, or a .toml block"
-    add("--template", type=_template, default="short", help=known)
-    ours = f"such as response=answer; ours: {', '.join((*FIELDS, SECRETS))}"
-    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help=ours)
+    template = "the prompt's in training: short (default), alpaca, compact, chat, or a file: text "
+    template += "with {instruction} and {context}, or a .toml block"
+    add("--template", type=_template, default="short", help=template)
+    columns = f"such as response=answer; ours: {', '.join((*FIELDS, SECRETS))}"
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help=columns)
     add("--precision", choices=("fp32", "bf16"), default="fp32")
-    many = "rows of each file to answer, too, for edit distances: a forward pass per token"
-    add("--decode", type=_positive, default=0, metavar="N", help=many)
+    rows = "rows of each file to answer, too, for edit distances: a forward pass per token"
+    add("--decode", type=_positive, default=0, metavar="N", help=rows)
     add("--show-rows", action="store_true", help="let the report show text of rows")
-    ends = "exit status 0 pass, 1 fail, 3 undecided"
-    add("--policy", help=f"limits, a .toml file, or default; {ends}")
+    statuses = "exit status 0 pass, 1 fail, 3 undecided"
+    add("--policy", help=f"limits, a .toml file, or default; {statuses}")
     add("--policy-sha256", metavar="HEX", help=AGREED)
     add("--sign", type=Path, help="private key (Ed25519, PEM) that signs the record")
     add("--prices", type=Path, help="places and their prices for the brief, a .toml file")
 
 
-def _add_arguments_of_record(child: argparse.ArgumentParser, command: Any) -> None:
-    add = child.add_argument
+def _add_arguments_of_record(parser: argparse.ArgumentParser, command: Any) -> None:
+    add = parser.add_argument
     add("record", type=Path, help="record.json of an audit")
     if command is verify_record:
         add("--key", type=Path, help="public key (Ed25519, PEM) that must have signed it")
-        moved = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
-        add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=moved)
+        locations = "where the model, data, ... lie now: model=FOLDER data=FILE ..."
+        add("--at", nargs="+", default=[], metavar="ROLE=PATH", help=locations)
         return
     spdx = "the model's licence: identifier of the SPDX list, or another's name"
     add("--license", required=True, help=spdx)
     add("--license-link", help="address of the text of a licence that is not in that list")
 
 
-def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
-    add, cores = child.add_argument, len(os.sched_getaffinity(0))
+def _add_arguments(parser: argparse.ArgumentParser, command: Any) -> None:
+    add, cores = parser.add_argument, len(os.sched_getaffinity(0))
     if command is audit:
-        _add_arguments_of_audit(child)
+        _add_arguments_of_audit(parser)
         return
     if command in (verify_record, card):
-        _add_arguments_of_record(child, command)
+        _add_arguments_of_record(parser, command)
         return
     if command is findings:
         return
@@ -254,8 +254,8 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
         add("--seed", default="0", help="default: 0")
         return
     if command is tune:
-        known = "methods, each alone or with a defence behind a +; their knobs: config/knobs.toml"
-        add("--students", default="sft word_kd sft+goldfish sft+lora", help=known)
+        methods = "methods, each alone or with a defence behind a +; their knobs: config/knobs.toml"
+        add("--students", default="sft word_kd sft+goldfish sft+lora", help=methods)
         add("--knobs", default="", help="of these alone, by name; default: all of each")
         add("--trials", type=_positive, default=20, help="of each student; default: 20")
         add("--seeds", default="", help="fresh ones, to judge on; default: as notebook 15 has them")
@@ -266,8 +266,8 @@ def _add_arguments(child: argparse.ArgumentParser, command: Any) -> None:
     if command is pipeline.study:
         add("--seeds", default="", help='such as "0 1 2"; default: the profile\'s')
         add("--methods", default="paper", help="paper, all, or names of further ones")
-        further = ", ".join((*pipeline.PARTS, "all"))
-        add("--parts", default="study", help=f"beside the study itself: {further}")
+        parts = ", ".join((*pipeline.PARTS, "all"))
+        add("--parts", default="study", help=f"beside the study itself: {parts}")
         add("--gpu-jobs", type=_positive, help="notebooks that may share one GPU")
     if command is verify:
         add("--run", type=Path, help="results folder of a finished run")
@@ -277,16 +277,16 @@ def main() -> int:
     """Run a command; bad input ends with one message and exit status 2."""
     parser = _Parser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    of_study = (pipeline.study, train, verify, calibrate, tune, report, findings, site)
-    for command in (*of_study, audit, verify_record, card, release):
+    study_commands = (pipeline.study, train, verify, calibrate, tune, report, findings, site)
+    for command in (*study_commands, audit, verify_record, card, release):
         name, about = command.__name__.replace("_", "-"), (command.__doc__ or "").split("\n")[0]
-        child = commands.add_parser(name, help=about)
-        child.set_defaults(command=command)
-        _add_arguments(child, command)
+        subparser = commands.add_parser(name, help=about)
+        subparser.set_defaults(command=command)
+        _add_arguments(subparser, command)
     try:
         arguments = vars(parser.parse_args())
-        ended = arguments.pop("command")(**arguments)
-        return int(not ended) if isinstance(ended, bool) else ended or 0
+        result = arguments.pop("command")(**arguments)
+        return int(not result) if isinstance(result, bool) else result or 0
     except (KdlibError, OSError) as error:  # OSError: a file that may not be read
         print(f"kdlib: {error}", file=sys.stderr)
         return 2

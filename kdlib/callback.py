@@ -64,11 +64,11 @@ class MemorizationCallback(TrainerCallback):
         """
         _require(steps is None or steps > 0, f"steps = {steps}: it is a whole number above 0")
         _require(limit is None or 0 < limit < 1, f"limit = {limit}: it lies between 0 and 1")
-        shipped = read_templates()
+        templates = read_templates()
         if isinstance(template, str):
-            known = f"template '{template}' is none of {', '.join(shipped)}; give a Template"
-            _require(template in shipped, known)
-            template = shipped[template]
+            unknown = f"template '{template}' is none of {', '.join(templates)}; give a Template"
+            _require(template in templates, unknown)
+            template = templates[template]
         self.trainer, self.steps, self.limit = trainer, steps, limit
         self.tokenizer = _tokenizer(trainer)
         rows = {"members": _rows(members, "members"), "held_out": _rows(held_out, "held_out")}
@@ -76,21 +76,23 @@ class MemorizationCallback(TrainerCallback):
         stream_rows.require_plain(frame["response"], self.tokenizer.eos_token)
         self.group = frame["response"].map(sources.normalised).tolist()
         self.member = frame.index.isin(rows["members"].index)
-        both = set(self.group[: len(rows["members"])]) & set(self.group[len(rows["members"]) :])
-        first = next((place for place, one in enumerate(self.group, 1) if one in both), 0)
-        shared = f"{len(both)} responses stand in members and in held_out, the first in row {first}"
+        overlap = set(self.group[: len(rows["members"])]) & set(self.group[len(rows["members"]) :])
+        first = next((i for i, group in enumerate(self.group, 1) if group in overlap), 0)
+        problem = (
+            f"{len(overlap)} responses stand in members and in held_out, the first in row {first}"
+        )
         remedy = "take them out of held_out, they tell nothing of guessing"
-        _require(not both, f"{shared} of members; {remedy}")
+        _require(not overlap, f"{problem} of members; {remedy}")
         config = self.model().config.get_text_config()
-        most = getattr(config, "max_position_embeddings", None) or tokens.WHOLE.max_length
-        room = max_length or most
-        _require(room <= most, f"max_length = {room}: the model reads {most} tokens")
-        given = frame.assign(row_id=frame.index).to_dict("records"), self.tokenizer
-        encoded = tokens.encode(*given, tokens.WHOLE, template)
-        for one in encoded:
-            long = f"row {one.row_id}: its prompt has {len(one.prompt)} tokens, of {room} in all"
-            _require(len(one.prompt) < room, f"{long}; leave the row out")
-        self.examples = tokens.within(encoded, room)
+        model_max = getattr(config, "max_position_embeddings", None) or tokens.WHOLE.max_length
+        budget = max_length or model_max
+        _require(budget <= model_max, f"max_length = {budget}: the model reads {model_max} tokens")
+        inputs = frame.assign(row_id=frame.index).to_dict("records"), self.tokenizer
+        encoded = tokens.encode(*inputs, tokens.WHOLE, template)
+        for row in encoded:
+            issue = f"row {row.row_id}: its prompt has {len(row.prompt)} tokens, of {budget} in all"
+            _require(len(row.prompt) < budget, f"{issue}; leave the row out")
+        self.examples = tokens.within(encoded, budget)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The model before its first step, unless training is resumed."""
@@ -108,19 +110,19 @@ class MemorizationCallback(TrainerCallback):
             self._note(state, control)
 
     def _note(self, state: Any, control: Any) -> None:
-        due = control.should_log
+        log_due = control.should_log
         with evaluating(self.trainer.model):
-            numbers = point(self.measured())
+            metrics = point(self.measured())
             # Still in eval mode, in which TRL's trainers leave their averages over steps alone.
-            self.trainer.log(dict(numbers))
-        control.should_log = due  # the trainer's own line at this step, which `log` calls off
-        if self.limit is not None and numbers["memorized_excess_lo"] > self.limit:
+            self.trainer.log(dict(metrics))
+        control.should_log = log_due  # the trainer's own line at this step, which `log` calls off
+        if self.limit is not None and metrics["memorized_excess_lo"] > self.limit:
             control.should_training_stop = True
             if state.is_world_process_zero:
-                found = f"memorized_excess_lo = {numbers['memorized_excess_lo']:.4f}"
+                bound = f"memorized_excess_lo = {metrics['memorized_excess_lo']:.4f}"
                 log.warning(
                     "training stops: %s lies above the limit of %g at step %d",
-                    *(found, self.limit, state.global_step),
+                    *(bound, self.limit, state.global_step),
                 )
 
     def measured(self) -> pd.DataFrame:
@@ -129,27 +131,31 @@ class MemorizationCallback(TrainerCallback):
         Processes share the rows, and all get the whole table: so they agree when to stop.
         """
         accelerator, args = self.trainer.accelerator, self.trainer.args
-        own = range(accelerator.process_index, len(self.examples), accelerator.num_processes)
-        found = meter.meter(
+        indices = range(accelerator.process_index, len(self.examples), accelerator.num_processes)
+        metered = meter.meter(
             self.model(),
-            [self.examples[i] for i in own],
+            [self.examples[i] for i in indices],
             pad_id=self.tokenizer.eos_token_id,
             batch=args.per_device_eval_batch_size,
             precision="bf16" if args.bf16 else "fp32",
         )
-        lines = gather_object([*zip(own, found[KEPT].to_dict("records"), strict=True)])
-        table = pd.DataFrame.from_dict(dict(lines), orient="index").sort_index()
+        records = gather_object([*zip(indices, metered[KEPT].to_dict("records"), strict=True)])
+        table = pd.DataFrame.from_dict(dict(records), orient="index").sort_index()
         return table.assign(member=self.member, group=self.group)
 
     def model(self) -> Any:
         """The causal model itself, without what trainer and adapters wrap around it."""
         trainer = self.trainer
         sharded = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
-        split = "weights are split among processes (FSDP, DeepSpeed stage 3), which this callback"
-        _require(not sharded, f"{split} cannot measure; audit the checkpoints instead")
+        problem = "weights are split among processes (FSDP, DeepSpeed stage 3), which this callback"
+        _require(not sharded, f"{problem} cannot measure; audit the checkpoints instead")
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-        prompts = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
-        _require(not prompts, "adapters that learn a prompt cannot be measured; take LoRA's kind")
+        learns_prompts = getattr(
+            getattr(model, "active_peft_config", None), "is_prompt_learning", False
+        )
+        _require(
+            not learns_prompts, "adapters that learn a prompt cannot be measured; take LoRA's kind"
+        )
         return unwrap_peft_model(model)
 
 
@@ -162,9 +168,9 @@ def point(table: pd.DataFrame) -> dict[str, float]:
     each wrong with a chance of 5% (`bounds.excess`). nats_per_token_member and _held_out: the mean
     loss of rows. membership_auc: how likely a member's loss is lower than another's (0.5: a guess).
     """
-    case = [table["member"], table["group"]]
-    hits, nats = exact(table).groupby(case).any(), table["nats_per_token"].groupby(case).mean()
-    counts = [(int(hits[side].sum()), len(hits[side])) for side in (True, False)]
+    keys = [table["member"], table["group"]]
+    hits, nats = exact(table).groupby(keys).any(), table["nats_per_token"].groupby(keys).mean()
+    counts = [(int(hits[is_member].sum()), len(hits[is_member])) for is_member in (True, False)]
     shares = [hit / n for hit, n in counts]
     lo, hi = bounds.excess(counts[0], counts[1], (ALPHA, ALPHA))
     loss = table.groupby("member")["nats_per_token"].mean()
@@ -193,28 +199,28 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise KdlibError(f"MemorizationCallback: {otherwise}")
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise KdlibError(f"MemorizationCallback: {message}")
 
 
 def _tokenizer(trainer: Any) -> Any:
     processing = trainer.processing_class
     tokenizer = getattr(processing, "tokenizer", processing)  # a processor's own
-    ends = getattr(tokenizer, "eos_token_id", None) is not None
-    _require(ends, "the trainer has no tokenizer with an end token; give it as processing_class")
+    has_end = getattr(tokenizer, "eos_token_id", None) is not None
+    _require(has_end, "the trainer has no tokenizer with an end token; give it as processing_class")
     return tokenizer
 
 
-def _rows(given: Rows, name: str) -> pd.DataFrame:
+def _rows(rows: Rows, name: str) -> pd.DataFrame:
     """FIELDS as text, stripped; the index says which row of what, from 1."""
-    frame = given if isinstance(given, pd.DataFrame) else pd.DataFrame(list(given))
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     _require(len(frame) > 0, f"{name} has no rows; it needs at least one")
     for field in stream_rows.NEEDED:
-        there = ", ".join(map(str, frame.columns))[:200]
-        _require(field in frame, f"{name} has no column '{field}', but {there}")
-    places = [f"{number} of {name}" for number in range(1, len(frame) + 1)]
-    texts = frame.reindex(columns=FIELDS).set_axis(places).astype(object)
+        columns = ", ".join(map(str, frame.columns))[:200]
+        _require(field in frame, f"{name} has no column '{field}', but {columns}")
+    labels = [f"{number} of {name}" for number in range(1, len(frame) + 1)]
+    texts = frame.reindex(columns=FIELDS).set_axis(labels).astype(object)
     texts = texts.where(texts.notna(), "")
     for field in FIELDS:
         for row, value in texts[field].items():

@@ -11,7 +11,7 @@ class KdlibError(Exception):
 
 
 @contextmanager
-def clearly(where: str) -> Iterator[None]:
+def clearly(context: str) -> Iterator[None]:
     """Make a refused value the one message of a KdlibError: where it stands, the value, and why.
 
     Of several an unknown key comes first: a field is often missing only because its name is
@@ -20,11 +20,11 @@ def clearly(where: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        found = error.errors()
-        first = max(found, key=lambda one: (one["type"] == "extra_forbidden", len(one["loc"])))
-        place, value = ".".join(map(str, first["loc"])), first.get("input")
-        named = f"{place}: " if isinstance(value, dict) else f"{place} = {value!r}: "
+        errors = error.errors()
+        first = max(errors, key=lambda item: (item["type"] == "extra_forbidden", len(item["loc"])))
+        field, value = ".".join(map(str, first["loc"])), first.get("input")
+        label = f"{field}: " if isinstance(value, dict) else f"{field} = {value!r}: "
         reason = first["msg"].removeprefix("Value error, ")
-        raise KdlibError(f"{where}: {named if place else ''}{reason}") from None
+        raise KdlibError(f"{context}: {label if field else ''}{reason}") from None
     except ValueError as error:
-        raise KdlibError(f"{where}: {error}") from None
+        raise KdlibError(f"{context}: {error}") from None

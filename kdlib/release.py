@@ -43,7 +43,7 @@ OPEN |= {"repetition_penalty", "no_repeat_ngram_size"}
 
 
 def make(
-    profile: Profile, seed: int, out: Path, asked: policies.Read, sign: Path | None = None
+    profile: Profile, seed: int, out: Path, policy_file: policies.Read, sign: Path | None = None
 ) -> pd.DataFrame:
     """Filter, distil, audit and gate, or what is left of it; the gate's table (`gate.judged`).
 
@@ -56,22 +56,22 @@ def make(
     if profile.from_scratch:  # rows need the tokenizer, which is trained; base models come after
         pretraining.prepare(profile)
     rows = load_rows(profile, seed)
-    read = releasing.filtered(profile, rows)
-    split = written_rows(read.rows)
-    counts = {name: {"rows": len(one), "empty": 0} for name, one in split.items()}
-    gate.require_rows(asked.policy, counts)
+    filtered = releasing.filtered(profile, rows)
+    splits = written_rows(filtered.rows)
+    counts = {name: {"rows": len(frame), "empty": 0} for name, frame in splits.items()}
+    gate.require_rows(policy_file.policy, counts)
     pretraining.prepare(profile)
-    student = releasing.student(profile, seed, read)
+    student = releasing.student(profile, seed, filtered)
     claim(out, student)
-    releasing.make(student, read.rows)
+    releasing.make(student, filtered.rows)
     with runs.alone(out / MODEL):
         if not (out / MODEL).is_dir():
-            for name, frame in split.items():
+            for name, frame in splits.items():
                 lines = frame.to_json(orient="records", lines=True, force_ascii=False)
                 runs.write_text(out / ROWS / f"{name}.jsonl", lines)
-            runs.write_table(out / FILTERED, read.counts)
-            write_model(out / MODEL, student, read)
-    files = {name: out / ROWS / f"{name}.jsonl" for name in split}
+            runs.write_table(out / FILTERED, filtered.counts)
+            write_model(out / MODEL, student, filtered)
+    files = {name: out / ROWS / f"{name}.jsonl" for name in splits}
     settings = AuditSettings(
         model=str(out / MODEL),
         data=files["member"],
@@ -80,7 +80,7 @@ def make(
         batch=profile.measure.batch,
         template=profile.template,
     )
-    command.run(settings, asked, sign)
+    command.run(settings, policy_file, sign)
     return pd.read_csv(out / AUDIT / command.GATE)
 
 
@@ -88,37 +88,37 @@ def written_rows(rows: tokens.TokenizedRows) -> dict[str, pd.DataFrame]:
     """FIELDS of the rows that are read, and of held-out rows with other responses, by split."""
     frame = rows.frame
     member = frame[frame["repetitions"] > 0]
-    others = frame[(frame["split"] == "held_out") & (frame["kind"] == "row")]
-    said = others["response"].map(sources.normalised)
-    both = said.isin(set(member["response"].map(sources.normalised)))
-    return {"member": member[list(FIELDS)], "held_out": others.loc[~both, list(FIELDS)]}
+    held_out = frame[(frame["split"] == "held_out") & (frame["kind"] == "row")]
+    responses = held_out["response"].map(sources.normalised)
+    shared = responses.isin(set(member["response"].map(sources.normalised)))
+    return {"member": member[list(FIELDS)], "held_out": held_out.loc[~shared, list(FIELDS)]}
 
 
 def claim(out: Path, student: Run) -> None:
     """Take a folder for the release of this student; KdlibError where it holds another thing."""
-    release = student.profile.release.model_dump(include={"ngram"})
-    facts = {"student": student.identity, "rows": student.part} | release
+    settings = student.profile.release.model_dump(include={"ngram"})
+    facts = {"student": student.identity, "rows": student.part} | settings
     text = json.dumps(facts, indent=1) + "\n"
     with runs.writing(out):
-        there = {one.name for one in out.iterdir()} if out.exists() else set()
-        if CLAIM in there and (out / CLAIM).read_text("utf-8") == text:
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+        if CLAIM in names and (out / CLAIM).read_text("utf-8") == text:
             return
-    if there:
-        what = "another release" if CLAIM in there else "something else"
-        raise KdlibError(f"{out} holds {what}; name a new folder with --out, or remove this one")
+    if names:
+        content = "another release" if CLAIM in names else "something else"
+        raise KdlibError(f"{out} holds {content}; name a new folder with --out, or remove this one")
     runs.write_text(out / CLAIM, text)
 
 
-def write_model(folder: Path, student: Run, read: releasing.Read) -> None:
+def write_model(folder: Path, student: Run, filtered: releasing.Read) -> None:
     """The released model's folder, which is there only when it is complete."""
-    profile, part = student.profile, folder.with_name(f".{folder.name}")
-    shutil.rmtree(part, ignore_errors=True)
+    profile, partial = student.profile, folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
     with runs.writing(folder):
-        shutil.copytree(student.folder / "checkpoint", part)
-    read.ngrams(profile.release.ngram).save(part / NGRAMS)
-    how = {"template": profile.template.model_dump(), "max_new": profile.tokens.max_new}
-    runs.write_text(part / CLAIM, json.dumps(how, indent=1, ensure_ascii=False) + "\n")
-    os.replace(part, folder)
+        shutil.copytree(student.folder / "checkpoint", partial)
+    filtered.ngrams(profile.release.ngram).save(partial / NGRAMS)
+    options = {"template": profile.template.model_dump(), "max_new": profile.tokens.max_new}
+    runs.write_text(partial / CLAIM, json.dumps(options, indent=1, ensure_ascii=False) + "\n")
+    os.replace(partial, folder)
 
 
 def load(
@@ -138,52 +138,52 @@ def load(
     """
     folder = Path(folder)
     if not (folder / AUDIT / record.RECORD).is_file():
-        makes = "it has no record; make it with: python -m kdlib release"
-        raise KdlibError(f"{folder} is not opened: {makes}")
-    with TemporaryDirectory() as spare:
-        copy = _copied(folder, Path(spare))
+        remedy = "it has no record; make it with: python -m kdlib release"
+        raise KdlibError(f"{folder} is not opened: {remedy}")
+    with TemporaryDirectory() as temporary:
+        copy = _copied(folder, Path(temporary))
         _require_passed(folder, copy, key, policy)
-        how = json.loads((copy / MODEL / CLAIM).read_text("utf-8"))
+        options = json.loads((copy / MODEL / CLAIM).read_text("utf-8"))
         model = checkpoints.load_model(copy / MODEL).to(checkpoints.device())
-        tokenizer, known = tokens.load_tokenizer(copy / MODEL), memfree.load(copy / MODEL / NGRAMS)
-    notes, template = Log(Path(log or folder / LOG)), Template(**how["template"])
-    return Released(model, tokenizer, known, notes, template, how["max_new"])
+        tokenizer, ngrams = tokens.load_tokenizer(copy / MODEL), memfree.load(copy / MODEL / NGRAMS)
+    access_log, template = Log(Path(log or folder / LOG)), Template(**options["template"])
+    return Released(model, tokenizer, ngrams, access_log, template, options["max_new"])
 
 
-def _copied(folder: Path, spare: Path) -> Path:
+def _copied(folder: Path, target: Path) -> Path:
     """What is checked and then opened, where only this user writes: nobody changes it between."""
     for name in (record.RECORD, record.ENVELOPE):
         if (folder / AUDIT / name).is_file():
-            (spare / AUDIT).mkdir(exist_ok=True)
-            shutil.copyfile(folder / AUDIT / name, spare / AUDIT / name)
+            (target / AUDIT).mkdir(exist_ok=True)
+            shutil.copyfile(folder / AUDIT / name, target / AUDIT / name)
     if (folder / MODEL).is_dir():
-        shutil.copytree(folder / MODEL, spare / MODEL)
-    return spare
+        shutil.copytree(folder / MODEL, target / MODEL)
+    return target
 
 
 def _require_passed(
     folder: Path, copy: Path, key: str | Path | None, policy: str | Path | None
 ) -> None:
     """Refuse what is not as its record says, or did not pass; `folder` is what is named."""
-    path, closed = copy / AUDIT / record.RECORD, f"{folder} is not opened"
+    path, prefix = copy / AUDIT / record.RECORD, f"{folder} is not opened"
     body = verifying.read(path)
     signer = None if key is None else Path(key)
     faults = verifying.faults(path, signer, {MODEL: copy / MODEL}, roles=(MODEL,))
-    bound = {one["name"] for one in body["subject"]}
+    names = {entry["name"] for entry in body["subject"]}
     faults += [
         f"{path.name} does not name {MODEL}/{name}"
         for name in (NGRAMS, CLAIM)
-        if f"{MODEL}/{name}" not in bound
+        if f"{MODEL}/{name}" not in names
     ]
     if faults:
-        raise KdlibError(f"{closed}: {'; '.join(faults)}".replace(str(copy), str(folder)))
+        raise KdlibError(f"{prefix}: {'; '.join(faults)}".replace(str(copy), str(folder)))
     if (result := body["predicate"].get("result")) != record.RESULT[gate.PASS]:
-        wanted = f"{record.RESULT[gate.PASS]} alone is released"
-        raise KdlibError(f"{closed}: its gate says {result}, and {wanted}; see {folder / AUDIT}")
-    asked = [one["digest"]["sha256"] for one in body["predicate"]["configuration"]]
-    if policy is not None and asked != [policies.read(str(policy)).sha256]:
-        other = f"its gate had another policy than {policy}"
-        raise KdlibError(f"{closed}: {other}; see {folder / AUDIT}")
+        required = f"{record.RESULT[gate.PASS]} alone is released"
+        raise KdlibError(f"{prefix}: its gate says {result}, and {required}; see {folder / AUDIT}")
+    digests = [entry["digest"]["sha256"] for entry in body["predicate"]["configuration"]]
+    if policy is not None and digests != [policies.read(str(policy)).sha256]:
+        problem = f"its gate had another policy than {policy}"
+        raise KdlibError(f"{prefix}: {problem}; see {folder / AUDIT}")
 
 
 class Released:
@@ -193,23 +193,23 @@ class Released:
         self,
         model: Any,
         tokenizer: Any,
-        known: memfree.NGrams,
+        ngrams: memfree.NGrams,
         log: Log,
         template: Template,
         max_new: int,
     ) -> None:
-        self.model, self.tokenizer, self.known = model, tokenizer, known
+        self.model, self.tokenizer, self.known = model, tokenizer, ngrams
         self.log, self.template, self.max_new = log, template, max_new
 
-    def answer(self, instruction: str, context: str = "", *, user: str, **how: Any) -> str:
-        """The answer to one row, greedy unless `how` (of transformers' generate) says otherwise."""
+    def answer(self, instruction: str, context: str = "", *, user: str, **kwargs: Any) -> str:
+        """The answer to one row, greedy by default; `kwargs` are of transformers' `generate`."""
         prompt = tokens.prompt_text(instruction, context, self.template)
         ids = torch.tensor(tokens.prompt_ids([prompt], self.tokenizer), device=self.model.device)
-        written = self.generate(ids, user=user, **{"do_sample": False} | how)
-        return self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+        output = self.generate(ids, user=user, **{"do_sample": False} | kwargs)
+        return self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor, *, user: str, **how: Any) -> Tensor:
+    def generate(self, input_ids: Tensor, *, user: str, **kwargs: Any) -> Tensor:
         """What `generate` of transformers writes under the filter, from prompts int64 [B, T].
 
         They have no padding: a mask could hide tokens from the model, and not from the filter.
@@ -217,25 +217,28 @@ class Released:
         argument is not of OPEN, the prompt leaves no room for `max_new_tokens`, or the log cannot
         be written: then there is no answer.
         """
-        if closed := sorted(set(how) - OPEN):
-            raise KdlibError(f"{', '.join(closed)}: a release does not answer so; leave it out")
+        if banned := sorted(set(kwargs) - OPEN):
+            raise KdlibError(f"{', '.join(banned)}: a release does not answer so; leave it out")
         if not user.strip():
             raise KdlibError("no user is named, and the log needs one; give user='...'")
-        how = {"max_new_tokens": self.max_new, "pad_token_id": self.tokenizer.pad_token_id} | how
-        how.setdefault("attention_mask", torch.ones_like(input_ids))
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        if room and input_ids.shape[1] + how["max_new_tokens"] > room:
-            most = room - how["max_new_tokens"]
-            raise KdlibError(f"the prompt has {input_ids.shape[1]} tokens; shorten it to {most}")
-        refusing = memfree.MemFree(self.known)
+        kwargs = {
+            "max_new_tokens": self.max_new,
+            "pad_token_id": self.tokenizer.pad_token_id,
+        } | kwargs
+        kwargs.setdefault("attention_mask", torch.ones_like(input_ids))
+        max_positions = getattr(self.model.config, "max_position_embeddings", None)
+        if max_positions and input_ids.shape[1] + kwargs["max_new_tokens"] > max_positions:
+            limit = max_positions - kwargs["max_new_tokens"]
+            raise KdlibError(f"the prompt has {input_ids.shape[1]} tokens; shorten it to {limit}")
+        processor = memfree.MemFree(self.known)
         prompts = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
-        asked = self.log.write("asked", user, prompts)
+        request_id = self.log.write("asked", user, prompts)
         try:
-            processors = LogitsProcessorList([refusing])
-            written = self.model.generate(input_ids, logits_processor=processors, **how)
+            processors = LogitsProcessorList([processor])
+            output = self.model.generate(input_ids, logits_processor=processors, **kwargs)
         except BaseException:  # an interrupt, too: tokens may have been seen
-            self.log.write("failed", user, prompts, asked=asked)
+            self.log.write("failed", user, prompts, asked=request_id)
             raise
-        refused = refusing.refused.reshape(len(input_ids), -1).sum(axis=1)  # beams of one prompt
-        self.log.write("answered", user, prompts, refused.tolist(), asked)
-        return written
+        refused = processor.refused.reshape(len(input_ids), -1).sum(axis=1)  # beams of one prompt
+        self.log.write("answered", user, prompts, refused.tolist(), request_id)
+        return output

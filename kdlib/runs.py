@@ -26,11 +26,15 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, 
 
 def root() -> Path:
     """The project's folder: `KDLIB_ROOT`, else the nearest that holds kdlib and notebooks."""
-    if named := os.environ.get("KDLIB_ROOT"):
-        return Path(named).absolute()
-    above = (Path.cwd(), *Path.cwd().parents)
-    holding = (one for one in above if (one / "kdlib").is_dir() and (one / "notebooks").is_dir())
-    return next(holding, Path(__file__).resolve().parents[1])
+    if configured := os.environ.get("KDLIB_ROOT"):
+        return Path(configured).absolute()
+    candidates = (Path.cwd(), *Path.cwd().parents)
+    matches = (
+        folder
+        for folder in candidates
+        if (folder / "kdlib").is_dir() and (folder / "notebooks").is_dir()
+    )
+    return next(matches, Path(__file__).resolve().parents[1])
 
 
 def cache_dir() -> Path:
@@ -78,12 +82,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # safetensors and tokenizers have error classes of their own
-        known = [number for number in FULL + REFUSED if os.strerror(number) in str(error)]
-        number = getattr(error, "errno", None) or next(iter(known), None)
-        if number in FULL:
+        codes = [code for code in FULL + REFUSED if os.strerror(code) in str(error)]
+        code = getattr(error, "errno", None) or next(iter(codes), None)
+        if code in FULL:
             remedy = "free some space and run the same command again, finished stages are kept"
             raise KdlibError(f"the disk is full while writing {path}; {remedy}") from None
-        if number in REFUSED:
+        if code in REFUSED:
             raise KdlibError(f"{path} cannot be written: {error}") from None
         raise
 
@@ -110,27 +114,29 @@ def digest(*texts: str) -> str:
 
 def fingerprint(value: Any) -> str:
     """`digest` of anything JSON can hold; numpy's numbers are numbers."""
-    how: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False}
-    how["default"] = lambda one: one.item() if hasattr(one, "item") else str(one)
-    return digest(json.dumps(value, **how))
+    options: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False}
+    options["default"] = lambda x: x.item() if hasattr(x, "item") else str(x)
+    return digest(json.dumps(value, **options))
 
 
 @cache
 def commit() -> str:
     """The commit of the working tree, with `+` when code or notebooks differ from it."""
-    code = "-- kdlib notebooks :!notebooks/executed Snakefile constraints.txt"
-    asked = ("git rev-parse --short=10 HEAD", f"git status --porcelain {code}")
-    how: dict[str, Any] = {"text": True, "stderr": subprocess.DEVNULL, "cwd": root()}
+    pathspec = "-- kdlib notebooks :!notebooks/executed Snakefile constraints.txt"
+    commands = ("git rev-parse --short=10 HEAD", f"git status --porcelain {pathspec}")
+    options: dict[str, Any] = {"text": True, "stderr": subprocess.DEVNULL, "cwd": root()}
     with suppress(OSError, subprocess.CalledProcessError):
-        head, changed = (subprocess.check_output(words.split(), **how) for words in asked)
+        head, changed = (
+            subprocess.check_output(command.split(), **options) for command in commands
+        )
         return head.strip() + ("+" if changed else "")
     return "unknown"
 
 
 def machine() -> str:
     """The processor's name and how many cores this process may use."""
-    found = re.search(r"model name\s*: *(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
-    name = found[1] if found else platform.processor() or platform.machine()
+    match = re.search(r"model name\s*: *(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
+    name = match[1] if match else platform.processor() or platform.machine()
     return f"{len(os.sched_getaffinity(0))} cores of {name}"
 
 
@@ -148,8 +154,8 @@ def write_manifest(folder: Path, identity: str, **facts: Any) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, or None where there is none, or only part of one."""
     try:
-        found = json.loads((folder / MANIFEST).read_text("utf-8"))  # method was variant once
-        return {"method" if name == "variant" else name: one for name, one in found.items()}
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))  # method was variant once
+        return {"method" if name == "variant" else name: value for name, value in manifest.items()}
     except (FileNotFoundError, ValueError, RecursionError, AttributeError):  # the last: no table
         return None
     except OSError as error:
@@ -166,9 +172,9 @@ def require(folder: Path, identity: str, profile: str, notebook: str) -> Path:
     if done(folder, identity):
         return folder
     shipped = Path(__file__).with_name("config") / "profiles" / f"{profile}.toml"
-    named = profile if shipped.is_file() else f"<path of {profile}.toml>"
+    profile_arg = profile if shipped.is_file() else f"<path of {profile}.toml>"
     missing = f"{os.path.relpath(folder, root())} is not there, or was made with other settings"
-    remedy = f"run notebook {notebook} first, or all with: make study PROFILE={named}"
+    remedy = f"run notebook {notebook} first, or all with: make study PROFILE={profile_arg}"
     raise KdlibError(f"{missing}; {remedy}")
 
 
@@ -177,6 +183,6 @@ def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the folder's lock, a file beside it that stays; filelock.Timeout if held, no `wait`."""
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder.with_name(f"{folder.name}.lock"), blocking=wait).acquire()
-    with held:  # dropped by the kernel however the process ends
+        lock = FileLock(folder.with_name(f"{folder.name}.lock"), blocking=wait).acquire()
+    with lock:  # dropped by the kernel however the process ends
         yield

@@ -37,17 +37,17 @@ Interval = tuple[float, float]
 Statistic = Callable[..., np.ndarray]  # of weights, float32 [n, draws]: numbers, [numbers, draws]
 
 
-def line(value: float, ends: Interval, **further: Any) -> Line:
+def line(value: float, bounds: Interval, **columns: Any) -> Line:
     """A value with its interval as a table has them: value, lo, hi, and further columns."""
-    return {"value": value, "lo": ends[0], "hi": ends[1]} | further
+    return {"value": value, "lo": bounds[0], "hi": bounds[1]} | columns
 
 
 def wilson(hits: int, n: int) -> Interval:
     """Wilson interval of a rate (Wilson 1927); (0, 1) when there is nothing to count."""
     if n == 0:
         return 0.0, 1.0
-    found = binomtest(int(hits), int(n)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    ci = binomtest(int(hits), int(n)).proportion_ci(method="wilson")
+    return float(ci.low), float(ci.high)
 
 
 def rate(hits: int, n: int) -> Line:
@@ -60,85 +60,85 @@ def named(name: str, numbers: Mapping[str, Any]) -> Line:
     return {name: numbers["value"], f"{name}_lo": numbers["lo"], f"{name}_hi": numbers["hi"]}
 
 
-def each(frame: pd.DataFrame, keys: Sequence[str], lines: Callable[..., Any]) -> pd.DataFrame:
-    """A table of what `lines` makes of each group's rows (a line or a list), after its keys."""
+def each(frame: pd.DataFrame, keys: Sequence[str], func: Callable[..., Any]) -> pd.DataFrame:
+    """A table of what `func` makes of each group's rows (a line or a list), after its keys."""
     rows: list[Line] = []
     for key, part in frame.groupby(list(keys), sort=False):
-        made, facts = lines(part), dict(zip(keys, key, strict=True))
-        rows += [facts | one for one in (made if isinstance(made, list) else [made])]
+        result, facts = func(part), dict(zip(keys, key, strict=True))
+        rows += [facts | row for row in (result if isinstance(result, list) else [result])]
     return pd.DataFrame(rows)
 
 
 def resampled(groups: pd.Series, columns: Sequence[Any], seeds: Any = None) -> np.ndarray:
     """Replicates of sums of columns [n] over rows, [1 + seeds + DRAWS, columns]."""
-    (group, many), (seed, trained) = _codes(groups), _codes(seeds, len(groups))
-    cell, cells = seed * many + group, trained * many
-    sums = np.stack([np.bincount(cell, np.asarray(one, float), cells) for one in columns])
-    by_seed = sums.reshape(len(columns), trained, many).sum(2)
-    whole = by_seed.sum(1)
-    found = [whole[None], whole - by_seed.T] if trained > 1 else [whole[None]]
-    sums = sums.reshape(-1, many).T.astype(np.float32)
-    for of_groups, of_seeds in zip(_drawn(many), _drawn(trained, 1), strict=True):
-        block = (of_groups.astype(np.float32) @ sums).reshape(-1, len(columns), trained)
-        found.append((block * of_seeds[:, None]).sum(2))
-    return np.concatenate(found)
+    (group, n_groups), (seed, n_seeds) = _codes(groups), _codes(seeds, len(groups))
+    cell, n_cells = seed * n_groups + group, n_seeds * n_groups
+    sums = np.stack([np.bincount(cell, np.asarray(column, float), n_cells) for column in columns])
+    by_seed = sums.reshape(len(columns), n_seeds, n_groups).sum(2)
+    total = by_seed.sum(1)
+    parts = [total[None], total - by_seed.T] if n_seeds > 1 else [total[None]]
+    sums = sums.reshape(-1, n_groups).T.astype(np.float32)
+    for group_w, seed_w in zip(_drawn(n_groups), _drawn(n_seeds, 1), strict=True):
+        block = (group_w.astype(np.float32) @ sums).reshape(-1, len(columns), n_seeds)
+        parts.append((block * seed_w[:, None]).sum(2))
+    return np.concatenate(parts)
 
 
-def estimate(of: Statistic, groups: Any, seeds: Any = None, draws: int = DRAWS) -> list[Line]:
+def estimate(stat: Statistic, groups: Any, seeds: Any = None, draws: int = DRAWS) -> list[Line]:
     """`summary` of each of the numbers that are no sums, such as areas under curves."""
-    (group, many), (seed, trained) = _codes(groups), _codes(seeds, len(groups))
-    without = np.arange(-1, trained if trained > 1 else 0)  # -1 is no seed: of all rows
-    found = [of((seed[:, None] != without).astype(np.float32))]
-    for of_groups, of_seeds in zip(_drawn(many, 0, draws), _drawn(trained, 1, draws), strict=True):
-        found.append(of((of_groups.T[group] * of_seeds.T[seed]).astype(np.float32)))
-    return [summary(replicates, draws) for replicates in np.concatenate(found, axis=1)]
+    (group, n_groups), (seed, n_seeds) = _codes(groups), _codes(seeds, len(groups))
+    left_out = np.arange(-1, n_seeds if n_seeds > 1 else 0)  # -1 is no seed: of all rows
+    parts = [stat((seed[:, None] != left_out).astype(np.float32))]
+    for group_w, seed_w in zip(_drawn(n_groups, 0, draws), _drawn(n_seeds, 1, draws), strict=True):
+        parts.append(stat((group_w.T[group] * seed_w.T[seed]).astype(np.float32)))
+    return [summary(replicates, draws) for replicates in np.concatenate(parts, axis=1)]
 
 
-def _codes(names: Any, n: int = 0) -> tuple[np.ndarray, int]:
+def _codes(labels: Any, n: int = 0) -> tuple[np.ndarray, int]:
     """The number of each row's name, and how many names there are; None: one for all n rows."""
-    codes, different = pd.factorize(np.zeros(n) if names is None else np.asarray(names))
-    return codes, len(different)
+    codes, uniques = pd.factorize(np.zeros(n) if labels is None else np.asarray(labels))
+    return codes, len(uniques)
 
 
 @functools.lru_cache(maxsize=12)
-def _drawn(of: int, stream: int = 0, draws: int = DRAWS) -> list[np.ndarray]:
-    """How often each of `of` is drawn, as many with replacement, in blocks of uint8 [BLOCK, of]."""
-    dice, blocks = np.random.default_rng(stream), []
+def _drawn(n: int, stream: int = 0, draws: int = DRAWS) -> list[np.ndarray]:
+    """How often each of `n` is drawn, n times with replacement, in blocks of uint8 [BLOCK, n]."""
+    rng, blocks = np.random.default_rng(stream), []
     for count in np.diff([*range(0, draws, BLOCK), draws]):
-        picks = dice.integers(0, of, (count, of)) + of * np.arange(count)[:, None]
-        block = np.bincount(picks.ravel(), minlength=count * of).reshape(count, of)
+        picks = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+        block = np.bincount(picks.ravel(), minlength=count * n).reshape(count, n)
         blocks.append(block.astype(np.uint8))
     return blocks
 
 
 def percentiles(drawn: np.ndarray) -> Interval:
     """The middle 95% of what was drawn; a draw without a value (nan) lies beyond either end."""
-    known = np.sort(drawn[~np.isnan(drawn)])
+    values = np.sort(drawn[~np.isnan(drawn)])
     # the last place from either end at which `p_value` is under .05
-    place = max(0, int(np.ceil(ALPHA / 2 * (len(drawn) + 1))) - 2) - (len(drawn) - len(known))
-    return (float(known[place]), float(known[-1 - place])) if 0 <= place < len(known) else NOTHING
+    rank = max(0, int(np.ceil(ALPHA / 2 * (len(drawn) + 1))) - 2) - (len(drawn) - len(values))
+    return (float(values[rank]), float(values[-1 - rank])) if 0 <= rank < len(values) else NOTHING
 
 
 @np.errstate(invalid="ignore")
 def interval(replicates: np.ndarray, draws: int = DRAWS) -> Interval:
     """The middle of the draws, and the t interval over seeds; NOTHING if too few have a value."""
-    (lo, hi), (error, freedom) = percentiles(replicates[-draws:]), _error(replicates[1:-draws])
-    reach = stdtrit(freedom, 1 - ALPHA / 2) * error
-    lo, hi = np.minimum(lo, replicates[0] - reach), np.maximum(hi, replicates[0] + reach)
+    (lo, hi), (error, dof) = percentiles(replicates[-draws:]), _error(replicates[1:-draws])
+    margin = stdtrit(dof, 1 - ALPHA / 2) * error
+    lo, hi = np.minimum(lo, replicates[0] - margin), np.maximum(hi, replicates[0] + margin)
     return (float(lo), float(hi)) if np.isfinite([lo, hi]).all() else NOTHING
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # seeds may agree to the digit
-def p_value(replicates: np.ndarray, at: float = 0, draws: int = DRAWS) -> float:
-    """Two-sided p-value of a number being `at`: under .05 exactly where `interval` leaves it out.
+def p_value(replicates: np.ndarray, null: float = 0, draws: int = DRAWS) -> float:
+    """Two-sided p-value of a number being `null`: under .05 exactly where `interval` leaves it out.
 
     Twice the smaller share of draws on one side, counting one more (Davison and Hinkley 1997, 4.2),
     or that of the t test over seeds where it is greater.
     """
-    drawn, (error, freedom) = replicates[-draws:], _error(replicates[1:-draws])
-    tails = np.array([1 + (~(drawn > at)).sum(), 1 + (~(drawn < at)).sum()]) / (1 + draws)
-    t = (replicates[0] - at) / np.float64(error)
-    return float(min(1, 2 * np.fmax(tails, stdtr(freedom, np.array([-t, t]))).min()))
+    drawn, (error, dof) = replicates[-draws:], _error(replicates[1:-draws])
+    tails = np.array([1 + (~(drawn > null)).sum(), 1 + (~(drawn < null)).sum()]) / (1 + draws)
+    t = (replicates[0] - null) / np.float64(error)
+    return float(min(1, 2 * np.fmax(tails, stdtr(dof, np.array([-t, t]))).min()))
 
 
 def p_of_none(n: int, share: float) -> float:
@@ -146,12 +146,12 @@ def p_of_none(n: int, share: float) -> float:
     return float(2 * ndtr(-np.sqrt(n * share / (1 - share)))) if share < 1 else 0.0
 
 
-def _error(without: np.ndarray) -> tuple[float, int]:
+def _error(left_out: np.ndarray) -> tuple[float, int]:
     """Jackknife error over seeds (inf: no value without one of them), and degrees of freedom."""
-    if not len(without):  # one seed: the draws decide alone
+    if not len(left_out):  # one seed: the draws decide alone
         return 0.0, 1
-    error = np.sqrt((1 - 1 / len(without)) * ((without - without.mean()) ** 2).sum())
-    return float(np.nan_to_num(error, nan=np.inf)), len(without) - 1
+    error = np.sqrt((1 - 1 / len(left_out)) * ((left_out - left_out.mean()) ** 2).sum())
+    return float(np.nan_to_num(error, nan=np.inf)), len(left_out) - 1
 
 
 def summary(replicates: np.ndarray, draws: int = DRAWS) -> Line:
@@ -167,15 +167,15 @@ def quotient(
     Where fewer than MIN_GROUPS groups are hit, or missed, draws know too little of a share, which
     at 0 or 1 is no certainty about other rows; there it holds Wilson's interval over groups.
     """
-    above, below = resampled(groups, [top, bottom], seeds).T
+    tops, bottoms = resampled(groups, [top, bottom], seeds).T
     with np.errstate(divide="ignore", invalid="ignore"):
-        lo, hi = interval(above / below)
+        lo, hi = interval(tops / bottoms)
     if not share:
         return lo, hi
-    count, hit, missed = (groups[of].nunique() for of in (bottom > 0, top > 0, top < bottom))
+    count, hit, missed = (groups[mask].nunique() for mask in (bottom > 0, top > 0, top < bottom))
     if min(hit, missed) < MIN_GROUPS and ((top == 0) | (top == bottom)).all():
-        rare = wilson(hit if hit <= missed else count - missed, count)
-        lo, hi = np.fmin(lo, rare[0]), np.fmax(hi, rare[1])
+        ci = wilson(hit if hit <= missed else count - missed, count)
+        lo, hi = np.fmin(lo, ci[0]), np.fmax(hi, ci[1])
     return float(np.clip(lo, 0, 1)), float(np.clip(hi, 0, 1))
 
 
@@ -192,14 +192,14 @@ def ratio(groups: pd.Series, top: Any, bottom: Any, seeds: Any = None) -> Line:
     there where MIN_GROUPS groups are counted.
     """
     top, bottom = np.asarray(top), np.asarray(bottom)
-    hits, n, chosen = top.sum(), bottom.sum(), bottom > 0  # so that few draws are without
-    groups, top, bottom = groups[chosen], top[chosen], bottom[chosen]
-    count, ends = groups.nunique(), NOTHING
+    hits, n, mask = top.sum(), bottom.sum(), bottom > 0  # so that few draws are without
+    groups, top, bottom = groups[mask], top[mask], bottom[mask]
+    count, bounds = groups.nunique(), NOTHING
     if count >= MIN_GROUPS:
-        seeds = None if seeds is None else np.asarray(seeds)[chosen]
-        ends = quotient(groups, top, bottom, seeds, share=True)
+        seeds = None if seeds is None else np.asarray(seeds)[mask]
+        bounds = quotient(groups, top, bottom, seeds, share=True)
     facts = {"hits": hits, "n": n, "groups": count, "hit_groups": groups[top > 0].nunique()}
-    return line(hits / n if n else np.nan, ends, **facts)
+    return line(hits / n if n else np.nan, bounds, **facts)
 
 
 def pooled(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -220,16 +220,16 @@ def difference(groups: pd.Series, values: Any, side: np.ndarray, seeds: Any = No
         return summary(x / n - y / m)
 
 
-def ratio_difference(groups: pd.Series, one: Any, other: Any, seeds: Any = None) -> Line:
+def ratio_difference(groups: pd.Series, first: Any, second: Any, seeds: Any = None) -> Line:
     """A quotient of sums (top and bottom, each [n]) less another: value, lo, hi, p, hit_groups.
 
     hit_groups are the groups of either bottom, or those of both tops, whichever are the fewest.
     """
-    a, b, c, d = resampled(groups, [*one, *other], seeds).T
+    a, b, c, d = resampled(groups, [*first, *second], seeds).T
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = summary(a / b - c / d)
-    hit = (one[1] > 0, other[1] > 0, (one[0] > 0) | (other[0] > 0))
-    return found | {"hit_groups": min(groups[some].nunique() for some in hit)}
+        result = summary(a / b - c / d)
+    hit = (first[1] > 0, second[1] > 0, (first[0] > 0) | (second[0] > 0))
+    return result | {"hit_groups": min(groups[mask].nunique() for mask in hit)}
 
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Line:
@@ -240,19 +240,19 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Line:
     as far off as Wilson's bound, over groups, on the share that would not. KdlibError where they do
     not hold the same rows.
     """
-    x, y = (one.iloc[np.lexsort((one["row_id"], one["seed"]))] for one in (a, b))
+    x, y = (frame.iloc[np.lexsort((frame["row_id"], frame["seed"]))] for frame in (a, b))
     same = all(np.array_equal(x[key], y[key]) for key in ("seed", "row_id"))
     if not same or x.duplicated(["seed", "row_id"]).any():
         raise KdlibError("the two runs do not hold the same rows; run the study again")
     gap, groups = x[column].to_numpy(float) - y[column].to_numpy(float), x["group"]
     sums, n = resampled(groups, [gap, np.ones(len(gap))], x["seed"]).T
-    found, count = summary(sums / n), groups.nunique()
-    if (gap == gap[0]).all() and all(one[column].isin((0, 1)).all() for one in (x, y)):
+    result, count = summary(sums / n), groups.nunique()
+    if (gap == gap[0]).all() and all(frame[column].isin((0, 1)).all() for frame in (x, y)):
         bound = wilson(0, count)[1]
-        found |= {"lo": max(-1.0, gap[0] - bound), "hi": min(1.0, gap[0] + bound)}
+        result |= {"lo": max(-1.0, gap[0] - bound), "hi": min(1.0, gap[0] + bound)}
     facts = {"n": len(gap), "groups": count, "discordant": groups[gap != 0].nunique()}
     facts["same_sign"] = same_sign(pd.Series(gap).groupby(x["seed"].to_numpy()).mean())
-    return found | facts
+    return result | facts
 
 
 def same_sign(by_seed: Iterable[float]) -> bool:
@@ -262,9 +262,9 @@ def same_sign(by_seed: Iterable[float]) -> bool:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p-values corrected for how many were tried (Holm 1979), in their order; nan: not tried."""
-    found, tried = np.array(p, dtype=float), ~np.isnan(np.array(p, dtype=float))
-    found[tried] = multipletests(found[tried], method="holm")[1] if tried.any() else found[tried]
-    return found
+    p_holm, tried = np.array(p, dtype=float), ~np.isnan(np.array(p, dtype=float))
+    p_holm[tried] = multipletests(p_holm[tried], method="holm")[1] if tried.any() else p_holm[tried]
+    return p_holm
 
 
 def judgeable(numbers: Any, by: str = "discordant") -> Any:
@@ -286,9 +286,9 @@ def judged(differences: pd.DataFrame, p: str = "p", by: str = "discordant") -> p
 
     direction: "below" or "above" 0, else "". A p at a limit: take it from one side beforehand.
     """
-    found = holm(differences[p].where(judgeable(differences, by)))
+    p_holm = holm(differences[p].where(judgeable(differences, by)))
     side = np.where(differences["value"] > 0, "above", "below")
-    return differences.assign(p_holm=found, direction=np.where(found < ALPHA, side, ""))
+    return differences.assign(p_holm=p_holm, direction=np.where(p_holm < ALPHA, side, ""))
 
 
 def row_text(row: Any, name: str = "value", form: str = ".3f", missing: str = FEW) -> str:

@@ -35,47 +35,51 @@ def membership(
     loss = -tuples["nats_per_token"]
     columns = {"loss": loss, "zlib": loss / size, **tuples[["min_k", "min_k_plus"]]}
     references = {"reference_base": base, "reference_student": unseen}
-    columns |= {name: one + loss for name, one in references.items() if one is not None}
+    columns |= {name: nats + loss for name, nats in references.items() if nats is not None}
     return pd.DataFrame(columns)
 
 
-def likelihood_ratio(nats: pd.Series, outside: pd.DataFrame) -> pd.Series:
+def likelihood_ratio(nats: pd.Series, out_nats: pd.DataFrame) -> pd.Series:
     """Offline likelihood-ratio attack with one variance for all rows (Carlini et al. 2022, VI).
 
     Score = (phi - mean_out) / sigma_out [n], where phi = log(p / (1 - p)) of p = exp(-nats per
     token), which is nearly normal, and mean_out the row's mean over references trained without it
-    (outside, [n, pairs of halves]). Few references cannot tell a row's own spread, so sigma_out is
+    (out_nats, [n, pairs of halves]). Few references cannot tell a row's own spread, so sigma_out is
     pooled over rows, which leaves their order as it is. Not the online attack: no model trained
     *with* the row is looked at. Our references read half as many rows as the target; that moves
     all scores alike and is no advantage for members. KdlibError: fewer than two reference models.
     """
-    if outside.shape[1] < 2:
+    if out_nats.shape[1] < 2:
         raise KdlibError("likelihood_ratio needs two reference models or more; see probe.splits")
-    losses = np.maximum(np.column_stack([nats, outside]).astype(float), 1e-7)  # float32's finest
+    losses = np.maximum(np.column_stack([nats, out_nats]).astype(float), 1e-7)  # float32's finest
     phi = -losses - np.log(-np.expm1(-losses))
-    own, out = phi[:, 0], phi[:, 1:]
-    return pd.Series((own - out.mean(axis=1)) / np.sqrt(out.var(axis=1, ddof=1).mean()), nats.index)
+    target, out = phi[:, 0], phi[:, 1:]
+    return pd.Series(
+        (target - out.mean(axis=1)) / np.sqrt(out.var(axis=1, ddof=1).mean()), nats.index
+    )
 
 
 def scored(
-    tuples: pd.DataFrame, size: pd.Series, unseen: pd.DataFrame, probed: str
+    tuples: pd.DataFrame, size: pd.Series, unseen: pd.DataFrame, probe_size: str
 ) -> pd.DataFrame:
     """SCORES of every member and held-out row, after its names and member; `size` is by row id.
 
-    The base models, which read none of the rows, are a control. `probed` is the size of the
+    The base models, which read none of the rows, are a control. `probe_size` is that of the
     students of `unseen`: losses of two sizes differ by more than membership, so the scores that
     need it are nan for other sizes, and for seeds that it lacks.
     """
     rows = natural(tuples).reset_index(drop=True)
     tuned = rows["method"] != "base"
-    before = rows[~tuned].set_index(["size", *ROW])["nats_per_token"]
-    base = rows.join(before.rename("base"), on=["size", *ROW])["base"].where(tuned)
-    comparable = (rows["size"] == probed) & tuned & rows["seed"].isin(unseen.index.unique("seed"))
-    outside = rows[ROW].join(unseen, on=ROW)[list(unseen.columns)].where(comparable)
-    scores = membership(rows, rows["row_id"].map(size).to_numpy(), base, outside.iloc[:, 0])
-    ratio = likelihood_ratio(rows.loc[comparable, "nats_per_token"], outside[comparable])
-    names = rows[[*MODEL, *ROW, "group"]].assign(member=rows["split"] == "member")
-    return names.join(scores.assign(likelihood_ratio=ratio)[list(SCORES)])
+    base_nats = rows[~tuned].set_index(["size", *ROW])["nats_per_token"]
+    base = rows.join(base_nats.rename("base"), on=["size", *ROW])["base"].where(tuned)
+    comparable = (
+        (rows["size"] == probe_size) & tuned & rows["seed"].isin(unseen.index.unique("seed"))
+    )
+    out_nats = rows[ROW].join(unseen, on=ROW)[list(unseen.columns)].where(comparable)
+    scores = membership(rows, rows["row_id"].map(size).to_numpy(), base, out_nats.iloc[:, 0])
+    ratio = likelihood_ratio(rows.loc[comparable, "nats_per_token"], out_nats[comparable])
+    keys = rows[[*MODEL, *ROW, "group"]].assign(member=rows["split"] == "member")
+    return keys.join(scores.assign(likelihood_ratio=ratio)[list(SCORES)])
 
 
 def near(rows: Mapping[int, pd.DataFrame]) -> pd.Series:
@@ -85,12 +89,12 @@ def near(rows: Mapping[int, pd.DataFrame]) -> pd.Series:
     one response are all on one side and not counted; near ones (`attributes.near_copies`) are not
     kept apart, so that a model has all but read such a held-out row.
     """
-    found = {}
+    counts = {}
     for seed, frame in rows.items():
-        own = frame[frame["kind"] == "row"]
-        count = near_copies(own["response"], own["group"], own["split"] == "member")
-        found[seed] = pd.Series(count, own.index)
-    return pd.concat(found, names=ROW).rename("near")
+        part = frame[frame["kind"] == "row"]
+        copies = near_copies(part["response"], part["group"], part["split"] == "member")
+        counts[seed] = pd.Series(copies, part.index)
+    return pd.concat(counts, names=ROW).rename("near")
 
 
 def scopes(rows: pd.DataFrame, referenced: Sequence[int]) -> pd.DataFrame:
@@ -100,15 +104,17 @@ def scopes(rows: pd.DataFrame, referenced: Sequence[int]) -> pd.DataFrame:
     of halves, so that all scores are of the same rows; held_out: EVERY row, or APART, those that
     nearly copy no member row.
     """
-    seeds = {EVERY: pd.Series(True, rows.index), REFERENCED: rows["seed"].isin(referenced)}
-    others = {EVERY: seeds[EVERY], APART: rows["member"] | (rows["near"] == 0)}
+    seed_masks = {EVERY: pd.Series(True, rows.index), REFERENCED: rows["seed"].isin(referenced)}
+    row_masks = {EVERY: seed_masks[EVERY], APART: rows["member"] | (rows["near"] == 0)}
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
-        found = []
-        for (over, chosen), (held_out, kept) in product(seeds.items(), others.items()):
+        tables = []
+        for (over, seed_mask), (held_out, row_mask) in product(
+            seed_masks.items(), row_masks.items()
+        ):
             facts = {"over": over, "held_out": held_out}
-            found.append(summary(part[(chosen & kept)[part.index]]).assign(**facts))
-        return pd.concat(found).to_dict("records")
+            tables.append(summary(part[(seed_mask & row_mask)[part.index]]).assign(**facts))
+        return pd.concat(tables).to_dict("records")
 
     return each(rows, MODEL, lines)
 
@@ -119,21 +125,21 @@ def alarms(rows: pd.DataFrame, share: float = 0.05, score: str = "loss") -> pd.S
     Of scored rows with `near`: in every model and seed the highest `share` of the held-out rows (at
     least one), all together. Index: highest, all.
     """
-    others = rows[~rows["member"]].assign(copied=rows["near"] > 0)
-    by_model = others.groupby([*MODEL, "seed"])[score]
+    held_out = rows[~rows["member"]].assign(copied=rows["near"] > 0)
+    by_model = held_out.groupby([*MODEL, "seed"])[score]
     rank, count = by_model.rank(ascending=False, method="first"), by_model.transform("size")
-    highest = others[rank <= (share * count).clip(lower=1)]
-    return pd.Series({"highest": highest["copied"].mean(), "all": others["copied"].mean()})
+    highest = held_out[rank <= (share * count).clip(lower=1)]
+    return pd.Series({"highest": highest["copied"].mean(), "all": held_out["copied"].mean()})
 
 
 def summary(rows: pd.DataFrame, keys: Sequence[str] = MODEL) -> pd.DataFrame:
     """`roc.evaluate` of scored rows: every model over its seeds, each score where it has it."""
 
     def lines(part: pd.DataFrame) -> list[dict[str, Any]]:
-        having = {name: part.dropna(subset=name) for name in SCORES if name in part}
+        by_score = {name: part.dropna(subset=name) for name in SCORES if name in part}
         tables = [
             evaluate(rows, [name]).assign(seeds=rows["seed"].nunique())
-            for name, rows in having.items()
+            for name, rows in by_score.items()
             if len(rows)
         ]
         return pd.concat(tables).to_dict("records")
@@ -153,12 +159,12 @@ def noted(paths: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(member=rows["split"] == "member", loss=-rows["nats_per_token"])
     held_out = rows[~rows["member"]].groupby([*keys, "step"])["nats_per_token"].mean()
     runs = held_out.reset_index().groupby(keys)
-    best = held_out.groupby(keys).idxmin().map(lambda at: at[-1])
+    best = held_out.groupby(keys).idxmin().map(lambda key: key[-1])
     steps = {START: runs["step"].min(), LOWEST: best, END: runs["step"].max()}
     parts = []
-    for at, step in steps.items():
+    for stage, step in steps.items():
         chosen = rows.join(step.rename("chosen"), on=keys)["chosen"]
-        parts.append(rows[rows["step"] == chosen].assign(at=at))
+        parts.append(rows[rows["step"] == chosen].assign(at=stage))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -172,8 +178,8 @@ def change(rows: pd.DataFrame) -> pd.DataFrame:
     def line(part: pd.DataFrame) -> dict[str, Any]:
         wide = part.pivot(index=[*ROW, "group", "member"], columns="at", values="loss")
         gap = difference(wide.reset_index(), END, START)
-        told = "lower" if gap["hi"] < 0 else "higher" if gap["lo"] > 0 else "not told from none"
-        return gap | {"told": told}
+        side = "lower" if gap["hi"] < 0 else "higher" if gap["lo"] > 0 else "not told from none"
+        return gap | {"told": side}
 
     return each(rows, MODEL, line)
 
@@ -190,17 +196,17 @@ def reversals(rows: pd.DataFrame, hits: pd.DataFrame, score: str = "loss") -> pd
     """
     wide = rows.pivot(index=[*ROW, "group", "member"], columns="method", values=score).reset_index()
     by_method, pairs = dict(list(hits.groupby("method"))), []
-    most_first = hits.groupby("method")["hit"].mean().sort_values(ascending=False, kind="stable")
-    for one, other in combinations(most_first.index, 2):
-        share = paired_difference(by_method[one], by_method[other], "hit")
-        area = difference(wide, one, other)
-        enough = judgeable(share) and judgeable(area, "groups")
-        facts = {"one": one, "other": other} | named("memorized", share) | named("auc", area)
-        facts["p"] = max(share["p"], area["p"]) if enough else np.nan
+    ranking = hits.groupby("method")["hit"].mean().sort_values(ascending=False, kind="stable")
+    for first, second in combinations(ranking.index, 2):
+        memorized = paired_difference(by_method[first], by_method[second], "hit")
+        auc = difference(wide, first, second)
+        enough_groups = judgeable(memorized) and judgeable(auc, "groups")
+        facts = {"one": first, "other": second} | named("memorized", memorized) | named("auc", auc)
+        facts["p"] = max(memorized["p"], auc["p"]) if enough_groups else np.nan
         pairs.append(facts)
     table = pd.DataFrame(pairs)
     table["p_holm"] = holm(table["p"])
-    sure = table["p_holm"] < ALPHA
-    sides = [table["p"].isna(), sure & (table["auc"] < 0), sure]
+    significant = table["p_holm"] < ALPHA
+    conditions = [table["p"].isna(), significant & (table["auc"] < 0), significant]
     verdicts = ["not judgeable", "reversed", "same order"]
-    return table.assign(verdict=np.select(sides, verdicts, "open"))
+    return table.assign(verdict=np.select(conditions, verdicts, "open"))

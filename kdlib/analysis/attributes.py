@@ -23,32 +23,32 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")  # get_maxClique: get, m
 
 
 def attributes(
-    rows: pd.DataFrame, tokens: Mapping[str, Sequence[int]], general: np.ndarray
+    rows: pd.DataFrame, tokens: Mapping[str, Sequence[int]], surprisals: np.ndarray
 ) -> pd.DataFrame:
     """The attributes of the natural rows of one seed; none of them looks at a model.
 
-    Rows and tokens (the response's ids, at least one) are by row id; general is `surprisal`, [V].
+    Rows and tokens (the response's ids, one or more) are by row id, surprisals [V] of `surprisal`.
     Columns: copies (rows of the same split and response, itself too), near_copies, length (tokens
     with the end), zlib (bytes compressed), compressed (these per byte of the response), rarity
     (mean surprisal), context_overlap (`overlap`), sort (the category's last word), package (first).
     """
-    chosen = rows[rows["kind"] == "row"]
-    response, prompt = chosen["response"], chosen["instruction"] + " " + chosen["context"]
-    members = chosen["split"].isin(["member", "left_out"])
-    ids, compressed = [np.asarray(tokens[row]) for row in chosen.index], zlib_bytes(response)
-    words = chosen["category"].where(chosen["category"].str.strip() != "", "none").str.split()
+    natural = rows[rows["kind"] == "row"]
+    response, prompt = natural["response"], natural["instruction"] + " " + natural["context"]
+    members = natural["split"].isin(["member", "left_out"])
+    ids, compressed = [np.asarray(tokens[row]) for row in natural.index], zlib_bytes(response)
+    words = natural["category"].where(natural["category"].str.strip() != "", "none").str.split()
     columns = {
-        "copies": chosen["group_size"],
-        "near_copies": near_copies(response, chosen["group"], members),
-        "length": [len(one) for one in ids],
+        "copies": natural["group_size"],
+        "near_copies": near_copies(response, natural["group"], members),
+        "length": [len(sequence) for sequence in ids],
         "zlib": compressed,
         "compressed": compressed / [len(text.encode()) for text in response],
-        "rarity": [general[one].mean() for one in ids],
+        "rarity": [surprisals[sequence].mean() for sequence in ids],
         "context_overlap": [overlap(*pair) for pair in zip(response, prompt, strict=True)],
         "sort": words.str[-1],
         "package": words.str[0],
     }
-    return pd.DataFrame(columns, index=chosen.index)
+    return pd.DataFrame(columns, index=natural.index)
 
 
 def surprisal(texts: Iterable[Sequence[int]], vocabulary: int) -> np.ndarray:
@@ -63,14 +63,14 @@ def near_copies(texts: Sequence[str], groups: Sequence[str], counted: Sequence[b
 
     They are `alike` by SIMILAR. Rows of one group are exact copies.
     """
-    names, counts, found = list(groups), np.asarray(counted), []
-    for name, others in zip(names, alike(list(texts), SIMILAR), strict=True):
-        found.append(sum(counts[other] and names[other] != name for other in others))
-    return np.array(found, dtype=int)
+    labels, mask, copies = list(groups), np.asarray(counted), []
+    for label, neighbours in zip(labels, alike(list(texts), SIMILAR), strict=True):
+        copies.append(sum(mask[i] and labels[i] != label for i in neighbours))
+    return np.array(copies, dtype=int)
 
 
 def overlap(response: str, prompt: str) -> float:
     """Share of the response's words that stand in its prompt: what is copied is no memory."""
     words = [word.lower() for word in _WORD.findall(response)]
-    there = {word.lower() for word in _WORD.findall(prompt)}
-    return sum(word in there for word in words) / max(1, len(words))
+    prompt_words = {word.lower() for word in _WORD.findall(prompt)}
+    return sum(word in prompt_words for word in words) / max(1, len(words))

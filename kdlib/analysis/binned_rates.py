@@ -56,9 +56,9 @@ def shares(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 def of_canaries(tuples: pd.DataFrame) -> pd.DataFrame:
     """`shares` of canaries by kind of secret and by repetitions (showings an epoch)."""
-    planted = tuples[(tuples["kind"] == "canary") & (tuples["method"] != "base")]
-    secret = planted["category"].str.removeprefix("canary ")
-    return shares(planted.assign(hit=exact(planted), secret=secret), ["secret", "repetitions"])
+    canaries = tuples[(tuples["kind"] == "canary") & (tuples["method"] != "base")]
+    secret = canaries["category"].str.removeprefix("canary ")
+    return shares(canaries.assign(hit=exact(canaries), secret=secret), ["secret", "repetitions"])
 
 
 def by_row(frame: pd.DataFrame) -> pd.DataFrame:

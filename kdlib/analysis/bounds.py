@@ -1,6 +1,6 @@
 """One-sided bounds of shares, their excess, AUC, hits at a low false-alarm rate, and of epsilon.
 
-Each returns (lo, hi); `wrong` holds the chance that lo lies above the truth, and that hi lies below
+Each returns (lo, hi); `alphas` hold the chance that lo lies above the truth, and that hi lies below
 it, for independent cases. Nothing is drawn at random: a gate that is asked twice says the same, and
 bounds far out in a tail cost no more. `times` asks what the bounds would be with so many times the
 cases, had they shown the same shares.
@@ -16,29 +16,29 @@ Wrong = tuple[float, float]
 Count = tuple[float, float]  # hits, and of how many; a fraction where cases are multiplied
 
 
-def rate(count: Count, wrong: Wrong) -> Interval:
+def rate(count: Count, alphas: Wrong) -> Interval:
     """Of a share (Clopper and Pearson 1934): never wrong more often than said; 0 and 1 of none."""
     hits, n = count
-    lo = float(betaincinv(hits, n - hits + 1, wrong[0])) if hits > 0 else 0.0
-    hi = float(betainccinv(hits + 1, n - hits, wrong[1])) if hits < n else 1.0
+    lo = float(betaincinv(hits, n - hits + 1, alphas[0])) if hits > 0 else 0.0
+    hi = float(betainccinv(hits + 1, n - hits, alphas[1])) if hits < n else 1.0
     return lo, hi
 
 
-def excess(one: Count, other: Count, wrong: Wrong) -> Interval:
+def excess(first: Count, second: Count, alphas: Wrong) -> Interval:
     """Of one share less another, from the bounds of each (Newcombe 1998, method 10, by `rate`).
 
-    Where the other has no hits, the upper bound is that of the one alone.
+    Where the second has no hits, the upper bound is that of the first alone.
     """
-    p, q = one[0] / one[1], other[0] / other[1]
-    ends = []
-    for sign, chance in zip((-1, 1), wrong, strict=True):
-        (low, high), (under, over) = (rate(count, (chance, chance)) for count in (one, other))
-        reach = (high - p, q - under) if sign > 0 else (p - low, over - q)
-        ends.append(float(p - q + sign * np.hypot(*reach)))
-    return ends[0], ends[1]
+    p, q = first[0] / first[1], second[0] / second[1]
+    limits = []
+    for sign, alpha in zip((-1, 1), alphas, strict=True):
+        (p_lo, p_hi), (q_lo, q_hi) = (rate(count, (alpha, alpha)) for count in (first, second))
+        offsets = (p_hi - p, q - q_lo) if sign > 0 else (p - p_lo, q_hi - q)
+        limits.append(float(p - q + sign * np.hypot(*offsets)))
+    return limits[0], limits[1]
 
 
-def auc(score: np.ndarray, member: np.ndarray, wrong: Wrong, times: float = 1) -> Interval:
+def auc(score: np.ndarray, member: np.ndarray, alphas: Wrong, times: float = 1) -> Interval:
     """Of the AUC of scores [n] of members (bool, [n]) and others, two or more of each.
 
     With the variance of DeLong et al. (1988), which asks nothing of the scores' shape, on the logit
@@ -47,51 +47,51 @@ def auc(score: np.ndarray, member: np.ndarray, wrong: Wrong, times: float = 1) -
     (A = 1), half a pair in n x m is taken to lie the other way, else the bound would be 1, too.
     """
     ranks = rankdata(score)
-    above = [ranks[side] - rankdata(score[side]) for side in (member, ~member)]
-    n, m = map(len, above)  # above: how many of the other side lie below, ties half
-    share = above[0] / m, above[1] / n
-    area = np.clip(share[0].mean(), 0.5 / (n * m), 1 - 0.5 / (n * m))
-    both = np.array([one.var(ddof=1) / len(one) for one in share])
-    freedom = min(n, m) * times - 1
-    if both.any():
-        freedom = both.sum() ** 2 / (both**2 / (np.array([n, m]) * times - 1)).sum()
+    placements = [ranks[side] - rankdata(score[side]) for side in (member, ~member)]
+    n, m = map(len, placements)  # placements: how many of the other side lie below, ties half
+    components = placements[0] / m, placements[1] / n
+    area = np.clip(components[0].mean(), 0.5 / (n * m), 1 - 0.5 / (n * m))
+    variances = np.array([component.var(ddof=1) / len(component) for component in components])
+    dof = min(n, m) * times - 1
+    if variances.any():
+        dof = variances.sum() ** 2 / (variances**2 / (np.array([n, m]) * times - 1)).sum()
     spread = area * (1 - area)
-    error = np.sqrt(max(both.sum(), spread / (n * m)) / times) / spread
-    lo, hi = expit(logit(area) - stdtrit(freedom, 1 - np.array(wrong)) * error * np.array([1, -1]))
+    error = np.sqrt(max(variances.sum(), spread / (n * m)) / times) / spread
+    lo, hi = expit(logit(area) - stdtrit(dof, 1 - np.array(alphas)) * error * np.array([1, -1]))
     return float(lo), float(hi)
 
 
 def found_at(
-    score: np.ndarray, member: np.ndarray, false: float, wrong: Wrong, times: float = 1
+    score: np.ndarray, member: np.ndarray, fpr: float, alphas: Wrong, times: float = 1
 ) -> Interval:
-    """Of the share of members found at the threshold that accuses `false` of all others there are.
+    """Of the share of members found at the threshold that accuses a share `fpr` of all others.
 
     Which threshold that is, the others tell only so well: half the chance of being wrong goes to
     one that accuses surely more (for hi) or surely fewer (lo; an order statistic, binomial), the
     other half to the share found there (`rate`). lo is 0 with fewer others than tell a threshold.
     """
-    others, n = np.sort(score[~member])[::-1], int(member.sum())
-    half, many = (wrong[0] / 2, wrong[1] / 2), round(len(others) * times)
-    # the threshold's place among the others: where surely fewer lie above, surely more
-    fewer = int(np.ceil(binom.ppf(half[0], many, false) / times))
-    more = int(np.ceil((binom.isf(half[1], many, false) + 1) / times))
+    negatives, n = np.sort(score[~member])[::-1], int(member.sum())
+    half, count = (alphas[0] / 2, alphas[1] / 2), round(len(negatives) * times)
+    # ranks of the threshold among the others: where surely fewer lie above, surely more
+    lower_rank = int(np.ceil(binom.ppf(half[0], count, fpr) / times))
+    upper_rank = int(np.ceil((binom.isf(half[1], count, fpr) + 1) / times))
     lo, hi = 0.0, 1.0
-    if fewer > 0:
-        hits = (score[member] > others[fewer - 1]).sum()
+    if lower_rank > 0:
+        hits = (score[member] > negatives[lower_rank - 1]).sum()
         lo = rate((hits * times, n * times), half)[0]
-    if more <= len(others):
-        hits = (score[member] >= others[more - 1]).sum()
+    if upper_rank <= len(negatives):
+        hits = (score[member] >= negatives[upper_rank - 1]).sum()
         hi = rate((hits * times, n * times), half)[1]
     return lo, hi
 
 
-def epsilon(found: Count, false: Count, delta: float, wrong: float) -> float:
+def epsilon(hits: Count, false_alarms: Count, delta: float, alpha: float) -> float:
     """The least epsilon that an attack leaves possible, 0 at least; wrong with that chance at most.
 
-    By (epsilon, delta)-differential privacy an attack that accuses a share `false` of others finds
-    at most e^epsilon x false + delta of the members (Kairouz et al. 2015, theorem 2.1; as a test of
+    By (epsilon, delta)-differential privacy an attack that accuses a share f of others finds
+    at most e^epsilon x f + delta of the members (Kairouz et al. 2015, theorem 2.1; as a test of
     a training Jagielski et al. 2020): the lower bound of the one share against the upper one of the
     other (`rate`), each wrong with half the chance.
     """
-    lo, hi = rate(found, (wrong / 2, 1))[0] - delta, rate(false, (1, wrong / 2))[1]
+    lo, hi = rate(hits, (alpha / 2, 1))[0] - delta, rate(false_alarms, (1, alpha / 2))[1]
     return max(0.0, float(np.log(lo / hi))) if lo > 0 else 0.0

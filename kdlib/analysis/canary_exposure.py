@@ -30,18 +30,18 @@ def secrets(
     Responses of canaries (may be empty) and of the twins of each are by the canary's row id.
     Columns: CANARY, then SECRET (see `of_canaries`, `extracted`; category: the kind of secret).
     """
-    spans = {row: secret_span(response, twins[row]) for row, response in canaries.items()}
+    spans = {row_id: secret_span(response, twins[row_id]) for row_id, response in canaries.items()}
     parts = [pd.DataFrame(columns=[*CANARY, *SECRET])]
     for model, folder in folders.items() if spans else ():
         seed = (runs.read_manifest(folder) or {})["seed"]
-        names = dict(zip(CANARY, (*model, seed), strict=False))
-        ranked = of_canaries(pd.read_parquet(folder / "twins.parquet").assign(**names))
+        keys = dict(zip(CANARY, (*model, seed), strict=False))
+        ranked = of_canaries(pd.read_parquet(folder / "twins.parquet").assign(**keys))
         tuples = pd.read_parquet(folder / "tuples.parquet").query("kind == 'canary'")
         leads = pd.read_parquet(folder / "tokens.parquet", columns=["row_id", "token_lead"])
-        tuples = tuples.assign(**names).merge(leads, on="row_id", validate="1:1")
-        facts = extracted(tuples, tuples["token_lead"], spans)
-        facts = facts.assign(**tuples[["category", "repetitions"]])
-        parts.append(ranked.merge(facts, on=CANARY))
+        tuples = tuples.assign(**keys).merge(leads, on="row_id", validate="1:1")
+        extractions = extracted(tuples, tuples["token_lead"], spans)
+        extractions = extractions.assign(**tuples[["category", "repetitions"]])
+        parts.append(ranked.merge(extractions, on=CANARY))
     return pd.concat(parts[len(parts) > 1 :], ignore_index=True)[[*CANARY, *SECRET]]
 
 
@@ -61,17 +61,17 @@ def of_canaries(twins: pd.DataFrame) -> pd.DataFrame:
     return planted.assign(exposure=exposure).reset_index(drop=True)
 
 
-def chance(twins: int) -> float:
+def chance(n_twins: int) -> float:
     """Expected exposure (bits) of a secret never planted: log2(e), about 1.44, with many twins."""
-    return float(np.log2(twins + 1) - np.log2(np.arange(1, twins + 2)).mean())
+    return float(np.log2(n_twins + 1) - np.log2(np.arange(1, n_twins + 2)).mean())
 
 
 def secret_span(response: Sequence[int], twins: Sequence[Sequence[int]]) -> tuple[int, int]:
     """First token of a canary's secret, and first behind it: where its twins (1 or more) differ."""
-    forwards = [list(one) for one in (response, *twins)]
-    start = len(commonprefix(forwards))
-    behind = len(commonprefix([one[::-1] for one in forwards]))
-    return start, max(start, len(response) - behind)
+    sequences = [list(tokens) for tokens in (response, *twins)]
+    start = len(commonprefix(sequences))
+    suffix = len(commonprefix([tokens[::-1] for tokens in sequences]))
+    return start, max(start, len(response) - suffix)
 
 
 def extracted(
@@ -82,8 +82,8 @@ def extracted(
     Of tuples of canaries, their token_lead (a list per row) and `secret_span` by row id.
     """
     pairs = zip(tuples["row_id"], leads, strict=True)
-    inside = [np.asarray(lead)[slice(*spans[row])] for row, lead in pairs]
-    secret = [len(one) > 0 and bool((one > 0).all()) for one in inside]
+    secret_leads = [np.asarray(lead)[slice(*spans[row_id])] for row_id, lead in pairs]
+    secret = [len(values) > 0 and bool((values > 0).all()) for values in secret_leads]
     return tuples[CANARY].assign(extracted=exact(tuples).to_numpy(), secret=secret)
 
 
@@ -97,14 +97,14 @@ def by(canaries: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """
 
     def count(part: pd.DataFrame) -> Line:
-        twins, names = int(part["twins"].iloc[0]), part["seed"].astype(str) + part["row_id"]
-        most = float(np.log2(twins + 1))
-        row: Line = {"n": len(part), "chance": chance(twins), "most": most}
-        for name, top in (("exposure", most), ("extracted", 1.0), ("secret", 1.0)):
-            values = part[name].astype(float) / top  # a share of what it can be
-            lo, hi = bootstrap(values, names, part["seed"], share=True)
-            row |= named(name, line(part[name].mean(), (lo * top, hi * top)))
+        n_twins, canary_ids = int(part["twins"].iloc[0]), part["seed"].astype(str) + part["row_id"]
+        highest = float(np.log2(n_twins + 1))
+        row: Line = {"n": len(part), "chance": chance(n_twins), "most": highest}
+        for name, scale in (("exposure", highest), ("extracted", 1.0), ("secret", 1.0)):
+            values = part[name].astype(float) / scale  # a share of what it can be
+            lo, hi = bootstrap(values, canary_ids, part["seed"], share=True)
+            row |= named(name, line(part[name].mean(), (lo * scale, hi * scale)))
         return row
 
-    ends = [f"{one}{end}" for one in SECRET[2:5] for end in ("", "_lo", "_hi")]
-    return each(canaries, keys, count).reindex(columns=[*keys, *ends, "n", "chance", "most"])
+    columns = [f"{column}{end}" for column in SECRET[2:5] for end in ("", "_lo", "_hi")]
+    return each(canaries, keys, count).reindex(columns=[*keys, *columns, "n", "chance", "most"])

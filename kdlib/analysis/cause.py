@@ -1,8 +1,8 @@
 """What carries recitation: whose text is read, what is minimized, or the number of steps.
 
 A student is known by its name in `study.variations`, which stands in the column method; one is
-"sft". `notes` are what was noted of them through training and `useful` their usefulness, as in
-`equal_usefulness`, whose functions take these frames too. `last` are their member rows when
+"sft". `notes` are what was noted of them through training and `usefulness` that of their answers,
+as in `equal_usefulness`, whose functions take these frames too. `last` are their member rows when
 training ended (`ends`). Taught in notebook 14_cause.
 """
 
@@ -33,7 +33,7 @@ Pairs = Mapping[str, tuple[str, str]]  # by name: text and objective
 def read(folders: Mapping[str, Iterable[Path]]) -> Frames:
     """Frames paths and, where answers were noted, path_answers of finished runs, by their name."""
     parts: dict[str, list[pd.DataFrame]] = {}
-    for name, folder in ((name, one) for name, of_seeds in folders.items() for one in of_seeds):
+    for name, folder in ((name, path) for name, paths in folders.items() for path in paths):
         tables = {"paths": noted(folder)}
         if (file := folder / "path_answers.parquet").is_file():
             group = tables["paths"].groupby("row_id")["group"].first()
@@ -62,8 +62,8 @@ def ends(frame: pd.DataFrame) -> pd.DataFrame:
 
 def less_than_sft(last: pd.DataFrame) -> pd.DataFrame:
     """What each student memorizes less SFT: method, and what `stats.paired_difference` gives."""
-    sft, others = last[last["method"] == "sft"], last[last["method"] != "sft"]
-    return each(others, ["method"], lambda rows: paired_difference(rows, sft, "value"))
+    sft, students = last[last["method"] == "sft"], last[last["method"] != "sft"]
+    return each(students, ["method"], lambda rows: paired_difference(rows, sft, "value"))
 
 
 def effects(last: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
@@ -78,28 +78,28 @@ def effects(last: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     the cause, and enters none of this.
     """
     wide = last.pivot(index=KEYS, columns="method", values="value").reset_index()
-    named = {pair: name for name, pair in pairs.items()}
-    (rows, *texts), (entropy, *objectives) = (
-        dict.fromkeys(one) for one in zip(*pairs.values(), strict=True)
+    names = {pair: name for name, pair in pairs.items()}
+    (gold, *texts), (ce, *objectives) = (
+        dict.fromkeys(values) for values in zip(*pairs.values(), strict=True)
     )
 
     def mean(cells: Iterable[tuple[str, str]]) -> pd.DataFrame:
-        return wide[KEYS].assign(value=wide[[named[pair] for pair in cells]].mean(axis=1))
+        return wide[KEYS].assign(value=wide[[names[pair] for pair in cells]].mean(axis=1))
 
-    taught = [text for text in texts if (text, entropy) != UNTAUGHT]
-    found = []
+    taught = [text for text in texts if (text, ce) != UNTAUGHT]
+    contrasts = []
     for text in texts:
-        over = [how for how in (entropy, *objectives) if (text, how) != UNTAUGHT]
-        sides = [(text, how) for how in over], [(rows, how) for how in over]
-        found.append((text, "", *map(mean, sides)))
-    for how in objectives:
-        sides = [(text, how) for text in (rows, *taught)], [(x, entropy) for x in (rows, *taught)]
-        found.append(("", how, *map(mean, sides)))
-    for text, how in itertools.product(taught, objectives):
-        found.append((text, how, mean([(text, entropy)]), mean([(rows, how)])))
+        usable = [objective for objective in (ce, *objectives) if (text, objective) != UNTAUGHT]
+        sides = [(text, x) for x in usable], [(gold, x) for x in usable]
+        contrasts.append((text, "", *map(mean, sides)))
+    for objective in objectives:
+        sides = [(text, objective) for text in (gold, *taught)], [(x, ce) for x in (gold, *taught)]
+        contrasts.append(("", objective, *map(mean, sides)))
+    for text, objective in itertools.product(taught, objectives):
+        contrasts.append((text, objective, mean([(text, ce)]), mean([(gold, objective)])))
     lines = [
-        {"text": text, "objective": how} | paired_difference(a, b, "value")
-        for text, how, a, b in found
+        {"text": text, "objective": objective} | paired_difference(a, b, "value")
+        for text, objective, a, b in contrasts
     ]
     return pd.DataFrame(lines)
 
@@ -111,10 +111,10 @@ def by_recited(last: pd.DataFrame, recited: pd.DataFrame, pairs: Pairs) -> pd.Da
     Lines for both: recited, and those of `effects` of the text "teacher": its main effect, and what
     it leaves alone less each objective alone.
     """
-    rows, found = last.merge(recited, on=ROW), []
-    for same, part in rows.groupby("recited", sort=False):
-        found.append(effects(part, pairs).query("text == 'teacher'").assign(recited=same))
-    return pd.concat(found, ignore_index=True)
+    rows, tables = last.merge(recited, on=ROW), []
+    for flag, part in rows.groupby("recited", sort=False):
+        tables.append(effects(part, pairs).query("text == 'teacher'").assign(recited=flag))
+    return pd.concat(tables, ignore_index=True)
 
 
 def fit_by_recited(notes: pd.DataFrame, recited: pd.DataFrame) -> pd.DataFrame:
@@ -125,30 +125,32 @@ def fit_by_recited(notes: pd.DataFrame, recited: pd.DataFrame) -> pd.DataFrame:
     (memorized share and loss of these rows when training ended), and what
     `equal_usefulness.same_fit` gives of these rows (SFT: nan).
     """
-    own, found = members(notes).merge(recited, on=ROW), []
-    for same, part in own.groupby("recited", sort=False):
+    rows, tables = members(notes).merge(recited, on=ROW), []
+    for flag, part in rows.groupby("recited", sort=False):
         last = ends(part).groupby("method")[["value", "nats_per_token"]].mean()
         last.columns = ["at_end", "nats"]
         fitted = equal_usefulness.same_fit(part).drop(columns="size")
-        found.append(last.reset_index().merge(fitted, how="left").assign(recited=same))
-    return pd.concat(found, ignore_index=True)
+        tables.append(last.reset_index().merge(fitted, how="left").assign(recited=flag))
+    return pd.concat(tables, ignore_index=True)
 
 
 def which_carries(effects: pd.DataFrame, by_recited: pd.DataFrame) -> Judged:
     """Whether the text takes more recitation away than the objective; see claim A3."""
-    lines = sure(effects)
-    below, above = (lines & side for side in (effects["value"] < 0, effects["value"] > 0))
-    text, objective = (effects[name] != "" for name in ("text", "objective"))
-    both = text & objective
-    confirmed = below[both].all() and below[~objective].all()
-    refuted = above[both].all() and below[~text].all()
-    said = [f"{_named(one)} {row_text(one, form='+.3f')}" for one in effects.to_dict("records")]
-    for one in by_recited.to_dict("records"):
-        where = "is the row" if one["recited"] else "is not the row"
-        said.append(
-            f"{_named(one)} where its text {where} {row_text(one, form='+.3f')} ({one['n']} rows)"
+    significant = sure(effects)
+    below, above = (significant & side for side in (effects["value"] < 0, effects["value"] > 0))
+    has_text, has_objective = (effects[name] != "" for name in ("text", "objective"))
+    both = has_text & has_objective
+    confirmed = below[both].all() and below[~has_objective].all()
+    refuted = above[both].all() and below[~has_text].all()
+    sentences = [
+        f"{_named(row)} {row_text(row, form='+.3f')}" for row in effects.to_dict("records")
+    ]
+    for row in by_recited.to_dict("records"):
+        phrase = "is the row" if row["recited"] else "is not the row"
+        sentences.append(
+            f"{_named(row)} where its text {phrase} {row_text(row, form='+.3f')} ({row['n']} rows)"
         )
-    return bool(confirmed), bool(refuted), "; ".join(said)
+    return bool(confirmed), bool(refuted), "; ".join(sentences)
 
 
 def _named(line: Mapping[Hashable, Any]) -> str:
@@ -173,18 +175,18 @@ def least_common_loss(notes: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for name, (hits, nats) in curves.items():
         loss = max(nats.min(), curves["sft"][1].min())
-        own, sft = (
-            memorized_at(np.array([loss]), *one)[0] for one in ((hits, nats), curves["sft"])
+        share, sft_share = (
+            memorized_at(np.array([loss]), *curve)[0] for curve in ((hits, nats), curves["sft"])
         )
-        lines.append({"method": name, "loss": loss, "own": own, "sft": sft})
+        lines.append({"method": name, "loss": loss, "own": share, "sft": sft_share})
     return pd.DataFrame(lines)
 
 
 def convergence(
     notes: pd.DataFrame,
-    useful: pd.DataFrame,
+    usefulness: pd.DataFrame,
     same_fit: pd.DataFrame,
-    slow: Sequence[str],
+    methods: Sequence[str],
     margin: float,
 ) -> pd.DataFrame:
     """What `explained` judges, of students that were given more steps than SFT.
@@ -196,19 +198,21 @@ def convergence(
     """
     last, lines = ends(members(notes)), []
     sft, path = last.query("method == 'sft'"), memorized(notes.query("method == 'sft'"))
-    for method in slow:
-        own = last[last["method"] == method]
-        epochs = own["epoch"].max()
+    for method in methods:
+        student = last[last["method"] == method]
+        epochs = student["epoch"].max()
         (fit,) = same_fit[same_fit["method"] == method].to_dict("records")
-        there = memorized_at(np.array([fit["to"]]), path["value"], path["nats"])[0]
-        late, half = (at(useful, method, epoch) for epoch in (epochs, epochs / 2))
+        sft_share = memorized_at(np.array([fit["to"]]), path["value"], path["nats"])[0]
+        late, half = (at(usefulness, method, epoch) for epoch in (epochs, epochs / 2))
         gain = paired_difference(late, half, "value")
-        found = {
-            "end": paired_difference(own, sft, "value") | {"sft": sft["value"].mean()},
-            "same_fit": fit | {"sft": there},
+        records = {
+            "end": paired_difference(student, sft, "value") | {"sft": sft["value"].mean()},
+            "same_fit": fit | {"sft": sft_share},
             "gain": gain | {"margin": margin},
         }
-        lines += [one | {"method": method, "metric": metric} for metric, one in found.items()]
+        lines += [
+            record | {"method": method, "metric": metric} for metric, record in records.items()
+        ]
     return pd.DataFrame(lines)[["method", "metric", "value", "lo", "hi", "sft", "margin"]]
 
 
@@ -224,25 +228,25 @@ def explained(convergence: pd.DataFrame) -> dict[str, str]:
     """
     verdicts = {}
     for method, lines in convergence.groupby("method", sort=False):
-        one = lines.set_index("metric")
-        as_much = (one["lo"] > -LESS) & (one["sft"] >= ENOUGH)
-        less = one["hi"]["same_fit"] < 0 and one["sft"]["end"] >= ENOUGH
-        stopped = one["hi"]["gain"] < one["margin"]["gain"] and one["margin"]["gain"] > 0
-        protective = "protective" if less and stopped else "open"
-        verdicts[str(method)] = "undertrained" if as_much.any() else protective
+        table = lines.set_index("metric")
+        equal = (table["lo"] > -LESS) & (table["sft"] >= ENOUGH)
+        less = table["hi"]["same_fit"] < 0 and table["sft"]["end"] >= ENOUGH
+        plateau = table["hi"]["gain"] < table["margin"]["gain"] and table["margin"]["gain"] > 0
+        verdict = "protective" if less and plateau else "open"
+        verdicts[str(method)] = "undertrained" if equal.any() else verdict
     return verdicts
 
 
 def protective(convergence: pd.DataFrame) -> Judged:
     """Whether all methods that had more steps are `explained` as protective; see claim A4."""
     verdicts = explained(convergence)
-    said = []
+    sentences = []
     for method, lines in convergence.groupby("method", sort=False):
-        numbers = [f"{one['metric']} {row_text(one, form='+.3f', missing='none')}"
-                   for one in lines.to_dict("records")]  # fmt: skip
-        said.append(f"{method} {verdicts[str(method)]} ({', '.join(numbers)})")
-    found = set(verdicts.values())
-    return found == {"protective"}, "undertrained" in found, "; ".join(said)
+        numbers = [f"{row['metric']} {row_text(row, form='+.3f', missing='none')}"
+                   for row in lines.to_dict("records")]  # fmt: skip
+        sentences.append(f"{method} {verdicts[str(method)]} ({', '.join(numbers)})")
+    outcomes = set(verdicts.values())
+    return outcomes == {"protective"}, "undertrained" in outcomes, "; ".join(sentences)
 
 
 CLAIMS = {

@@ -64,9 +64,9 @@ def judge(name: str, seeds: int, **tables: Any) -> dict[str, str]:
 
     `seeds` are how many training runs of each model the tables are of.
     """
-    statement, rule, judges, trained = CLAIMS[name]
-    needed = inspect.signature(judges).parameters  # the tables that this judge reads
-    confirmed, refuted, evidence = judges(**{table: tables[table] for table in needed})
+    statement, rule, judge_function, trained = CLAIMS[name]
+    needed = inspect.signature(judge_function).parameters  # the tables that this judge reads
+    confirmed, refuted, evidence = judge_function(**{table: tables[table] for table in needed})
     verdict = "confirmed" if confirmed else "refuted" if refuted else "open"
     if trained:
         rule = f"{rule}; {FEW}"
@@ -83,26 +83,26 @@ def ledger(names: Iterable[str], seeds: int, **tables: Any) -> pd.DataFrame:
 
 def made_at(ledger: pd.DataFrame, folders: Mapping[str, Iterable[Path]]) -> pd.DataFrame:
     """A ledger with column commit: those at which models were made, by their names' folders."""
-    manifests = (runs.read_manifest(one) for of_seeds in folders.values() for one in of_seeds)
-    known = dict.fromkeys(str(one["commit"]) for one in manifests if one)
-    return ledger.assign(commit=" ".join(known))
+    manifests = (runs.read_manifest(folder) for paths in folders.values() for folder in paths)
+    commits = dict.fromkeys(str(manifest["commit"]) for manifest in manifests if manifest)
+    return ledger.assign(commit=" ".join(commits))
 
 
 def lines(
     stopped: pd.DataFrame, same_fit: pd.DataFrame, differences: pd.DataFrame, tuples: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
     """The lines (value, lo, hi) on which claims of notebook 10 are judged, by claim."""
-    own = (
-        one[one["method"].isin(DISTILLED)]
-        for one in (stopped.query("metric == 'memorized'"), same_fit)
+    tables = (
+        table[table["method"].isin(DISTILLED)]
+        for table in (stopped.query("metric == 'memorized'"), same_fit)
     )
-    pooled = {name: _pooled(differences, *which) for name, which in COMPARED.items()}
-    return dict(zip(("A1", "A2"), own, strict=True)) | pooled | {"C5": member_gains(tuples)}
+    pooled = {name: _pooled(differences, *pair) for name, pair in COMPARED.items()}
+    return dict(zip(("A1", "A2"), tables, strict=True)) | pooled | {"C5": member_gains(tuples)}
 
 
 def _pooled(differences: pd.DataFrame, comparison: str, metric: str) -> pd.DataFrame:
-    chosen = differences[differences["method"].isin(DISTILLED)]
-    return chosen.query("seed == 'all' and comparison == @comparison and metric == @metric")
+    rows = differences[differences["method"].isin(DISTILLED)]
+    return rows.query("seed == 'all' and comparison == @comparison and metric == @metric")
 
 
 def _named(row: pd.Series) -> str:
@@ -113,40 +113,43 @@ def _named(row: pd.Series) -> str:
 
 def _all_below(claim: str, differences: pd.DataFrame) -> Judged:
     gaps = _pooled(differences, *COMPARED[claim])
-    by = "hit_groups" if claim == "C4" else "discordant"
+    column = "hit_groups" if claim == "C4" else "discordant"
     if not len(gaps):
         return False, False, "no two students to compare"
-    below, above = sure(gaps, by) & (gaps["value"] < 0), judged(gaps, by=by)["direction"] == "above"
-    most = _named(gaps.loc[gaps["value"].fillna(-np.inf).idxmax()])
+    below, above = (
+        sure(gaps, column) & (gaps["value"] < 0),
+        judged(gaps, by=column)["direction"] == "above",
+    )
+    highest = _named(gaps.loc[gaps["value"].fillna(-np.inf).idxmax()])
     evidence = f"{below.sum()} of {len(gaps)} differences lie below 0, {above.sum()} above"
-    return below.all(), above.any(), f"{evidence}; the highest: {most}"
+    return below.all(), above.any(), f"{evidence}; the highest: {highest}"
 
 
 def _less_of_it(differences: pd.DataFrame) -> Judged:
     gaps = _pooled(differences, *COMPARED["C4"])
     sft = gaps.reindex(columns=["sft", "sft_larger"]).to_numpy()
     if len(gaps) and sft.max() - sft.min() > START:
-        at = f"SFT memorizes {sft.min():.3f} to {sft.max():.3f} of the rows by size"
-        return False, False, f"no verdict: {at}, more than {START} apart"
+        span = f"SFT memorizes {sft.min():.3f} to {sft.max():.3f} of the rows by size"
+        return False, False, f"no verdict: {span}, more than {START} apart"
     return _all_below("C4", differences)
 
 
 def _keeps_usefulness(differences: pd.DataFrame, over_trivial: pd.DataFrame) -> Judged:
-    known, said = taught(over_trivial)
+    proven, note = taught(over_trivial)
     gaps = _pooled(differences, *COMPARED["C2"])
     margin = gaps["margin"]
-    kept = (gaps["lo"] > -margin) & judgeable(gaps, "groups")
-    lost = (gaps["hi"] < -margin) & (judged(gaps, "p_limit", "groups")["p_holm"] < ALPHA)
-    evidence = f"{kept.sum()} of {len(gaps)} differences lie above minus the margin (as useful), "
-    evidence += f"{lost.sum()} below it (less useful)"
-    of_size = gaps.dropna(subset="margin").groupby("size", sort=False)["margin"].first()
-    spans = ", ".join(f"{size} {one:.3f}" for size, one in of_size.items())
+    passed = (gaps["lo"] > -margin) & judgeable(gaps, "groups")
+    failed = (gaps["hi"] < -margin) & (judged(gaps, "p_limit", "groups")["p_holm"] < ALPHA)
+    evidence = f"{passed.sum()} of {len(gaps)} differences lie above minus the margin (as useful), "
+    evidence += f"{failed.sum()} below it (less useful)"
+    margins = gaps.dropna(subset="margin").groupby("size", sort=False)["margin"].first()
+    spans = ", ".join(f"{size} {value:.3f}" for size, value in margins.items())
     evidence += f"; the margin by size: {spans or 'none'}"
     if margin.isna().any():
         evidence += f"; {named(gaps[margin.isna()])}: no margin, as SFT adds nothing"
-    least = _named(gaps.loc[gaps["value"].idxmin()])
-    evidence = f"{evidence}; the lowest: {least}; {said}"
-    return known and kept.all(), known and lost.any(), evidence
+    lowest = _named(gaps.loc[gaps["value"].idxmin()])
+    evidence = f"{evidence}; the lowest: {lowest}; {note}"
+    return proven and passed.all(), proven and failed.any(), evidence
 
 
 def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
@@ -154,16 +157,16 @@ def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
     gains = member_gains(tuples).set_index(MODEL, drop=False)
     learned = learned.reindex(gains.index, fill_value=False)
     above, counted = (gains["lo"] > LEAST) & judgeable(gains, "hit_groups"), gains[learned]
-    none = judged(counted, "p_limit", "groups")["p_holm"] < ALPHA
-    below = none & (counted["hi"] < LEAST)
+    significant = judged(counted, "p_limit", "groups")["p_holm"] < ALPHA
+    below = significant & (counted["hi"] < LEAST)
     evidence = f"{(above & learned).sum()} of {len(gains)} distilled students memorize over "
     evidence += f"{LEAST:.0%} more of the member than of the held-out rows, {below.sum()} less "
     evidence += "(after Holm's correction)"
     if len(counted):
-        least = counted.loc[counted["value"].idxmin()]
-        evidence += f"; the least: {label(least['method'])} {least['size']} {row_text(least)} "
-        evidence += f"({least['hit_groups']} different responses"
-        p = judged(counted, "p_limit", "groups").loc[least.name, "p_holm"]
+        lowest = counted.loc[counted["value"].idxmin()]
+        evidence += f"; the least: {label(lowest['method'])} {lowest['size']} {row_text(lowest)} "
+        evidence += f"({lowest['hit_groups']} different responses"
+        p = judged(counted, "p_limit", "groups").loc[lowest.name, "p_holm"]
         evidence += f", p of a difference of {LEAST:.0%} after Holm's correction {p:.3f})"
     if not learned.all():
         evidence += f"; no more useful than before fine-tuning: {named(gains[~learned])}"
@@ -181,12 +184,12 @@ def member_gains(tuples: pd.DataFrame) -> pd.DataFrame:
 def _member_gain(rows: pd.DataFrame) -> Line:
     hit, groups = rows["hit"].to_numpy(float), rows["group"]
     member = (rows["split"] == "member").to_numpy()
-    found = difference(groups, hit, member, rows["seed"])
-    found["p_limit"] = difference(groups, hit - LEAST * member, member, rows["seed"])["p"]
+    record = difference(groups, hit, member, rows["seed"])
+    record["p_limit"] = difference(groups, hit - LEAST * member, member, rows["seed"])["p"]
     if not hit.any():  # no draw knows of rows that were not seen
-        unseen = groups[member].nunique()
-        found |= {"hi": wilson(0, unseen)[1], "p_limit": p_of_none(unseen, LEAST)}
-    return found | {"groups": groups.nunique(), "hit_groups": groups[hit > 0].nunique()}
+        n_groups = groups[member].nunique()
+        record |= {"hi": wilson(0, n_groups)[1], "p_limit": p_of_none(n_groups, LEAST)}
+    return record | {"groups": groups.nunique(), "hit_groups": groups[hit > 0].nunique()}
 
 
 def _what_stays(odds: pd.DataFrame) -> Judged:
@@ -212,13 +215,13 @@ def _what_stays(odds: pd.DataFrame) -> Judged:
 
 def _cheaper(costs: pd.DataFrame) -> Judged:
     numbers = costs.set_index("seed")[["parameters", "file_bytes", "ms_per_token"]]
-    taught = (costs["method"] != "teacher").to_numpy()
-    ratio = numbers[taught] / numbers[~taught].loc[numbers.index[taught]]
-    half = (ratio[["parameters", "file_bytes"]] <= FRACTION).all(axis=1)
-    spans = ", ".join(f"{name} {one.min():.2f} to {one.max():.2f}" for name, one in ratio.items())
-    evidence = f"{half.sum()} of {len(half)} students (sizes by seeds) cost at most half in "
+    is_student = (costs["method"] != "teacher").to_numpy()
+    ratio = numbers[is_student] / numbers[~is_student].loc[numbers.index[is_student]]
+    cheap = (ratio[["parameters", "file_bytes"]] <= FRACTION).all(axis=1)
+    spans = ", ".join(f"{name} {x.min():.2f} to {x.max():.2f}" for name, x in ratio.items())
+    evidence = f"{cheap.sum()} of {len(cheap)} students (sizes by seeds) cost at most half in "
     evidence += "parameters and bytes"
-    return half.all(), not half.any(), f"{evidence}; as shares of the teacher: {spans}"
+    return cheap.all(), not cheap.any(), f"{evidence}; as shares of the teacher: {spans}"
 
 
 PAPER_CLAIMS = {

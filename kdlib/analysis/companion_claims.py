@@ -24,31 +24,31 @@ def _little_of_its_own(own: pd.DataFrame, shares: pd.DataFrame) -> Judged:
     shared = pooled.set_index("metric").loc["shared"]
     evidence = f"its own share less that of the SFT student {row_text(row, form='+.3f')}, of "
     evidence += f"{row['n']:.0f} rows; all three have {row_text(shared, form='.1%')}"
-    anyhow = row["chance"] - row["sft"] < LITTLE
-    if anyhow:
+    by_chance = row["chance"] - row["sft"] < LITTLE
+    if by_chance:
         evidence += "; no verdict for it: of rows drawn at random no more than "
         evidence += f"{row['chance']:.3f} would be its own, the SFT student's {row['sft']:.3f}"
-    return row["hi"] < LITTLE and not anyhow, row["lo"] > LITTLE, evidence
+    return row["hi"] < LITTLE and not by_chance, row["lo"] > LITTLE, evidence
 
 
 def _little_beyond_sft(excess: pd.DataFrame) -> Judged:
     gaps = judged(excess[excess["method"] == "word_kd"])
-    little = (gaps["lo"] > -LITTLE) & (gaps["hi"] < LITTLE) & judgeable(gaps, "groups")
-    more = (gaps["lo"] > LITTLE) & (gaps["direction"] == "above")
-    said = [
+    equivalent = (gaps["lo"] > -LITTLE) & (gaps["hi"] < LITTLE) & judgeable(gaps, "groups")
+    larger = (gaps["lo"] > LITTLE) & (gaps["direction"] == "above")
+    texts = [
         f"{row['size']} {row_text(row, form='+.3f')} of {row['n']:.0f} rows"
         for row in gaps.to_dict("records")
     ]
-    return little.all(), more.any(), f"beyond a second SFT student: {'; '.join(said)}"
+    return equivalent.all(), larger.any(), f"beyond a second SFT student: {'; '.join(texts)}"
 
 
 def _text_passes_on_more(contrasts: pd.DataFrame) -> Judged:
-    chosen = contrasts.query("method == 'seq_kd_beam' and size == 'all'").set_index("metric")
-    row, ratio = chosen.loc["difference"], chosen.loc["ratio"]
-    enough = judgeable(row)
+    metrics = contrasts.query("method == 'seq_kd_beam' and size == 'all'").set_index("metric")
+    row, ratio = metrics.loc["difference"], metrics.loc["ratio"]
+    enough_groups = judgeable(row)
     evidence = f"{row_text(row, form='+.3f')} over {row['n']:.0f} rows; ratio "
     evidence += row_text(ratio, form=".2f")
-    return enough and row["lo"] > 0, enough and row["hi"] < 0, evidence
+    return enough_groups and row["lo"] > 0, enough_groups and row["hi"] < 0, evidence
 
 
 def _predictable(scores: dict[str, Any]) -> Judged:
@@ -61,48 +61,48 @@ def _predictable(scores: dict[str, Any]) -> Judged:
 
 
 def _removable(removal: dict[str, Any]) -> Judged:
-    enough = judgeable(removal)
+    enough_groups = judgeable(removal)
     evidence = f"{removal['predicted']} of {removal['n']} rows memorized without the "
     evidence += f"{removal['n_predicted']} predicted, {removal['random']} without "
     evidence += f"{removal['n_random']} random ones: {row_text(removal, form='+.3f')}"
-    return enough and removal["hi"] < 0, enough and removal["lo"] > 0, evidence
+    return enough_groups and removal["hi"] < 0, enough_groups and removal["lo"] > 0, evidence
 
 
 def _auc_as_published(early: pd.DataFrame) -> Judged:
-    own = early[(early["score"] == "loss") & early["method"].isin(DISTILLED)]
-    before, students, after = (own[own["at"] == at] for at in (START, LOWEST, END))
-    (lo, hi), auc, end = PUBLISHED_AUC, students["auc"], after["auc"]
+    rows = early[(early["score"] == "loss") & early["method"].isin(DISTILLED)]
+    before, students, after = (rows[rows["at"] == stage] for stage in (START, LOWEST, END))
+    (lo, hi), auc, final_auc = PUBLISHED_AUC, students["auc"], after["auc"]
     within = (students["auc_lo"] >= lo) & (students["auc_hi"] <= hi)
     outside = (students["auc_lo"] > hi) | (students["auc_hi"] < lo)
     evidence = f"{len(auc)} distilled students: AUC {auc.min():.3f} to {auc.max():.3f}, "
     evidence += f"{within.sum()} intervals lie within {lo} to {hi}, {outside.sum()} wholly outside"
     evidence += f" ({_aucs(students[outside])})" * bool(outside.any())
-    tuned = before[["sft_epochs" in METHODS[one].coefficients for one in before["method"]]]
+    tuned = before[["sft_epochs" in METHODS[method].coefficients for method in before["method"]]]
     if len(tuned):
         evidence += f", where a student starts from SFT, before any distilling {_aucs(tuned)}"
-    evidence += f"; at the end of training {end.min():.3f} to {end.max():.3f}"
+    evidence += f"; at the end of training {final_auc.min():.3f} to {final_auc.max():.3f}"
     return within.all(), outside.any(), evidence
 
 
 def _aucs(students: pd.DataFrame) -> str:
     return ", ".join(
-        f"{label(one['method'])} {one['size']} {row_text(one, 'auc')}"
-        for one in students.to_dict("records")
+        f"{label(row['method'])} {row['size']} {row_text(row, 'auc')}"
+        for row in students.to_dict("records")
     )
 
 
 def _ranked_differently(reversals: pd.DataFrame) -> Judged:
-    verdicts, sure = reversals["verdict"], reversals[reversals["verdict"] == "reversed"]
-    apart = ((reversals["auc"] < 0) & (reversals["memorized"] > 0)).sum()
-    evidence = f"{apart} of {len(reversals)} pairs of methods are ordered differently by the means,"
-    evidence += f" {len(sure)} beyond chance; {(verdicts == 'same order').sum()} are ordered alike "
-    evidence += f"beyond chance, {(verdicts == 'not judgeable').sum()} not judgeable"
-    if len(sure):
-        most = sure.loc[sure["memorized"].idxmax()]
-        evidence += f"; {label(most['one'])} memorizes {most['memorized']:.3f} more than "
-        evidence += f"{label(most['other'])}, its AUC is {-most['auc']:.3f} lower"
-    alike = (reversals["p"] < ALPHA) & (reversals["auc"] > 0)
-    return len(sure) > 0, alike.all(), evidence
+    verdict, pairs = reversals["verdict"], reversals[reversals["verdict"] == "reversed"]
+    count = ((reversals["auc"] < 0) & (reversals["memorized"] > 0)).sum()
+    evidence = f"{count} of {len(reversals)} pairs of methods are ordered differently by the means,"
+    evidence += f" {len(pairs)} beyond chance; {(verdict == 'same order').sum()} are ordered alike "
+    evidence += f"beyond chance, {(verdict == 'not judgeable').sum()} not judgeable"
+    if len(pairs):
+        largest = pairs.loc[pairs["memorized"].idxmax()]
+        evidence += f"; {label(largest['one'])} memorizes {largest['memorized']:.3f} more than "
+        evidence += f"{label(largest['other'])}, its AUC is {-largest['auc']:.3f} lower"
+    same_order = (reversals["p"] < ALPHA) & (reversals["auc"] > 0)
+    return len(pairs) > 0, same_order.all(), evidence
 
 
 CLAIMS = {

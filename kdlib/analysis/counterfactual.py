@@ -24,8 +24,8 @@ def collect(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
     for seed in seeds:
         manifests = sorted(runs.seed_dir(profile, seed).glob(f"*-[0-9][ab]/*/{runs.MANIFEST}"))
         if not manifests:
-            how = f'09_memorization_meter, or all with: make study PROFILE={profile} SEEDS="{seed}"'
-            raise KdlibError(f"seed {seed} has no models of halves; make them with notebook {how}")
+            fix = f'09_memorization_meter, or all with: make study PROFILE={profile} SEEDS="{seed}"'
+            raise KdlibError(f"seed {seed} has no models of halves; make them with notebook {fix}")
         for folder in (manifest.parent for manifest in manifests):
             frame = pd.read_parquet(folder / "tuples.parquet").assign(**model_of(folder))
             frames.append(frame.assign(seed=seed, part=folder.parent.name))
@@ -41,10 +41,10 @@ def unseen(halves: pd.DataFrame) -> pd.DataFrame:
     """
     frame = natural(halves[(halves["method"] == "sft") & halves["part"].str.startswith("half-")])
     frame[["pair", "side"]] = frame["part"].str.extract(r"-(\d+)([ab])$").to_numpy()
-    heads = [runs.digest(*names)[0] < "8" for names in frame[["row_id", "pair"]].to_numpy()]
-    by_coin = frame["side"] == np.where(heads, "a", "b")
-    kept = by_coin.where(frame["split"] == "held_out", frame["split"] == "left_out")
-    frame = frame[kept].astype({"pair": int})
+    heads = [runs.digest(*key)[0] < "8" for key in frame[["row_id", "pair"]].to_numpy()]
+    by_coin_flip = frame["side"] == np.where(heads, "a", "b")
+    selected = by_coin_flip.where(frame["split"] == "held_out", frame["split"] == "left_out")
+    frame = frame[selected].astype({"pair": int})
     return frame.pivot(index=ROW, columns="pair", values="nats_per_token")
 
 
@@ -78,8 +78,8 @@ def gains(counterfactuals: pd.DataFrame) -> pd.DataFrame:
         groups, seeds, rows = part["group"], part["seed"], []
         facts = {"n": len(part), "seeds": seeds.nunique(), "groups": groups.nunique()}
         for metric in ("hit_inside", "hit_outside", "hit_gain", "nats_gain"):
-            values, share = part[metric], metric in ("hit_inside", "hit_outside")
-            interval = bootstrap(values, groups, seeds, share)
+            values, is_share = part[metric], metric in ("hit_inside", "hit_outside")
+            interval = bootstrap(values, groups, seeds, is_share)
             facts["hit_groups"] = groups[values != 0].nunique()
             rows.append({"metric": metric} | line(values.mean(), interval, **facts))
         return rows

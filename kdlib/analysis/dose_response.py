@@ -34,13 +34,15 @@ def _line(rows: pd.DataFrame) -> Line:
     def statistic(weights: np.ndarray) -> np.ndarray:
         intercept, slope = logistic(dose, hit, weights.astype(float))
         with np.errstate(divide="ignore", invalid="ignore"):
-            at = np.where(slope > 0, -intercept / slope, np.where(intercept < 0, HIGHEST, LOWEST))
-        return np.stack([at.clip(LOWEST, HIGHEST), slope])
+            log_dose = np.where(
+                slope > 0, -intercept / slope, np.where(intercept < 0, HIGHEST, LOWEST)
+            )
+        return np.stack([log_dose.clip(LOWEST, HIGHEST), slope])
 
-    half, slope = estimate(statistic, rows["group"], seeds=rows["seed"])
-    ends = {end: 2.0 ** np.clip(half[end], LOWEST, HIGHEST) for end in ("value", "lo", "hi")}
-    tried = {"least": int(rows["repetitions"].min()), "most": int(rows["repetitions"].max())}
-    return ends | {"slope": slope["value"], "n": len(rows), "hits": int(hit.sum())} | tried
+    log_ed50, slope = estimate(statistic, rows["group"], seeds=rows["seed"])
+    doses = {end: 2.0 ** np.clip(log_ed50[end], LOWEST, HIGHEST) for end in ("value", "lo", "hi")}
+    dose_range = {"least": int(rows["repetitions"].min()), "most": int(rows["repetitions"].max())}
+    return doses | {"slope": slope["value"], "n": len(rows), "hits": int(hit.sum())} | dose_range
 
 
 def text(line: Mapping[str, Any]) -> str:
@@ -49,11 +51,11 @@ def text(line: Mapping[str, Any]) -> str:
     An end at a bound is only known to lie there or further out.
     """
     value, lo, hi = (_dose(line[name]) for name in ("value", "lo", "hi"))
-    span = "(no interval)" if np.isnan(line["lo"]) else f"[{lo}, {hi}]"
+    interval = "(no interval)" if np.isnan(line["lo"]) else f"[{lo}, {hi}]"
     if line["least"] <= line["value"] <= line["most"]:
-        return f"{value} {span}"
-    tried = f"{line['least']:.0f} to {line['most']:.0f}"
-    return f"{value} {span}, beyond doses ({tried})"
+        return f"{value} {interval}"
+    dose_range = f"{line['least']:.0f} to {line['most']:.0f}"
+    return f"{value} {interval}, beyond doses ({dose_range})"
 
 
 def _dose(dose: float) -> str:

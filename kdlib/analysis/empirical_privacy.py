@@ -27,36 +27,36 @@ def attacked(notes: pd.DataFrame, delta: float) -> pd.DataFrame:
     """
     rows = notes[notes["kind"] == "row"]
     rows = rows[rows["epoch"] == rows.groupby("method")["epoch"].transform("max")]
-    alone = ~rows.duplicated(["method", "seed", "group"], keep=False)
-    once = rows[alone].drop_duplicates(["method", "group"])
-    return each(once, ["method"], lambda part: _bounded(part, delta))
+    unique = ~rows.duplicated(["method", "seed", "group"], keep=False)
+    distinct = rows[unique].drop_duplicates(["method", "group"])
+    return each(distinct, ["method"], lambda part: _bounded(part, delta))
 
 
 def _bounded(rows: pd.DataFrame, delta: float) -> Line:
     count: Counter[str] = Counter()
     for _, part in rows.groupby("seed"):
-        chooses, member = selection(part["group"]), part["split"] == "member"
-        for half in (chooses, ~chooses):
-            below = part["nats_per_token"] <= _threshold(part[half], delta)
-            for name, side in (("found", member), ("false", ~member)):
-                count[name] += int((below & side & ~half).sum())
-                count[f"of {name}"] += int((side & ~half).sum())
-    members, others = count["of found"], count["of false"]
-    found, false = (count["found"], members), (count["false"], others)
+        first_half, member = selection(part["group"]), part["split"] == "member"
+        for half in (first_half, ~first_half):
+            accused = part["nats_per_token"] <= _threshold(part[half], delta)
+            for name, label in (("found", member), ("false", ~member)):
+                count[name] += int((accused & label & ~half).sum())
+                count[f"of {name}"] += int((label & ~half).sum())
+    members, nonmembers = count["of found"], count["of false"]
+    true_positives, false_positives = (count["found"], members), (count["false"], nonmembers)
     facts: Line = {"found": count["found"], "false": count["false"]}
-    facts |= {"members": members, "others": others}
-    facts["epsilon"] = bounds.epsilon(found, false, delta, ALPHA)
-    return facts | {"most": bounds.epsilon((members, members), (0, others), delta, ALPHA)}
+    facts |= {"members": members, "others": nonmembers}
+    facts["epsilon"] = bounds.epsilon(true_positives, false_positives, delta, ALPHA)
+    return facts | {"most": bounds.epsilon((members, members), (0, nonmembers), delta, ALPHA)}
 
 
 def _threshold(rows: pd.DataFrame, delta: float) -> float:
     """The loss below which an accusation shows the most of these rows."""
     ordered = rows.sort_values("nats_per_token")
     member = (ordered["split"] == "member").to_numpy()
-    found, false = member.cumsum(), (~member).cumsum()
-    members, others = int(member.sum()), int((~member).sum())
-    shown = [
-        bounds.epsilon((int(a), members), (int(b), others), delta, ALPHA)
-        for a, b in zip(found, false, strict=True)
+    tp, fp = member.cumsum(), (~member).cumsum()
+    members, nonmembers = int(member.sum()), int((~member).sum())
+    epsilons = [
+        bounds.epsilon((int(a), members), (int(b), nonmembers), delta, ALPHA)
+        for a, b in zip(tp, fp, strict=True)
     ]
-    return float(ordered["nats_per_token"].iloc[int(np.argmax(shown))])
+    return float(ordered["nats_per_token"].iloc[int(np.argmax(epsilons))])

@@ -4,7 +4,7 @@ A run can be stopped after any epoch, SFT too. So a distilled student is not com
 but with the SFT student of its seed that was stopped where it is about as useful, and recites
 least. Half of the groups of equal responses choose the stops, the other half judges them, and the
 other way round, so that every row judges once (cross-fitting). Below, `notes` are the frame `paths`
-of `rates.collect`, and `useful` has the columns method, size, seed, epoch, row_id, group (of
+of `rates.collect`, and `usefulness` has the columns method, size, seed, epoch, row_id, group (of
 held-out rows), and value, of which more is better; `trivial` has the trivial answers to these rows.
 """
 
@@ -28,20 +28,20 @@ Path = tuple[np.ndarray, np.ndarray]  # hits and nats, each [epochs, rows]
 
 def selection(groups: pd.Series) -> pd.Series:
     """Whether rows choose the stops (else they judge them): half of the groups, always the same."""
-    chosen = {group: int(runs.digest("selection", group)[0], 16) % 2 == 0 for group in set(groups)}
-    return groups.map(chosen)
+    halves = {group: int(runs.digest("selection", group)[0], 16) % 2 == 0 for group in set(groups)}
+    return groups.map(halves)
 
 
 def members(notes: pd.DataFrame) -> pd.DataFrame:
     """What was noted of member rows, with value: 1 if memorized, else 0."""
-    chosen = (notes["kind"] == "row") & (notes["split"] == "member")
-    return notes[chosen].assign(value=lambda rows: rows["hit"].astype(float))
+    mask = (notes["kind"] == "row") & (notes["split"] == "member")
+    return notes[mask].assign(value=lambda rows: rows["hit"].astype(float))
 
 
 def held_out_loss(notes: pd.DataFrame) -> pd.DataFrame:
     """Usefulness where no answers were noted: minus the held-out loss, nats per token."""
-    chosen = (notes["kind"] == "row") & (notes["split"] == "held_out")
-    return notes[chosen].assign(value=lambda rows: -rows["nats_per_token"])
+    mask = (notes["kind"] == "row") & (notes["split"] == "held_out")
+    return notes[mask].assign(value=lambda rows: -rows["nats_per_token"])
 
 
 def answers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -56,22 +56,24 @@ def usefulness(frames: Frames) -> pd.DataFrame:
     return held_out_loss(frames["paths"])
 
 
-def trivial(said: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
-    """Those of `rates.trivial` to the rows of `useful`: method (who answers), row, group, value."""
-    rows = said.query(ASKED).rename(columns={"usefulness": "value"})
-    return rows[["method", *ROW, "value"]].merge(useful[KEYS].drop_duplicates(), on=ROW)
+def trivial(trivial_answers: pd.DataFrame, usefulness: pd.DataFrame) -> pd.DataFrame:
+    """Those of `rates.trivial` to rows of `usefulness`: method (who answers), row, group, value."""
+    rows = trivial_answers.query(ASKED).rename(columns={"usefulness": "value"})
+    return rows[["method", *ROW, "value"]].merge(usefulness[KEYS].drop_duplicates(), on=ROW)
 
 
 def curves(
-    notes: pd.DataFrame, useful: pd.DataFrame, by: Sequence[str] = (*MODEL, "epoch")
+    notes: pd.DataFrame, usefulness: pd.DataFrame, keys: Sequence[str] = (*MODEL, "epoch")
 ) -> pd.DataFrame:
     """Means over rows and seeds after each epoch: method, size, epoch, memorized, useful."""
-    by, both = list(by), {"memorized": members(notes), "useful": useful}
-    means = {name: one.groupby(by, sort=False)["value"].mean() for name, one in both.items()}
+    keys, frames = list(keys), {"memorized": members(notes), "useful": usefulness}
+    means = {
+        name: frame.groupby(keys, sort=False)["value"].mean() for name, frame in frames.items()
+    }
     return pd.DataFrame(means).dropna().reset_index()
 
 
-def stops(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
+def stops(notes: pd.DataFrame, usefulness: pd.DataFrame) -> pd.DataFrame:
     """After which epoch each training run is stopped, by each half of the groups.
 
     The level of a distilled student and SFT of its size and seed is the greatest usefulness that
@@ -83,55 +85,63 @@ def stops(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for half in (True, False):
-        noted, asked = (one[selection(one["group"]) == half] for one in (notes, useful))
-        curve, margin = curves(noted, asked, [*MODEL, "seed", "epoch"]), margins(asked)
+        half_notes, half_usefulness = (
+            frame[selection(frame["group"]) == half] for frame in (notes, usefulness)
+        )
+        curve, margin = (
+            curves(half_notes, half_usefulness, [*MODEL, "seed", "epoch"]),
+            margins(half_usefulness),
+        )
         curve = curve[curve["size"].isin(list(margin))]
         for (size, seed), part in curve.groupby(["size", "seed"], sort=False):
             before = part.query("method == 'sft' and epoch == 0")["useful"].item()
-            of = dict(list(part[part["epoch"] > 0].groupby("method")))
+            by_method = dict(list(part[part["epoch"] > 0].groupby("method")))
             for method in distilled(part):
-                most = min(of[name]["useful"].max() for name in (method, "sft"))
-                level = most - margin[size]
+                best = min(by_method[name]["useful"].max() for name in (method, "sft"))
+                level = best - margin[size]
                 facts = {"size": size, "method": method, "seed": seed, "half": half}
                 facts |= {"margin": margin[size], "before": before, "level": level}
-                epochs = [_stop(of[name], level) for name in (method, "sft")]
+                epochs = [_stop(by_method[name], level) for name in (method, "sft")]
                 rows.append(facts | dict(zip(("epoch", "sft_epoch"), epochs, strict=True)))
     return pd.DataFrame(rows)
 
 
 def _stop(curve: pd.DataFrame, level: float) -> float:
     """The epoch at the level in which least is memorized; of equal ones the most useful."""
-    enough = curve[curve["useful"] >= level].sort_values("useful", ascending=False)
-    return float(enough.sort_values("memorized", kind="stable")["epoch"].iloc[0])
+    eligible = curve[curve["useful"] >= level].sort_values("useful", ascending=False)
+    return float(eligible.sort_values("memorized", kind="stable")["epoch"].iloc[0])
 
 
-def margins(useful: pd.DataFrame) -> dict[str, float]:
+def margins(usefulness: pd.DataFrame) -> dict[str, float]:
     """By size: a difference in usefulness below which two students are equally useful.
 
     A fifth of what SFT, after its best epoch, adds to the model before fine-tuning; at 0 there is
     no such difference.
     """
-    sft = useful[useful["method"] == "sft"].groupby(["size", "epoch"])["value"].mean()
-    sizes = student_sizes(useful)
+    sft = usefulness[usefulness["method"] == "sft"].groupby(["size", "epoch"])["value"].mean()
+    sizes = student_sizes(usefulness)
     return {size: SAME * float(sft[size].max() - sft[size][0]) for size in sizes}
 
 
-def stopped(notes: pd.DataFrame, useful: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
+def stopped(notes: pd.DataFrame, usefulness: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
     """The rows that judge the stops, each once: size, method, metric, KEYS, own, sft.
 
     metric is "memorized" (of member rows) or "useful" (of held-out rows); own and sft are the
     values of the stopped student and of SFT, stopped for it.
     """
-    parts, run = [], ["size", "seed", "half", "epoch"]
-    for metric, frame in {"memorized": members(notes), "useful": useful}.items():
+    parts, keys = [], ["size", "seed", "half", "epoch"]
+    for metric, frame in {"memorized": members(notes), "useful": usefulness}.items():
         judging = frame.assign(half=~selection(frame["group"]))[
             [*MODEL, "epoch", "half", *KEYS, "value"]
         ]
         sft = judging[judging["method"] == "sft"].drop(columns="method")
-        at_sft = stops.drop(columns="epoch").rename(columns={"sft_epoch": "epoch"})
-        sides = {"own": stops.merge(judging, on=["method", *run]), "sft": at_sft.merge(sft, on=run)}
-        found = {name: one.set_index([*MODEL, *KEYS])["value"] for name, one in sides.items()}
-        parts.append(pd.DataFrame(found).reset_index().assign(metric=metric))
+        sft_stops = stops.drop(columns="epoch").rename(columns={"sft_epoch": "epoch"})
+        sides = {
+            "own": stops.merge(judging, on=["method", *keys]),
+            "sft": sft_stops.merge(sft, on=keys),
+        }
+        values = {name: table.set_index([*MODEL, *KEYS])["value"] for name, table in sides.items()}
+        parts.append(pd.DataFrame(values).reset_index().assign(metric=metric))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -142,25 +152,25 @@ def differences(rows: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
     before fine-tuning by the margin, above 0); own and sft (means); what `stats.paired_difference`
     gives.
     """
-    facts = stops.groupby(MODEL, sort=False).mean().drop(columns=["seed", "half"])
-    beyond = facts["level"] > facts["before"] + facts["margin"]
-    facts = facts.assign(gained=beyond & (facts["margin"] > 0)).reset_index()
+    means = stops.groupby(MODEL, sort=False).mean().drop(columns=["seed", "half"])
+    beyond = means["level"] > means["before"] + means["margin"]
+    means = means.assign(gained=beyond & (means["margin"] > 0)).reset_index()
 
     def lines(part: pd.DataFrame) -> Line:
         return {name: part[name].mean() for name in ("own", "sft")} | contrast(part)
 
-    return each(rows, [*MODEL, "metric"], lines).merge(facts, on=MODEL)
+    return each(rows, [*MODEL, "metric"], lines).merge(means, on=MODEL)
 
 
 def contrast(rows: pd.DataFrame) -> Line:
     """Mean of own less that of sft, `stats.paired_difference`; of several students their mean."""
     means = rows.groupby(KEYS, sort=False)[["own", "sft"]].mean().reset_index()
-    own, sft = (means.rename(columns={name: "value"}) for name in ("own", "sft"))
-    return paired_difference(own, sft, "value")
+    student, sft = (means.rename(columns={name: "value"}) for name in ("own", "sft"))
+    return paired_difference(student, sft, "value")
 
 
 def over_trivial(
-    rows: pd.DataFrame, useful: pd.DataFrame, trivial: pd.DataFrame | None
+    rows: pd.DataFrame, usefulness: pd.DataFrame, trivial: pd.DataFrame | None
 ) -> pd.DataFrame:
     """Whether the stopped SFT students of `stopped` answer better than each trivial answerer.
 
@@ -173,19 +183,21 @@ def over_trivial(
         return pd.DataFrame(columns=[*MODEL, "beside", "against", "value", "lo", "hi", "beats"])
     sft = rows[rows["metric"] == "useful"].rename(columns={"method": "beside", "sft": "value"})
     models = [sft.assign(method="sft")]
-    if len(teacher := useful[useful["method"] == "teacher"]):
-        chose = selection(teacher["group"])
+    if len(teacher := usefulness[usefulness["method"] == "teacher"]):
+        selecting = selection(teacher["group"])
         for half in (True, False):
-            best = teacher[chose == half].groupby("epoch")["value"].mean().idxmax()
-            models.append(teacher[(chose != half) & (teacher["epoch"] == best)].assign(beside=""))
+            best_epoch = teacher[selecting == half].groupby("epoch")["value"].mean().idxmax()
+            models.append(
+                teacher[(selecting != half) & (teacher["epoch"] == best_epoch)].assign(beside="")
+            )
 
     def lines(part: pd.DataFrame) -> list[Line]:
-        both = part[[*KEYS, "value"]].merge(trivial, on=KEYS, suffixes=("", "_said"))
-        found = []
-        for name, one in both.groupby("method", sort=False):
-            gap = contrast(one.rename(columns={"value": "own", "value_said": "sft"}))
-            found.append({"against": name} | gap | {"beats": gap["lo"] > 0})
-        return found
+        pairs = part[[*KEYS, "value"]].merge(trivial, on=KEYS, suffixes=("", "_said"))
+        records = []
+        for name, group in pairs.groupby("method", sort=False):
+            gap = contrast(group.rename(columns={"value": "own", "value_said": "sft"}))
+            records.append({"against": name} | gap | {"beats": gap["lo"] > 0})
+        return records
 
     return each(pd.concat(models, ignore_index=True), ["method", "size", "beside"], lines)
 
@@ -207,34 +219,36 @@ def same_fit(notes: pd.DataFrame) -> pd.DataFrame:
     of method and size "all" is the mean over the paper's students whose paths meet.
     """
     frame, lines = members(notes), list[Line]()
-    gaps: dict[int, Callable[[np.ndarray], np.ndarray]] = {}  # by the place of their line
+    gaps: dict[int, Callable[[np.ndarray], np.ndarray]] = {}  # by the index of their line
     for size in student_sizes(frame):
-        mine = frame[frame["size"] == size]
-        paths = {method: _path(part) for method, part in mine.groupby("method")}
-        hits, nats, rows = paths["sft"]
-        for method in distilled(mine):
-            own, own_nats, own_rows = paths[method]
-            if len(own_rows) < len(rows):  # of fewer seeds than SFT
+        at_size = frame[frame["size"] == size]
+        paths = {method: _path(part) for method, part in at_size.groupby("method")}
+        sft_hits, sft_nats, sft_rows = paths["sft"]
+        for method in distilled(at_size):
+            hits, nats, rows = paths[method]
+            if len(rows) < len(sft_rows):  # of fewer seeds than SFT
                 continue
-            levels = _levels((own, own_nats), (hits, nats))
-            group, hit = rows["group"], (own.max(0) > 0) | (hits.max(0) > 0)
+            levels = _levels((hits, nats), (sft_hits, sft_nats))
+            group, hit = sft_rows["group"], (hits.max(0) > 0) | (sft_hits.max(0) > 0)
             facts = {"method": method, "size": size, "from": levels[0], "to": levels[-1]}
-            facts |= {"n": len(rows), "groups": group.nunique()}
+            facts |= {"n": len(sft_rows), "groups": group.nunique()}
             facts["hit_groups"] = group[hit].nunique()
             lines.append(facts | line(np.nan, NOTHING, p=np.nan))
             if levels[-1] < levels[0]:
-                gaps[len(lines) - 1] = partial(_gap, levels, (own, own_nats), (hits, nats))
-    if papers := [place for place in gaps if lines[place]["method"] in DISTILLED]:
-        gaps[len(lines)] = lambda share: np.mean([gaps[one](share) for one in papers], axis=0)
-        lines.append({"method": "all", "size": "all", "n": len(rows), "groups": group.nunique()})
+                gaps[len(lines) - 1] = partial(_gap, levels, (hits, nats), (sft_hits, sft_nats))
+    if papers := [index for index in gaps if lines[index]["method"] in DISTILLED]:
+        gaps[len(lines)] = lambda share: np.mean([gaps[i](share) for i in papers], axis=0)
+        lines.append(
+            {"method": "all", "size": "all", "n": len(sft_rows), "groups": group.nunique()}
+        )
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         return np.array([gap(weights / weights.sum(0)) for gap in gaps.values()])
 
     if gaps:
-        estimates = estimate(statistic, rows["group"], rows["seed"])
-        for place, found in zip(gaps, estimates, strict=True):
-            lines[place] |= found
+        estimates = estimate(statistic, sft_rows["group"], sft_rows["seed"])
+        for index, record in zip(gaps, estimates, strict=True):
+            lines[index] |= record
     return pd.DataFrame(lines)
 
 
@@ -254,9 +268,11 @@ def _levels(*paths: Path) -> np.ndarray:
     return np.geomspace(start, end, LEVELS) if end < start else np.array([start, end])
 
 
-def _gap(levels: np.ndarray, own: Path, sft: Path, share: np.ndarray) -> np.ndarray:
+def _gap(levels: np.ndarray, student: Path, sft: Path, share: np.ndarray) -> np.ndarray:
     """Mean over levels of what one memorizes less the other, [draws], by shares [rows, draws]."""
-    (hits, nats), (sft_hits, sft_nats) = ([(one @ share).T for one in path] for path in (own, sft))
+    (hits, nats), (sft_hits, sft_nats) = (
+        [(array @ share).T for array in path] for path in (student, sft)
+    )
     draws = zip(hits, nats, sft_hits, sft_nats, strict=True)
     return np.array(
         [(memorized_at(levels, a, b) - memorized_at(levels, c, d)).mean() for a, b, c, d in draws]

@@ -25,9 +25,9 @@ def zlib_bytes(texts: Sequence[str]) -> np.ndarray:
     return np.array([len(zlib.compress(text.encode())) for text in texts])
 
 
-def extractable(tuples: pd.DataFrame, given: float) -> pd.Series:
+def extractable(tuples: pd.DataFrame, share: float) -> pd.Series:
     """Whether greedy decoding writes the rest, with its end, after a share of the tokens (< 1)."""
-    return tuples["needed"] <= np.floor(given * tuples["length"])
+    return tuples["needed"] <= np.floor(share * tuples["length"])
 
 
 def discoverable(tuples: pd.DataFrame, n: float, p: float = CHANCE) -> pd.Series:
@@ -48,9 +48,9 @@ def near_verbatim(tuples: pd.DataFrame, share: float) -> pd.Series:
     return tuples["accuracy"] >= share - 1e-9  # 9 of 10 are 0.9
 
 
-def reaches(values: pd.Series, least: float | pd.Series) -> pd.Series:
+def reaches(values: pd.Series, threshold: float | pd.Series) -> pd.Series:
     """Whether numbers are that great, such as longest runs: 1 or 0, nan of nan."""
-    return (values >= least).astype(float).where(values.notna())
+    return (values >= threshold).astype(float).where(values.notna())
 
 
 def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:
@@ -63,8 +63,8 @@ def approximate(answers: Sequence[str], responses: Sequence[str]) -> pd.DataFram
     for answer, response in zip(answers, responses, strict=True):
         a, b = answer.split(), response.split()
         match = SequenceMatcher(None, a, b, autojunk=False).find_longest_match()
-        similar = Levenshtein.normalized_similarity(answer, response)
-        rows.append((similar, match.size / max(1, len(b))))
+        similarity = Levenshtein.normalized_similarity(answer, response)
+        rows.append((similarity, match.size / max(1, len(b))))
     return pd.DataFrame(rows, columns=["edit_similarity", "longest_run"])
 
 
@@ -75,27 +75,27 @@ def extraction(tuples: pd.DataFrame) -> pd.DataFrame:
     greedy decoding; "samples": at answers drawn, one right with a probability of CHANCE), at.
     """
     rows = natural(tuples)
-    hits = {("given", at): extractable(rows, at) for at in GIVEN}
-    hits |= {("samples", at): discoverable(rows, at) for at in SAMPLES}
+    hits = {("given", share): extractable(rows, share) for share in GIVEN}
+    hits |= {("samples", n): discoverable(rows, n) for n in SAMPLES}
     parts = [
-        pooled(rows.assign(hit=hit), "hit").assign(attack=attack, at=at)
-        for (attack, at), hit in hits.items()
+        pooled(rows.assign(hit=hit), "hit").assign(attack=attack, at=level)
+        for (attack, level), hit in hits.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def definitions(answered: pd.DataFrame) -> pd.DataFrame:
+def definitions(tuples: pd.DataFrame) -> pd.DataFrame:
     """Five definitions of "remembered", a column of bool for each; of tuples with `approximate`."""
-    flags = {"word for word": exact(answered)}
-    flags[f"edit similarity >= {ALIKE}"] = answered["edit_similarity"] >= ALIKE
-    flags[f"longest run >= {RUN}"] = answered["longest_run"] >= RUN
-    flags["the rest of it, 25% given"] = extractable(answered, 0.25)
-    return pd.DataFrame(flags | {"in 100 samples": discoverable(answered, 100)})
+    flags = {"word for word": exact(tuples)}
+    flags[f"edit similarity >= {ALIKE}"] = tuples["edit_similarity"] >= ALIKE
+    flags[f"longest run >= {RUN}"] = tuples["longest_run"] >= RUN
+    flags["the rest of it, 25% given"] = extractable(tuples, 0.25)
+    return pd.DataFrame(flags | {"in 100 samples": discoverable(tuples, 100)})
 
 
 def agreement(flags: pd.DataFrame) -> pd.DataFrame:
     """Jaccard similarity of every two columns of bool: 0 to 1, nan where neither is ever true."""
-    yes = flags.astype(float)
-    both = yes.T @ yes
-    either = yes.sum().to_numpy()[:, None] + yes.sum().to_numpy() - both
-    return both / either.where(either > 0)
+    indicators = flags.astype(float)
+    intersection = indicators.T @ indicators
+    union = indicators.sum().to_numpy()[:, None] + indicators.sum().to_numpy() - intersection
+    return intersection / union.where(union > 0)

@@ -33,10 +33,10 @@ FEATURES = {  # known before a student is distilled; name: in words for tables a
 FOLDS = 5  # of groups, where there is one seed only
 
 
-def known(tuples: pd.DataFrame, before: pd.DataFrame, method: str, size: str) -> pd.DataFrame:
+def known(tuples: pd.DataFrame, features: pd.DataFrame, method: str, size: str) -> pd.DataFrame:
     """What is known of each member row before distillation, and whether it was then memorized.
 
-    `before` holds seed, row_id, divergence (KL(teacher || SFT student) of this size, nats per
+    `features` holds seed, row_id, divergence (KL(teacher || SFT student) of this size, nats per
     token), zlib (bytes). Columns: seed, row_id, group, hit, FEATURES (losses in nats per token),
     part (the seed; with one seed only, one of FOLDS parts into which its groups fall).
     """
@@ -45,32 +45,32 @@ def known(tuples: pd.DataFrame, before: pd.DataFrame, method: str, size: str) ->
     losses = {"teacher_nats": nats["teacher", "teacher"], "student_nats": nats["sft", size]}
     chosen = members[(members["method"] == method) & (members["size"] == size)]
     frame = chosen[[*ROW, "group", "hit"]].merge(pd.DataFrame(losses).reset_index(), on=ROW)
-    frame = frame.merge(before, on=ROW, validate="1:1")
+    frame = frame.merge(features, on=ROW, validate="1:1")
     one_seed = frame["seed"].nunique() == 1
     return frame.assign(part=pd.factorize(frame["group"])[0] % FOLDS if one_seed else frame["seed"])
 
 
 def predicted(
-    learned: pd.DataFrame, queried: pd.DataFrame, features: Sequence[str] = tuple(FEATURES)
+    train: pd.DataFrame, test: pd.DataFrame, features: Sequence[str] = tuple(FEATURES)
 ) -> pd.Series:
-    """Probability that each row queried is memorized, by a predictor that never saw its part.
+    """Probability that each row of `test` is memorized, by a predictor that never saw its part.
 
     Logistic regression (scikit-learn's: C = 1, no class weights) on standardized features, for each
-    part of the rows queried trained on the other parts of those learned (`known`, of the same or
-    another student) whose response is not among those queried. Where these hold hits only, or none,
-    or no features are given, the probability is their share of hits, which is the base rate alone
-    (0.5 where they hold no row).
+    part of `test` fitted on the other parts of `train` (rows of `known`, of the same or another
+    student) without the responses of that part. Where these hold hits only, or none, or no features
+    are given, the probability is their share of hits, which is the base rate alone (0.5 where they
+    hold no row).
     """
-    features, found = list(features), pd.Series(np.nan, index=queried.index)
-    for part, rows in queried.groupby("part"):
-        others = learned[(learned["part"] != part) & ~learned["group"].isin(rows["group"])]
-        if not features or others["hit"].nunique() < 2:
-            found[rows.index] = others["hit"].mean() if len(others) else 0.5
+    features, probability = list(features), pd.Series(np.nan, index=test.index)
+    for part, rows in test.groupby("part"):
+        other_parts = train[(train["part"] != part) & ~train["group"].isin(rows["group"])]
+        if not features or other_parts["hit"].nunique() < 2:
+            probability[rows.index] = other_parts["hit"].mean() if len(other_parts) else 0.5
         else:
             model = make_pipeline(StandardScaler(), LogisticRegression())
-            model.fit(others[features], others["hit"])
-            found[rows.index] = model.predict_proba(rows[features])[:, 1]
-    return found
+            model.fit(other_parts[features], other_parts["hit"])
+            probability[rows.index] = model.predict_proba(rows[features])[:, 1]
+    return probability
 
 
 def score(frame: pd.DataFrame, probability: pd.Series) -> Line:
@@ -84,20 +84,20 @@ def score(frame: pd.DataFrame, probability: pd.Series) -> Line:
     errors = (probability.to_numpy(dtype=float) - hit) ** 2
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        hits, false = (one.astype(float) for one in roc.counts(probability, hit, weights))
+        hits, false_alarms = (x.astype(float) for x in roc.counts(probability, hit, weights))
         with np.errstate(invalid="ignore"):  # a draw may hold no hit
-            precision = hits[1:] / np.maximum(hits[1:] + false[1:], 1)
+            precision = hits[1:] / np.maximum(hits[1:] + false_alarms[1:], 1)
             average = (np.diff(hits, axis=0) * precision).sum(0) / hits[-1]
-        return np.stack([roc.area(hits, false), average, errors @ weights / weights.sum(0)])
+        return np.stack([roc.area(hits, false_alarms), average, errors @ weights / weights.sum(0)])
 
     facts = {"n": len(hit), "hits": int(hit.sum()), "base_rate": hit.mean() if len(hit) else np.nan}
-    enough = min(groups[hit].nunique(), groups[~hit].nunique()) >= MIN_GROUPS
-    numbers = [line(np.nan, NOTHING)] * 3
-    if enough:
-        numbers = estimate(statistic, groups, frame["seed"])
-    for name, one in zip(("roc_auc", "pr_auc", "brier"), numbers, strict=True):
-        ends = {end: float(np.clip(one[end], 0, 1)) for end in ("lo", "hi")}
-        facts |= named(name, one | ends)
+    enough_groups = min(groups[hit].nunique(), groups[~hit].nunique()) >= MIN_GROUPS
+    estimates = [line(np.nan, NOTHING)] * 3
+    if enough_groups:
+        estimates = estimate(statistic, groups, frame["seed"])
+    for name, row in zip(("roc_auc", "pr_auc", "brier"), estimates, strict=True):
+        clipped = {end: float(np.clip(row[end], 0, 1)) for end in ("lo", "hi")}
+        facts |= named(name, row | clipped)
     return facts
 
 
@@ -106,8 +106,8 @@ def beyond_base_rate(frame: pd.DataFrame, probability: pd.Series) -> Line:
 
     brier, base (both scores), then what `stats.paired_difference` gives, over the rows of `known`.
     """
-    of_each = probability, predicted(frame, frame, [])
-    a, b = (frame.assign(error=(one - frame["hit"].astype(float)) ** 2) for one in of_each)
+    probabilities = probability, predicted(frame, frame, [])
+    a, b = (frame.assign(error=(p - frame["hit"].astype(float)) ** 2) for p in probabilities)
     means = {"brier": a["error"].mean(), "base": b["error"].mean()}
     return means | paired_difference(a, b, "error")
 
@@ -120,9 +120,9 @@ def answer(frame: pd.DataFrame, probability: pd.Series) -> str:
     """
     flag, hit = (probability > 0.5).to_numpy(), frame["hit"].to_numpy(dtype=bool)
     text = f"{flag.sum()} of {len(flag)} rows are flagged (predicted above one half). "
-    for name, some in (("these", flag), ("all rows", np.ones(len(flag), dtype=bool))):
-        share = ratio(frame["group"], hit & some, some, frame["seed"])
-        text += f"Of {name}, {(hit & some).sum()} of {some.sum()} are memorized "
+    for name, mask in (("these", flag), ("all rows", np.ones(len(flag), dtype=bool))):
+        share = ratio(frame["group"], hit & mask, mask, frame["seed"])
+        text += f"Of {name}, {(hit & mask).sum()} of {mask.sum()} are memorized "
         text += f"({row_text(share, form='.1%')}). "
     if hit.any():
         text += f"Of those memorized, {(hit & flag).sum()} of {hit.sum()} are flagged; to flag "
@@ -144,10 +144,10 @@ def than_a_guess(scores: Line, gap: Line) -> str:
     return f"{text}{gap['base']:.3f}, difference {row_text(gap, form='+.3f')}."
 
 
-def _compared(better: bool, worse: bool, what: str) -> str:
-    unknown = not better and not worse
-    side = "worse" if worse else "better"
-    return f"{what} {'not known to be ' * unknown}{side} than "
+def _compared(better: bool, worse: bool, subject: str) -> str:
+    uncertain = not better and not worse
+    relation = "worse" if worse else "better"
+    return f"{subject} {'not known to be ' * uncertain}{relation} than "
 
 
 def calibration(frame: pd.DataFrame, probability: pd.Series, bins: int = 5) -> pd.DataFrame:
@@ -174,49 +174,49 @@ def onion(before: pd.DataFrame, after: pd.DataFrame, left_out: set[str]) -> pd.D
     """
 
     def count(rows: pd.DataFrame) -> Line:
-        was, now = rows["hit"], rows["hit_now"]
-        gap, nats = now.astype(float) - was.astype(float), rows["nats_per_token"]
-        facts = {"n": len(rows), "before": was.sum(), "after": now.sum()}
-        facts |= {"new": (now & ~was).sum(), "gone": (was & ~now).sum()}
-        later = {"nats_before": nats.mean(), "nats_after": rows["nats_per_token_now"].mean()}
-        return facts | line(gap.mean(), bootstrap(gap, rows["group"]), **later)
+        hit_before, hit_after = rows["hit"], rows["hit_now"]
+        gap, nats = hit_after.astype(float) - hit_before.astype(float), rows["nats_per_token"]
+        facts = {"n": len(rows), "before": hit_before.sum(), "after": hit_after.sum()}
+        facts |= {"new": (hit_after & ~hit_before).sum(), "gone": (hit_before & ~hit_after).sum()}
+        losses = {"nats_before": nats.mean(), "nats_after": rows["nats_per_token_now"].mean()}
+        return facts | line(gap.mean(), bootstrap(gap, rows["group"]), **losses)
 
     columns = ["row_id", "hit", "nats_per_token"]
-    first = natural(before)[[*columns, "group", "split"]]
-    both = first.merge(natural(after)[columns], on="row_id", suffixes=("", "_now"), validate="1:1")
-    part = both["split"].where(~both["row_id"].isin(left_out), "removed").replace("member", "kept")
-    ordered = both.assign(part=part).sort_values("part", ascending=False, kind="stable")
+    base = natural(before)[[*columns, "group", "split"]]
+    rows = base.merge(natural(after)[columns], on="row_id", suffixes=("", "_now"), validate="1:1")
+    part = rows["split"].where(~rows["row_id"].isin(left_out), "removed").replace("member", "kept")
+    ordered = rows.assign(part=part).sort_values("part", ascending=False, kind="stable")
     return each(ordered, ["part"], count)  # removed, kept, held_out
 
 
 def to_remove(
-    rows: pd.DataFrame, probability: pd.Series, dice: np.random.Generator
+    rows: pd.DataFrame, probability: pd.Series, rng: np.random.Generator
 ) -> dict[str, set[str]]:
     """Row ids to leave out: "predicted" to be memorized, and as many "random" ones.
 
     Rows are one seed's of `known`, with a probability each (same index). Groups of equal responses
     are taken whole, since a row is still read in a copy that is kept. Predicted: groups whose mean
     probability is above one half, the likeliest first, each that still fits into half of the rows.
-    Random: all groups in the order of `dice`, each that still fits into so many rows as were
+    Random: all groups in an order drawn with `rng`, each that still fits into so many rows as were
     predicted, so that there are as many, or as near below as whole groups allow.
     """
-    found = rows.assign(probability=probability).groupby("group")["probability"]
-    groups = found.agg(["mean", "size"])
+    probabilities = rows.assign(probability=probability).groupby("group")["probability"]
+    groups = probabilities.agg(["mean", "size"])
     likely = groups[groups["mean"] > 0.5].sort_values("mean", ascending=False, kind="stable")
     chosen = {"predicted": _fitting(likely["size"], len(rows) // 2)}
-    shuffled = groups["size"].iloc[dice.permutation(len(groups))]
+    shuffled = groups["size"].iloc[rng.permutation(len(groups))]
     chosen["random"] = _fitting(shuffled, int(groups["size"][chosen["predicted"]].sum()))
-    return {which: set(rows["row_id"][rows["group"].isin(one)]) for which, one in chosen.items()}
+    return {kind: set(rows["row_id"][rows["group"].isin(names)]) for kind, names in chosen.items()}
 
 
 def _fitting(sizes: pd.Series, room: int) -> list[Hashable]:
     """The groups, in their order, each that still fits into so many rows."""
-    taken = []
+    fitting = []
     for group, size in sizes.items():
         if size <= room:
-            taken.append(group)
+            fitting.append(group)
             room -= size
-    return taken
+    return fitting
 
 
 def removal(predicted: pd.DataFrame, random: pd.DataFrame) -> Line:
@@ -226,11 +226,11 @@ def removal(predicted: pd.DataFrame, random: pd.DataFrame) -> Line:
     predicted, random (memorized rows), n_predicted, n_random (rows left out), then what
     `stats.paired_difference` gives.
     """
-    rows = [natural(one[one["split"] != "held_out"]) for one in (predicted, random)]
-    a, b = (one.assign(hit=one["hit"].astype(float)) for one in rows)
+    rows = [natural(frame[frame["split"] != "held_out"]) for frame in (predicted, random)]
+    a, b = (frame.assign(hit=frame["hit"].astype(float)) for frame in rows)
     counts = {"predicted": int(a["hit"].sum()), "random": int(b["hit"].sum())}
-    for which, one in (("predicted", a), ("random", b)):
-        counts[f"n_{which}"] = int((one["split"] == "left_out").sum())
+    for name, frame in (("predicted", a), ("random", b)):
+        counts[f"n_{name}"] = int((frame["split"] == "left_out").sum())
     return counts | paired_difference(a, b, "hit")
 
 
@@ -240,15 +240,15 @@ def before_and_after(table: pd.DataFrame) -> str:
     Of all member rows, and of the kept ones alone; all seeds together.
     """
     total = table.groupby(["left_out", "part"])[["n", "before", "after"]].sum().astype(int)
-    told = []
+    sentences = []
     for kind, part in total.index:
         if part == "removed":
-            out, kept = total.loc[(kind, part)], total.loc[(kind, "kept")]
-            n, before, after = out + kept
-            text = f"with {out['n']} {kind} rows removed, memorized rows go from {before} to "
-            text += f"{after} of {n}, of the {kept['n']} kept ones alone from {kept['before']} to "
-            told.append(f"{text}{kept['after']}")
-    return "; ".join(told)
+            removed, rest = total.loc[(kind, part)], total.loc[(kind, "kept")]
+            n, before, after = removed + rest
+            text = f"with {removed['n']} {kind} rows removed, memorized rows go from {before} to "
+            text += f"{after} of {n}, of the {rest['n']} kept ones alone from {rest['before']} to "
+            sentences.append(f"{text}{rest['after']}")
+    return "; ".join(sentences)
 
 
 def next_layer(table: pd.DataFrame) -> dict[str, str]:

@@ -61,7 +61,7 @@ def shares(frame: pd.DataFrame) -> pd.DataFrame:
 
 def members(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether each row is in T, S and D."""
-    t, s, d = (part[f"in_{one}"].to_numpy(bool) for one in ("teacher", "sft", "distilled"))
+    t, s, d = (part[f"in_{model}"].to_numpy(bool) for model in ("teacher", "sft", "distilled"))
     return t, s, d
 
 
@@ -83,10 +83,10 @@ def _ratios(frame: pd.DataFrame, counted: Callable[..., Counted]) -> pd.DataFram
     for method, students in frame.groupby("method", sort=False):
         for size, at_size in (*students.groupby("size", sort=False), ("all", students)):
             for seed, part in (("all", at_size), *at_size.groupby("seed")):
-                names = {"method": method, "size": size, "seed": str(seed)}
+                keys = {"method": method, "size": size, "seed": str(seed)}
                 for metric, pair in counted(*members(part)).items():
-                    found = stats.ratio(part["group"], *pair, part["seed"])
-                    rows.append(names | {"metric": metric} | found)
+                    record = stats.ratio(part["group"], *pair, part["seed"])
+                    rows.append(keys | {"metric": metric} | record)
     return pd.DataFrame(rows)
 
 
@@ -112,8 +112,8 @@ def by_order(frame: pd.DataFrame) -> pd.DataFrame:
     `frame` is of `with_second`.
     """
     rows = frame.drop_duplicates(["size", *ROW])
-    found = rows.groupby(["size", "seed"], sort=False)[["in_sft", "in_second"]].mean()
-    return found.set_axis(["first", "second"], axis=1).reset_index()
+    means = rows.groupby(["size", "seed"], sort=False)[["in_sft", "in_second"]].mean()
+    return means.set_axis(["first", "second"], axis=1).reset_index()
 
 
 def by_base(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -125,20 +125,20 @@ def by_base(tuples: pd.DataFrame) -> pd.DataFrame:
     """
 
     def lines(part: pd.DataFrame) -> list[Line]:
-        of_sft, found = part[part["method"] == "sft"], []
-        for method, own in part.groupby("method", sort=False):
-            named = {"method": method, "metric": "exact_rate"}
-            found.append(named | stats.ratio(own["group"], own["hit"], np.ones(len(own))))
+        sft, records = part[part["method"] == "sft"], []
+        for method, run in part.groupby("method", sort=False):
+            keys = {"method": method, "metric": "exact_rate"}
+            records.append(keys | stats.ratio(run["group"], run["hit"], np.ones(len(run))))
             if method != "sft":
-                paired = stats.paired_difference(own, of_sft, "hit")
-                found.append(named | {"metric": "minus_sft"} | paired)
-        return found
+                gap = stats.paired_difference(run, sft, "hit")
+                records.append(keys | {"metric": "minus_sft"} | gap)
+        return records
 
     rows = natural(tuples, "member").assign(hit=lambda frame: frame["hit"].astype(float))
-    found = stats.each(rows, ["pretraining", "size", "seed"], lines)
-    found["nats"] = found["pretraining"].map(rows.groupby("pretraining")["nats"].first())
-    named = ["pretraining", "nats", "method", "size", "seed", "metric", "value", "lo", "hi", "n"]
-    return found[named]
+    table = stats.each(rows, ["pretraining", "size", "seed"], lines)
+    table["nats"] = table["pretraining"].map(rows.groupby("pretraining")["nats"].first())
+    columns = ["pretraining", "nats", "method", "size", "seed", "metric", "value", "lo", "hi", "n"]
+    return table[columns]
 
 
 def moved(orders: pd.DataFrame, bases: pd.DataFrame) -> str:
@@ -151,13 +151,13 @@ def moved(orders: pd.DataFrame, bases: pd.DataFrame) -> str:
     if shares["pretraining"].nunique() < 2:
         return "No other base model was made."
     by_seed = shares.groupby(["method", "seed"], sort=False)["value"]
-    apart = (by_seed.max() - by_seed.min()).groupby("method", sort=False).mean()
-    same = orders[orders["size"].isin(shares["size"]) & orders["seed"].isin(shares["seed"])]
-    of_orders = (same["first"] - same["second"]).abs().mean()
-    told = ", ".join(f"{label(method)} {span:.3f}" for method, span in apart.items())
-    text = f"Over {shares['pretraining'].nunique()} base models shares lie apart: {told}; over two "
-    text += f"orders of the rows: {label('sft')} {of_orders:.3f}. By the rule above "
-    if apart["sft"] > of_orders:
+    ranges = (by_seed.max() - by_seed.min()).groupby("method", sort=False).mean()
+    matched = orders[orders["size"].isin(shares["size"]) & orders["seed"].isin(shares["seed"])]
+    order_gap = (matched["first"] - matched["second"]).abs().mean()
+    gaps = ", ".join(f"{label(method)} {span:.3f}" for method, span in ranges.items())
+    text = f"Over {shares['pretraining'].nunique()} base models shares lie apart: {gaps}; over two "
+    text += f"orders of the rows: {label('sft')} {order_gap:.3f}. By the rule above "
+    if ranges["sft"] > order_gap:
         return f"{text}the base model decides more than the training run."
     return f"{text}it is not decided that the base model decides more than the training run."
 
@@ -177,30 +177,30 @@ def own(frame: pd.DataFrame) -> pd.DataFrame:
     """
 
     def lines(part: pd.DataFrame) -> Line:
-        alone, groups = ~part["in_teacher"] & ~part["in_second"], part["group"]
-        has = [part["in_distilled"].astype(float), part["in_sft"] * part["weight"]]
-        counts = [groups[one > 0].nunique() for one in has]
-        shares = [(one * alone).sum() / total if (total := one.sum()) else np.nan for one in has]
+        unshared, groups = ~part["in_teacher"] & ~part["in_second"], part["group"]
+        weights = [part["in_distilled"].astype(float), part["in_sft"] * part["weight"]]
+        counts = [groups[w > 0].nunique() for w in weights]
+        shares = [(w * unshared).sum() / total if (total := w.sum()) else np.nan for w in weights]
         facts = {"distilled": shares[0], "sft": shares[1]}
-        facts |= {"n": int(has[0].sum()), "groups": min(counts)}
-        facts["chance"] = part.loc[has[0] > 0, "drawn"].mean()
+        facts |= {"n": int(weights[0].sum()), "groups": min(counts)}
+        facts["chance"] = part.loc[weights[0] > 0, "drawn"].mean()
         if min(counts) < stats.MIN_GROUPS:
             return facts | stats.line(shares[0] - shares[1], NOTHING, p=np.nan)
-        taught, sft = ((one * alone, one) for one in has)
-        found = stats.ratio_difference(groups, taught, sft, part["seed"])
+        student, sft = ((w * unshared, w) for w in weights)
+        record = stats.ratio_difference(groups, student, sft, part["seed"])
         # no draw knows of rows that were not seen
         unseen = [0 if s else stats.wilson(0, n)[1] for s, n in zip(shares, counts, strict=True)]
-        found["hi"] = max(found["hi"], found["value"] + unseen[0])
-        found["lo"] = min(found["lo"], found["value"] - unseen[1])
-        return found | facts
+        record["hi"] = max(record["hi"], record["value"] + unseen[0])
+        record["lo"] = min(record["lo"], record["value"] - unseen[1])
+        return record | facts
 
-    alone = ~frame["in_teacher"] & ~frame["in_second"]
-    drawn = alone.groupby([frame["size"], frame["seed"]]).transform("mean")
-    has = ["in_distilled", "in_sft"]
-    counts = frame[has].astype(float).groupby([frame[key] for key in (*MODEL, "seed")])
+    unshared = ~frame["in_teacher"] & ~frame["in_second"]
+    expected = unshared.groupby([frame["size"], frame["seed"]]).transform("mean")
+    columns = ["in_distilled", "in_sft"]
+    counts = frame[columns].astype(float).groupby([frame[key] for key in (*MODEL, "seed")])
     sums = counts.transform("sum")
     weight = (sums["in_distilled"] / sums["in_sft"]).where(sums["in_sft"] > 0, 0.0)
-    frame = frame.assign(drawn=drawn, weight=weight)
+    frame = frame.assign(drawn=expected, weight=weight)
     return stats.each(pd.concat([frame, frame.assign(size="all")]), MODEL, lines)
 
 
@@ -212,26 +212,26 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
     Columns: method, size, metric ("difference" of the two shares, paired over rows; "ratio" of the
     two counts), value, lo, hi, n (rows); of the difference p, discordant.
     """
-    gap = frame[frame["in_teacher"] & ~frame["in_second"]]
-    gap = gap.assign(row_id=gap["size"] + " " + gap["row_id"])  # once for each size
+    subset = frame[frame["in_teacher"] & ~frame["in_second"]]
+    subset = subset.assign(row_id=subset["size"] + " " + subset["row_id"])  # once for each size
     rows, methods = [], frame["method"].unique()
     for method, size in product(methods[methods != "word_kd"], [*frame["size"].unique(), "all"]):
-        at_size = gap if size == "all" else gap[gap["size"] == size]
-        a, b = (at_size[at_size["method"] == one] for one in (method, "word_kd"))
-        names = {"method": method, "size": size, "n": len(a)}
-        none = stats.line(np.nan, NOTHING)
-        found = {"difference": none, "ratio": none}
+        at_size = subset if size == "all" else subset[subset["size"] == size]
+        a, b = (at_size[at_size["method"] == name] for name in (method, "word_kd"))
+        keys = {"method": method, "size": size, "n": len(a)}
+        missing = stats.line(np.nan, NOTHING)
+        records = {"difference": missing, "ratio": missing}
         if a["group"].nunique() >= stats.MIN_GROUPS:
-            both = a.merge(b, on=ROW)
-            counts = [both[f"in_distilled_{one}"] for one in "xy"]
-            top, bottom = stats.resampled(both["group_x"], counts, both["seed"]).T
+            merged = a.merge(b, on=ROW)
+            counts = [merged[f"in_distilled_{suffix}"] for suffix in "xy"]
+            top, bottom = stats.resampled(merged["group_x"], counts, merged["seed"]).T
             with np.errstate(divide="ignore", invalid="ignore"):  # of no row, or over none
                 ratios = np.log(top / bottom)  # so that twice and half are as far from 1
             ratio = top[0] / bottom[0] if bottom[0] else np.nan
-            found = {"difference": stats.paired_difference(a, b, "in_distilled")}
+            records = {"difference": stats.paired_difference(a, b, "in_distilled")}
             lo, hi = np.exp(stats.interval(ratios))
-            found["ratio"] = stats.line(ratio, (lo, hi))
-        rows += [names | {"metric": metric} | line for metric, line in found.items()]
+            records["ratio"] = stats.line(ratio, (lo, hi))
+        rows += [keys | {"metric": metric} | line for metric, line in records.items()]
     columns = [*MODEL, "metric", "value", "lo", "hi", "n", "p", "discordant"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -247,16 +247,16 @@ def excess(frame: pd.DataFrame) -> pd.DataFrame:
 
     def beside(students: pd.DataFrame) -> Line:
         part = students[students["in_teacher"] & ~students["in_second"]]
-        a, b = (part.assign(hit=part[f"in_{one}"].astype(float)) for one in ("distilled", "sft"))
-        taught, sft, count = a["hit"].mean(), b["hit"].mean(), part["group"].nunique()
-        facts = {"distilled": taught, "sft": sft}
+        a, b = (part.assign(hit=part[f"in_{key}"].astype(float)) for key in ("distilled", "sft"))
+        share, sft_share, count = a["hit"].mean(), b["hit"].mean(), part["group"].nunique()
+        facts = {"distilled": share, "sft": sft_share}
         if count < stats.MIN_GROUPS:
-            few = {"p": np.nan, "n": len(part), "groups": count, "discordant": 0}
-            return facts | stats.line(taught - sft, NOTHING, **few, same_sign=False)
+            columns = {"p": np.nan, "n": len(part), "groups": count, "discordant": 0}
+            return facts | stats.line(share - sft_share, NOTHING, **columns, same_sign=False)
         return facts | stats.paired_difference(a, b, "hit")
 
-    found = stats.each(frame, MODEL, beside)
-    return found.assign(lo=found["lo"].clip(lower=-1), hi=found["hi"].clip(upper=1))  # of t
+    table = stats.each(frame, MODEL, beside)
+    return table.assign(lo=table["lo"].clip(lower=-1), hi=table["hi"].clip(upper=1))  # of t
 
 
 def stability(tuples: pd.DataFrame) -> pd.DataFrame:
@@ -275,23 +275,23 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
         rows = hit.index[shared.sum(axis=1) > 1]
         groups = part.groupby("row_id")["group"].first()[rows]
         hit, shared = hit.fillna(0).loc[rows], shared.loc[rows]
-        counted = [  # of each pair: rows, hit in the first, in the second, in both
+        pair_counts = [  # of each pair: rows, hit in the first, in the second, in both
             [both := shared[a] & shared[b], hit[a] * both, hit[b] * both, hit[a] * hit[b]]
             for a, b in permutations(hit.columns, 2)
         ]
-        counts = np.array(counted, float) if counted else np.zeros((1, 4, len(rows)))
-        again = stats.ratio(groups, *counts.sum(0)[[3, 1]])
-        of = {"again": again} | dict.fromkeys(("chance", "gain"), again | none)
-        if not np.isnan(again["lo"]):
+        counts = np.array(pair_counts, float) if pair_counts else np.zeros((1, 4, len(rows)))
+        repeat = stats.ratio(groups, *counts.sum(0)[[3, 1]])
+        estimates = {"again": repeat} | dict.fromkeys(("chance", "gain"), repeat | missing)
+        if not np.isnan(repeat["lo"]):
             sums = stats.resampled(groups, [*counts.reshape(-1, len(rows))]).T
-            n, first, second, twice = sums.reshape(len(counts), 4, -1).swapaxes(0, 1)
+            n, first, second, repeated = sums.reshape(len(counts), 4, -1).swapaxes(0, 1)
             with np.errstate(divide="ignore", invalid="ignore"):  # a draw may be of no row
                 chance = np.nansum(first * second / n, axis=0) / first.sum(0)
-                gain = twice.sum(0) / first.sum(0) - chance
-            for metric, drawn in {"chance": chance, "gain": gain}.items():
-                of[metric] = again | stats.line(drawn[0], stats.interval(drawn))
-        return [{"metric": metric} | line for metric, line in of.items()]
+                gain = repeated.sum(0) / first.sum(0) - chance
+            for metric, replicates in {"chance": chance, "gain": gain}.items():
+                estimates[metric] = repeat | stats.line(replicates[0], stats.interval(replicates))
+        return [{"metric": metric} | line for metric, line in estimates.items()]
 
-    none = stats.line(np.nan, NOTHING)
+    missing = stats.line(np.nan, NOTHING)
     rows = natural(tuples[tuples["method"] != "base"], "member")
     return stats.each(rows, MODEL, lines).drop(columns=["hits", "hit_groups"])

@@ -37,81 +37,83 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     the loss. All four with _lo and _hi.
     """
     last = rows[rows["generation"] == rows["generation"].max()]
-    found = []
+    lines = []
     pairs = {"F1": (AFRESH, TRAINED, "old rows"), "F2": (TRAINED, ORDINARY, "old canaries")}
-    for claim, (one, other, which) in pairs.items():
-        a, b = (last[last["way"] == way].query(GROUPS[which]) for way in (one, other))
+    for claim, (first, second, group) in pairs.items():
+        a, b = (last[last["way"] == way].query(GROUPS[group]) for way in (first, second))
         facts = {"claim": claim, "of": a["hit"].mean(), "against": b["hit"].mean()}
-        both = paired_difference(a, b, "hit") if len(a) else line(np.nan, NOTHING, p=np.nan)
-        found.append(facts | both | {"enough": both.get("discordant", 0) >= MIN_GROUPS})
-    again = scores[scores["read"].astype(bool)]
+        estimate = paired_difference(a, b, "hit") if len(a) else line(np.nan, NOTHING, p=np.nan)
+        lines.append(facts | estimate | {"enough": estimate.get("discordant", 0) >= MIN_GROUPS})
+    relearned = scores[scores["read"].astype(bool)]
     keys = ["seed", "row_id", "group", "deleted"]
-    wide = again.pivot(index=keys, columns=["done", "who"], values=["score", "nats"])
+    wide = relearned.pivot(index=keys, columns=["done", "who"], values=["score", "nats"])
 
-    def back(*models: tuple[str, str], what: str = "score") -> Line:
+    def back(*models: tuple[str, str], column: str = "score") -> Line:
         """What comes back in a model, or in one less another."""
-        sides = [wide[(what, *model)] for model in models]
+        sides = [wide[(column, *model)] for model in models]
         gaps = (sides[0] - sides[1] if len(sides) > 1 else sides[0]).dropna().rename("gap")
         part = gaps.reset_index()
         return gap(part, part["gap"], part["deleted"].to_numpy(bool))
 
-    student, retrained, own = (UNLEARNED, STUDENT), (RETRAINED, STUDENT), (DIRECTLY, STUDENT)
-    beside = {
+    student, retrained, direct = (UNLEARNED, STUDENT), (RETRAINED, STUDENT), (DIRECTLY, STUDENT)
+    extras = {
         "F3": {
             "unread": back((UNREAD, STUDENT)),
             "beyond": back((UNREAD, STUDENT), student),
         },
-        "F4": {"seen": back(own), "nats": back(student, retrained, what="nats")},
+        "F4": {"seen": back(direct), "nats": back(student, retrained, column="nats")},
     }
-    for claim, pair in {"F3": (own, student), "F4": (student, retrained)}.items():
-        (of, against), both = map(back, pair), back(*pair)
-        facts = {"claim": claim, "of": of["value"], "of_lo": of["lo"], "against": against["value"]}
-        for name, known in beside[claim].items():
-            facts |= {name: known["value"], f"{name}_lo": known["lo"], f"{name}_hi": known["hi"]}
-        found.append(facts | both | {"enough": pd.notna(both["lo"])})
+    for claim, pair in {"F3": (direct, student), "F4": (student, retrained)}.items():
+        (lhs, rhs), estimate = map(back, pair), back(*pair)
+        facts = {"claim": claim, "of": lhs["value"], "of_lo": lhs["lo"], "against": rhs["value"]}
+        for name, row in extras[claim].items():
+            facts |= {name: row["value"], f"{name}_lo": row["lo"], f"{name}_hi": row["hi"]}
+        lines.append(facts | estimate | {"enough": pd.notna(estimate["lo"])})
     columns = ["claim", "of", "of_lo", "against", "value", "lo", "hi", "p", "enough"]
     columns += [f"{name}{end}" for name in BESIDE for end in ("", "_lo", "_hi")]
-    return pd.DataFrame(found).reindex(columns=columns)
+    return pd.DataFrame(lines).reindex(columns=columns)
 
 
 def _judged(
     claim: str, verdict: Callable[[Line], tuple[bool, bool]], contrasts: pd.DataFrame
 ) -> Judged:
-    (found,) = contrasts[contrasts["claim"] == claim].to_dict("records")
-    said = f"{found['of']:.3f} against {found['against']:.3f}: {row_text(found, form='+.3f')}"
-    if claim in ("F1", "F2") and not found["of"] and not found["against"]:
+    (row,) = contrasts[contrasts["claim"] == claim].to_dict("records")
+    evidence = f"{row['of']:.3f} against {row['against']:.3f}: {row_text(row, form='+.3f')}"
+    if claim in ("F1", "F2") and not row["of"] and not row["against"]:
         return False, False, "nothing is recited on either side, so that no difference can be seen"
-    if not found["enough"]:
-        return False, False, f"{said}; too few different responses"
-    confirmed, refuted = verdict(found)
+    if not row["enough"]:
+        return False, False, f"{evidence}; too few different responses"
+    confirmed, refuted = verdict(row)
     if claim == "F3":
-        unread = row_text(found, "unread", "+.3f")
-        beyond = row_text(found, "beyond", "+.3f")
-        said += f"; in a new student of the teacher as it was, without the rows: {unread}, which "
-        said += f"is {beyond} more than with unlearning; by the rule as it was first written: "
-        said += "confirmed" if _above(found)[0] and found["of_lo"] > 0 else "not confirmed"
+        unread = row_text(row, "unread", "+.3f")
+        beyond = row_text(row, "beyond", "+.3f")
+        evidence += (
+            f"; in a new student of the teacher as it was, without the rows: {unread}, which "
+        )
+        evidence += f"is {beyond} more than with unlearning; by the rule as it was first written: "
+        evidence += "confirmed" if _above(row)[0] and row["of_lo"] > 0 else "not confirmed"
     if claim == "F4":
-        seen, nats = (row_text(found, name, "+.3f") for name in ("seen", "nats"))
-        said += f"; in the student that unlearned them itself {seen}; in the loss {nats} nats"
-    return bool(confirmed), bool(refuted), said
+        seen, nats = (row_text(row, name, "+.3f") for name in ("seen", "nats"))
+        evidence += f"; in the student that unlearned them itself {seen}; in the loss {nats} nats"
+    return bool(confirmed), bool(refuted), evidence
 
 
-def _above(found: Line) -> tuple[bool, bool]:
-    sure = found["p"] < ALPHA
-    return sure and found["value"] > 0, sure and found["value"] < 0
+def _above(row: Line) -> tuple[bool, bool]:
+    significant = row["p"] < ALPHA
+    return significant and row["value"] > 0, significant and row["value"] < 0
 
 
-def _resists(found: Line) -> tuple[bool, bool]:
-    sure = found["p"] < ALPHA
-    seen = found["of_lo"] > 0 and found["beyond_lo"] > 0
-    return sure and found["value"] > 0 and seen, sure and found["value"] < 0
+def _resists(row: Line) -> tuple[bool, bool]:
+    significant = row["p"] < ALPHA
+    returns = row["of_lo"] > 0 and row["beyond_lo"] > 0
+    return significant and row["value"] > 0 and returns, significant and row["value"] < 0
 
 
-def _as_if_never_read(found: Line) -> tuple[bool, bool]:
-    lo, hi = found["lo"], found["hi"]
-    told = found["nats_lo"] > 0 or found["nats_hi"] < 0
-    seen = found["seen_lo"] > GAIN
-    return lo > -GAIN and hi < GAIN and seen and not told, lo > GAIN or hi < -GAIN
+def _as_if_never_read(row: Line) -> tuple[bool, bool]:
+    lo, hi = row["lo"], row["hi"]
+    loss_differs = row["nats_lo"] > 0 or row["nats_hi"] < 0
+    detectable = row["seen_lo"] > GAIN
+    return lo > -GAIN and hi < GAIN and detectable and not loss_differs, lo > GAIN or hi < -GAIN
 
 
 RULES = {  # by claim: statement, rule, verdict

@@ -44,17 +44,17 @@ MEMBERSHIP = "told by the loss"  # the AUC of old rows against held-out rows
 SHOWN = ["value", "lo", "hi", "n", "groups"]
 
 
-def read(folder: Path, facts: pd.DataFrame) -> pd.DataFrame:
-    """A model's scores of rows: row_id, nats_per_token, hit, seed, and the columns of `facts`.
+def read(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
+    """A model's scores of rows: row_id, nats_per_token, hit, seed, and the columns of `metadata`.
 
-    `facts` are by row id, such as split, kind, group, came and arm.
+    `metadata` is by row id, such as split, kind, group, came and arm.
     """
     columns = ["row_id", "prefix", "length", "nats_per_token"]
     tuples = pd.read_parquet(folder / "tuples.parquet", columns=columns)
     seed = (runs.read_manifest(folder) or {})["seed"]
     hit = exact(tuples).astype(float)
     rows = tuples[["row_id", "nats_per_token"]].assign(hit=hit, seed=seed)
-    return rows.join(facts, on="row_id", how="inner")
+    return rows.join(metadata, on="row_id", how="inner")
 
 
 def generations(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,15 +64,15 @@ def generations(rows: pd.DataFrame) -> pd.DataFrame:
     and canaries, less generation 0 of that way). Columns: value, lo, hi, n, groups.
     """
     lines = []
-    for (way, number), part in rows.groupby(["way", "generation"], sort=False):
-        facts = {"way": way, "generation": number, "kind": "level"}
-        before = rows[(rows["way"] == way) & (rows["generation"] == 0)]
-        for name, which in GROUPS.items():
-            own = part.query(which)
-            if len(own):
-                lines.append(facts | {"measure": name} | _share(own))
-            if len(own) and number and name != "newest rows":
-                change = _less(own, before.query(which))
+    for (way, generation), part in rows.groupby(["way", "generation"], sort=False):
+        facts = {"way": way, "generation": generation, "kind": "level"}
+        initial = rows[(rows["way"] == way) & (rows["generation"] == 0)]
+        for name, query in GROUPS.items():
+            subset = part.query(query)
+            if len(subset):
+                lines.append(facts | {"measure": name} | _share(subset))
+            if len(subset) and generation and name != "newest rows":
+                change = _less(subset, initial.query(query))
                 lines.append(facts | {"measure": name, "kind": "change"} | change)
         lines.append(facts | {"measure": MEMBERSHIP} | _told(part, GROUPS["old rows"]))
     return pd.DataFrame(lines)[["way", "generation", "measure", "kind", *SHOWN]]
@@ -88,21 +88,21 @@ def returned(rows: pd.DataFrame) -> pd.DataFrame:
     these are other rows).
     """
     last = rows["generation"].max()
-    sides = [rows[rows["way"] == way] for way in (TRAINED, ORDINARY)]
+    frames = [rows[rows["way"] == way] for way in (TRAINED, ORDINARY)]
     lines = []
     for name in ("old rows", "old canaries"):
-        ends = [side[side["generation"] == last].query(GROUPS[name]) for side in sides]
-        start = sides[0][sides[0]["generation"] == 0].query(f"{GROUPS[name]} and hit == 0")
-        unknown = pd.MultiIndex.from_frame(start[["seed", "row_id"]])
-        first = [pd.MultiIndex.from_frame(one[["seed", "row_id"]]).isin(unknown) for one in ends]
-        back = [one[new] for one, new in zip(ends, first, strict=True)]
-        said = [one.assign(hit=new)[one["hit"] > 0] for one, new in zip(ends, first, strict=True)]
-        for measure, pair in (("brought back", back), ("recited", ends), ("new", said)):
+        final = [df[df["generation"] == last].query(GROUPS[name]) for df in frames]
+        initial = frames[0][frames[0]["generation"] == 0].query(f"{GROUPS[name]} and hit == 0")
+        unrecited = pd.MultiIndex.from_frame(initial[["seed", "row_id"]])
+        is_new = [pd.MultiIndex.from_frame(df[["seed", "row_id"]]).isin(unrecited) for df in final]
+        brought_back = [df[new] for df, new in zip(final, is_new, strict=True)]
+        recited = [df.assign(hit=new)[df["hit"] > 0] for df, new in zip(final, is_new, strict=True)]
+        for measure, pair in (("brought back", brought_back), ("recited", final), ("new", recited)):
             shares = dict(zip(("with", "without"), map(_share, pair), strict=True))
             if measure != "new" and len(pair[0]):
                 shares["difference"] = _less(*pair)
             facts = {"rows": name, "measure": measure}
-            lines += [facts | {"update": one} | found for one, found in shares.items()]
+            lines += [facts | {"update": update} | share for update, share in shares.items()]
     return pd.DataFrame(lines)[["rows", "measure", "update", *SHOWN]]
 
 
@@ -121,13 +121,13 @@ def deleted(rows: pd.DataFrame) -> pd.DataFrame:
         if len(records := part[part["deleted"] & (part["kind"] == "canary")]):
             lines.append(facts | {"measure": "deleted records"} | _share(records))
         part = part[part["kind"] == "row"]
-        member, gone = part["split"] != "held_out", part["deleted"]
-        for name, which in (("deleted rows", gone), ("kept rows", member & ~gone)):
-            lines.append(facts | {"measure": name} | _share(part[which]))
+        member, is_deleted = part["split"] != "held_out", part["deleted"]
+        for name, mask in (("deleted rows", is_deleted), ("kept rows", member & ~is_deleted)):
+            lines.append(facts | {"measure": name} | _share(part[mask]))
         lines.append(facts | {"measure": MEMBERSHIP} | _told(part, "deleted"))
-        others = part[~member]
-        nats, groups = others["nats_per_token"], others["group"]
-        cost = line(nats.mean(), bootstrap(nats, groups, others["seed"]), n=len(others))
+        held_out = part[~member]
+        nats, groups = held_out["nats_per_token"], held_out["group"]
+        cost = line(nats.mean(), bootstrap(nats, groups, held_out["seed"]), n=len(held_out))
         lines.append(facts | {"measure": "held-out nats", "groups": groups.nunique()} | cost)
     return pd.DataFrame(lines)[["done", "who", "measure", *SHOWN]]
 
@@ -151,10 +151,10 @@ def scores(notes: pd.DataFrame) -> pd.DataFrame:
     Columns: done, who, seed, row_id, group, deleted, read, score, nats.
     """
     keys = ["done", "who", "seed", "row_id", "group", "deleted", "read"]
-    known = _natural(notes)
-    before = known["hit"].where(known["epoch"] == 0, 0)
-    gone = before.groupby([known[key] for key in keys]).transform("max") == 0
-    after = known[gone & (known["epoch"] > 0)]
+    rows = _natural(notes)
+    initial_hits = rows["hit"].where(rows["epoch"] == 0, 0)
+    forgotten = initial_hits.groupby([rows[key] for key in keys]).transform("max") == 0
+    after = rows[forgotten & (rows["epoch"] > 0)]
     means = after.groupby(keys, sort=False)[["hit", "nats_per_token"]].mean()
     return means.set_axis(["score", "nats"], axis=1).reset_index()
 
@@ -167,9 +167,12 @@ def excess(scores: pd.DataFrame) -> pd.DataFrame:
     """
 
     def numbers(part: pd.DataFrame) -> Line:
-        gone = part["deleted"].to_numpy(bool)
-        means = {"deleted": part["score"][gone].mean(), "never": part["score"][~gone].mean()}
-        return means | gap(part, part["score"], gone)
+        is_deleted = part["deleted"].to_numpy(bool)
+        means = {
+            "deleted": part["score"][is_deleted].mean(),
+            "never": part["score"][~is_deleted].mean(),
+        }
+        return means | gap(part, part["score"], is_deleted)
 
     return each(scores, ["done", "who", "read"], numbers)
 
@@ -190,22 +193,22 @@ def _share(rows: pd.DataFrame) -> Line:
 
 def _told(rows: pd.DataFrame, members: str) -> Line:
     """How well the loss tells these rows from held-out ones: AUC."""
-    inside = rows.eval(members).to_numpy(bool)
-    others = ((rows["split"] == "held_out") & (rows["kind"] == "row")).to_numpy()
-    asked = rows.assign(member=inside, loss=-rows["nats_per_token"])[inside | others]
-    (found,) = roc.evaluate(asked, ["loss"]).to_dict("records")
-    ends = found["auc_lo"], found["auc_hi"]
-    return line(found["auc"], ends, n=len(asked), groups=found["groups"])
+    member = rows.eval(members).to_numpy(bool)
+    held_out = ((rows["split"] == "held_out") & (rows["kind"] == "row")).to_numpy()
+    subset = rows.assign(member=member, loss=-rows["nats_per_token"])[member | held_out]
+    (row,) = roc.evaluate(subset, ["loss"]).to_dict("records")
+    interval = row["auc_lo"], row["auc_hi"]
+    return line(row["auc"], interval, n=len(subset), groups=row["groups"])
 
 
 def _less(rows: pd.DataFrame, before: pd.DataFrame) -> Line:
-    found = paired_difference(rows, before, "hit")
-    return found | ({"lo": np.nan, "hi": np.nan} if found["groups"] < MIN_GROUPS else {})
+    change = paired_difference(rows, before, "hit")
+    return change | ({"lo": np.nan, "hi": np.nan} if change["groups"] < MIN_GROUPS else {})
 
 
 def gap(rows: pd.DataFrame, values: pd.Series, side: np.ndarray) -> Line:
     """The mean of values on a side less that on the other, as `excess` has it."""
-    found = difference(rows["group"], values.to_numpy(float), side, rows["seed"])
-    groups = min(rows["group"][part].nunique() for part in (side, ~side))
-    unsure = {"lo": np.nan, "hi": np.nan, "p": np.nan}
-    return found | {"groups": groups} | (unsure if groups < MIN_GROUPS else {})
+    estimate = difference(rows["group"], values.to_numpy(float), side, rows["seed"])
+    groups = min(rows["group"][mask].nunique() for mask in (side, ~side))
+    missing = {"lo": np.nan, "hi": np.nan, "p": np.nan}
+    return estimate | {"groups": groups} | (missing if groups < MIN_GROUPS else {})

@@ -21,18 +21,20 @@ def taught(over_trivial: pd.DataFrame) -> tuple[bool, str]:
     the teacher, it does not. Where it does, and SFT answers no better than a trivial answer, the
     sentence says so: what is equal there is not much.
     """
-    sft, teacher = (over_trivial[over_trivial["method"] == one] for one in ("sft", "teacher"))
+    sft, teacher = (over_trivial[over_trivial["method"] == method] for method in ("sft", "teacher"))
     if not len(teacher):
         return False, "no verdict: usefulness of answers was not measured"
     beats = teacher["beats"].astype(bool)
-    least = teacher.sort_values("value").iloc[0]
-    said = [f"the teacher beats {beats.sum()} of {len(teacher)} trivial answers, {_against(least)}"]
+    worst = teacher.sort_values("value").iloc[0]
+    texts = [
+        f"the teacher beats {beats.sum()} of {len(teacher)} trivial answers, {_against(worst)}"
+    ]
     if not beats.all():
-        return False, f"no verdict on usefulness; {said[0]}"
-    lost = sft[~sft["beats"].astype(bool)].sort_values("value")
-    for size, lines in lost.groupby("size", sort=False):
-        said.append(f"SFT, {size}, does not beat them all, {_against(lines.iloc[0])}")
-    return True, "; ".join(said)
+        return False, f"no verdict on usefulness; {texts[0]}"
+    losses = sft[~sft["beats"].astype(bool)].sort_values("value")
+    for size, rows in losses.groupby("size", sort=False):
+        texts.append(f"SFT, {size}, does not beat them all, {_against(rows.iloc[0])}")
+    return True, "; ".join(texts)
 
 
 def _against(line: pd.Series) -> str:
@@ -54,57 +56,64 @@ def at_equal_usefulness(lines: pd.DataFrame) -> pd.DataFrame:
     and if not, why), more_useful ("SFT" or "student", where it is by more than the margin).
     """
     lines = lines.set_index(MODEL, drop=False)
-    gaps, useful = (lines[lines["metric"] == metric] for metric in ("memorized", "useful"))
-    useful = useful.reindex(gaps.index)
-    as_useful = useful["lo"] > -useful["margin"]
+    gaps, usefulness = (lines[lines["metric"] == metric] for metric in ("memorized", "useful"))
+    usefulness = usefulness.reindex(gaps.index)
+    as_useful = usefulness["lo"] > -usefulness["margin"]
     gained, recites = gaps["gained"].astype(bool), gaps["sft"] >= 2 * GAIN
     judged = gained & recites & judgeable(gaps, "groups")
-    less, none = judged & sure(gaps) & (gaps["value"] < 0) & as_useful, gaps["lo"] > -GAIN
-    found = {"gained": gained, "recites": recites, "judged": judged, "less": less}
-    why = ["yes", "no: no common gain", f"no: SFT memorizes under {2 * GAIN:.0%}"]
-    note = np.select([judged, ~gained, ~recites], why, "no: too few responses")
-    beyond = [useful["value"] < -useful["margin"], useful["value"] > useful["margin"]]
-    more_useful = np.select(beyond, ["SFT", "student"], "")
-    return gaps.assign(**found, none=judged & none, note=note, more_useful=more_useful)
+    saves, no_gain = judged & sure(gaps) & (gaps["value"] < 0) & as_useful, gaps["lo"] > -GAIN
+    columns = {"gained": gained, "recites": recites, "judged": judged, "less": saves}
+    reasons = ["yes", "no: no common gain", f"no: SFT memorizes under {2 * GAIN:.0%}"]
+    note = np.select([judged, ~gained, ~recites], reasons, "no: too few responses")
+    conditions = [
+        usefulness["value"] < -usefulness["margin"],
+        usefulness["value"] > usefulness["margin"],
+    ]
+    more_useful = np.select(conditions, ["SFT", "student"], "")
+    return gaps.assign(**columns, none=judged & no_gain, note=note, more_useful=more_useful)
 
 
 def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame) -> Judged:
-    kept, said = taught(over_trivial)
+    teacher_beats, sentence = taught(over_trivial)
     gaps = at_equal_usefulness(stopped[stopped["method"].isin(DISTILLED)])
     gained, recites, judged = (gaps[name] for name in ("gained", "recites", "judged"))
-    less, none = gaps["less"], gaps["none"]
+    less, no_gain = gaps["less"], gaps["none"]
     evidence = f"{judged.sum()} of {len(gaps)} distilled students are judged: of these "
     evidence += f"{less.sum()} memorize less than SFT that is stopped where it is as useful, and "
-    evidence += f"for {none.sum()} a gain of {GAIN:.0%} of the rows (memorizing so much less) is "
+    evidence += (
+        f"for {no_gain.sum()} a gain of {GAIN:.0%} of the rows (memorizing so much less) is "
+    )
     evidence += "excluded"
-    if (value := gaps["value"].where(judged)).notna().any():
-        most = gaps.loc[value.idxmin()]
-        evidence += f"; {label(most['method'])} {most['size']} has the lowest difference: "
-        evidence += row_text(most, form="+.3f")
-    if len(lost := gaps[~gained]):
-        evidence += f"; {named(lost)}: no gain in usefulness in common with SFT"
-    for share, some in gaps[gained & ~recites].groupby("sft", sort=False):
-        evidence += f"; {named(some)}: SFT stopped beside memorizes {share:.3f}, nothing to save"
-    confirmed, refuted = len(less) > 0 and less.all(), judged.any() and none[judged].all()
-    return kept and confirmed, kept and refuted, f"{evidence}; {said}"
+    if (values := gaps["value"].where(judged)).notna().any():
+        lowest = gaps.loc[values.idxmin()]
+        evidence += f"; {label(lowest['method'])} {lowest['size']} has the lowest difference: "
+        evidence += row_text(lowest, form="+.3f")
+    if len(ungained := gaps[~gained]):
+        evidence += f"; {named(ungained)}: no gain in usefulness in common with SFT"
+    for share, rows in gaps[gained & ~recites].groupby("sft", sort=False):
+        evidence += f"; {named(rows)}: SFT stopped beside memorizes {share:.3f}, nothing to save"
+    confirmed, refuted = len(less) > 0 and less.all(), judged.any() and no_gain[judged].all()
+    return teacher_beats and confirmed, teacher_beats and refuted, f"{evidence}; {sentence}"
 
 
 def _less_at_equal_fit(same_fit: pd.DataFrame) -> Judged:
     gaps = same_fit[same_fit["method"].isin(DISTILLED)]
     below = sure(gaps, "hit_groups") & (gaps["value"] < 0)
-    none = (gaps["lo"] > -GAIN) & judgeable(gaps, "groups")
-    met = gaps["value"].notna().sum()
-    evidence = f"{met} of {len(gaps)} distilled students have a member loss in common with SFT: of "
-    evidence += f"these {below.sum()} memorize less there, and for {none.sum()} a gain of "
+    no_gain = (gaps["lo"] > -GAIN) & judgeable(gaps, "groups")
+    n_common = gaps["value"].notna().sum()
+    evidence = (
+        f"{n_common} of {len(gaps)} distilled students have a member loss in common with SFT: of "
+    )
+    evidence += f"these {below.sum()} memorize less there, and for {no_gain.sum()} a gain of "
     evidence += f"{GAIN:.0%} of the rows (memorizing so much less than SFT) is excluded"
     if gaps["value"].notna().any():
-        most = gaps.loc[gaps["value"].idxmin()]
-        evidence += f"; {label(most['method'])} {most['size']} has the lowest difference: "
-        evidence += row_text(most, form="+.3f")
+        lowest = gaps.loc[gaps["value"].idxmin()]
+        evidence += f"; {label(lowest['method'])} {lowest['size']} has the lowest difference: "
+        evidence += row_text(lowest, form="+.3f")
     if gaps["value"].isna().any():
-        apart = named(gaps[gaps["value"].isna()])
-        evidence += f"; {apart}: no member loss in common with SFT at which either memorizes 5%"
-    return below.all(), not below.any() and none.all(), evidence
+        unmatched = named(gaps[gaps["value"].isna()])
+        evidence += f"; {unmatched}: no member loss in common with SFT at which either memorizes 5%"
+    return below.all(), not below.any() and no_gain.all(), evidence
 
 
 CLAIMS = {

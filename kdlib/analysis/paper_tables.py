@@ -35,10 +35,12 @@ def table1(tuples: pd.DataFrame) -> pd.DataFrame:
 
     Columns: method, size, paper_size, paper, member, member_sd, ..._lo, _hi, _n, _seeds, held_out.
     """
-    out = _models(tuples).query("method != 'base'").reset_index(drop=True)
-    sizes = dict.fromkeys(out["method"], PAPER_SIZES) | {"teacher": ("1.5B",)}
-    out = out.assign(paper_size=_paper(out, sizes, ""), paper=_paper(out, PAPER_TABLE1, np.nan))
-    return _beside(out, pooled(natural(tuples), "hit"), "")
+    table = _models(tuples).query("method != 'base'").reset_index(drop=True)
+    sizes = dict.fromkeys(table["method"], PAPER_SIZES) | {"teacher": ("1.5B",)}
+    table = table.assign(
+        paper_size=_paper(table, sizes, ""), paper=_paper(table, PAPER_TABLE1, np.nan)
+    )
+    return _beside(table, pooled(natural(tuples), "hit"), "")
 
 
 def table2(answers: pd.DataFrame) -> pd.DataFrame:
@@ -49,39 +51,41 @@ def table2(answers: pd.DataFrame) -> pd.DataFrame:
     (different responses, and those of which an answer has anything), ..., then
     paper_rouge1_member, ...
     """
-    out, greedy = _models(answers), answers[answers["decoding"] == "greedy"]
-    figures, names = _paper(out, PAPER_TABLE2, (np.nan,) * 4), []
+    table, greedy = _models(answers), answers[answers["decoding"] == "greedy"]
+    figures, names = _paper(table, PAPER_TABLE2, (np.nan,) * 4), []
     for metric in ("rouge1", "rougeL"):
         names += [f"paper_{metric}_{split}" for split in ("member", "held_out")]
         columns = [*MODEL, "split", "value", "lo", "hi", "groups", "hit_groups"]
-        out = _beside(out, pooled(greedy, metric)[columns], f"{metric}_")
-    return out.join(pd.DataFrame(figures, columns=names))
+        table = _beside(table, pooled(greedy, metric)[columns], f"{metric}_")
+    return table.join(pd.DataFrame(figures, columns=names))
 
 
 def _models(frame: pd.DataFrame) -> pd.DataFrame:
     """Every model: base, teacher, the paper's methods, others by size; last, trivial answerers."""
     trivial = frame["size"] == "all"
     methods = ordered(frame["method"][~trivial])
-    further = [one for one in methods if one not in ("base", "teacher", *PAPER)]
-    pairs = models(student_sizes(frame), [*PAPER, *further])
-    pairs += [(one, "all") for one in frame["method"][trivial].unique()]
+    extra = [method for method in methods if method not in ("base", "teacher", *PAPER)]
+    pairs = models(student_sizes(frame), [*PAPER, *extra])
+    pairs += [(method, "all") for method in frame["method"][trivial].unique()]
     return pd.DataFrame(pairs, columns=MODEL)
 
 
-def _paper(out: pd.DataFrame, figures: Mapping[str, tuple], none: Any) -> list[Any]:
-    """What the paper gives for each model; `none` where it gives nothing."""
-    students = student_sizes(out)
+def _paper(table: pd.DataFrame, figures: Mapping[str, tuple], missing: Any) -> list[Any]:
+    """What the paper gives for each model; `missing` where it gives nothing."""
+    students = student_sizes(table)
 
     def figure(method: str, size: str) -> Any:
         reported, sizes = figures.get(method, ()), students if size in students else [size]
-        return reported[sizes.index(size)] if len(reported) == len(sizes) else none
+        return reported[sizes.index(size)] if len(reported) == len(sizes) else missing
 
-    return [figure(*model) for model in out[MODEL].itertuples(index=False)]
+    return [figure(*model) for model in table[MODEL].itertuples(index=False)]
 
 
-def _beside(out: pd.DataFrame, scores: pd.DataFrame, prefix: str) -> pd.DataFrame:
+def _beside(table: pd.DataFrame, scores: pd.DataFrame, prefix: str) -> pd.DataFrame:
     """The scores of each split as columns of their own."""
     for split, part in scores.set_index(MODEL).groupby("split", sort=False):
         columns = part.drop(columns="split").add_prefix(f"{prefix}{split}_")
-        out = out.join(columns.rename(columns=lambda name: name.removesuffix("_value")), on=MODEL)
-    return out
+        table = table.join(
+            columns.rename(columns=lambda name: name.removesuffix("_value")), on=MODEL
+        )
+    return table

@@ -2,7 +2,7 @@
 
 A student is known by its name in `study.defended`, which stands in the column method; one is "sft".
 A *point* is a student as it was after an epoch. `notes` are what was noted through training
-(`read`), `useful` is as in `equal_usefulness`, whose functions take these frames too. Usefulness is
+(`read`), `usefulness` as in `equal_usefulness`; its functions take these frames too. Usefulness is
 one axis of the plane, each of MEASURES can be the other. A *front* holds the points that no other
 beats in both (`frontier`).
 
@@ -54,11 +54,11 @@ def read(folders: Mapping[str, Iterable[Path]]) -> Frames:
 
     These are the optimizer steps that a student has taken, its start from SFT among them.
     """
-    kept = {name: list(of_seeds) for name, of_seeds in folders.items()}
-    frames = cause.read(kept)
-    before = {name: _started(of_seeds[0]) for name, of_seeds in kept.items()}
+    by_name = {name: list(seed_folders) for name, seed_folders in folders.items()}
+    frames = cause.read(by_name)
+    start_steps = {name: _started(seed_folders[0]) for name, seed_folders in by_name.items()}
     paths = frames["paths"]
-    steps, near = paths["step"] + paths["method"].map(before), near_verbatim(paths, NEAR[0])
+    steps, near = paths["step"] + paths["method"].map(start_steps), near_verbatim(paths, NEAR[0])
     return frames | {"paths": paths.assign(steps=steps, near=near)}
 
 
@@ -68,27 +68,29 @@ def _started(folder: Path) -> int:
     return json.loads(file.read_text("utf-8").splitlines()[-1])["step"] if file.is_file() else 0
 
 
-def points(notes: pd.DataFrame, useful: pd.DataFrame) -> pd.DataFrame:
+def points(notes: pd.DataFrame, usefulness: pd.DataFrame) -> pd.DataFrame:
     """Means over rows and seeds at each point: method, epoch, steps, useful, and MEASURES.
 
     Points are those that were noted in every seed: where a defence leaves another number of rows in
     each, an epoch may have been noted at another part of it. Not those before a student's own
     training that is no base model any more: MiniLLM's first is an SFT student.
     """
-    known = set.intersection(*(in_every_seed(frame) for frame in (notes, useful)))
+    common = set.intersection(*(in_every_seed(frame) for frame in (notes, usefulness)))
     started = notes[(notes["epoch"] == 0) & (notes["steps"] > 0)]
-    known -= set(started.groupby(POINT).groups)
-    notes, useful = (rows_of(frame, known) for frame in (notes, useful))
-    exact = equal_usefulness.curves(notes, useful, POINT).rename(columns={"memorized": "verbatim"})
+    common -= set(started.groupby(POINT).groups)
+    notes, usefulness = (rows_of(frame, common) for frame in (notes, usefulness))
+    exact = equal_usefulness.curves(notes, usefulness, POINT).rename(
+        columns={"memorized": "verbatim"}
+    )
     near = equal_usefulness.members(notes.assign(hit=notes["near"])).groupby(POINT)["value"].mean()
     rows = notes[notes["kind"] == "row"]
-    told = {
+    membership = {
         point: 2 * roc.auc(-part["nats_per_token"], part["split"] == "member") - 1
         for point, part in rows.groupby(POINT)
     }
-    further = pd.DataFrame({"near_verbatim": near, "membership": pd.Series(told)})
-    further["steps"] = notes.groupby(POINT)["steps"].first()
-    return exact.join(further, on=POINT)[[*POINT, "steps", "useful", *MEASURES]]
+    metrics = pd.DataFrame({"near_verbatim": near, "membership": pd.Series(membership)})
+    metrics["steps"] = notes.groupby(POINT)["steps"].first()
+    return exact.join(metrics, on=POINT)[[*POINT, "steps", "useful", *MEASURES]]
 
 
 def in_every_seed(frame: pd.DataFrame) -> set[tuple[str, float]]:
@@ -107,9 +109,9 @@ def at_equal_compute(frame: pd.DataFrame, sides: Sides) -> pd.DataFrame:
 
     `frame` has method and steps.
     """
-    of_sides = [frame["method"].isin(side) for side in sides]
-    most = min(frame["steps"][one].max() for one in of_sides)
-    return frame[np.logical_or(*of_sides) & (frame["steps"] <= most)]
+    masks = [frame["method"].isin(side) for side in sides]
+    limit = min(frame["steps"][mask].max() for mask in masks)
+    return frame[np.logical_or(*masks) & (frame["steps"] <= limit)]
 
 
 def at_end(notes: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
@@ -124,25 +126,27 @@ def at_end(notes: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     path = cause.memorized(notes[notes["method"] == "sft"])
     last = equal_usefulness.members(cause.ends(notes))
     shares = cause.memorized(cause.ends(notes)).set_index("method")
-    ends = {"value": "less", "lo": "less_lo", "hi": "less_hi", "discordant": "discordant"}
-    less = cause.less_than_sft(last).set_index("method")[[*ends]].rename(columns=ends)
+    renames = {"value": "less", "lo": "less_lo", "hi": "less_hi", "discordant": "discordant"}
+    less = cause.less_than_sft(last).set_index("method")[[*renames]].rename(columns=renames)
     columns = ["steps", "near_verbatim", "membership", "useful"]
     means = cause.ends(points).set_index("method")[columns]
-    there = equal_usefulness.memorized_at(shares["nats"].to_numpy(), path["value"], path["nats"])
-    found = shares[["value", "lo", "hi", "nats"]].assign(sft_there=there)
-    found = found.join([less, _records(cause.ends(notes)), means]).reset_index()
-    known = path[path["epoch"] == 0], points.query("method == 'sft' and epoch == 0")[columns]
-    untrained = _records(notes.query("method == 'sft' and epoch == 0"))
-    before = pd.concat([one.reset_index(drop=True) for one in (*known, untrained)], axis=1)
-    before = before.assign(method=BEFORE, sft_there=0.0).reindex(columns=found.columns)
-    return pd.concat([before, found], ignore_index=True)
+    sft_shares = equal_usefulness.memorized_at(
+        shares["nats"].to_numpy(), path["value"], path["nats"]
+    )
+    table = shares[["value", "lo", "hi", "nats"]].assign(sft_there=sft_shares)
+    table = table.join([less, _records(cause.ends(notes)), means]).reset_index()
+    untrained = path[path["epoch"] == 0], points.query("method == 'sft' and epoch == 0")[columns]
+    records = _records(notes.query("method == 'sft' and epoch == 0"))
+    before = pd.concat([frame.reset_index(drop=True) for frame in (*untrained, records)], axis=1)
+    before = before.assign(method=BEFORE, sft_there=0.0).reindex(columns=table.columns)
+    return pd.concat([before, table], ignore_index=True)
 
 
 def _records(notes: pd.DataFrame) -> pd.DataFrame:
     """Of planted records the share that each method writes, and of how many."""
-    planted = notes[(notes["kind"] == "canary") & (notes["split"] == "member")]
-    found = planted.groupby("method")["hit"].agg(["mean", "count"])
-    return found.set_axis(["records", "records_n"], axis=1)
+    canaries = notes[(notes["kind"] == "canary") & (notes["split"] == "member")]
+    rates = canaries.groupby("method")["hit"].agg(["mean", "count"])
+    return rates.set_axis(["records", "records_n"], axis=1)
 
 
 def front(points: pd.DataFrame, measure: str = "verbatim") -> pd.DataFrame:
@@ -151,36 +155,36 @@ def front(points: pd.DataFrame, measure: str = "verbatim") -> pd.DataFrame:
 
 
 def contrasts(
-    notes: pd.DataFrame, useful: pd.DataFrame, asked: Mapping[str, Sides]
+    notes: pd.DataFrame, usefulness: pd.DataFrame, comparisons: Mapping[str, Sides]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What is left by one side of a contrast less the other, where both are stopped by the rule.
 
-    `asked` names the students of the two sides, by contrast. The first table has the lines of
+    `comparisons` name the students of the two sides, by contrast. The first table has the lines of
     `equal_usefulness.differences`, method being the contrast, own its first side and sft the second
     (metric "memorized"; at the same stops "near_verbatim", "auc" of `placements`, "useful"), and
     how many students either side has (own_students, sft_students). The second has the stops: the
     columns of `equal_usefulness.stops`, and who is stopped there on either side (own, sft).
     """
-    lines, stops, notes = [], [], notes.assign(placement=placements(notes))
-    known = notes.groupby(POINT)["steps"].first().reset_index()
-    for name, sides in asked.items():
-        numbered = _numbered(known, name, sides)
-        path, answers = (_as_paths(frame, numbered) for frame in (notes, useful))
-        chosen = equal_usefulness.stops(path, answers)
-        judged = equal_usefulness.stopped(path, answers, chosen)
+    gap_tables, stop_tables, notes = [], [], notes.assign(placement=placements(notes))
+    point_steps = notes.groupby(POINT)["steps"].first().reset_index()
+    for name, sides in comparisons.items():
+        numbered = _numbered(point_steps, name, sides)
+        path, answers = (_as_paths(frame, numbered) for frame in (notes, usefulness))
+        stops = equal_usefulness.stops(path, answers)
+        judged = equal_usefulness.stopped(path, answers, stops)
         parts = [judged]
         for column, metric in (("near", "near_verbatim"), ("placement", "auc")):
-            rows = equal_usefulness.stopped(path.assign(hit=path[column]), answers, chosen)
+            rows = equal_usefulness.stopped(path.assign(hit=path[column]), answers, stops)
             parts.append(rows[rows["metric"] == "memorized"].assign(metric=metric))
-        found = equal_usefulness.differences(pd.concat(parts), chosen)
-        found = found.assign(own_students=len(sides[0]), sft_students=len(sides[1]))
-        lines.append(found.drop(columns=["epoch", "sft_epoch"]))
-        at = numbered.set_index("point")
-        for side, number in (("own", "epoch"), ("sft", "sft_epoch")):
-            chosen = chosen.assign(**{side: chosen[number].map(at["method"])})
-            chosen = chosen.assign(**{number: chosen[number].map(at["epoch"])})
-        stops.append(chosen)
-    return pd.concat(lines, ignore_index=True), pd.concat(stops, ignore_index=True)
+        gaps = equal_usefulness.differences(pd.concat(parts), stops)
+        gaps = gaps.assign(own_students=len(sides[0]), sft_students=len(sides[1]))
+        gap_tables.append(gaps.drop(columns=["epoch", "sft_epoch"]))
+        by_number = numbered.set_index("point")
+        for side, epoch_column in (("own", "epoch"), ("sft", "sft_epoch")):
+            stops = stops.assign(**{side: stops[epoch_column].map(by_number["method"])})
+            stops = stops.assign(**{epoch_column: stops[epoch_column].map(by_number["epoch"])})
+        stop_tables.append(stops)
+    return pd.concat(gap_tables, ignore_index=True), pd.concat(stop_tables, ignore_index=True)
 
 
 def placements(notes: pd.DataFrame) -> "pd.Series[float]":
@@ -189,14 +193,14 @@ def placements(notes: pd.DataFrame) -> "pd.Series[float]":
     nan without any. Its mean over member rows is the AUC of the loss. An interval over member rows
     takes the held-out rows as they are.
     """
-    found = pd.Series(np.nan, notes.index)
+    shares = pd.Series(np.nan, notes.index)
     for _, part in notes.groupby(["seed", *POINT], sort=False):
-        outside = (part["kind"] == "row") & (part["split"] == "held_out")
-        losses, known = np.sort(part.loc[outside, "nats_per_token"]), part["nats_per_token"]
-        places = [np.searchsorted(losses, known, side) for side in ("left", "right")]
+        held_out = (part["kind"] == "row") & (part["split"] == "held_out")
+        losses, nats = np.sort(part.loc[held_out, "nats_per_token"]), part["nats_per_token"]
+        ranks = [np.searchsorted(losses, nats, side) for side in ("left", "right")]
         if len(losses):
-            found[part.index] = 1 - np.mean(places, axis=0) / len(losses)
-    return found
+            shares[part.index] = 1 - np.mean(ranks, axis=0) / len(losses)
+    return shares
 
 
 def _numbered(points: pd.DataFrame, name: str, sides: Sides) -> pd.DataFrame:
@@ -210,9 +214,9 @@ def _numbered(points: pd.DataFrame, name: str, sides: Sides) -> pd.DataFrame:
         for side, side_name in zip(sides, (name, "sft"), strict=True)
     ]
     before = parts[1][parts[1]["epoch"] == 0].iloc[:1]
-    both = pd.concat(parts)
-    both = both[both["epoch"] > 0]
-    numbered = pd.concat([before, both], ignore_index=True)
+    trained = pd.concat(parts)
+    trained = trained[trained["epoch"] > 0]
+    numbered = pd.concat([before, trained], ignore_index=True)
     return numbered.assign(point=numbered.index.astype(float))
 
 
@@ -223,10 +227,10 @@ def _as_paths(frame: pd.DataFrame, numbered: pd.DataFrame) -> pd.DataFrame:
 
 
 def _adds(contrast: str, contrasts: pd.DataFrame, over_trivial: pd.DataFrame) -> Judged:
-    known, said = taught(over_trivial)
+    proven, note = taught(over_trivial)
     lines = contrasts[contrasts["method"] == contrast]
     (gap,) = at_equal_usefulness(lines).to_dict("records")
-    useful, near, auc = (
+    usefulness, near, auc = (
         lines[lines["metric"] == metric].iloc[0] for metric in ("useful", "near_verbatim", "auc")
     )
     evidence = f"{gap['own_students']} students against {gap['sft_students']}: "
@@ -239,8 +243,8 @@ def _adds(contrast: str, contrasts: pd.DataFrame, over_trivial: pd.DataFrame) ->
     evidence += f"; near-verbatim {row_text(near, form='+.3f')}"
     evidence += f"; AUC of the loss {auc['own']:.3f} against {auc['sft']:.3f}: "
     evidence += row_text(auc, form="+.3f")
-    evidence += f"; useful {row_text(useful, form='+.3f')}, margin {gap['margin']:.3f}"
-    return known and gap["less"], known and gap["none"], f"{evidence}; {said}"
+    evidence += f"; useful {row_text(usefulness, form='+.3f')}, margin {gap['margin']:.3f}"
+    return proven and gap["less"], proven and gap["none"], f"{evidence}; {note}"
 
 
 RULE = (
@@ -264,13 +268,13 @@ _SIDES = {
         "both with the goldfish loss and stopped early; ",
     ),
 } | {
-    f"B{place}": (
+    f"B{number}": (
         f"{label(method)[0].upper()}{label(method)[1:]} lies outside of the front of the cheap "
         "defences.",
         f"{label(method)}, with a defence or without, against SFT and every defence without a "
         "teacher but DP-SGD; ",
     )
-    for place, method in enumerate(DISTILLED, start=3)
+    for number, method in enumerate(DISTILLED, start=3)
 }
 CLAIMS = {
     name: (statement, f"{sides}{RULE}", partial(_adds, name))

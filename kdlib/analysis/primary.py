@@ -23,20 +23,21 @@ def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFram
     """
     hits = natural(tuples, "member").astype({"hit": float})
     sft = hits[hits["method"] == "sft"].set_index(["size", *ROW])["hit"].rename("sft")
-    ends = hits.rename(columns={"hit": "own"}).join(sft, on=["size", *ROW])
-    rows = {"A1": stopped[stopped["metric"] == "memorized"], "C1": ends}
-    given = [name for name in DISTILLED if METHODS[name].text.startswith(GIVEN)]
-    if 0 < ends["method"].isin(given).sum() < ends["method"].isin(DISTILLED).sum():
-        rows[OFF_POLICY] = ends[ends["method"].isin(given)]
+    final = hits.rename(columns={"hit": "own"}).join(sft, on=["size", *ROW])
+    rows = {"A1": stopped[stopped["metric"] == "memorized"], "C1": final}
+    off_policy = [name for name in DISTILLED if METHODS[name].text.startswith(GIVEN)]
+    if 0 < final["method"].isin(off_policy).sum() < final["method"].isin(DISTILLED).sum():
+        rows[OFF_POLICY] = final[final["method"].isin(off_policy)]
     lines: list[Line] = []
     for claim, frame in rows.items():
-        own = frame[frame["method"].isin(DISTILLED)]
+        students = frame[frame["method"].isin(DISTILLED)]
         lines.append(
-            {"claim": claim, "students": len(own[MODEL].drop_duplicates())} | contrast(own)
+            {"claim": claim, "students": len(students[MODEL].drop_duplicates())}
+            | contrast(students)
         )
-    fit = same_fit[same_fit["method"].isin(DISTILLED)]["value"].count()
-    mean = same_fit[same_fit["method"] == "all"].to_dict("records")
-    lines += [{"claim": "A2", "students": fit} | one for one in mean]
+    n_students = same_fit[same_fit["method"].isin(DISTILLED)]["value"].count()
+    mean_rows = same_fit[same_fit["method"] == "all"].to_dict("records")
+    lines += [{"claim": "A2", "students": n_students} | row for row in mean_rows]
     columns = ["claim", "students", "value", "lo", "hi", "p", "n", "groups"]
     return pd.DataFrame(lines)[columns].sort_values("claim", ignore_index=True)
 
@@ -49,7 +50,7 @@ def reach(lines: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     greatest. An interval without a length, where all draws agree, says nothing of other rows: it
     is none here.
     """
-    halves = {claim: (one["hi"] - one["lo"]) / 2 for claim, one in lines.items()}
+    halves = {claim: (frame["hi"] - frame["lo"]) / 2 for claim, frame in lines.items()}
     halves = {claim: half[half > 0] for claim, half in halves.items()}
     rows = {
         claim: {"lines": len(lines[claim]), "judged": len(half), "least": half.min()}

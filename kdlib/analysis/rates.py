@@ -42,7 +42,7 @@ def models(sizes: Sequence[str], methods: Sequence[str] = PAPER) -> list[tuple[s
 
 def distilled(frame: pd.DataFrame) -> list[str]:
     """The distilled methods in a frame's column `method`, in the order of METHODS."""
-    return [one for one in ordered(frame["method"]) if one not in ("base", "teacher", "sft")]
+    return [name for name in ordered(frame["method"]) if name not in ("base", "teacher", "sft")]
 
 
 def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAPER) -> Frames:
@@ -53,9 +53,9 @@ def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAP
             continue
         folder = runs.seed_dir(profile.name, seed) / f"{method}-{size}"
         if (manifest := runs.read_manifest(folder)) is None:
-            further = " ".join(name for name in methods if name not in PAPER)
+            extra = " ".join(name for name in methods if name not in PAPER)
             recipe = f'make study PROFILE={profile.name} SEEDS="{" ".join(map(str, seeds))}"'
-            recipe += f' METHODS="{further}"' if further else ""
+            recipe += f' METHODS="{extra}"' if extra else ""
             raise KdlibError(f"{method} {size} of seed {seed} is not there; make it with: {recipe}")
         tuples, answers = (pd.read_parquet(folder / f"{n}.parquet") for n in ("tuples", "answers"))
         group = tuples.set_index("row_id")["group"]
@@ -67,8 +67,8 @@ def collect(profile: Profile, seeds: Sequence[int], methods: Sequence[str] = PAP
             tables["path_answers"] = pd.read_parquet(file).join(group, on="row_id")
         if (file := folder.parent / "costs.csv").is_file():  # notebook 09's; not all wait for it
             costs = pd.read_csv(file)
-            if (own := (costs.reindex(columns=MODEL) == [method, size]).all(axis=1)).any():
-                tables["costs"] = costs[own]
+            if (mask := (costs.reindex(columns=MODEL) == [method, size]).all(axis=1)).any():
+                tables["costs"] = costs[mask]
         facts = {"method": method, "size": size, "seed": seed}
         facts |= {name: manifest[name] for name in IDENTITY[3:]}
         for name, frame in tables.items():
@@ -85,10 +85,10 @@ def noted(folder: Path) -> pd.DataFrame:
 
 def averaged(notes: pd.DataFrame, keys: Sequence[str] = ()) -> pd.DataFrame:
     """The means of what was noted: keys, epoch, step, split, exact_rate, and nats and accuracy."""
-    named = {"exact_rate": ("hit", "mean"), "nats_per_token": ("nats_per_token", "mean")}
-    named |= {"accuracy": ("accuracy", "mean")}
-    rows, by = notes[notes["kind"] == "row"], [*keys, "epoch", "step", "split"]
-    return rows.groupby(by, sort=False).agg(**named).reset_index()
+    columns = {"exact_rate": ("hit", "mean"), "nats_per_token": ("nats_per_token", "mean")}
+    columns |= {"accuracy": ("accuracy", "mean")}
+    rows, grouping = notes[notes["kind"] == "row"], [*keys, "epoch", "step", "split"]
+    return rows.groupby(grouping, sort=False).agg(**columns).reset_index()
 
 
 def paths(folders: Iterable[Path]) -> pd.DataFrame:
@@ -149,8 +149,8 @@ def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
 
 def utility(answers: pd.DataFrame) -> pd.DataFrame:
     """Tidy MEASURES, greedy and sampled (mean over sample seeds), per model and split."""
-    metrics, grouped = [one for one in MEASURES if one in answers], answers.groupby("decoding")
-    parts = [means(part, one, f"{one}_{how}") for how, part in grouped for one in metrics]
+    metrics, grouped = [m for m in MEASURES if m in answers], answers.groupby("decoding")
+    parts = [means(part, m, f"{m}_{decoding}") for decoding, part in grouped for m in metrics]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -180,28 +180,28 @@ def beats_trivial(
     gives of all seeds together, and beats: the whole interval lies above 0. Unless all do in a
     metric, a model is of no proven use by it. KdlibError: they answer other rows.
     """
-    own, against = (one.query(ASKED) for one in (answers, trivial))
-    metrics, own = (
-        [one for one in MEASURES if one in own and one in against],
-        own[own["method"].isin(methods)],
+    greedy, baselines = (frame.query(ASKED) for frame in (answers, trivial))
+    metrics, greedy = (
+        [m for m in MEASURES if m in greedy and m in baselines],
+        greedy[greedy["method"].isin(methods)],
     )
-    said = dict(list(against.groupby("method", sort=False)))
+    tables = dict(list(baselines.groupby("method", sort=False)))
 
     def lines(model: pd.DataFrame) -> list[Line]:
-        pairs = [{"against": name, "metric": metric} for name, metric in product(said, metrics)]
-        gaps = [paired_difference(model, said[one["against"]], one["metric"]) for one in pairs]
-        return [one | gap | {"beats": gap["lo"] > 0} for one, gap in zip(pairs, gaps, strict=True)]
+        rows = [{"against": name, "metric": metric} for name, metric in product(tables, metrics)]
+        gaps = [paired_difference(model, tables[row["against"]], row["metric"]) for row in rows]
+        return [row | gap | {"beats": gap["lo"] > 0} for row, gap in zip(rows, gaps, strict=True)]
 
-    return each(own, MODEL, lines)
+    return each(greedy, MODEL, lines)
 
 
-def costs(frame: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
+def costs(frame: pd.DataFrame, timings: pd.DataFrame) -> pd.DataFrame:
     """Tidy parameters, file_bytes and ms_per_token of the teacher and the student sizes.
 
-    And the seconds in which every model was `made`: trained, noted and measured.
+    And those of `timings`: the seconds to train, note and measure every model.
     """
-    named = ["parameters", "file_bytes", "ms_per_token"]
-    parts = [frame.melt(IDENTITY, named, "metric"), made.melt(IDENTITY, ["seconds"], "metric")]
+    metrics = ["parameters", "file_bytes", "ms_per_token"]
+    parts = [frame.melt(IDENTITY, metrics, "metric"), timings.melt(IDENTITY, ["seconds"], "metric")]
     long = pd.concat(parts, ignore_index=True)
     return long.assign(split="", k=pd.NA, n=1, lo=np.nan, hi=np.nan).reindex(columns=TIDY)
 
@@ -210,8 +210,8 @@ def lengths(tuples: pd.DataFrame) -> pd.DataFrame:
     """Rows per seed and split, their median response length (tokens), the share under WINDOW."""
     rows = natural(tuples).query("method == 'teacher'")
     grouped = rows.assign(shorter=rows["length"] < WINDOW).groupby(["seed", "split"])
-    named = {"rows": ("length", "size"), "median_tokens": ("length", "median")}
-    return grouped.agg(**named, shorter=("shorter", "mean")).reset_index()
+    columns = {"rows": ("length", "size"), "median_tokens": ("length", "median")}
+    return grouped.agg(**columns, shorter=("shorter", "mean")).reset_index()
 
 
 def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -225,9 +225,9 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """
     members, sizes = natural(tuples, "member"), student_sizes(tuples)
     hits = members.assign(exact_rate=members["hit"].astype(float))
-    asked, methods = answers.query(ASKED), distilled(tuples)
-    frames = {"exact_rate": hits, "rougeL": asked, "usefulness": asked}
-    margins, least_first = usefulness_margins(asked), ("minillm", "word_kd", "seq_kd_beam")
+    greedy, methods = answers.query(ASKED), distilled(tuples)
+    frames = {"exact_rate": hits, "rougeL": greedy, "usefulness": greedy}
+    margins, least_first = usefulness_margins(greedy), ("minillm", "word_kd", "seq_kd_beam")
     pairs: list[tuple[str, str, Model, Model]] = []
     for size in sizes:
         for method, metric in product(methods, frames):
@@ -237,17 +237,17 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         for lower, upper in combinations(least_first, 2):
             pairs.append(("order", "exact_rate", (lower, size), (upper, size)))
     rows = []
-    for kind, metric, one, other in pairs:
-        named = {"comparison": kind, "method": one[0], "size": one[1], "against": " ".join(other)}
-        a, b = (frames[metric].query("method == @m and size == @s") for m, s in (one, other))
+    for kind, metric, left, right in pairs:
+        keys = {"comparison": kind, "method": left[0], "size": left[1], "against": " ".join(right)}
+        a, b = (frames[metric].query("method == @m and size == @s") for m, s in (left, right))
         for seed, x in (("all", a), *(a.groupby("seed") if kind != "to_base" else ())):
             y = b[b["seed"].isin(x["seed"].unique())]
-            facts: Line = named | {"metric": metric, "seed": str(seed)}
+            facts: Line = keys | {"metric": metric, "seed": str(seed)}
             facts |= paired_difference(x, y, metric)
             if seed == "all" and kind == "to_sft" and metric == "usefulness":
-                facts["margin"] = margin = margins[one[1]]
-                less = y.assign(usefulness=y["usefulness"] - margin)
-                facts["p_limit"] = paired_difference(x, less, "usefulness")["p"]
+                facts["margin"] = margin = margins[left[1]]
+                shifted = y.assign(usefulness=y["usefulness"] - margin)
+                facts["p_limit"] = paired_difference(x, shifted, "usefulness")["p"]
             rows.append(facts)
     return pd.concat([pd.DataFrame(rows), of_sft(hits, sizes)], ignore_index=True)
 
@@ -260,23 +260,23 @@ def of_sft(hits: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
     """
     wide, rows = hits.pivot(index=[*ROW, "group"], columns=MODEL, values="exact_rate"), []
     for method, (larger, smaller) in product(DISTILLED, pairwise(sizes)):
-        named = {"comparison": "size", "method": method, "size": smaller, "metric": "of_sft"}
+        labels = {"comparison": "size", "method": method, "size": smaller, "metric": "of_sft"}
         for seed, part in (("all", wide), *wide.groupby(level="seed")):
-            at, keys = part.index.to_frame(index=False), product((smaller, larger), (method, "sft"))
-            own, sft, *other = (part[name, size].to_numpy() for size, name in keys)
-            facts = named | {"against": f"{method} {larger}", "seed": str(seed), "n": len(part)}
-            facts |= {"sft": sft.mean(), "sft_larger": other[1].mean()}
-            rows.append(facts | ratio_difference(at["group"], (own, sft), other, at["seed"]))
+            df, keys = part.index.to_frame(index=False), product((smaller, larger), (method, "sft"))
+            student, sft, *ref = (part[name, size].to_numpy() for size, name in keys)
+            facts = labels | {"against": f"{method} {larger}", "seed": str(seed), "n": len(part)}
+            facts |= {"sft": sft.mean(), "sft_larger": ref[1].mean()}
+            rows.append(facts | ratio_difference(df["group"], (student, sft), ref, df["seed"]))
     return pd.DataFrame(rows)
 
 
-def usefulness_margins(asked: pd.DataFrame) -> dict[str, float]:
+def usefulness_margins(answers: pd.DataFrame) -> dict[str, float]:
     """By size: a difference in usefulness below which two students are equally useful; nan: none.
 
     A fifth of what SFT adds, at the end, to the model before fine-tuning.
     """
-    means = asked.groupby(["size", "method"])["usefulness"].mean()
-    sizes = student_sizes(asked)
+    means = answers.groupby(["size", "method"])["usefulness"].mean()
+    sizes = student_sizes(answers)
     added = {size: means[size, "sft"] - means[size, "base"] for size in sizes}
     return {size: SAME * float(gain) if gain > 0 else np.nan for size, gain in added.items()}
 
@@ -289,7 +289,7 @@ def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:
     shown = tuples[(tuples["split"] == "member") & (tuples["method"] != "base")]
     times = shown["repetitions"].where(shown["kind"] == "canary", shown["group_size"])
     shown, keys = shown.assign(times=times, hit=exact(shown)), [*MODEL, "kind", "times"]
-    return each(shown, keys, lambda one: _rate(one, one["hit"])).sort_values(keys)
+    return each(shown, keys, lambda part: _rate(part, part["hit"])).sort_values(keys)
 
 
 def write_results(profile: str, frames: Frames) -> None:

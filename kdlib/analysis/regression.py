@@ -29,7 +29,7 @@ def usable(rows: pd.DataFrame, names: Sequence[str] = tuple(ATTRIBUTES)) -> list
 def scaled(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The rows, with attributes (counts: log2) in standard deviations from the mean of members."""
     logs: dict[str, Callable] = {"copies": np.log2, "near_copies": lambda n: np.log2(n + 1)}
-    raw = rows[[*names]].astype(float).apply(lambda one: logs.get(one.name, np.positive)(one))
+    raw = rows[[*names]].astype(float).apply(lambda x: logs.get(x.name, np.positive)(x))
     member = raw[rows["split"] == "member"]
     return rows.assign(**((raw - member.mean()) / member.std()))
 
@@ -42,8 +42,8 @@ def separated(design: np.ndarray, hits: np.ndarray) -> bool:
     program (Konis 2007), whose greatest sum of s x.b is then above 0.
     """
     signed = np.where(hits, 1.0, -1.0)[:, None] * design
-    found = linprog(-signed.sum(0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
-    return bool(-found.fun > 1e-6)
+    solution = linprog(-signed.sum(0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
+    return bool(-solution.fun > 1e-6)
 
 
 def odds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -91,9 +91,9 @@ def nats(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return each(frame, [*MODEL, "split"], lines).reindex(columns=columns)
 
 
-def apart(fitted: pd.DataFrame, none: float) -> pd.DataFrame:
-    """The lines whose intervals leave out `none`: 1 for an odds ratio, 0 for a change of loss."""
-    return fitted[(fitted["lo"] > none) | (fitted["hi"] < none)]
+def apart(fitted: pd.DataFrame, null: float) -> pd.DataFrame:
+    """The lines whose intervals leave out `null`: 1 for an odds ratio, 0 for a change of loss."""
+    return fitted[(fitted["lo"] > null) | (fitted["hi"] < null)]
 
 
 def answer(fitted: pd.DataFrame) -> str:
@@ -103,16 +103,16 @@ def answer(fitted: pd.DataFrame) -> str:
     """
     if fitted.empty:
         return "Too few rows are memorized to say which attributes make a row stay."
-    sure, looked = apart(fitted, 1), len(fitted)
-    text = f"Of {looked} odds ratios (per standard deviation; above 1: more of it stays) of "
-    text += f"{len(fitted[MODEL].drop_duplicates())} distilled students, {len(sure)} have an "
+    effects, count = apart(fitted, 1), len(fitted)
+    text = f"Of {count} odds ratios (per standard deviation; above 1: more of it stays) of "
+    text += f"{len(fitted[MODEL].drop_duplicates())} distilled students, {len(effects)} have an "
     text += "interval that leaves out 1; the intervals are not corrected for how many were looked "
-    text += f"at ({looked}, of which about {ALPHA * looked:.1f} would leave out 1 if no attribute "
+    text += f"at ({count}, of which about {ALPHA * count:.1f} would leave out 1 if no attribute "
     text += "had an effect). "
-    for name, lines in sure.groupby("attribute", sort=False):
-        told = (f"{_student(row)} {row_text(row, form='.2f')}" for row in lines.to_dict("records"))
-        text += f"{str(name).replace('_', ' ').capitalize()}: {', '.join(told)}. "
-    rest = "others, and of attributes that were not fitted" if len(sure) else "attributes"
+    for name, lines in effects.groupby("attribute", sort=False):
+        texts = (f"{_student(row)} {row_text(row, form='.2f')}" for row in lines.to_dict("records"))
+        text += f"{str(name).replace('_', ' ').capitalize()}: {', '.join(texts)}. "
+    rest = "others, and of attributes that were not fitted" if len(effects) else "attributes"
     return f"{text}Of the {rest}, this run says nothing."
 
 
@@ -121,12 +121,12 @@ def turned(nats: pd.DataFrame) -> list[str]:
 
     Attribute and student, of lines of `nats` of both splits: both intervals leave out 0.
     """
-    side = np.sign(apart(nats, 0).set_index([*MODEL, "attribute", "split"])["value"]).unstack()
-    side = side.reindex(columns=["member", "held_out"])
-    found = side[side["member"] * side["held_out"] < 0].reset_index()
+    signs = np.sign(apart(nats, 0).set_index([*MODEL, "attribute", "split"])["value"]).unstack()
+    signs = signs.reindex(columns=["member", "held_out"])
+    opposite = signs[signs["member"] * signs["held_out"] < 0].reset_index()
     return [
         f"{row['attribute'].replace('_', ' ')} ({_student(row)})"
-        for row in found.to_dict("records")
+        for row in opposite.to_dict("records")
     ]
 
 
@@ -134,12 +134,12 @@ def _student(row: Mapping[Hashable, Any]) -> str:
     return f"{label(row['method'])} {row['size']}"
 
 
-def _too_few(few: int, names: Sequence[str], columns: pd.DataFrame) -> str:
+def _too_few(groups: int, names: Sequence[str], columns: pd.DataFrame) -> str:
     if not names:
         return "no attribute varies enough"
     count = columns.shape[1] - 1  # beside the constant
     needed = MIN_GROUPS * count
-    return f"{few} groups, where {count} columns need {needed}" if few < needed else ""
+    return f"{groups} groups, where {count} columns need {needed}" if groups < needed else ""
 
 
 def _effects(part: pd.DataFrame, names: Any, model: Any, scale: Callable, **facts: Any) -> list:
@@ -163,7 +163,7 @@ def design(part: pd.DataFrame, names: Sequence[str], sides: Sequence = ()) -> pd
     for name in ("seed", "sort"):
         for level in part[name].value_counts().index[1:]:
             at_level = part[name] == level
-            counted = [part["group"][at_level & side].nunique() for side in sides or (hit, ~hit)]
-            if min(counted) >= MIN_GROUPS:
+            counts = [part["group"][at_level & side].nunique() for side in sides or (hit, ~hit)]
+            if min(counts) >= MIN_GROUPS:
                 columns[f"{name} {level}"] = at_level
     return pd.DataFrame(columns, index=part.index).astype(float)

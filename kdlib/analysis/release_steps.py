@@ -30,9 +30,9 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
     answers = answers.reset_index(drop=True)  # joined of several
     answers = answers.join(copies(answers))
     lines: list[Line] = []
-    for measure, (column, which) in MEASURES.items():
+    for measure, (column, query) in MEASURES.items():
         before = None
-        for step, part in answers.query(which).groupby("step", sort=False):
+        for step, part in answers.query(query).groupby("step", sort=False):
             facts = {"step": step, "measure": measure}
             level = ratio(part["group"], part[column], np.ones(len(part)))
             lines.append(facts | {"kind": "level"} | level)
@@ -40,13 +40,13 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
                 lines.append(facts | {"kind": "change"} | _less(part, before, column))
             before = part
     order = {step: i for i, step in enumerate(answers["step"].unique())}
-    found = pd.DataFrame(lines)[["step", "measure", "kind", *SHOWN]]
-    return found.sort_values("step", key=lambda one: one.map(order), kind="stable")
+    steps = pd.DataFrame(lines)[["step", "measure", "kind", *SHOWN]]
+    return steps.sort_values("step", key=lambda names: names.map(order), kind="stable")
 
 
 def _less(part: pd.DataFrame, before: pd.DataFrame, column: str) -> Line:
-    found = paired_difference(part, before, column)
-    return found | ({"lo": np.nan, "hi": np.nan} if found["groups"] < MIN_GROUPS else {})
+    change = paired_difference(part, before, column)
+    return change | ({"lo": np.nan, "hi": np.nan} if change["groups"] < MIN_GROUPS else {})
 
 
 def copies(answers: pd.DataFrame) -> pd.DataFrame:
@@ -55,10 +55,10 @@ def copies(answers: pd.DataFrame) -> pd.DataFrame:
     near (0 or 1): word for word (column exact), or an edit similarity of ALIKE or more; alike: that
     similarity; run: the longest run of words that both have, as a share of the response's.
     """
-    found = extraction.approximate(answers["text"], answers["response"]).set_index(answers.index)
-    found = found.set_axis(["alike", "run"], axis=1)
-    near = (found["alike"] >= extraction.ALIKE) | (answers["exact"] > 0)
-    return found.assign(near=near.astype(float))
+    scores = extraction.approximate(answers["text"], answers["response"]).set_index(answers.index)
+    scores = scores.set_axis(["alike", "run"], axis=1)
+    near = (scores["alike"] >= extraction.ALIKE) | (answers["exact"] > 0)
+    return scores.assign(near=near.astype(float))
 
 
 def refused(filtered: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def refused(filtered: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
     written. Of held-out rows these are false refusals: nothing of theirs was trained on.
     """
     pairs = plain.merge(filtered, on=["row_id", "split", "kind", "group"], suffixes=("", "_then"))
-    pairs = pairs[pairs["kind"] == "row"].assign(other=lambda one: one["text"] != one["text_then"])
+    pairs = pairs[pairs["kind"] == "row"].assign(other=lambda df: df["text"] != df["text_then"])
     lines = []
     for split, part in pairs.groupby("split", sort=False):
         line = ratio(part["group"], part["other"], np.ones(len(part)))

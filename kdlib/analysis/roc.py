@@ -49,8 +49,8 @@ def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
 
 def roc(score: np.ndarray, member: np.ndarray) -> pd.DataFrame:
     """Rates of false and true positives at every threshold, from 0 to 1: false, true."""
-    hits, false = (one[:, 0] for one in counts(score, member))
-    return pd.DataFrame({"false": false / false[-1], "true": hits / hits[-1]})
+    hits, false_alarms = (curve[:, 0] for curve in counts(score, member))
+    return pd.DataFrame({"false": false_alarms / false_alarms[-1], "true": hits / hits[-1]})
 
 
 def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) -> pd.DataFrame:
@@ -62,33 +62,33 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
     `fewer`). An AUC that is the same in every draw has no interval; a rate of 0 or 1 holds Wilson's
     over the members' groups.
     """
-    member, others = frame["member"].to_numpy(dtype=bool), least_others(frame)
+    member, n_others = frame["member"].to_numpy(dtype=bool), least_others(frame)
 
-    def numbers(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        found = []
+    def numbers(mask: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        values = []
         for column in columns:
-            at = counts(frame[column].to_numpy()[rows], member[rows], weights)
-            found += [area(*at), *(_found(*at, fpr, others) for fpr in RATES.values())]
-        return np.stack(found)
+            curve = counts(frame[column].to_numpy()[mask], member[mask], weights)
+            values += [area(*curve), *(_found(*curve, fpr, n_others) for fpr in RATES.values())]
+        return np.stack(values)
 
-    known = estimate(_averaged(frame, numbers), frame["group"], frame.get("seed"), draws)
+    estimates = estimate(_averaged(frame, numbers), frame["group"], frame.get("seed"), draws)
     lines: dict[str, dict[str, Any]] = {column: {"score": column} for column in columns}
-    for (column, name), one in zip(product(columns, ("auc", *RATES)), known, strict=True):
-        lines[column] |= named(name, line(one["value"], _ends(frame, name, one)))
+    for (column, name), row in zip(product(columns, ("auc", *RATES)), estimates, strict=True):
+        lines[column] |= named(name, line(row["value"], _ends(frame, name, row)))
     facts = {"n_member": member.sum(), "n_other": (~member).sum(), "groups": fewer(frame)}
     return pd.DataFrame(lines.values()).assign(**facts)
 
 
-def _ends(frame: pd.DataFrame, name: str, found: Line) -> Interval:
+def _ends(frame: pd.DataFrame, name: str, row: Line) -> Interval:
     """The interval of a number of `evaluate`, see there."""
-    alike = name == "auc" and found["lo"] == found["hi"]  # in all draws, which is no certainty
-    if fewer(frame) < MIN_GROUPS or alike:
+    constant = name == "auc" and row["lo"] == row["hi"]  # in all draws, which is no certainty
+    if fewer(frame) < MIN_GROUPS or constant:
         return NOTHING
-    lo, hi = found["lo"], found["hi"]
-    if name in RATES and found["value"] in (0, 1):
+    lo, hi = row["lo"], row["hi"]
+    if name in RATES and row["value"] in (0, 1):
         count = frame["group"][frame["member"].to_numpy(dtype=bool)].nunique()
-        rare = wilson(int(found["value"]) * count, count)
-        lo, hi = np.fmin(lo, rare[0]), np.fmax(hi, rare[1])
+        bounds = wilson(int(row["value"]) * count, count)
+        lo, hi = np.fmin(lo, bounds[0]), np.fmax(hi, bounds[1])
     return float(np.clip(lo, 0, 1)), float(np.clip(hi, 0, 1))
 
 
@@ -100,39 +100,39 @@ def _averaged(
     A seed counts as often as its rows are drawn, and not where none is.
     """
     seeds = _seeds(frame)
-    sides = [seeds == seed for seed in pd.unique(seeds)]
+    masks = [seeds == seed for seed in pd.unique(seeds)]
 
     def mean(weights: np.ndarray) -> np.ndarray:
-        found = [numbers(rows, weights[rows]) for rows in sides]
-        if len(sides) == 1:
-            return found[0]
-        drawn = np.stack([weights[rows].sum(axis=0, dtype=float) for rows in sides])[:, None]
-        return np.where(drawn > 0, drawn * found, 0).sum(axis=0) / drawn.sum(axis=0)
+        values = [numbers(mask, weights[mask]) for mask in masks]
+        if len(masks) == 1:
+            return values[0]
+        drawn = np.stack([weights[mask].sum(axis=0, dtype=float) for mask in masks])[:, None]
+        return np.where(drawn > 0, drawn * values, 0).sum(axis=0) / drawn.sum(axis=0)
 
     return mean
 
 
-def difference(frame: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
-    """AUC of one column less that of another over the same rows: value, lo, hi, p, n, groups.
+def difference(frame: pd.DataFrame, first: str, second: str) -> dict[str, Any]:
+    """AUC of the first column less that of the second: value, lo, hi, p, n, groups.
 
-    The interval is paired: both see the same draws. The frame has seed, member, group besides;
-    for groups see `fewer`.
+    The interval is paired: both see the same draws of the same rows. The frame has seed, member,
+    group besides; for groups see `fewer`.
     """
     member = frame["member"].to_numpy(dtype=bool)
 
-    def gap(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        sides = (counts(frame[c].to_numpy()[rows], member[rows], weights) for c in (one, other))
-        first, second = (area(*side) for side in sides)
-        return (first - second)[None]
+    def gap(mask: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        curves = (counts(frame[c].to_numpy()[mask], member[mask], weights) for c in (first, second))
+        a, b = (area(*curve) for curve in curves)
+        return (a - b)[None]
 
-    (found,) = estimate(_averaged(frame, gap), frame["group"], frame["seed"])
-    return found | {"n": len(frame), "groups": fewer(frame)}
+    (row,) = estimate(_averaged(frame, gap), frame["group"], frame["seed"])
+    return row | {"n": len(frame), "groups": fewer(frame)}
 
 
 def least_others(frame: pd.DataFrame) -> int:
     """How many rows are no members, in the seed that has the fewest of them."""
-    others = pd.Series(~frame["member"].to_numpy(dtype=bool))
-    return int(others.groupby(_seeds(frame)).sum().min())
+    nonmember = pd.Series(~frame["member"].to_numpy(dtype=bool))
+    return int(nonmember.groupby(_seeds(frame)).sum().min())
 
 
 def _seeds(frame: pd.DataFrame) -> np.ndarray:
@@ -158,28 +158,28 @@ def counts(
     order = np.argsort(-score, kind="stable")
     ranked, member = score[order], member[order][:, None]
     weights = np.ones((len(score), 1)) if weights is None else weights[order]
-    inside = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1  # thresholds only between ties
-    ends = np.unique([0, *inside, len(score)])
-    sides = []
-    for side in (member, ~member):
-        above = np.zeros((len(score) + 1, weights.shape[1]), weights.dtype)
-        np.cumsum(weights * side, axis=0, out=above[1:])
-        sides.append(above if len(ends) == len(above) else above[ends])
-    return sides[0], sides[1]
+    breaks = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1  # thresholds only between ties
+    levels = np.unique([0, *breaks, len(score)])
+    curves = []
+    for mask in (member, ~member):
+        cumulative = np.zeros((len(score) + 1, weights.shape[1]), weights.dtype)
+        np.cumsum(weights * mask, axis=0, out=cumulative[1:])
+        curves.append(cumulative if len(levels) == len(cumulative) else cumulative[levels])
+    return curves[0], curves[1]
 
 
-def area(hits: np.ndarray, false: np.ndarray) -> np.ndarray:
+def area(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of every draw; the straight line over a tie counts it half."""
     with np.errstate(invalid="ignore"):  # no members, or no others: nan
-        doubled = (np.diff(false, axis=0) * (hits[1:] + hits[:-1])).sum(axis=0, dtype=float)
-        return doubled / (2 * hits[-1].astype(float) * false[-1])
+        doubled = (np.diff(false_alarms, axis=0) * (hits[1:] + hits[:-1])).sum(axis=0, dtype=float)
+        return doubled / (2 * hits[-1].astype(float) * false_alarms[-1])
 
 
-def _found(hits: np.ndarray, false: np.ndarray, fpr: float, others: int) -> np.ndarray:
+def _found(hits: np.ndarray, false_alarms: np.ndarray, fpr: float, n_others: int) -> np.ndarray:
     """True-positive rate of every draw at the last threshold whose false positives are allowed."""
-    if others < round(1 / fpr):
+    if n_others < round(1 / fpr):
         return np.full(hits.shape[1], np.nan)
-    allowed = np.floor(fpr * false[-1] + 1e-6)  # 0.01 * 2900 is a little under 29
-    last = np.count_nonzero(false <= allowed, axis=0) - 1
+    allowed = np.floor(fpr * false_alarms[-1] + 1e-6)  # 0.01 * 2900 is a little under 29
+    last = np.count_nonzero(false_alarms <= allowed, axis=0) - 1
     with np.errstate(invalid="ignore"):
         return np.take_along_axis(hits, last[None], axis=0)[0] / hits[-1]

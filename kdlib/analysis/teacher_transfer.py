@@ -25,20 +25,20 @@ def unread(halves: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
     half = natural(halves)
     half = half[half["part"].isin(("half-0a", "taught-0a")) & (half["split"] != "member")]
     half["source"] = np.where(half["part"].str.startswith("taught"), "all rows", "half")
-    places = half.loc[half["method"] == "teacher", [*ROW, "split"]]
-    whole = natural(tuples[tuples["method"] == "teacher"]).drop(columns="split")
-    whole = whole.assign(source="all rows").merge(places, on=ROW, validate="1:1")
-    rows = pd.concat([whole, half], ignore_index=True)
+    splits = half.loc[half["method"] == "teacher", [*ROW, "split"]]
+    teacher = natural(tuples[tuples["method"] == "teacher"]).drop(columns="split")
+    teacher = teacher.assign(source="all rows").merge(splits, on=ROW, validate="1:1")
+    rows = pd.concat([teacher, half], ignore_index=True)
     rows["memorized"] = rows["hit"].astype(float)
-    known = whole.rename(columns={"hit": "known"})[[*ROW, "known"]]
+    teacher_hits = teacher.rename(columns={"hit": "known"})[[*ROW, "known"]]
     columns = [*MODEL, "source", *ROW, "group", "split", *METRICS]
-    return rows[columns].merge(known, on=ROW, validate="m:1")
+    return rows[columns].merge(teacher_hits, on=ROW, validate="m:1")
 
 
 def _kinds(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    left_out, held_out = (rows[rows["split"] == one] for one in ("left_out", "held_out"))
-    known = left_out[left_out["known"]]
-    return {"left_out": left_out, "left_out, known": known, "held_out": held_out}
+    left_out, held_out = (rows[rows["split"] == split] for split in ("left_out", "held_out"))
+    known_rows = left_out[left_out["known"]]
+    return {"left_out": left_out, "left_out, known": known_rows, "held_out": held_out}
 
 
 def rates(rows: pd.DataFrame) -> pd.DataFrame:
@@ -47,16 +47,16 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
     Columns: method, size, source, rows, metric, value, lo, hi, n, groups, hit_groups (memorized).
     """
 
-    def lines(model: pd.DataFrame) -> list[stats.Line]:
-        found = []
-        for kind, part in _kinds(model).items():
+    def lines(frame: pd.DataFrame) -> list[stats.Line]:
+        records = []
+        for kind, part in _kinds(frame).items():
             groups, seeds, nats = part["group"], part["seed"], part["nats_per_token"]
             share = stats.ratio(groups, part["memorized"], np.ones(len(part)), seeds)
             del share["hits"]
             loss = stats.line(nats.mean(), stats.bootstrap(nats, groups, seeds))
-            found += [{"rows": kind, "metric": "memorized"} | share]
-            found += [{"rows": kind, "metric": "nats_per_token"} | share | loss]
-        return found
+            records += [{"rows": kind, "metric": "memorized"} | share]
+            records += [{"rows": kind, "metric": "nats_per_token"} | share | loss]
+        return records
 
     return stats.each(rows, [*MODEL, "source"], lines)
 
@@ -70,15 +70,15 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
     same_sign.
     """
     lines = []
-    for model, both in rows[rows["method"] != "teacher"].groupby(MODEL, sort=False):
-        upper, lower = (both[both["source"] == one] for one in ("all rows", "half"))
+    for model, frame in rows[rows["method"] != "teacher"].groupby(MODEL, sort=False):
+        upper, lower = (frame[frame["source"] == source] for source in ("all rows", "half"))
         for metric in METRICS if len(upper) else ():
-            names, other = dict(zip(MODEL, model, strict=True)) | {"metric": metric}, _kinds(lower)
+            keys, base = dict(zip(MODEL, model, strict=True)) | {"metric": metric}, _kinds(lower)
             for kind, part in _kinds(upper).items():
                 if len(part):
-                    facts = stats.paired_difference(part, other[kind], metric)
-                    lines.append(names | {"rows": kind} | facts)
-            lines.append(names | {"rows": BEYOND} | _beyond(upper, lower, metric))
+                    facts = stats.paired_difference(part, base[kind], metric)
+                    lines.append(keys | {"rows": kind} | facts)
+            lines.append(keys | {"rows": BEYOND} | _beyond(upper, lower, metric))
     table = pd.DataFrame(lines)
     unsure = (table["groups"] < stats.MIN_GROUPS) | (table["lo"] == table["hi"])
     table.loc[unsure, ["lo", "hi", "p"]] = np.nan
@@ -87,11 +87,11 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _beyond(upper: pd.DataFrame, lower: pd.DataFrame, metric: str) -> stats.Line:
     """The gap on left-out rows less the gap on held-out rows."""
-    both = upper.merge(lower[[*ROW, metric]], on=ROW, validate="1:1")
-    gap = (both[f"{metric}_x"] - both[f"{metric}_y"]).to_numpy()
-    left = (both["split"] == "left_out").to_numpy()
-    groups, seeds = both["group"], both["seed"]
-    means = pd.Series(gap).groupby([seeds, left]).mean().unstack()
+    merged = upper.merge(lower[[*ROW, metric]], on=ROW, validate="1:1")
+    gap = (merged[f"{metric}_x"] - merged[f"{metric}_y"]).to_numpy()
+    is_left_out = (merged["split"] == "left_out").to_numpy()
+    groups, seeds = merged["group"], merged["seed"]
+    means = pd.Series(gap).groupby([seeds, is_left_out]).mean().unstack()
     facts = {"n": len(gap), "groups": groups.nunique(), "discordant": groups[gap != 0].nunique()}
     facts["same_sign"] = stats.same_sign(means[True] - means[False])
-    return stats.difference(groups, gap, left, seeds) | facts
+    return stats.difference(groups, gap, is_left_out, seeds) | facts

@@ -33,12 +33,10 @@ class Log:
             if not path.exists():
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(os.urandom(32))
-            found = path.read_bytes()
-        if len(found) != 32:
-            raise KdlibError(
-                f"{path} is no key of a log: {len(found)} bytes, and not 32; remove it"
-            )
-        return found
+            key = path.read_bytes()
+        if len(key) != 32:
+            raise KdlibError(f"{path} is no key of a log: {len(key)} bytes, and not 32; remove it")
+        return key
 
     def digest(self, prompt: str) -> str:
         """HMAC-SHA256 of a prompt, 64 hex digits."""
@@ -58,17 +56,17 @@ class Log:
         it was `asked` (drawn here, where it is None).
         """
         asked = asked or os.urandom(8).hex()
-        facts: dict[str, str | int | None] = {
+        fields: dict[str, str | int | None] = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "event": event,
         }
-        facts |= {"request": asked, "user": user}
+        fields |= {"request": asked, "user": user}
         counts: Sequence[int | None] = refused or [None] * len(prompts)
-        lines = [
-            facts | {"prompt_hmac_sha256": self.digest(prompt), "refused": count}
+        records = [
+            fields | {"prompt_hmac_sha256": self.digest(prompt), "refused": count}
             for prompt, count in zip(prompts, counts, strict=True)
         ]
-        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         with runs.alone(self.path), runs.writing(self.path), self.path.open("a+b") as file:
             if file.tell() and _last(file) != b"\n":  # a power cut broke a line off
                 text = "\n" + text

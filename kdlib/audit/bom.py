@@ -28,26 +28,28 @@ def library(module: str) -> Any:
 
 def text(body: Mapping[str, Any], digest: str, name: str, listed: bool, link: str | None) -> str:
     """The BOM of a record with its SHA-256, and the licence; the same whenever it is written."""
-    found = json.dumps(bom(body, digest, name, listed, link), indent=1, ensure_ascii=False) + "\n"
+    document = (
+        json.dumps(bom(body, digest, name, listed, link), indent=1, ensure_ascii=False) + "\n"
+    )
     version = library("schema").SchemaVersion.from_version(VERSION)
-    fault = library("validation.json").JsonStrictValidator(version).validate_str(found)
-    if fault is not None:
-        raise ValueError(f"not as CycloneDX {VERSION} has it: {fault.data.message[:200]}")
-    return found
+    error = library("validation.json").JsonStrictValidator(version).validate_str(document)
+    if error is not None:
+        raise ValueError(f"not as CycloneDX {VERSION} has it: {error.data.message[:200]}")
+    return document
 
 
 def bom(
     body: Mapping[str, Any], digest: str, name: str, listed: bool, link: str | None
 ) -> dict[str, Any]:
     """The BOM as JSON has it: the model with its card and files, and the rows that it was read."""
-    found, names = body["predicate"], body["predicate"]["kdlib_models"]
+    predicate, names = body["predicate"], body["predicate"]["kdlib_models"]
     files: dict[str, list[dict[str, Any]]] = {}
-    for one in body["subject"]:
-        files.setdefault(one["name"].split("/")[0], []).append(file(one))
-    rows = [
-        one | {"type": DATA, "data": [{"type": "dataset", "name": one["name"]}]}
+    for subject in body["subject"]:
+        files.setdefault(subject["name"].split("/")[0], []).append(file(subject))
+    datasets = [
+        component | {"type": DATA, "data": [{"type": "dataset", "name": component["name"]}]}
         for role in record.FILES.values()
-        for one in files.get(role, [])
+        for component in files.get(role, [])
     ]
     licence: dict[str, Any] = {"id" if listed else "name": name} | ({"url": link} if link else {})
     model = {
@@ -55,7 +57,7 @@ def bom(
         "bom-ref": "model",
         "name": names["model"],
         "licenses": [{"license": licence}],
-        "modelCard": model_card(found, [one["bom-ref"] for one in rows]),
+        "modelCard": model_card(predicate, [dataset["bom-ref"] for dataset in datasets]),
         "components": files["model"],
         "externalReferences": [
             {"type": "attestation", "url": record.RECORD, "hashes": [sha256(digest)]}
@@ -66,7 +68,7 @@ def bom(
         for role in record.FOLDERS[1:]  # the model before its training
         if role in files
     ]
-    tool = {"type": "application", "name": "kdlib", "version": found["kdlib_versions"]["kdlib"]}
+    tool = {"type": "application", "name": "kdlib", "version": predicate["kdlib_versions"]["kdlib"]}
     return {
         "$schema": f"http://cyclonedx.org/schema/bom-{VERSION}.schema.json",
         "bomFormat": "CycloneDX",
@@ -74,21 +76,21 @@ def bom(
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'{digest} {name}')}",
         "version": 1,
         "metadata": {
-            "timestamp": found["kdlib_time"],
+            "timestamp": predicate["kdlib_time"],
             "tools": {"components": [tool]},
             "component": model,
         },
-        "components": [*rows, *base],
+        "components": [*datasets, *base],
         "dependencies": [
-            {"ref": "model", "dependsOn": [one["bom-ref"] for one in (*rows[:1], *base)]}
+            {"ref": "model", "dependsOn": [item["bom-ref"] for item in (*datasets[:1], *base)]}
         ],
     }
 
 
 def file(subject: Mapping[str, Any]) -> dict[str, Any]:
     """A file of the record as a component."""
-    about = {"type": "file", "bom-ref": subject["name"], "name": subject["name"].split("/")[1]}
-    return about | {"hashes": [sha256(subject["digest"]["sha256"])]}
+    component = {"type": "file", "bom-ref": subject["name"], "name": subject["name"].split("/")[1]}
+    return component | {"hashes": [sha256(subject["digest"]["sha256"])]}
 
 
 def sha256(digest: str) -> dict[str, str]:
@@ -96,40 +98,46 @@ def sha256(digest: str) -> dict[str, str]:
     return {"alg": "SHA-256", "content": digest}
 
 
-def model_card(found: Mapping[str, Any], rows: list[str]) -> dict[str, Any]:
+def model_card(predicate: Mapping[str, Any], refs: list[str]) -> dict[str, Any]:
     """The card: numbers with their bounds, outcomes by limit, and what was not tested."""
-    measured = [one for one in found["kdlib_measures"] if one["value"] is not None]
-    policy = found["configuration"][0]
-    facts = {
-        "verdict": found["kdlib_verdict"],
+    measured = [measure for measure in predicate["kdlib_measures"] if measure["value"] is not None]
+    policy = predicate["configuration"][0]
+    properties = {
+        "verdict": predicate["kdlib_verdict"],
         "policy": policy["name"],
         "policy:sha256": policy["digest"]["sha256"],
-        "level": f"{found['kdlib_policy']['level']:g}",
+        "level": f"{predicate['kdlib_policy']['level']:g}",
     }
-    for one in found["kdlib_measures"]:
-        facts[f"limit:{one['name']}"] = f"below {one['below']:g}: {one['outcome']}: {one['why']}"
-    for one in measured:
-        facts[f"cases:{one['name']}"] = f"{one['n']:.0f} training, {one['n_held_out']:.0f} held-out"
+    for measure in predicate["kdlib_measures"]:
+        properties[f"limit:{measure['name']}"] = (
+            f"below {measure['below']:g}: {measure['outcome']}: {measure['why']}"
+        )
+    for measure in measured:
+        properties[f"cases:{measure['name']}"] = (
+            f"{measure['n']:.0f} training, {measure['n_held_out']:.0f} held-out"
+        )
     return {
         "modelParameters": {
             "task": "text-generation",
-            "datasets": [{"ref": one} for one in rows],
+            "datasets": [{"ref": ref} for ref in refs],
         },
         "quantitativeAnalysis": {
             "performanceMetrics": [
                 {
-                    "type": one["name"],
-                    "value": f"{one['value']:.6g}",
+                    "type": measure["name"],
+                    "value": f"{measure['value']:.6g}",
                     "confidenceInterval": {
-                        "lowerBound": f"{one['lo']:.6g}",
-                        "upperBound": f"{one['hi']:.6g}",
+                        "lowerBound": f"{measure['lo']:.6g}",
+                        "upperBound": f"{measure['hi']:.6g}",
                     },
                 }
-                for one in measured
+                for measure in measured
             ]
         },
         "considerations": {
-            "technicalLimitations": [f"not tested: {one}" for one in found["kdlib_not_tested"]]
+            "technicalLimitations": [
+                f"not tested: {sentence}" for sentence in predicate["kdlib_not_tested"]
+            ]
         },
-        "properties": [{"name": f"kdlib:{name}", "value": facts[name]} for name in facts],
+        "properties": [{"name": f"kdlib:{name}", "value": properties[name]} for name in properties],
     }

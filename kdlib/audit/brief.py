@@ -45,22 +45,22 @@ class Section:
     note: tuple[str, ...] = ()
 
 
-def write(folder: Path, priced: prices.Read) -> None:
+def write(folder: Path, price_table: prices.Read) -> None:
     """Write brief.html and brief.md, and both in Japanese, beside the record of `folder`."""
     path = folder / record.RECORD
     body, digest = verifying.read(path), record.sha256(path)
     for language, name in NAMES.items():
-        facts = page(body, digest, priced, language)
+        context = page(body, digest, price_table, language)
         for form in FORMS:
-            runs.write_text(folder / (name + form), _filled(form, facts))
+            runs.write_text(folder / (name + form), _filled(form, context))
 
 
-def _filled(form: str, facts: Mapping[str, Any]) -> str:
-    text = Path(__file__).with_name(f"brief{form}.j2").read_text("utf-8")
-    how: dict[str, Any] = {"trim_blocks": True, "keep_trailing_newline": True}
-    jinja = Environment(autoescape=form == ".html", undefined=StrictUndefined, **how)
+def _filled(form: str, context: Mapping[str, Any]) -> str:
+    template = Path(__file__).with_name(f"brief{form}.j2").read_text("utf-8")
+    options: dict[str, Any] = {"trim_blocks": True, "keep_trailing_newline": True}
+    jinja = Environment(autoescape=form == ".html", undefined=StrictUndefined, **options)
     jinja.filters["plain"] = plain
-    return jinja.from_string(text).render(facts)
+    return jinja.from_string(template).render(context)
 
 
 def plain(text: str) -> str:
@@ -69,66 +69,73 @@ def plain(text: str) -> str:
 
 
 def page(
-    body: Mapping[str, Any], digest: str, priced: prices.Read, language: str
+    body: Mapping[str, Any], digest: str, price_table: prices.Read, language: str
 ) -> dict[str, Any]:
     """What the templates are filled with, of a record with its SHA-256."""
     path = Path(__file__).with_name(f"brief.{language}.toml")
     words = tomllib.loads(path.read_text("utf-8"))
-    say = translator(words["phrases"]) if words["phrases"] else str
-    found = body["predicate"]
-    verdict, lines = found["kdlib_verdict"], found["kdlib_measures"]
-    known = _numbers(body, digest, priced) | {"source": getattr(priced.prices.source, language)}
-    known |= _of_verdict(verdict, lines, words)
-    earlier = [f"{one['policy']}: {words['verdicts'][one['verdict']]}" for one in found[EARLIER]]
-    known["earlier"] = words["comma"].join(earlier)
+    translate = translator(words["phrases"]) if words["phrases"] else str
+    predicate = body["predicate"]
+    verdict, lines = predicate["kdlib_verdict"], predicate["kdlib_measures"]
+    values = _numbers(body, digest, price_table) | {
+        "source": getattr(price_table.prices.source, language)
+    }
+    values |= _of_verdict(verdict, lines, words)
+    earlier = [
+        f"{entry['policy']}: {words['verdicts'][entry['verdict']]}" for entry in predicate[EARLIER]
+    ]
+    values["earlier"] = words["comma"].join(earlier)
 
-    def told(place: str, *keys: str) -> tuple[str, ...]:
-        return tuple(words[place][key].format(**known) for key in keys)
+    def told(section: str, *keys: str) -> tuple[str, ...]:
+        return tuple(words[section][key].format(**values) for key in keys)
 
-    def headed(place: str, *keys: str, **rest: Any) -> Section:
-        return Section(words[place]["heading"], told(place, *keys), **rest)
+    def headed(section: str, *keys: str, **fields: Any) -> Section:
+        return Section(words[section]["heading"], told(section, *keys), **fields)
 
-    others = found["kdlib_audit"]["rows"].get("held_out")
-    limits = [words["limits"]["head"], *(_limit(line, words, say) for line in lines)]
-    costs = _costs(known, words), _places(priced, known, words, language)
-    untested = tuple(say(one) for one in found["kdlib_not_tested"])
-    before = ("earlier",) if known["earlier"] else ()
-    left_out = ("left_out",) if known["left_out"] else ()
-    meeting = told("meeting", known["key"], "cost", f"then_{verdict}")
+    held_out = predicate["kdlib_audit"]["rows"].get("held_out")
+    limits = [words["limits"]["head"], *(_limit(line, words, translate) for line in lines)]
+    costs = _costs(values, words), _places(price_table, values, words, language)
+    untested = tuple(translate(sentence) for sentence in predicate["kdlib_not_tested"])
+    earlier_keys = ("earlier",) if values["earlier"] else ()
+    left_out_keys = ("left_out",) if values["left_out"] else ()
+    meeting = told("meeting", values["key"], "cost", f"then_{verdict}")
     sections = (
-        headed("asked", "compared" if others else "alone", "policy", *before),
+        headed("asked", "compared" if held_out else "alone", "policy", *earlier_keys),
         headed("verdict", verdict, tables=(limits,), note=told("verdict", "note")),
         headed("cost", tables=costs, note=told("cost", "timed", "priced")),
-        headed("remains", "standing", *left_out, "untested", points=untested),
+        headed("remains", "standing", *left_out_keys, "untested", points=untested),
         headed("next", points=told("next", *_steps(verdict, lines))),
         headed("meeting", points=meeting),
     )
-    title = f"{MARKS[verdict]} {words['title'][verdict].format(**known)}"
-    facts = {"title": title, "verdict": verdict, "sections": sections}
-    facts |= {"lang": language, "other": {one: NAMES[one] for one in NAMES if one != language}}
-    facts |= {name: words[name] for name in ("languages", "gap")}
-    return facts | {"foot": told("foot", "record", "check")}
+    title = f"{MARKS[verdict]} {words['title'][verdict].format(**values)}"
+    context = {"title": title, "verdict": verdict, "sections": sections}
+    context |= {
+        "lang": language,
+        "other": {other: NAMES[other] for other in NAMES if other != language},
+    }
+    context |= {name: words[name] for name in ("languages", "gap")}
+    return context | {"foot": told("foot", "record", "check")}
 
 
-def _numbers(body: Mapping[str, Any], digest: str, priced: prices.Read) -> dict[str, Any]:
+def _numbers(body: Mapping[str, Any], digest: str, price_table: prices.Read) -> dict[str, Any]:
     """Numbers and names that stand in sentences, as they are written in every language."""
-    found, cost = body["predicate"], body["predicate"]["kdlib_cost"]
-    files = dict(one["name"].split("/") for one in body["subject"])
-    rows, lines = found["kdlib_audit"]["rows"], found["kdlib_measures"]
-    places = priced.prices.places
-    told = {split: f"{counts['measured']:,}" for split, counts in rows.items()}
+    predicate, cost = body["predicate"], body["predicate"]["kdlib_cost"]
+    files = dict(entry["name"].split("/") for entry in body["subject"])
+    rows, lines = predicate["kdlib_audit"]["rows"], predicate["kdlib_measures"]
+    places = price_table.prices.places
+    measured = {split: f"{counts['measured']:,}" for split, counts in rows.items()}
     return {
-        "model": found["kdlib_models"]["model"],
+        "model": predicate["kdlib_models"]["model"],
         "data": files["data"],
         "others": files.get("held-out"),
-        "n": told["member"],
-        "m": told.get("held_out"),
-        "policy": found["configuration"][0]["name"],
-        "level": share(found["kdlib_policy"]["level"]),
+        "n": measured["member"],
+        "m": measured.get("held_out"),
+        "policy": predicate["configuration"][0]["name"],
+        "level": share(predicate["kdlib_policy"]["level"]),
         "limits": len(lines),
-        "left_out": len(found.get("kdlib_left_out", ())),  # records of older versions have none
-        **{one: sum(line["outcome"] == one for line in lines) for one in gate.STATUS},
-        "untested": len(found["kdlib_not_tested"]),
+        "left_out": len(predicate.get("kdlib_left_out", ())),  # records of older versions have none
+        **{outcome: sum(line["outcome"] == outcome for line in lines) for outcome in gate.STATUS},
+        "untested": len(predicate["kdlib_not_tested"]),
         "parameters": f"{cost['parameters']:,}",
         "weights": gigabytes(cost["weight_bytes"]),
         "memory": gigabytes(cost["peak_bytes"]),
@@ -136,14 +143,14 @@ def _numbers(body: Mapping[str, Any], digest: str, priced: prices.Read) -> dict[
         "answers": cost["rows"],
         **{name: cost[name] for name in ("tokens", "dtype", "machine", "threads")},
         "cost": cost,
-        "fits": sum(fits(cost, one) for one in places),
+        "fits": sum(fits(cost, place) for place in places),
         "places": len(places),
-        "prices": priced.name,
-        "as_of": priced.prices.as_of.isoformat(),
+        "prices": price_table.name,
+        "as_of": price_table.prices.as_of.isoformat(),
         "million": f"{TOKENS:,}",
         "digest": digest,
-        "time": found["kdlib_time"],
-        "commit": found["kdlib_versions"]["commit"],
+        "time": predicate["kdlib_time"],
+        "commit": predicate["kdlib_versions"]["commit"],
     }
 
 
@@ -153,14 +160,14 @@ def _of_verdict(verdict: str, lines: list[Line], words: Mapping[str, Any]) -> di
     Of limits with the outcome that the verdict has, the one that its bound breaks most, or where
     all hold comes nearest to.
     """
-    end = "lo" if verdict == gate.FAIL else "hi"
-    own = [line for line in lines if line["outcome"] == verdict]
-    line = max(own, key=lambda one: -1 if one[end] is None else one[end] / one["below"])
+    bound = "lo" if verdict == gate.FAIL else "hi"
+    candidates = [line for line in lines if line["outcome"] == verdict]
+    line = max(candidates, key=lambda row: -1 if row[bound] is None else row[bound] / row["below"])
     return {
         "key": verdict if line["value"] is not None else f"{verdict}_unmeasured",
         "limit": named(line, words),
         "below": share(line["below"]),
-        **{one: "" if line[one] is None else share(line[one]) for one in ("lo", "hi")},
+        **{name: "" if line[name] is None else share(line[name]) for name in ("lo", "hi")},
         "rows": _needed(lines, "rows", "n"),
         "others_needed": _needed(lines, "rows", "n_held_out"),
         **{kind: _needed(lines, kind, "n") for kind in ("strings", "prompts")},
@@ -174,11 +181,11 @@ def _kind(line: Line) -> str:
     return "prompts" if line["measure"] == "prompt_run" else "rows"
 
 
-def _needed(lines: list[Line], kind: str, n: str) -> str:
+def _needed(lines: list[Line], kind: str, column: str) -> str:
     """How many cases of a kind would decide every limit that more of them can."""
-    open_ones = (one for one in lines if one["outcome"] == gate.UNDECIDED and one["needed"])
-    own = (one for one in open_ones if _kind(one) == kind)
-    return f"{max((math.ceil(one[n] * one['needed']) for one in own), default=0):,}"
+    undecided = (line for line in lines if line["outcome"] == gate.UNDECIDED and line["needed"])
+    matching = (line for line in undecided if _kind(line) == kind)
+    return f"{max((math.ceil(line[column] * line['needed']) for line in matching), default=0):,}"
 
 
 def share(value: float) -> str:
@@ -205,49 +212,53 @@ def named(line: Line, words: Mapping[str, Any]) -> str:
     """What a limit is about, in words."""
     measure, at = line["measure"], line["at"]  # a whole number may have become 50.0
     key = f"{measure}_full" if measure == "exact_rate" and at == FULL else measure
-    told = words["scores"].get(at) or (share(at) if measure in OF_SHARE else f"{at:g}")
-    said = words["measures"][key].format(at=told)
+    setting = words["scores"].get(at) or (share(at) if measure in OF_SHARE else f"{at:g}")
+    text = words["measures"][key].format(at=setting)
     compares = measure in HELPS and line["of"] == "excess"
-    return said + (words["measures"]["excess"] if compares else "")
+    return text + (words["measures"]["excess"] if compares else "")
 
 
-def _limit(line: Line, words: Mapping[str, Any], say: Callable[[str], str]) -> list[str]:
+def _limit(line: Line, words: Mapping[str, Any], translate: Callable[[str], str]) -> list[str]:
     """A line of the table of limits."""
-    there = line["value"] is not None
-    number = f"{share(line['value'])} [{share(line['lo'])}, {share(line['hi'])}]" if there else "–"
-    said = f"{MARKS[line['outcome']]}\N{NO-BREAK SPACE}{words['outcomes'][line['outcome']]}"
-    if not there or (line["outcome"] == gate.UNDECIDED and not line["needed"]):
-        said = words["limits"]["why"].format(outcome=said, why=say(line["why"]))
-    missed = share(line["seen"]) if line["seen"] else "–"
-    return [named(line, words), number, share(line["below"]), said, missed]
+    has_value = line["value"] is not None
+    number = (
+        f"{share(line['value'])} [{share(line['lo'])}, {share(line['hi'])}]" if has_value else "–"
+    )
+    outcome = f"{MARKS[line['outcome']]}\N{NO-BREAK SPACE}{words['outcomes'][line['outcome']]}"
+    if not has_value or (line["outcome"] == gate.UNDECIDED and not line["needed"]):
+        outcome = words["limits"]["why"].format(outcome=outcome, why=translate(line["why"]))
+    unseen = share(line["seen"]) if line["seen"] else "–"
+    return [named(line, words), number, share(line["below"]), outcome, unseen]
 
 
-def _costs(known: Mapping[str, Any], words: Mapping[str, Any]) -> list[list[str]]:
-    row = [known["parameters"], known["weights"], known["memory"], f"{known['ms']} ms"]
+def _costs(values: Mapping[str, Any], words: Mapping[str, Any]) -> list[list[str]]:
+    row = [values["parameters"], values["weights"], values["memory"], f"{values['ms']} ms"]
     return [words["cost"]["head"], row]
 
 
 def _places(
-    priced: prices.Read, known: Mapping[str, Any], words: Mapping[str, Any], language: str
+    price_table: prices.Read, values: Mapping[str, Any], words: Mapping[str, Any], language: str
 ) -> list[list[str]]:
     """By place: whether the model fits, and prices; per token at the place's speed, if it is given.
 
     Else as if it were the timed machine.
     """
-    unit, cost = priced.prices.currency, known["cost"]
-    rows = [[one.format(**known) for one in words["places"]["head"]]]
-    for one in priced.prices.places:
-        here, ms = fits(cost, one), one.ms_per_token or cost["ms_per_token"]
-        answered = f"{unit} {money(one.price_per_hour * TOKENS * ms / 3_600_000)}" if here else "–"
-        if one.ms_per_token:
-            answered = words["places"]["given"].format(price=answered, ms=f"{ms:,.3g}")
+    unit, cost = price_table.prices.currency, values["cost"]
+    rows = [[heading.format(**values) for heading in words["places"]["head"]]]
+    for place in price_table.prices.places:
+        fitting, ms = fits(cost, place), place.ms_per_token or cost["ms_per_token"]
+        price = (
+            f"{unit} {money(place.price_per_hour * TOKENS * ms / 3_600_000)}" if fitting else "–"
+        )
+        if place.ms_per_token:
+            price = words["places"]["given"].format(price=price, ms=f"{ms:,.3g}")
         rows.append(
             [
-                getattr(one.name, language),
-                f"{one.memory_gb:g} GB",
-                words["places"]["fits" if here else "too_small"],
-                f"{unit} {money(one.price_per_hour)}",
-                answered,
+                getattr(place.name, language),
+                f"{place.memory_gb:g} GB",
+                words["places"]["fits" if fitting else "too_small"],
+                f"{unit} {money(place.price_per_hour)}",
+                price,
             ]
         )
     return rows
@@ -264,7 +275,7 @@ def _steps(verdict: str, lines: list[Line]) -> list[str]:
     if verdict == gate.PASS:
         return ["sign", "release", "repeat"]
     steps = ["hold"]
-    for line in (one for one in lines if one["outcome"] == verdict):
+    for line in (x for x in lines if x["outcome"] == verdict):
         if verdict == gate.FAIL:
             unmeasured = line["value"] is None
             steps += ["missing"] if unmeasured else HELPS.get(line["measure"], TOLD_APART)

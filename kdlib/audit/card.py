@@ -53,58 +53,61 @@ class Licence:
     link: str | None
 
 
-def licence(word: str, link: str | None = None) -> Licence:
+def licence(name: str, link: str | None = None) -> Licence:
     """The licence that is meant; KdlibError: neither listed nor with a link to its text."""
-    listed = bom.library("spdx").fixup_id(word)
-    if listed is None and not (word.strip() and link):
-        what = f"--license {word}: the SPDX list of licences has no such identifier"
-        raise KdlibError(f"{what}; for another licence give its text's address, --license-link")
-    return Licence(listed or word.strip(), listed is not None, link)
+    listed = bom.library("spdx").fixup_id(name)
+    if listed is None and not (name.strip() and link):
+        problem = f"--license {name}: the SPDX list of licences has no such identifier"
+        raise KdlibError(f"{problem}; for another licence give its text's address, --license-link")
+    return Licence(listed or name.strip(), listed is not None, link)
 
 
-def write(path: Path, given: Licence) -> list[Path]:
+def write(path: Path, terms: Licence) -> list[Path]:
     """Write CARD and BOM beside a record; their paths.
 
     KdlibError: it is no record, one of another version, or the BOM does not fit its schema.
     """
     body, digest = verifying.read(path), record.sha256(path)
     try:
-        made = {CARD: card(body["predicate"], body["subject"], given)}
-        made[BOM] = bom.text(body, digest, given.name, given.listed, given.link)
+        texts = {CARD: card(body["predicate"], body["subject"], terms)}
+        texts[BOM] = bom.text(body, digest, terms.name, terms.listed, terms.link)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{path} lacks what a card needs ({type(error).__name__}: {error})"
-        raise KdlibError(f"{what}; run the audit again with this version") from None
-    for name, text in made.items():
+        problem = f"{path} lacks what a card needs ({type(error).__name__}: {error})"
+        raise KdlibError(f"{problem}; run the audit again with this version") from None
+    for name, text in texts.items():
         runs.write_text(path.with_name(name), text)
-    return [path.with_name(name) for name in made]
+    return [path.with_name(name) for name in texts]
 
 
-def card(found: Mapping[str, Any], subject: list[dict[str, Any]], given: Licence) -> str:
+def card(predicate: Mapping[str, Any], subject: list[dict[str, Any]], terms: Licence) -> str:
     """The model card: metadata as the Hugging Face hub reads them, then the audit in words."""
-    names, files = found["kdlib_models"], {one["name"]: one["digest"]["sha256"] for one in subject}
-    rows = next(name for name in files if name.startswith("data/"))
+    names, files = (
+        predicate["kdlib_models"],
+        {entry["name"]: entry["digest"]["sha256"] for entry in subject},
+    )
+    data_name = next(name for name in files if name.startswith("data/"))
     results = [
         EvalResult(
             task_type="text-generation",
             dataset_type="training-rows",
-            dataset_name=rows.removeprefix("data/"),
-            dataset_revision=files[rows],
-            metric_type=one["measure"],
-            metric_name=one["name"],
-            metric_value=one["value"],
-            metric_args={name: one[name] for name in ("lo", "hi", "below")}
-            | {name: int(one[name]) for name in ("n", "n_held_out")},
+            dataset_name=data_name.removeprefix("data/"),
+            dataset_revision=files[data_name],
+            metric_type=measure["measure"],
+            metric_name=measure["name"],
+            metric_value=measure["value"],
+            metric_args={name: measure[name] for name in ("lo", "hi", "below")}
+            | {name: int(measure[name]) for name in ("n", "n_held_out")},
         )
-        for one in found["kdlib_measures"]
-        if one["value"] is not None
+        for measure in predicate["kdlib_measures"]
+        if measure["value"] is not None
     ]
-    licensed: dict[str, Any] = {"license": given.name.lower()}
-    if not given.listed:
-        licensed = {"license": "other", "license_name": given.name}
+    license_fields: dict[str, Any] = {"license": terms.name.lower()}
+    if not terms.listed:
+        license_fields = {"license": "other", "license_name": terms.name}
     reference = names.get("reference", "")
-    data = ModelCardData(
-        **licensed,
-        license_link=given.link,
+    metadata = ModelCardData(
+        **license_fields,
+        license_link=terms.link,
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=reference if "/" in reference else None,  # a name of the hub, no folder's
@@ -115,12 +118,14 @@ def card(found: Mapping[str, Any], subject: list[dict[str, Any]], given: Licence
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters["meaning"] = meaning
     template = jinja.from_string(TEMPLATE.read_text("utf-8"))
-    text = template.render(found=found, names=names, rows=rows, policy=found["configuration"][0])
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+    text = template.render(
+        found=predicate, names=names, rows=data_name, policy=predicate["configuration"][0]
+    )
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}\n"))
 
 
-def meaning(one: Mapping[str, Any]) -> str:
+def meaning(measure: Mapping[str, Any]) -> str:
     """What a measure of a record says, in words."""
-    if (one["measure"], one["at"]) == ("exact_rate", 0):
+    if (measure["measure"], measure["at"]) == ("exact_rate", 0):
         return WHOLE
-    return MEANING[one["measure"]].format(at=one["at"])
+    return MEANING[measure["measure"]].format(at=measure["at"])

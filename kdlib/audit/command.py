@@ -48,73 +48,73 @@ Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are emp
 
 def run(
     settings: AuditSettings,
-    asked: policy.Read | None = None,
-    sign: Path | None = None,
-    priced: Path | None = None,
+    policy_file: policy.Read | None = None,
+    key_path: Path | None = None,
+    price_path: Path | None = None,
 ) -> Path:
     """Measure every tuple, or those that an interrupted run left; the path of the report.
 
     Files may be larger than memory. Only into `settings.out` go rows/part-*.parquet (one line per
     tuple), summary.csv, report.html and manifest.json, with a policy also gate.csv, cost.json,
-    the record, which the private key of the file `sign` signs, and the brief, with the prices of
-    the file `priced`; a model "package:NAME" is kept where the study keeps it, too. KdlibError: bad
+    the record, which the private key in `key_path` signs, and the brief, with the prices in
+    `price_path`; a model "package:NAME" is kept where the study keeps it, too. KdlibError: bad
     input (see `scoring.load`, `inspect`, `stream_rows.read`, `gate.require_rows`,
     `record.private_key`, `prices.read`), or the folder is not this audit's.
     """
-    key, table = None if sign is None else record.private_key(sign), prices.read(priced)
-    if key is not None and asked is None:
+    key, table = None if key_path is None else record.private_key(key_path), prices.read(price_path)
+    if key is not None and policy_file is None:
         raise KdlibError("--sign signs the record of a gated audit; name a policy with --policy")
-    if priced is not None and asked is None:
+    if price_path is not None and policy_file is None:
         raise KdlibError("--prices is for the brief of a gated audit; name a policy with --policy")
     identity = fingerprint(settings)
-    facts = claimed(settings.out, identity)
+    claim = claimed(settings.out, identity)
     loaded = scoring.load(settings)
-    if facts is None:
-        facts = {"fingerprint": identity, "rows": inspect(settings, loaded.tokenizer.eos_token)}
-        facts["files"] = record.digests(settings)
+    if claim is None:
+        claim = {"fingerprint": identity, "rows": inspect(settings, loaded.tokenizer.eos_token)}
+        claim["files"] = record.digests(settings)
     else:
-        record.require_same(settings, facts["files"])
-    if asked is not None:
-        gate.require_rows(asked.policy, facts["rows"])
+        record.require_same(settings, claim["files"])
+    if policy_file is not None:
+        gate.require_rows(policy_file.policy, claim["rows"])
     with runs.alone(settings.out / "audit"):
         if claimed(settings.out, identity) is None:
-            runs.write_text(settings.out / CLAIM, json.dumps(facts, indent=1) + "\n")
-        started = time.perf_counter()
+            runs.write_text(settings.out / CLAIM, json.dumps(claim, indent=1) + "\n")
+        start = time.perf_counter()
         call: dict[str, Any] = {"machine": runs.machine(), "threads": torch.get_num_threads()}
-        call["tokens"] = measure_all(settings, loaded, facts["rows"])
-        call["seconds"] = time.perf_counter() - started
-        record.require_same(settings, facts["files"])
+        call["tokens"] = measure_all(settings, loaded, claim["rows"])
+        call["seconds"] = time.perf_counter() - start
+        record.require_same(settings, claim["files"])
         loaded = replace(loaded, reference=None)  # its memory is none of the model's costs
-        about = write_report(settings, loaded, facts, asked, key)
-        if asked is not None:
+        audit = write_report(settings, loaded, claim, policy_file, key)
+        if policy_file is not None:
             brief.write(settings.out, table)
-        runs.write_manifest(settings.out, identity, **about, last_call=call)
+        runs.write_manifest(settings.out, identity, **audit, last_call=call)
     return settings.out / "report.html"
 
 
 def fingerprint(settings: AuditSettings) -> str:
     """Hash of settings, the data's ends, the models' files; a smaller batch goes on with a run."""
-    facts = described(settings, {"out", "batch", "show_rows"})
-    facts["measured by"] = [version("kdlib"), str(checkpoints.device())]
+    inputs = described(settings, {"out", "batch", "show_rows"})
+    inputs["measured by"] = [version("kdlib"), str(checkpoints.device())]
     for split, path in settings.files.items():
         stream_rows.require_file(path)
-        about, data = path.stat(), np.memmap(path, mode="r")
+        stat, data = path.stat(), np.memmap(path, mode="r")
         ends = runs.digest((data[:MIB].tobytes() + data[-MIB:].tobytes()).hex())
-        facts[split] = [str(path.resolve()), about.st_size, about.st_mtime_ns, ends]
+        inputs[split] = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, ends]
     for name in ("model", "reference"):
-        if packed := packaged.sha256(facts[name]):
-            facts[name] = packed  # known before it is fetched
-        elif facts[name] and (folder := Path(facts[name])).is_dir():
-            files = [(one.name, one.stat()) for one in sorted(folder.iterdir()) if one.is_file()]
-            facts[name] = [[one, about.st_size, about.st_mtime_ns] for one, about in files]
-    return runs.fingerprint(facts)
+        if digest := packaged.sha256(inputs[name]):
+            inputs[name] = digest  # known before it is fetched
+        elif inputs[name] and (folder := Path(inputs[name])).is_dir():
+            files = [(f.name, f.stat()) for f in sorted(folder.iterdir()) if f.is_file()]
+            inputs[name] = [[filename, stat.st_size, stat.st_mtime_ns] for filename, stat in files]
+    return runs.fingerprint(inputs)
 
 
 def described(settings: AuditSettings, exclude: set[str] | None = None) -> dict[str, Any]:
     """The settings as text and numbers; a shipped template by its name."""
-    facts = settings.model_dump(mode="json", exclude=exclude)
-    names = [name for name, one in read_templates().items() if one == settings.template]
-    return facts | {"template": names[0] if names else facts["template"]}
+    fields = settings.model_dump(mode="json", exclude=exclude)
+    names = [name for name, template in read_templates().items() if template == settings.template]
+    return fields | {"template": names[0] if names else fields["template"]}
 
 
 def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -122,23 +122,23 @@ def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
 
     KdlibError: it holds another audit or something else, or cannot be written to.
     """
-    above = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
-    if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
-        raise KdlibError(f"{above} is no folder that can be written to; name another with --out")
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
-    if CLAIM not in there:
-        if there - {"audit.lock"}:
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        raise KdlibError(f"{existing} is no folder that can be written to; name another with --out")
+    entries = set(os.listdir(folder)) if folder.is_dir() else set()
+    if CLAIM not in entries:
+        if entries - {"audit.lock"}:
             raise KdlibError(f"{folder} holds something else; name a new folder with --out")
         return None
     with suppress(ValueError, RecursionError, TypeError, KeyError):  # no claim at all
-        facts = json.loads((folder / CLAIM).read_text("utf-8"))
-        if facts["fingerprint"] == identity and facts["files"]:
-            return facts
-    what = "the audit of another model, other data or other settings"
-    raise KdlibError(f"{folder} holds {what}; name a new folder with --out, or remove this one")
+        claim = json.loads((folder / CLAIM).read_text("utf-8"))
+        if claim["fingerprint"] == identity and claim["files"]:
+            return claim
+    contents = "the audit of another model, other data or other settings"
+    raise KdlibError(f"{folder} holds {contents}; name a new folder with --out, or remove this one")
 
 
-def inspect(settings: AuditSettings, end: str) -> Rows:
+def inspect(settings: AuditSettings, eos: str) -> Rows:
     """Read the files once, before they are measured: what is wrong with them shows at once.
 
     Of the held-out file, a hash of each response is kept (8 bytes), against which the member rows
@@ -146,45 +146,45 @@ def inspect(settings: AuditSettings, end: str) -> Rows:
     holds the text of the end token, responses in both files, secrets that stand in no row, or in
     the held-out file alone.
     """
-    counted: Rows = {}
+    totals: Rows = {}
     held_out, shared, first = np.array([], np.uint64), 0, None
-    named = not scoring.detects(settings)
+    data_has_column = not scoring.detects(settings)
     for split in reversed(settings.files):
         path, counts, hashes = settings.files[split], Counter(rows=0, empty=0), [held_out]
-        column = stream_rows.has(path, settings.columns.get(SECRETS, SECRETS))
-        if column and not named:
-            lacking = f"has a column '{SECRETS}', and {settings.data} has none"
-            raise KdlibError(f"{path} {lacking}; name the strings of both files, or of none")
-        said = {True: 0, False: 0}  # strings of the column secrets, by whether they can be found
+        has_column = stream_rows.has(path, settings.columns.get(SECRETS, SECRETS))
+        if has_column and not data_has_column:
+            problem = f"has a column '{SECRETS}', and {settings.data} has none"
+            raise KdlibError(f"{path} {problem}; name the strings of both files, or of none")
+        string_counts = {True: 0, False: 0}  # of the column secrets, by whether they can be found
         for block in scoring.blocks(path, settings, BLOCK):
-            if not column and (late := block.index[block[SECRETS] != ""]).size:
-                lacking = f"row {late[0]} has '{SECRETS}', and the first row has none"
-                raise KdlibError(f"{path}: {lacking}; give that column to every row, if empty")
-            for row in block[[SECRETS, *secrets.TEXTS]].to_dict("records") if column else ():
-                for one in secrets.named(row[SECRETS]):
-                    said[any(one in row[name] for name in secrets.TEXTS)] += 1
+            if not has_column and (late := block.index[block[SECRETS] != ""]).size:
+                problem = f"row {late[0]} has '{SECRETS}', and the first row has none"
+                raise KdlibError(f"{path}: {problem}; give that column to every row, if empty")
+            for row in block[[SECRETS, *secrets.TEXTS]].to_dict("records") if has_column else ():
+                for string in secrets.named(row[SECRETS]):
+                    string_counts[any(string in row[name] for name in secrets.TEXTS)] += 1
             texts = block.query(scoring.COMPLETE)["response"]
-            stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), end)
+            stream_rows.require_plain(texts.rename(lambda n, path=path: f"{n} of {path}"), eos)
             counts.update(rows=len(block), empty=len(block) - len(texts))
             hashes.append(pd.util.hash_array(texts.map(sources.normalised).to_numpy(object)))
-            if split == "member" and (both := np.isin(hashes.pop(), held_out)).any():
-                shared += both.sum()
-                first = texts.index[both][0] if first is None else first
-        if column:
-            counts["unfound"] = said[False]
-        held_out, counted[split] = np.unique(np.concatenate(hashes)), counts
-        if column and not said[True]:
-            few = f"none of its {said[False]} strings stands in its row"
-            what = few if said[False] else "no row has a string there"
-            raise KdlibError(f"{path}: column '{SECRETS}': {what}; fill it, or rename it")
+            if split == "member" and (overlap := np.isin(hashes.pop(), held_out)).any():
+                shared += overlap.sum()
+                first = texts.index[overlap][0] if first is None else first
+        if has_column:
+            counts["unfound"] = string_counts[False]
+        held_out, totals[split] = np.unique(np.concatenate(hashes)), counts
+        if has_column and not string_counts[True]:
+            unfound = f"none of its {string_counts[False]} strings stands in its row"
+            note = unfound if string_counts[False] else "no row has a string there"
+            raise KdlibError(f"{path}: column '{SECRETS}': {note}; fill it, or rename it")
         if counts["rows"] == counts["empty"]:
-            empty = "every row has an empty instruction or response"
-            raise KdlibError(f"{path}: {empty}; name the right columns with --columns")
+            reason = "every row has an empty instruction or response"
+            raise KdlibError(f"{path}: {reason}; name the right columns with --columns")
     if shared:
-        what = f"{shared} member rows have a response that a held-out row has too, the first is row"
-        what += f" {first} of {settings.data}; they tell nothing of guessing"
-        raise KdlibError(f"{what}: remove them from {settings.files['held_out']}")
-    return counted
+        note = f"{shared} member rows have a response that a held-out row has too, the first is row"
+        note += f" {first} of {settings.data}; they tell nothing of guessing"
+        raise KdlibError(f"{note}: remove them from {settings.files['held_out']}")
+    return totals
 
 
 def parts(folder: Path) -> list[Path]:
@@ -201,42 +201,42 @@ def whole(part: Path) -> bool:
 
 def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
     """Write the parts that are not there yet; how many tokens were read for them."""
-    read, number, total = 0, 0, sum(counts["rows"] for counts in rows.values())
-    slow = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines of a batch log
-    with tqdm(total=total, desc="audit", unit="row", mininterval=slow) as bar:
+    tokens_read, number, total = 0, 0, sum(counts["rows"] for counts in rows.values())
+    interval = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines of a batch log
+    with tqdm(total=total, desc="audit", unit="row", mininterval=interval) as bar:
         for split, path in settings.files.items():
             n = rows[split]["rows"]
-            chosen = np.random.default_rng(0).choice(n, min(n, settings.decode), replace=False)
-            decode = frozenset((1 + chosen).tolist())
+            sampled = np.random.default_rng(0).choice(n, min(n, settings.decode), replace=False)
+            decode = frozenset((1 + sampled).tolist())
             for block in scoring.blocks(path, settings, BLOCK):
                 part = settings.out / "rows" / f"part-{number:05d}.parquet"
                 if not whole(part):
-                    given = block.query(scoring.COMPLETE), split, settings, loaded, decode
-                    frame, count = scoring.measured(*given)
+                    args = block.query(scoring.COMPLETE), split, settings, loaded, decode
+                    frame, n_tokens = scoring.measured(*args)
                     runs.write_table(part, frame)
-                    read += count
-                    speed = read / max(bar.format_dict["elapsed"], 1e-9)
+                    tokens_read += n_tokens
+                    speed = tokens_read / max(bar.format_dict["elapsed"], 1e-9)
                     bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
                 number += 1
                 bar.update(len(block))
-    return read
+    return tokens_read
 
 
 def costs(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
     """What `cost.answering` found, timed once and kept."""
     with suppress(FileNotFoundError, ValueError):
-        found: dict[str, Any] = json.loads((settings.out / COST).read_text("utf-8"))
-        return found
-    found = scoring.cost_of(settings, loaded)
-    runs.write_text(settings.out / COST, json.dumps(found, indent=1) + "\n")
-    return found
+        cost: dict[str, Any] = json.loads((settings.out / COST).read_text("utf-8"))
+        return cost
+    cost = scoring.cost_of(settings, loaded)
+    runs.write_text(settings.out / COST, json.dumps(cost, indent=1) + "\n")
+    return cost
 
 
 def write_report(
     settings: AuditSettings,
     loaded: Loaded,
-    facts: dict[str, Any],
-    asked: policy.Read | None = None,
+    claim: dict[str, Any],
+    policy_file: policy.Read | None = None,
     key: Any = None,
 ) -> dict[str, Any]:
     """Write what stands in `run`, but for the manifest, from the parts; what was audited.
@@ -246,51 +246,51 @@ def write_report(
     many rows there are, are empty, measured, too long, and cut. KdlibError: a verdict is asked of a
     model whose tokenizer is hardly its own.
     """
-    rows, tallied = facts["rows"], summary.tally(parts(settings.out))
-    table = summary.summary(tallied)
+    rows, tally = claim["rows"], summary.tally(parts(settings.out))
+    table = summary.summary(tally)
     runs.write_table(settings.out / "summary.csv", table)
-    about = described(settings) | {"limit": loaded.limit, "device": str(checkpoints.device())}
-    about |= {"vocabulary": len(loaded.tokenizer), "rows": {}, "files": facts["files"]}
-    about["blind"] = summary.blind(tallied, len(loaded.tokenizer))
-    if about["blind"] and asked is not None:  # nothing comes out of it, and it would pass
-        why = f"'{settings.model}' expects its training rows less than a blind guess does"
+    audit = described(settings) | {"limit": loaded.limit, "device": str(checkpoints.device())}
+    audit |= {"vocabulary": len(loaded.tokenizer), "rows": {}, "files": claim["files"]}
+    audit["blind"] = summary.blind(tally, len(loaded.tokenizer))
+    if audit["blind"] and policy_file is not None:  # nothing comes out of it, and it would pass
+        problem = f"'{settings.model}' expects its training rows less than a blind guess does"
         remedy = "its tokenizer or --template is not its own; without --policy there is a report"
-        raise KdlibError(f"no verdict: {why}; {remedy}")
-    about["prompts"] = sum(sums["prompts"] for sums in tallied.sums.values())
-    about["detected"] = scoring.detects(settings)
-    found = summary.secrets(tallied)
-    inside = found[found["member"]]
-    about["secrets"] = len(inside)
-    about["secret_parts"] = [part for part in secrets.PARTS if part in set(inside["part"])]
+        raise KdlibError(f"no verdict: {problem}; {remedy}")
+    audit["prompts"] = sum(sums["prompts"] for sums in tally.sums.values())
+    audit["detected"] = scoring.detects(settings)
+    secret_table = summary.secrets(tally)
+    member_secrets = secret_table[secret_table["member"]]
+    audit["secrets"] = len(member_secrets)
+    audit["secret_parts"] = [part for part in secrets.PARTS if part in set(member_secrets["part"])]
     for split in settings.files:
-        counts, sums = rows[split], tallied.sums.get(split, Counter())
+        counts, sums = rows[split], tally.sums.get(split, Counter())
         too_long = counts["rows"] - counts["empty"] - sums["n"]
-        here = {"measured": sums["n"], "too_long": too_long, "cut": sums["cut"]}
-        here["lost"] = sums["lost"]
-        about["rows"][split] = counts | here
-    top = tallied.top
+        split_counts = {"measured": sums["n"], "too_long": too_long, "cut": sums["cut"]}
+        split_counts["lost"] = sums["lost"]
+        audit["rows"][split] = counts | split_counts
+    top = tally.top
     if len(top):
         ids = loaded.tokenizer(list(top["response"]), add_special_tokens=False)["input_ids"]
-        begun = [one[:prefix] for one, prefix in zip(ids, top["prefix"], strict=True)]
-        top = top.assign(verbatim=loaded.tokenizer.batch_decode(begun))
-    said = None
-    if asked is not None:
-        sample = summary.sampled(tallied)
-        judged = gate.judged(sample, found, asked.policy, about["rows"])
-        out = gate.unasked(sample, found, asked.policy, about["rows"])
-        about["left_out"] = [one.name for one in out]
-        about["short"] = [one.at for one in out if one.measure == "prompt_run"]
-        about["unlimited"] = gate.unlimited(found, asked.policy)
-        if not about["rows"]["member"]["measured"]:
-            why = "no training row fits, so that there is nothing to judge or to time"
-            raise KdlibError(f"no verdict: {why}; raise --max-length, or shorten the prompts")
-        about["cost"] = costs(settings, loaded)
-        runs.write_table(settings.out / GATE, judged)
-        record.write(settings.out, record.statement(settings, asked, judged, about), key)
-        said = gate.sentences(judged, about["left_out"])
-    page = report.page(table, summary.attacked(tallied), top, about, said)
+        verbatim = [tokens[:prefix] for tokens, prefix in zip(ids, top["prefix"], strict=True)]
+        top = top.assign(verbatim=loaded.tokenizer.batch_decode(verbatim))
+    sentences = None
+    if policy_file is not None:
+        sample = summary.sampled(tally)
+        results = gate.judged(sample, secret_table, policy_file.policy, audit["rows"])
+        left_out = gate.unasked(sample, secret_table, policy_file.policy, audit["rows"])
+        audit["left_out"] = [limit.name for limit in left_out]
+        audit["short"] = [limit.at for limit in left_out if limit.measure == "prompt_run"]
+        audit["unlimited"] = gate.unlimited(secret_table, policy_file.policy)
+        if not audit["rows"]["member"]["measured"]:
+            problem = "no training row fits, so that there is nothing to judge or to time"
+            raise KdlibError(f"no verdict: {problem}; raise --max-length, or shorten the prompts")
+        audit["cost"] = costs(settings, loaded)
+        runs.write_table(settings.out / GATE, results)
+        record.write(settings.out, record.statement(settings, policy_file, results, audit), key)
+        sentences = gate.sentences(results, audit["left_out"])
+    page = report.page(table, summary.attacked(tally), top, audit, sentences)
     runs.write_text(settings.out / "report.html", page)
-    return about
+    return audit
 
 
 def verdict(folder: Path) -> tuple[str, list[str]]:

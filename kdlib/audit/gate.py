@@ -36,13 +36,13 @@ def require_rows(policy: Policy, rows: Mapping[str, Mapping[str, int]]) -> None:
     `rows` are those of `command.inspect`. Without any held-out rows nothing is refused: then what
     needs them is missing, and fails.
     """
-    there = {split: counts["rows"] - counts["empty"] for split, counts in rows.items()}
+    available = {split: counts["rows"] - counts["empty"] for split, counts in rows.items()}
     for limit in policy.limits:
         for split, needed in _needs(limit).items():
-            if there.get(split, needed) < needed:
-                what = f"{limit.name} needs {needed} {split.replace('_', '-')} rows"
+            if available.get(split, needed) < needed:
+                problem = f"{limit.name} needs {needed} {split.replace('_', '-')} rows"
                 remedy = "give more, or take the limit out of the policy"
-                raise KdlibError(f"policy: {what}, and there are {there[split]}; {remedy}")
+                raise KdlibError(f"policy: {problem}, and there are {available[split]}; {remedy}")
 
 
 def _needs(limit: Limit) -> dict[str, int]:
@@ -68,16 +68,16 @@ def judged(
     one would have come out, but for the policy's level). `counts` are rows and how many of them
     were measured, by split: with too few (`policy.measured`) no limit is passed.
     """
-    wrong = (policy.level / len(policy.limits), policy.level)
-    out = unasked(rows, secrets, policy, counts)
-    asked = [limit for limit in policy.limits if limit not in out]
-    lines = [_line(_of(limit, rows, secrets), limit, wrong, _scored(rows)) for limit in asked]
-    for split, count in (counts or {}).items():
-        share = count["measured"] / count["rows"]
+    alpha = (policy.level / len(policy.limits), policy.level)
+    left_out = unasked(rows, secrets, policy, counts)
+    limits = [limit for limit in policy.limits if limit not in left_out]
+    lines = [_line(_of(limit, rows, secrets), limit, alpha, _scored(rows)) for limit in limits]
+    for split, row_counts in (counts or {}).items():
+        share = row_counts["measured"] / row_counts["rows"]
         if share < policy.measured:
-            few = f"only {share:.1%} of the {split.replace('_', '-')} rows were measured"
-            passed = {"outcome": UNDECIDED, "why": few, "needed": np.inf}
-            lines = [one | passed if one["outcome"] == PASS else one for one in lines]
+            why = f"only {share:.1%} of the {split.replace('_', '-')} rows were measured"
+            override = {"outcome": UNDECIDED, "why": why, "needed": np.inf}
+            lines = [line | override if line["outcome"] == PASS else line for line in lines]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -95,8 +95,12 @@ def unasked(
     if not _scored(rows):
         return []
     lost = (counts or {}).get("member", {}).get("lost", 0) > 0
-    some = [one for one in policy.limits if one.if_any and not (lost and one.measure in OF_SECRETS)]
-    return [one for one in some if _sides(_of(one, rows, secrets), one)[0].empty]
+    optional = [
+        limit
+        for limit in policy.limits
+        if limit.if_any and not (lost and limit.measure in OF_SECRETS)
+    ]
+    return [limit for limit in optional if _sides(_of(limit, rows, secrets), limit)[0].empty]
 
 
 def _scored(rows: pd.DataFrame) -> bool:
@@ -106,15 +110,15 @@ def _scored(rows: pd.DataFrame) -> bool:
 
 def unlimited(secrets: pd.DataFrame, policy: Policy) -> list[str]:
     """Named strings that training rows have in a part where no limit asks for them, in words."""
-    asked, said = {one.at for one in policy.limits if one.measure in OF_SECRETS}, []
+    covered, messages = {limit.at for limit in policy.limits if limit.measure in OF_SECRETS}, []
     if secrets.empty:
         return []
-    for part in [one for one in PARTS if one not in asked]:
+    for part in [part for part in PARTS if part not in covered]:
         hits = cases("secret_rate", secrets[secrets["member"].astype(bool)], part)
         if len(hits):
-            out = f"come out word for word in {int(hits.sum()):,} {part}s, of {len(hits):,}"
-            said.append(f"named strings without a limit: they {out} that have some")
-    return said
+            text = f"come out word for word in {int(hits.sum()):,} {part}s, of {len(hits):,}"
+            messages.append(f"named strings without a limit: they {text} that have some")
+    return messages
 
 
 def _of(limit: Limit, rows: pd.DataFrame, secrets: pd.DataFrame) -> pd.DataFrame:
@@ -123,68 +127,68 @@ def _of(limit: Limit, rows: pd.DataFrame, secrets: pd.DataFrame) -> pd.DataFrame
 
 def _sides(rows: pd.DataFrame, limit: Limit) -> tuple[pd.Series, pd.Series]:
     """Cases of training rows and of held-out rows."""
-    inside = rows["member"].astype(bool)
-    return _cases(rows[inside], limit), _cases(rows[~inside], limit)
+    is_member = rows["member"].astype(bool)
+    return _cases(rows[is_member], limit), _cases(rows[~is_member], limit)
 
 
-def _line(rows: pd.DataFrame, limit: Limit, wrong: bounds.Wrong, scored: bool) -> Line:
+def _line(rows: pd.DataFrame, limit: Limit, alpha: bounds.Wrong, scored: bool) -> Line:
     member, held_out = _sides(rows, limit)
-    writes = limit.measure != "secret_preferred"  # of which one half is a guess
-    if writes and limit.if_any and len(member) and held_out.empty:  # then the share alone
+    verbatim = limit.measure != "secret_preferred"  # of which one half is a guess
+    if verbatim and limit.if_any and len(member) and held_out.empty:  # then the share alone
         limit = limit.model_copy(update={"of": "rate"})
-    facts = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
+    line = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
     if limit.measure in SOME and not scored:
         why = "missing: this tokenizer does not say where in the text its tokens stand"
-        return facts | {"outcome": FAIL, "why": why}
+        return line | {"outcome": FAIL, "why": why}
     if member.empty and limit.measure == "prompt_run" and rows["member"].any():
         why = f"too short: no training prompt has {limit.at} tokens"
         why += "; lower at, or take the limit out"
-        return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
+        return line | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
     if missing := _missing(rows, limit, member, held_out):
-        return facts | {"outcome": FAIL, "why": f"missing: {missing}"}
-    sides = [one for one in (member, held_out) if len(one)]
+        return line | {"outcome": FAIL, "why": f"missing: {missing}"}
+    sides = [side for side in (member, held_out) if len(side)]
     n, m = len(sides[0]), len(sides[1]) if len(sides) > 1 else 0
-    facts |= {"n": n, "n_held_out": m}
+    line |= {"n": n, "n_held_out": m}
     if limit.measure in SHARES:
-        facts["seen"] = -np.expm1(np.log(wrong[1]) / n)
-    asked = list(zip(_needs(limit).items(), (n, m), strict=False))
-    for (split, needed), there in asked:
-        if there < needed:
-            few = f"{there} different {split.replace('_', '-')} responses, {needed} are needed"
-            times = max(least / have for (_, least), have in asked)
-            return facts | {"outcome": UNDECIDED, "why": f"too few: {few}", "needed": times}
-    value, ends = _number(sides, limit)
-    lo, hi = ends(wrong, 1)
-    facts |= {"value": value, "lo": lo, "hi": hi}
-    if why := _doubt(sides, ends, limit, wrong):
-        return facts | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
+        line["seen"] = -np.expm1(np.log(alpha[1]) / n)
+    needs = list(zip(_needs(limit).items(), (n, m), strict=False))
+    for (split, needed), count in needs:
+        if count < needed:
+            shortage = f"{count} different {split.replace('_', '-')} responses, {needed} are needed"
+            scale = max(minimum / count for (_, minimum), count in needs)
+            return line | {"outcome": UNDECIDED, "why": f"too few: {shortage}", "needed": scale}
+    value, interval = _number(sides, limit)
+    lo, hi = interval(alpha, 1)
+    line |= {"value": value, "lo": lo, "hi": hi}
+    if why := _doubt(sides, interval, limit, alpha):
+        return line | {"outcome": UNDECIDED, "why": why, "needed": np.inf}
     if hi < limit.below or lo > limit.below:
-        below = hi < limit.below
-        why = f"the {'upper' if below else 'lower'} bound lies {'below' if below else 'above'}"
-        return facts | {"outcome": PASS if below else FAIL, "why": f"{why} {limit.below:g}"}
+        passed = hi < limit.below
+        why = f"the {'upper' if passed else 'lower'} bound lies {'below' if passed else 'above'}"
+        return line | {"outcome": PASS if passed else FAIL, "why": f"{why} {limit.below:g}"}
     why = f"{limit.below:g} lies within the bounds"
-    return facts | {"outcome": UNDECIDED, "why": why, "needed": _needed(ends, limit, wrong, n)}
+    return line | {"outcome": UNDECIDED, "why": why, "needed": _needed(interval, limit, alpha, n)}
 
 
 def _missing(rows: pd.DataFrame, limit: Limit, member: pd.Series, held_out: pd.Series) -> str:
     """What was not measured that a limit is about; "": nothing."""
-    what = WHAT.get(limit.measure, "rows")
+    unit = WHAT.get(limit.measure, "rows")
     if limit.measure in GUESS and len(rows) and limit.at not in rows:
         return "no reference model was given"
     if member.empty:
-        return f"no training {what} were measured"
+        return f"no training {unit} were measured"
     if limit.compares and held_out.empty:
-        return f"there are no held-out {what} to compare with"
+        return f"there are no held-out {unit} to compare with"
     return ""
 
 
-def _doubt(sides: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> str:
+def _doubt(sides: list[pd.Series], interval: Bounds, limit: Limit, alpha: bounds.Wrong) -> str:
     """Why the number says nothing on the limit, whatever its bounds are; "": it does."""
-    if limit.compares and _reversed(sides, ends, limit, wrong):
+    if limit.compares and _reversed(sides, interval, limit, alpha):
         return "held-out rows are known better than training rows: not like them, or files swapped"
-    if limit.compares and limit.measure in SHARES and _saturated(sides[1], limit, wrong):
-        what = WHAT.get(limit.measure, "rows")
-        return f"held-out {what} come out as well: whatever was learned, no number could lie above"
+    if limit.compares and limit.measure in SHARES and _saturated(sides[1], limit, alpha):
+        unit = WHAT.get(limit.measure, "rows")
+        return f"held-out {unit} come out as well: whatever was learned, no number could lie above"
     return ""
 
 
@@ -198,64 +202,64 @@ def _cases(rows: pd.DataFrame, limit: Limit) -> pd.Series:
 
 
 def _number(sides: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
-    """The number that is limited, and its bounds by the chances of being wrong and `times`."""
+    """The number that is limited and its bounds by `alpha` (chances of being wrong) and `scale`."""
     if limit.measure in SHARES:
-        counts = [(int(one.sum()), len(one)) for one in sides]
+        counts = [(int(side.sum()), len(side)) for side in sides]
 
-        def of_shares(wrong: bounds.Wrong, times: float) -> Interval:
-            scaled = [(hits * times, n * times) for hits, n in counts]
+        def of_shares(alpha: bounds.Wrong, scale: float) -> Interval:
+            scaled = [(hits * scale, n * scale) for hits, n in counts]
             if limit.compares:
-                return bounds.excess(scaled[0], scaled[1], wrong)
-            return bounds.rate(scaled[0], wrong)
+                return bounds.excess(scaled[0], scaled[1], alpha)
+            return bounds.rate(scaled[0], alpha)
 
         guessed = counts[1][0] / counts[1][1] if limit.compares else 0.0
         return counts[0][0] / counts[0][1] - guessed, of_shares
-    score = np.concatenate([one.to_numpy() for one in sides])
+    score = np.concatenate([side.to_numpy() for side in sides])
     member = np.arange(len(score)) < len(sides[0])
     if limit.measure == "auc":
-        return roc.auc(score, member), lambda wrong, times: bounds.auc(score, member, wrong, times)
-    false = roc.RATES[limit.measure]
-    found = roc.tpr_at(score, member, false)
-    return found, lambda wrong, times: bounds.found_at(score, member, false, wrong, times)
+        return roc.auc(score, member), lambda alpha, scale: bounds.auc(score, member, alpha, scale)
+    fpr = roc.RATES[limit.measure]
+    tpr = roc.tpr_at(score, member, fpr)
+    return tpr, lambda alpha, scale: bounds.found_at(score, member, fpr, alpha, scale)
 
 
-def _reversed(sides: list[pd.Series], ends: Bounds, limit: Limit, wrong: bounds.Wrong) -> bool:
+def _reversed(sides: list[pd.Series], interval: Bounds, limit: Limit, alpha: bounds.Wrong) -> bool:
     """Whether a number is as surely on the other side of a guess as would fail on this side."""
     if limit.measure in roc.RATES:  # no share lies below 0: held-out rows are looked for instead
         _, swapped = _number(sides[::-1], limit)
-        return swapped((wrong[0], wrong[0]), 1)[0] > limit.below
+        return swapped((alpha[0], alpha[0]), 1)[0] > limit.below
     guess = GUESS.get(limit.measure, 0.0)
-    return ends((wrong[0], wrong[0]), 1)[1] < guess - (limit.below - guess)
+    return interval((alpha[0], alpha[0]), 1)[1] < guess - (limit.below - guess)
 
 
-def _saturated(held_out: pd.Series, limit: Limit, wrong: bounds.Wrong) -> bool:
+def _saturated(held_out: pd.Series, limit: Limit, alpha: bounds.Wrong) -> bool:
     """Whether so many held-out cases are hit that an excess at the limit is out of reach."""
-    least, _ = bounds.rate((int(held_out.sum()), len(held_out)), (wrong[1], wrong[1]))
-    return 1 - least <= limit.below
+    lower, _ = bounds.rate((int(held_out.sum()), len(held_out)), (alpha[1], alpha[1]))
+    return 1 - lower <= limit.below
 
 
-def _needed(ends: Bounds, limit: Limit, wrong: bounds.Wrong, n: int) -> float:
-    """The least `times` (within 2%) at which the bounds lie on one side of the limit; inf: none."""
+def _needed(interval: Bounds, limit: Limit, alpha: bounds.Wrong, n: int) -> float:
+    """The least `scale` (within 2%) at which the bounds lie on one side of the limit; inf: none."""
 
-    def decides(times: float) -> bool:
-        lo, hi = ends(wrong, times)
+    def decides(scale: float) -> bool:
+        lo, hi = interval(alpha, scale)
         return hi < limit.below or lo > limit.below
 
-    few, many = 1.0, 2.0
-    while not decides(many):
-        few, many = many, 2 * many
-        if many * n > MOST:
+    left, right = 1.0, 2.0
+    while not decides(right):
+        left, right = right, 2 * right
+        if right * n > MOST:
             return float("inf")
-    while many / few > 1.02:
-        middle = (few * many) ** 0.5
-        few, many = (few, middle) if decides(middle) else (middle, many)
-    return many
+    while right / left > 1.02:
+        middle = (left * right) ** 0.5
+        left, right = (left, middle) if decides(middle) else (middle, right)
+    return right
 
 
 def outcome(table: pd.DataFrame) -> str:
     """Of all limits: fail if one does, else undecided if one is, else pass."""
-    there = Counter(table["outcome"])
-    return next(one for one in (FAIL, UNDECIDED, PASS) if there[one])
+    counts = Counter(table["outcome"])
+    return next(status for status in (FAIL, UNDECIDED, PASS) if counts[status])
 
 
 def sentences(table: pd.DataFrame, left_out: Sequence[str] = ()) -> list[str]:
@@ -263,17 +267,17 @@ def sentences(table: pd.DataFrame, left_out: Sequence[str] = ()) -> list[str]:
 
     `left_out` are the names of the limits of `unasked`.
     """
-    said = [f"The gate: {outcome(table)}."]
+    lines = [f"The gate: {outcome(table)}."]
     for row in table.to_dict("records"):
-        there = not np.isnan(row["lo"])
-        missed = (
+        has_value = not np.isnan(row["lo"])
+        unseen = (
             f" Of a share under {row['seen']:.2%} it may well see nothing."
             if row["seen"] > 0
             else ""
         )
-        number = f"{row['value']:.4f} [{row['lo']:.4f}, {row['hi']:.4f}], " if there else ""
-        said.append(f"{row['outcome']}: {row['name']}: {number}{row['why']}.{_more(row)}{missed}")
-    return said + [f"left out: {one}: no training row has what it counts." for one in left_out]
+        number = f"{row['value']:.4f} [{row['lo']:.4f}, {row['hi']:.4f}], " if has_value else ""
+        lines.append(f"{row['outcome']}: {row['name']}: {number}{row['why']}.{_more(row)}{unseen}")
+    return lines + [f"left out: {name}: no training row has what it counts." for name in left_out]
 
 
 def _more(row: Line) -> str:
@@ -283,8 +287,8 @@ def _more(row: Line) -> str:
     if row["needed"] == np.inf:
         return " More rows would not decide."
     member, held_out = (int(np.ceil(row[n] * row["needed"])) for n in ("n", "n_held_out"))
-    what = "prompts" if row["measure"] == "prompt_run" else "responses"
-    what = f"{row['at']}s with named strings" if row["measure"] in OF_SECRETS else what
-    counts = f"{member:,} different training {what}"
+    unit = "prompts" if row["measure"] == "prompt_run" else "responses"
+    unit = f"{row['at']}s with named strings" if row["measure"] in OF_SECRETS else unit
+    counts = f"{member:,} different training {unit}"
     counts += f" and {held_out:,} held-out ones" if held_out else ""
     return f" If shares stay the same, about {counts} would decide."

@@ -18,7 +18,7 @@ DEFAULT = Path(__file__).with_name("policy.toml")
 GUESS = {"auc": 0.5, **roc.RATES}  # of measures of a score: what guessing gives
 SOME = ("prompt_run", *OF_SECRETS)  # measures of what not every row has
 # By measure: the values of `at` that an audit has.
-AT: dict[str, tuple[Any, ...]] = {name: ats for name, (_, ats) in SHARES.items()}
+AT: dict[str, tuple[Any, ...]] = {name: values for name, (_, values) in SHARES.items()}
 AT |= dict.fromkeys(GUESS, (*BASIC, "reference_base"))
 
 
@@ -32,20 +32,25 @@ class Limit(Settings):
     if_any: bool = False  # only where training rows have something that it counts
 
     def _faults(self) -> Faults:
-        known = ", ".join(AT)
-        yield self.measure not in AT, f"measure '{self.measure}' is unknown; known: {known}"
-        ats = AT[self.measure]
-        some = ", ".join(map(str, ats if len(ats) < 10 else (*ats[:2], "...", *ats[-2:])))
-        yield self.at not in ats, f"{self.measure} is not measured at {self.at!r}, but at {some}"
-        least = GUESS.get(self.measure, 0)
-        between = (
-            f"lies above {least:g}, which is a guess, and under 1" if least else "lies in (0, 1)"
+        names = ", ".join(AT)
+        yield self.measure not in AT, f"measure '{self.measure}' is unknown; known: {names}"
+        values = AT[self.measure]
+        valid = ", ".join(
+            map(str, values if len(values) < 10 else (*values[:2], "...", *values[-2:]))
         )
-        yield not least < self.below < 1, f"{self.name}: below = {self.below:g}; it {between}"
-        alone = least > 0 and self.of == "rate"
-        yield alone, f"{self.measure} compares with held-out rows already; leave 'of' out"
-        every = self.if_any and self.measure not in SOME
-        yield every, f"{self.measure} is of every row; if_any is for {', '.join(SOME)}"
+        yield (
+            self.at not in values,
+            f"{self.measure} is not measured at {self.at!r}, but at {valid}",
+        )
+        guess = GUESS.get(self.measure, 0)
+        expected = (
+            f"lies above {guess:g}, which is a guess, and under 1" if guess else "lies in (0, 1)"
+        )
+        yield not guess < self.below < 1, f"{self.name}: below = {self.below:g}; it {expected}"
+        redundant = guess > 0 and self.of == "rate"
+        yield redundant, f"{self.measure} compares with held-out rows already; leave 'of' out"
+        unneeded = self.if_any and self.measure not in SOME
+        yield unneeded, f"{self.measure} is of every row; if_any is for {', '.join(SOME)}"
 
     @property
     def compares(self) -> bool:
@@ -67,11 +72,11 @@ class Policy(Settings):
 
     def _faults(self) -> Faults:
         names = [limit.name for limit in self.limits]
-        twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
-        yield bool(twice), f"two limits are on {twice}; keep one"
-        alone = all(limit.if_any for limit in self.limits)
+        duplicates = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        yield bool(duplicates), f"two limits are on {duplicates}; keep one"
+        all_optional = all(limit.if_any for limit in self.limits)
         yield (
-            alone,
+            all_optional,
             "every limit is if_any, so that rows without any would pass; add one that is not",
         )
 
@@ -85,18 +90,18 @@ class Read:
     sha256: str
 
 
-def read(word: str, sha256: str | None = None) -> Read:
+def read(source: str, sha256: str | None = None) -> Read:
     """The policy that ships ("default"), or that of a file; KdlibError says what is wrong in it.
 
     Also where its file has not the SHA-256 that was agreed on (hexadecimal), if one is given.
     """
-    path = DEFAULT if word == "default" else Path(word)
+    path = DEFAULT if source == "default" else Path(source)
     if not path.is_file():
-        raise KdlibError(f"--policy {word}: no such file; 'default' is the one that ships")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 is not None and found != sha256.lower():
-        differs = f"its SHA-256 is {found}, not {sha256}, the one of --policy-sha256"
-        raise KdlibError(f"--policy {word}: {differs}; it is not the policy that was agreed on")
-    with clearly(f"--policy {word}"):
+        raise KdlibError(f"--policy {source}: no such file; 'default' is the one that ships")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 is not None and digest != sha256.lower():
+        mismatch = f"its SHA-256 is {digest}, not {sha256}, the one of --policy-sha256"
+        raise KdlibError(f"--policy {source}: {mismatch}; it is not the policy that was agreed on")
+    with clearly(f"--policy {source}"):
         policy = Policy(**read_toml(path, "policy"))
-    return Read(policy, path.name, found)
+    return Read(policy, path.name, digest)

@@ -56,24 +56,24 @@ def sha256(path: Path) -> str:
 def folder_of(model: str) -> Path:
     """Where the files of a model lie that was loaded: a folder, a package's, or the hub's cache."""
     try:
-        found = cached_file(str(packaged.resolve(model)), "config.json", local_files_only=True)
+        config = cached_file(str(packaged.resolve(model)), "config.json", local_files_only=True)
     except OSError:
-        found = None
-    if found is None:
+        config = None
+    if config is None:
         raise KdlibError(f"the files of '{model}' are not here, so no record can name them")
-    return Path(found).parent
+    return Path(config).parent
 
 
 def files(settings: AuditSettings) -> dict[str, Path]:
     """The audited files by their name in a record, such as "model/config.json"."""
-    given = settings.model_dump()
-    found = {
-        f"{role}/{given[name].name}": given[name] for name, role in FILES.items() if given[name]
+    values = settings.model_dump()
+    paths = {
+        f"{role}/{values[name].name}": values[name] for name, role in FILES.items() if values[name]
     }
     for role in FOLDERS:
-        if given[role]:
-            found |= {f"{role}/{one.name}": one for one in inside(folder_of(given[role]))}
-    return found
+        if values[role]:
+            paths |= {f"{role}/{path.name}": path for path in inside(folder_of(values[role]))}
+    return paths
 
 
 def digests(settings: AuditSettings) -> dict[str, str]:
@@ -81,124 +81,127 @@ def digests(settings: AuditSettings) -> dict[str, str]:
 
     KdlibError: a model has weights where none are looked for.
     """
-    found = files(settings)
-    for name, path in found.items():
+    paths = files(settings)
+    for name, path in paths.items():
         if name.endswith(".index.json"):
             shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
-            if lost := sorted(shards - {one.name for one in inside(path.parent)}):
-                lies = f"{path} names {lost[0]}, which lies in no file beside it"
-                raise KdlibError(f"{lies}, so that no record could bind it; put it there")
-    return {name: sha256(path) for name, path in found.items()}
+            if missing := sorted(shards - {shard.name for shard in inside(path.parent)}):
+                problem = f"{path} names {missing[0]}, which lies in no file beside it"
+                raise KdlibError(f"{problem}, so that no record could bind it; put it there")
+    return {name: sha256(path) for name, path in paths.items()}
 
 
-def require_same(settings: AuditSettings, known: Mapping[str, str]) -> None:
+def require_same(settings: AuditSettings, expected: Mapping[str, str]) -> None:
     """Refuse a record of other files than were measured."""
-    if digests(settings) != known:
-        changed = "the model or the data has changed since it was measured"
-        raise KdlibError(f"{changed}; remove {settings.out} and run the command again")
+    if digests(settings) != expected:
+        problem = "the model or the data has changed since it was measured"
+        raise KdlibError(f"{problem}; remove {settings.out} and run the command again")
 
 
 def inside(folder: Path) -> list[Path]:
     """The files that a model is read from: none of folders below, no hidden ones, no Markdown."""
-    there = (one for one in folder.iterdir() if not one.name.startswith("."))
-    return sorted(one for one in there if one.is_file() and one.suffix != ".md")
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in visible if path.is_file() and path.suffix != ".md")
 
 
 def statement(
-    settings: AuditSettings, asked: Read, table: pd.DataFrame, about: Mapping[str, Any]
+    settings: AuditSettings, policy_file: Read, table: pd.DataFrame, audit: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The record: `table` is of `gate.judged`, `about` of `command.write_report`.
+    """The record: `table` is of `gate.judged`, `audit` of `command.write_report`.
 
-    KdlibError: the files are not those that were measured, `about["files"]`.
+    KdlibError: the files are not those that were measured, `audit["files"]`.
     """
-    require_same(settings, about["files"])
+    require_same(settings, audit["files"])
     subject = [
         {
             "name": name,
-            "digest": {"sha256": about["files"][name]},
+            "digest": {"sha256": audit["files"][name]},
             "annotations": {"kdlib_path": os.path.relpath(path, settings.out)},
         }
         for name, path in files(settings).items()
     ]
     verdict, names = gate.outcome(table), table.groupby("outcome")["name"].agg(list)
-    facts = ("precision", "limit", "device", "vocabulary", "rows", "secrets", "detected", "decode")
-    how = {name: about[name] for name in facts}
-    how |= {"columns": settings.columns, "template": settings.template.model_dump()}
+    keys = ("precision", "limit", "device", "vocabulary", "rows", "secrets", "detected", "decode")
+    fields = {name: audit[name] for name in keys}
+    fields |= {"columns": settings.columns, "template": settings.template.model_dump()}
     template = settings.template.model_dump_json().encode()
     predicate = {
         "result": RESULT[verdict],
-        "configuration": [{"name": asked.name, "digest": {"sha256": asked.sha256}}],
-        **{field: names.get(one, []) for one, field in TESTS.items()},
+        "configuration": [{"name": policy_file.name, "digest": {"sha256": policy_file.sha256}}],
+        **{field: names.get(outcome, []) for outcome, field in TESTS.items()},
         "kdlib_verdict": verdict,
         "kdlib_measures": json.loads(table.to_json(orient="records", double_precision=6)),
-        "kdlib_policy": asked.policy.model_dump(mode="json"),
-        "kdlib_earlier": _earlier(settings.out, asked),
-        "kdlib_left_out": about["left_out"],
-        "kdlib_audit": how | {"template_sha256": hashlib.sha256(template).hexdigest()},
-        "kdlib_cost": about["cost"],
+        "kdlib_policy": policy_file.policy.model_dump(mode="json"),
+        "kdlib_earlier": _earlier(settings.out, policy_file),
+        "kdlib_left_out": audit["left_out"],
+        "kdlib_audit": fields | {"template_sha256": hashlib.sha256(template).hexdigest()},
+        "kdlib_cost": audit["cost"],
         "kdlib_models": names_of(settings),
-        "kdlib_not_tested": untested(settings, about),
+        "kdlib_not_tested": untested(settings, audit),
         "kdlib_versions": {"kdlib": version("kdlib"), "commit": runs.commit(), **runs.versions()},
         "kdlib_time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    kind = {"_type": STATEMENT, "predicateType": PREDICATE}
-    return kind | {"subject": subject, "predicate": predicate}
+    header = {"_type": STATEMENT, "predicateType": PREDICATE}
+    return header | {"subject": subject, "predicate": predicate}
 
 
-def _earlier(folder: Path, asked: Read) -> list[dict[str, str]]:
+def _earlier(folder: Path, policy_file: Read) -> list[dict[str, str]]:
     """What this audit said under other policies before, from the record that is replaced."""
-    before: list[dict[str, str]] = []
+    earlier: list[dict[str, str]] = []
     with suppress(OSError, ValueError, KeyError, TypeError):  # no record yet
-        found = json.loads((folder / RECORD).read_text("utf-8"))["predicate"]
-        (policy,) = found["configuration"]
+        predicate = json.loads((folder / RECORD).read_text("utf-8"))["predicate"]
+        (policy,) = predicate["configuration"]
         last = {"policy": policy["name"], "sha256": policy["digest"]["sha256"]}
-        last |= {"verdict": found["kdlib_verdict"], "time": found["kdlib_time"]}
-        before = [*found.get("kdlib_earlier", []), last]
-    return [one for one in before if one["sha256"] != asked.sha256]
+        last |= {"verdict": predicate["kdlib_verdict"], "time": predicate["kdlib_time"]}
+        earlier = [*predicate.get("kdlib_earlier", []), last]
+    return [entry for entry in earlier if entry["sha256"] != policy_file.sha256]
 
 
 def names_of(settings: AuditSettings) -> dict[str, str]:
     """What the models are called, by role: their folder's own name, or the name that was given."""
-    given = {role: one for role in FOLDERS if (one := getattr(settings, role))}
-    return {r: Path(one).resolve().name if Path(one).is_dir() else one for r, one in given.items()}
+    models = {role: name for role in FOLDERS if (name := getattr(settings, role))}
+    return {
+        role: Path(name).resolve().name if Path(name).is_dir() else name
+        for role, name in models.items()
+    }
 
 
-def untested(settings: AuditSettings, about: Mapping[str, Any]) -> list[str]:
+def untested(settings: AuditSettings, audit: Mapping[str, Any]) -> list[str]:
     """What this audit says nothing about, in words."""
-    said = []
+    gaps = []
     if settings.held_out is None:
-        said.append("guessing: no held-out rows were given, so none of it is told from memory")
+        gaps.append("guessing: no held-out rows were given, so none of it is told from memory")
     if settings.reference is None:
-        said.append("attacks that know the model before its training: none was given")
-    if about["detected"] and about["prompts"]:
+        gaps.append("attacks that know the model before its training: none was given")
+    if audit["detected"] and audit["prompts"]:
         kinds = ", ".join(scrubbing.KINDS)
-        said.append(f"named strings: there is no column secrets; looked for by form: {kinds}")
-    for part in PARTS if about["prompts"] else ():
-        if part not in about["secret_parts"]:
-            said.append(f"strings in {part}s: none was found in the training rows")
-    said += [f"runs in prompts: none has {at} tokens" for at in about["short"]]
-    said += about["unlimited"]
-    if not about["decode"]:
-        said.append("edit distances of what is written freely: no row was answered (--decode)")
-    if not about["prompts"]:
-        why = "the tokenizer does not say where in the text its tokens stand"
-        said.append(f"prompts and strings: {why}")
+        gaps.append(f"named strings: there is no column secrets; looked for by form: {kinds}")
+    for part in PARTS if audit["prompts"] else ():
+        if part not in audit["secret_parts"]:
+            gaps.append(f"strings in {part}s: none was found in the training rows")
+    gaps += [f"runs in prompts: none has {length} tokens" for length in audit["short"]]
+    gaps += audit["unlimited"]
+    if not audit["decode"]:
+        gaps.append("edit distances of what is written freely: no row was answered (--decode)")
+    if not audit["prompts"]:
+        reason = "the tokenizer does not say where in the text its tokens stand"
+        gaps.append(f"prompts and strings: {reason}")
     reasons = {
         "too_long": "do not fit",
         "empty": "are empty",
         "cut": "are measured to the limit only",
     }
-    for split, counts in about["rows"].items():
-        told = [f"{counts[key]:,} {words}" for key, words in reasons.items() if counts[key]]
-        if told:
-            said.append(f"{split.replace('_', '-')} rows, of which {', '.join(told)}")
+    for split, counts in audit["rows"].items():
+        parts = [f"{counts[key]:,} {phrase}" for key, phrase in reasons.items() if counts[key]]
+        if parts:
+            gaps.append(f"{split.replace('_', '-')} rows, of which {', '.join(parts)}")
         if counts.get("lost"):
-            said.append(f"{counts['lost']:,} strings, which stand behind a cut or at the beginning")
+            gaps.append(f"{counts['lost']:,} strings, which stand behind a cut or at the beginning")
         if counts.get("unfound"):
-            said.append(f"{counts['unfound']:,} strings of the column secrets stand in no row")
+            gaps.append(f"{counts['unfound']:,} strings of the column secrets stand in no row")
         if counts["measured"] > SAMPLE:
-            said.append(f"{split.replace('_', '-')} rows but for {SAMPLE:,} drawn uniformly")
-    return said + list(NEVER)
+            gaps.append(f"{split.replace('_', '-')} rows but for {SAMPLE:,} drawn uniformly")
+    return gaps + list(NEVER)
 
 
 def write(folder: Path, body: Mapping[str, Any], key: Any = None) -> Path:
@@ -217,7 +220,7 @@ def write(folder: Path, body: Mapping[str, Any], key: Any = None) -> Path:
 def pae(payload: bytes, kind: str = PAYLOAD) -> bytes:
     """What is signed: DSSE's pre-authentication encoding of the payload and its type."""
     parts = (kind.encode(), payload)
-    return b" ".join([b"DSSEv1", *(b"%d %s" % (len(one), one) for one in parts)])
+    return b" ".join([b"DSSEv1", *(b"%d %s" % (len(part), part) for part in parts)])
 
 
 def _base64(raw: bytes) -> str:
@@ -243,7 +246,7 @@ def _key(path: Path, kind: str) -> Any:
         raise KdlibError(f"keys need the package cryptography; {remedy}") from None
     if not path.is_file():
         raise KdlibError(f"key file {path} does not exist")
-    wanted = f"an Ed25519 {kind} key in PEM, without a password"
+    expected = f"an Ed25519 {kind} key in PEM, without a password"
     with suppress(ValueError, TypeError):
         raw = path.read_bytes()
         if kind == "private":
@@ -252,12 +255,12 @@ def _key(path: Path, kind: str) -> Any:
             key = serialization.load_pem_public_key(raw)
         if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
             return key
-    raise KdlibError(f"key file {path} holds no such key; it needs {wanted}")
+    raise KdlibError(f"key file {path} holds no such key; it needs {expected}")
 
 
 def key_id(key: Any) -> str:
     """SHA-256 of a public key (DER), 64 hex digits."""
     from cryptography.hazmat.primitives import serialization as forms
 
-    how = (forms.Encoding.DER, forms.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(key.public_bytes(*how)).hexdigest()
+    encoding = (forms.Encoding.DER, forms.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key.public_bytes(*encoding)).hexdigest()

@@ -44,26 +44,28 @@ def load(settings: AuditSettings) -> Loaded:
     KdlibError: a model or tokenizer is missing or broken, a package is not to be had, they do not
     fit together, the reference is the model itself, or they read fewer tokens than `max_length`.
     """
-    models, tokenizers, room = [], [], UNLIMITED
-    for name in [packaged.resolve(one) for one in (settings.model, settings.reference) if one]:
+    models, tokenizers, context_size = [], [], UNLIMITED
+    for name in [packaged.resolve(name) for name in (settings.model, settings.reference) if name]:
         model, tokenizer = checkpoints.load_model(name), tokens.load_tokenizer(name)
         checkpoints.require_match(model, tokenizer, name)
         tokenizer.model_max_length = UNLIMITED  # what is too long is counted here
         config = model.config.get_text_config()
-        room = min(room, getattr(config, "max_position_embeddings", None) or UNLIMITED)
+        context_size = min(
+            context_size, getattr(config, "max_position_embeddings", None) or UNLIMITED
+        )
         models.append(model.to(checkpoints.device()))
         tokenizers.append(tokenizer)
     if tokenizers[-1].get_vocab() != tokenizers[0].get_vocab():
         sizes = f"{settings.model} ({len(tokenizers[-1])} and {len(tokenizers[0])} tokens)"
-        other = f"--reference {settings.reference} has another tokenizer than {sizes}"
-        raise KdlibError(f"{other}; take the model's own base")
+        mismatch = f"--reference {settings.reference} has another tokenizer than {sizes}"
+        raise KdlibError(f"{mismatch}; take the model's own base")
     if len(models) > 1 and checkpoints.same_weights(*models):
-        same = f"--reference {settings.reference} is {settings.model} itself, weight by weight"
-        raise KdlibError(f"{same}; take the model before it was trained on these rows")
-    longest = settings.max_length or (room if room < UNLIMITED else LENGTH)
-    if longest > room:
-        raise KdlibError(f"--max-length {longest}: '{settings.model}' reads {room} tokens")
-    return Loaded(models[0], models[1] if settings.reference else None, tokenizers[0], longest)
+        duplicate = f"--reference {settings.reference} is {settings.model} itself, weight by weight"
+        raise KdlibError(f"{duplicate}; take the model before it was trained on these rows")
+    limit = settings.max_length or (context_size if context_size < UNLIMITED else LENGTH)
+    if limit > context_size:
+        raise KdlibError(f"--max-length {limit}: '{settings.model}' reads {context_size} tokens")
+    return Loaded(models[0], models[1] if settings.reference else None, tokenizers[0], limit)
 
 
 def blocks(path: Path, settings: AuditSettings, size: int) -> Iterator[pd.DataFrame]:
@@ -95,27 +97,27 @@ def measured(
     """
     rows = rows.assign(row_id=[f"{split}-{number}" for number in rows.index])
     if detects(settings):
-        able = loaded.tokenizer.is_fast
-        found = [secrets.detected(row) if able else "" for row in rows.to_dict("records")]
-        rows = rows.assign(**{SECRETS: found})
-    fits, kept, cut = encoded(rows, settings, loaded)
+        fast = loaded.tokenizer.is_fast
+        detected = [secrets.detected(row) if fast else "" for row in rows.to_dict("records")]
+        rows = rows.assign(**{SECRETS: detected})
+    fits, examples, cut = encoded(rows, settings, loaded)
     rows = rows.loc[np.array(fits, bool)]
-    frame, base = metered(loaded.model, kept, settings, loaded), None
+    frame, base = metered(loaded.model, examples, settings, loaded), None
     if loaded.reference is not None:
-        plain = [replace(one, own=()) for one in kept]
+        plain = [replace(example, own=()) for example in examples]
         base = metered(loaded.reference, plain, settings, loaded)["nats_per_token"]
     texts = rows.reset_index(drop=True)[["instruction", "response", "category"]]
     membership = attacks.membership(frame, extraction.zlib_bytes(texts["response"]), base=base)
     nats, leads = (frame[name] for name in meter.PROMPT_TOKEN)
-    more = [
-        scores.of_prompts(nats, leads, [e.own for e in kept]),
+    extra = [
+        scores.of_prompts(nats, leads, [example.own for example in examples]),
         texts.assign(prompt_group=[prompt_group(row) for row in rows.to_dict("records")]),
-        strings(rows, kept, frame, settings, loaded),
-        decoded([n in decode for n in rows.index], kept, settings, loaded),
+        strings(rows, examples, frame, settings, loaded),
+        decoded([n in decode for n in rows.index], examples, settings, loaded),
     ]
     frame = frame.drop(columns=[*meter.PROMPT_TOKEN]).assign(cut=np.array(cut, bool), **membership)
     frame.insert(1, "split", split)
-    return pd.concat([frame, *more], axis=1), sum(map(len, kept))
+    return pd.concat([frame, *extra], axis=1), sum(map(len, examples))
 
 
 def encoded(
@@ -123,12 +125,14 @@ def encoded(
 ) -> tuple[list[bool], list[Example], list[bool]]:
     """Of each row whether its prompt fits; examples of those that do, and which of them are cut."""
     records, tokenizer = rows.to_dict("records"), loaded.tokenizer
-    every = tokens.encode(records, tokenizer, tokens.WHOLE, settings.template)
-    fits = [len(one.prompt) < loaded.limit for one in every]
-    examples, read = (list(itertools.compress(of, fits)) for of in (every, records))
-    kept = tokens.with_own_text(examples, read, tokenizer, settings.template)
-    cut = [len(one) > loaded.limit for one in kept]
-    return fits, tokens.within(kept, loaded.limit), cut
+    encodings = tokens.encode(records, tokenizer, tokens.WHOLE, settings.template)
+    fits = [len(example.prompt) < loaded.limit for example in encodings]
+    fitting, fitting_rows = (
+        list(itertools.compress(items, fits)) for items in (encodings, records)
+    )
+    examples = tokens.with_own_text(fitting, fitting_rows, tokenizer, settings.template)
+    cut = [len(example) > loaded.limit for example in examples]
+    return fits, tokens.within(examples, loaded.limit), cut
 
 
 def prompt_group(row: Any) -> str:
@@ -145,83 +149,95 @@ def strings(
     loaded: Loaded,
 ) -> pd.DataFrame:
     """`secrets.table` of rows with their examples and scores; their counterparts are read here."""
-    how = (loaded.tokenizer, settings.template)
+    args = (loaded.tokenizer, settings.template)
     records = rows.to_dict("records")
-    standing = secrets.located(records, examples, *how)
-    other, chosen = secrets.counterparts(rows, standing)
-    fits, kept, _ = encoded(other, settings, loaded)
-    other = other.loc[np.array(fits, bool)]
-    made = secrets.located(other.to_dict("records"), kept, *how)
-    read = metered(loaded.model, kept, settings, loaded)
-    lost = [secrets.standing_in(row) - len(one) for row, one in zip(records, standing, strict=True)]
+    occurrences = secrets.located(records, examples, *args)
+    fake_rows, originals = secrets.counterparts(rows, occurrences)
+    fits, fake_examples, _ = encoded(fake_rows, settings, loaded)
+    fake_rows = fake_rows.loc[np.array(fits, bool)]
+    fake_occurrences = secrets.located(fake_rows.to_dict("records"), fake_examples, *args)
+    fake_scores = metered(loaded.model, fake_examples, settings, loaded)
+    lost = [
+        secrets.standing_in(row) - len(present)
+        for row, present in zip(records, occurrences, strict=True)
+    ]
     preferred: dict[str, bool] = {}
-    fitting = itertools.compress(chosen, fits)
-    for i, ((place, one), there) in enumerate(zip(fitting, made, strict=True)):
-        if there and there[0].part == one.part:
-            own = secrets.nats(one, frame.iloc[place])
-            preferred[one.digest] = own < secrets.nats(there[0], read.iloc[i])
-    return secrets.table(standing, frame, preferred).assign(secrets_lost=lost)
+    fitting = itertools.compress(originals, fits)
+    for i, ((index, original), fakes) in enumerate(zip(fitting, fake_occurrences, strict=True)):
+        if fakes and fakes[0].part == original.part:
+            true_nats = secrets.nats(original, frame.iloc[index])
+            preferred[original.digest] = true_nats < secrets.nats(fakes[0], fake_scores.iloc[i])
+    return secrets.table(occurrences, frame, preferred).assign(secrets_lost=lost)
 
 
 def decoded(
-    asked: Sequence[bool], examples: Sequence[Example], settings: AuditSettings, loaded: Loaded
+    selected: Sequence[bool], examples: Sequence[Example], settings: AuditSettings, loaded: Loaded
 ) -> pd.DataFrame:
-    """`extraction.approximate` of the examples that are asked, answered greedily; nan of others.
+    """`extraction.approximate` of the `selected` examples, answered greedily; nan of others.
 
     An answer ends where the response does. This takes a forward pass for each of its tokens.
     """
-    chosen = np.flatnonzero(asked).tolist()
+    indices = np.flatnonzero(selected).tolist()
     pairs: dict[int, list[str]] = {}
-    how: dict[str, Any] = {"end_id": loaded.tokenizer.eos_token_id, "greedy": True}
-    for group, batch in alike([examples[i] for i in chosen], settings.batch):
-        few = [examples[chosen[i]] for i in group]
-        longest = max(len(one.response) for one in few)
+    options: dict[str, Any] = {"end_id": loaded.tokenizer.eos_token_id, "greedy": True}
+    for group, batch in alike([examples[i] for i in indices], settings.batch):
+        subset = [examples[indices[i]] for i in group]
+        longest = max(len(example.response) for example in subset)
         with checkpoints.autocast(checkpoints.device(), settings.precision):
-            written = generation.continue_prompts(
-                loaded.model, [one.prompt for one in few], max_new=longest, batch=batch, **how
+            answers = generation.continue_prompts(
+                loaded.model,
+                [example.prompt for example in subset],
+                max_new=longest,
+                batch=batch,
+                **options,
             )
-        for i, one, answer in zip(group, few, written, strict=True):
-            both = (answer[: len(one.response)], one.response)
-            texts = loaded.tokenizer.batch_decode(both, skip_special_tokens=True)
-            pairs[chosen[i]] = [text.strip() for text in texts]
-    near = extraction.approximate(*zip(*pairs.values(), strict=True)) if pairs else NO_ANSWERS
-    near = near.astype(float).set_index(pd.Index(list(pairs), dtype=int))
-    return near.reindex(range(len(examples)))
+        for i, example, answer in zip(group, subset, answers, strict=True):
+            pair = (answer[: len(example.response)], example.response)
+            texts = loaded.tokenizer.batch_decode(pair, skip_special_tokens=True)
+            pairs[indices[i]] = [text.strip() for text in texts]
+    similarity = extraction.approximate(*zip(*pairs.values(), strict=True)) if pairs else NO_ANSWERS
+    similarity = similarity.astype(float).set_index(pd.Index(list(pairs), dtype=int))
+    return similarity.reindex(range(len(examples)))
 
 
 def metered(
     model: Any, examples: Sequence[Example], settings: AuditSettings, loaded: Loaded
 ) -> pd.DataFrame:
     """`meter.meter` in the order of the examples, fewer at a time where they are long."""
-    how: dict[str, Any] = {"pad_id": loaded.tokenizer.pad_token_id, "precision": settings.precision}
-    places, frames = [], [meter.meter(model, [], **how)]
+    options: dict[str, Any] = {
+        "pad_id": loaded.tokenizer.pad_token_id,
+        "precision": settings.precision,
+    }
+    indices, frames = [], [meter.meter(model, [], **options)]
     try:
         for group, batch in alike(examples, settings.batch):
-            frames.append(meter.meter(model, [examples[i] for i in group], batch=batch, **how))
-            places += group
+            frames.append(meter.meter(model, [examples[i] for i in group], batch=batch, **options))
+            indices += group
     except torch.OutOfMemoryError:
         remedy = "run the same command with a smaller one, finished parts are kept"
         message = f"not enough memory for --batch {settings.batch}; {remedy}"
         raise KdlibError(message) from None
-    return pd.concat(frames[len(places) > 0 :]).set_index(pd.Index(places)).sort_index()
+    return pd.concat(frames[len(indices) > 0 :]).set_index(pd.Index(indices)).sort_index()
 
 
 def cost_of(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
     """`cost.answering` of the first training rows that are complete."""
-    answer = max(1, min(ANSWER, loaded.limit // 2))
-    room, prompts = max(1, loaded.limit - answer), []
+    answer_length = max(1, min(ANSWER, loaded.limit // 2))
+    prompt_limit, prompts = max(1, loaded.limit - answer_length), []
     for block in blocks(settings.data, settings, TIMED):
         rows = block.query(COMPLETE).assign(row_id="")
         # of a prompt that leaves no room for the answer only its end: what it says costs nothing
-        prompts += [one.prompt[-room:] for one in encoded(rows, settings, loaded)[1]]
+        prompts += [
+            example.prompt[-prompt_limit:] for example in encoded(rows, settings, loaded)[1]
+        ]
         if len(prompts) >= TIMED:
             break
-    how: dict[str, Any] = {"tokens": answer, "precision": settings.precision}
-    return cost.answering(loaded.model, prompts[:TIMED], **how)
+    options: dict[str, Any] = {"tokens": answer_length, "precision": settings.precision}
+    return cost.answering(loaded.model, prompts[:TIMED], **options)
 
 
 def alike(examples: Sequence[Example], batch: int) -> Iterator[tuple[list[int], int]]:
-    """Places of examples whose lengths need equally many bits, and how many go at a time."""
-    bits = np.array([len(one).bit_length() for one in examples], int)
+    """Indices of examples whose lengths need equally many bits, and how many go at a time."""
+    bits = np.array([len(example).bit_length() for example in examples], int)
     for size in sorted(set(bits.tolist()), reverse=True):
         yield np.flatnonzero(bits == size).tolist(), max(1, min(batch, BUDGET >> size))

@@ -40,12 +40,12 @@ class Standing:
 
 def named(secrets: str) -> list[str]:
     """The strings of a row's secrets, one a line, each once."""
-    return list(dict.fromkeys(one.strip() for one in secrets.splitlines() if one.strip()))
+    return list(dict.fromkeys(line.strip() for line in secrets.splitlines() if line.strip()))
 
 
 def standing_in(row: Any) -> int:
     """How many of a row's strings stand in its texts."""
-    return sum(any(one in row[name] for name in TEXTS) for one in named(row[SECRETS]))
+    return sum(any(string in row[name] for name in TEXTS) for string in named(row[SECRETS]))
 
 
 def detected(row: Any) -> str:
@@ -62,65 +62,69 @@ def located(
     tokens stand.
     """
     pairs = zip(rows, examples, strict=True)
-    return [list(_standing(row, one, tokenizer, template)) for row, one in pairs]
+    return [list(_standing(row, example, tokenizer, template)) for row, example in pairs]
 
 
 def _standing(row: Any, example: Example, tokenizer: Any, template: Template) -> Iterator[Standing]:
     if not (strings := named(row[SECRETS])):
         return
     if not tokenizer.is_fast:
-        what = "this tokenizer does not say where in the text its tokens stand"
-        raise KdlibError(f"column '{SECRETS}': {what}; leave the column out")
+        problem = "this tokenizer does not say where in the text its tokens stand"
+        raise KdlibError(f"column '{SECRETS}': {problem}; leave the column out")
     prompt, spans = tokens.prompt_parts(row["instruction"], row["context"], template)
     in_prompt = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-    how: dict[str, Any] = {"add_special_tokens": False, "return_offsets_mapping": True}
-    in_response = tokenizer(row["response"], **how)["offset_mapping"]
-    among = {place: i for i, place in enumerate(example.own)}
+    options: dict[str, Any] = {"add_special_tokens": False, "return_offsets_mapping": True}
+    in_response = tokenizer(row["response"], **options)["offset_mapping"]
+    positions = {index: i for i, index in enumerate(example.own)}
     for words in strings:
-        found = [prompt.find(words, *span) for span in spans]
-        if starts := [one for one in found if one >= 0]:
-            places = tokens.covering(in_prompt, [(min(starts), min(starts) + len(words))])
-            if all(place in among for place in places):
-                yield Standing(words, "prompt", [among[place] for place in places])
+        offsets = [prompt.find(words, *span) for span in spans]
+        if starts := [offset for offset in offsets if offset >= 0]:
+            indices = tokens.covering(in_prompt, [(min(starts), min(starts) + len(words))])
+            if all(index in positions for index in indices):
+                yield Standing(words, "prompt", [positions[index] for index in indices])
         elif (start := row["response"].find(words)) >= 0:
-            places = tokens.covering(in_response, [(start, start + len(words))])
-            if max(places) < len(example.response):
-                yield Standing(words, "response", places)
+            indices = tokens.covering(in_response, [(start, start + len(words))])
+            if max(indices) < len(example.response):
+                yield Standing(words, "response", indices)
 
 
-def hit(one: Standing, scores: Any) -> bool:
+def hit(occurrence: Standing, scores: Any) -> bool:
     """Whether greedy decoding writes it, given all before it; `scores` are a row of the meter's."""
-    return bool((np.asarray(scores[LEADS[one.part]])[one.tokens] > 0).all())
+    return bool((np.asarray(scores[LEADS[occurrence.part]])[occurrence.tokens] > 0).all())
 
 
-def nats(one: Standing, scores: Any) -> float:
+def nats(occurrence: Standing, scores: Any) -> float:
     """-log of the probability of its tokens, given all before it."""
-    return float(np.asarray(scores[NATS[one.part]])[one.tokens].sum())
+    return float(np.asarray(scores[NATS[occurrence.part]])[occurrence.tokens].sum())
 
 
 def counterparts(
-    rows: pd.DataFrame, standing: Sequence[Sequence[Standing]]
+    rows: pd.DataFrame, occurrences: Sequence[Sequence[Standing]]
 ) -> tuple[pd.DataFrame, list[tuple[int, Standing]]]:
-    """Rows in which a made-up string stands, and for each its row's place and the true string.
+    """Rows in which a made-up string stands, and for each its row's index and the true string.
 
     Up to COUNTERPARTS different strings, chosen by digest, so by chance, but always the same; so
     are the made-up ones, which are the rows' secrets.
     """
-    once = {one.digest: (i, one) for i, row in enumerate(standing) for one in row}
-    made, chosen = [], []
-    for digest, (i, one) in sorted(once.items()):
-        if words := personal.made_up(one.words, np.random.default_rng(int(digest, 16))):
+    unique = {
+        occurrence.digest: (i, occurrence)
+        for i, row in enumerate(occurrences)
+        for occurrence in row
+    }
+    fake_rows, originals = [], []
+    for digest, (i, occurrence) in sorted(unique.items()):
+        if fake := personal.made_up(occurrence.words, np.random.default_rng(int(digest, 16))):
             row = rows.iloc[i]
-            texts = {name: row[name].replace(one.words, words) for name in TEXTS}
-            made.append(row.to_dict() | texts | {SECRETS: words})
-            chosen.append((i, one))
-        if len(chosen) == COUNTERPARTS:
+            texts = {name: row[name].replace(occurrence.words, fake) for name in TEXTS}
+            fake_rows.append(row.to_dict() | texts | {SECRETS: fake})
+            originals.append((i, occurrence))
+        if len(originals) == COUNTERPARTS:
             break
-    return pd.DataFrame(made, columns=rows.columns), chosen
+    return pd.DataFrame(fake_rows, columns=rows.columns), originals
 
 
 def table(
-    standing: Iterable[Sequence[Standing]], scores: pd.DataFrame, preferred: dict[str, bool]
+    occurrences: Iterable[Sequence[Standing]], scores: pd.DataFrame, preferred: dict[str, bool]
 ) -> pd.DataFrame:
     """Of each row lists, one entry for each of its strings.
 
@@ -128,9 +132,9 @@ def table(
     whether it is likelier than its made-up counterpart; nan: not asked).
     """
     lines = []
-    for row, (_, of_row) in zip(standing, scores.iterrows(), strict=True):
-        likelier = [float(preferred.get(one.digest, np.nan)) for one in row]
-        facts = [one.digest for one in row], [one.part for one in row]
-        lines.append((*facts, [hit(one, of_row) for one in row], likelier))
+    for row, (_, row_scores) in zip(occurrences, scores.iterrows(), strict=True):
+        likelier = [float(preferred.get(occurrence.digest, np.nan)) for occurrence in row]
+        labels = [occurrence.digest for occurrence in row], [occurrence.part for occurrence in row]
+        lines.append((*labels, [hit(occurrence, row_scores) for occurrence in row], likelier))
     names = [SECRETS, "secret_parts", "secret_hits", "secret_preferred"]
     return pd.DataFrame(lines, columns=names, dtype=object)

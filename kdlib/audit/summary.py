@@ -48,7 +48,7 @@ REACHED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("greedy_run", "prompt_run"), extraction.RUNS),
     **dict(zip(ANSWERS, ((extraction.ALIKE,), (extraction.RUN,)), strict=True)),
 }
-HITS |= {name: (partial(_reaches, name), ats) for name, ats in REACHED.items()}
+HITS |= {name: (partial(_reaches, name), values) for name, values in REACHED.items()}
 # Of named strings, not of rows; `at` is the part in which they stand.
 OF_SECRETS = {
     name: (lambda rows, at, name=name: rows[name].where(rows["part"] == at), PARTS)
@@ -73,8 +73,8 @@ def cases(name: str, rows: pd.DataFrame, at: Any) -> pd.Series:
     Of secrets held against made-up ones the first: of several, one is likelier by mere chance.
     """
     hits = SHARES[name][0](rows, at).dropna()
-    how = "first" if name == "secret_preferred" else "max"
-    return hits.groupby(rows[GROUPS.get(name, "group")]).agg(how)
+    method = "first" if name == "secret_preferred" else "max"
+    return hits.groupby(rows[GROUPS.get(name, "group")]).agg(method)
 
 
 @dataclass
@@ -100,31 +100,35 @@ def tally(parts: Iterable[Path]) -> Tally:
     Memory depends not on their rows' lengths, and on their number by 8 bytes a different prompt or
     secret: what stands in training rows, too, is no control.
     """
-    out, inside = Tally(), {name: np.array([], np.uint64) for name in ("prompts", "secrets")}
+    out, member_hashes = Tally(), {name: np.array([], np.uint64) for name in ("prompts", "secrets")}
     for number, path in enumerate(parts):
-        columns = [one for one in pq.read_schema(path).names if not one.startswith("token_")]
+        columns = [name for name in pq.read_schema(path).names if not name.startswith("token_")]
         part = pd.read_parquet(path, columns=columns)
         if part.empty:
             continue
         split = part["split"].iloc[0]
         hashes = {"prompts": part["prompt_group"], "secrets": part["secrets"].explode().dropna()}
-        hashes = {one: hash_array(of.to_numpy(object)) for one, of in hashes.items()}
+        hashes = {name: hash_array(column.to_numpy(object)) for name, column in hashes.items()}
         if split == "member":
-            inside = {one: np.union1d(inside[one], hashes[one]) for one in inside}
+            member_hashes = {
+                name: np.union1d(member_hashes[name], hashes[name]) for name in member_hashes
+            }
         else:
-            shared = np.isin(hashes["prompts"], inside["prompts"])
+            shared = np.isin(hashes["prompts"], member_hashes["prompts"])
             part["prompt_run"] = part["prompt_run"].mask(shared)
         out.sums.setdefault(split, Counter()).update(_sums(part))
         out.samples[split] = _drawn(out.samples.get(split, pd.DataFrame()), part, number)
-        known = inside["secrets"] if split != "member" else inside["secrets"][:0]
-        out.secrets[split] = _named(out.secrets.get(split, NO_SECRETS), part, known)
+        excluded = member_hashes["secrets"] if split != "member" else member_hashes["secrets"][:0]
+        out.secrets[split] = _named(out.secrets.get(split, NO_SECRETS), part, excluded)
         if split == "member":
             out.top = _most(pd.concat([out.top, _most(part)]))
     return out
 
 
 def _sums(part: pd.DataFrame) -> dict[Any, Any]:
-    hits = {(name, at): of(part, at) for name, (of, ats) in HITS.items() for at in ats}
+    hits = {
+        (name, at): measure(part, at) for name, (measure, values) in HITS.items() for at in values
+    }
     nats, prompt_nats = (float(part[name].sum()) for name in ("nats_per_token", "prompt_nats"))
     counts: dict[Any, Any] = {"n": len(part), "cut": int(part["cut"].sum()), "nats": nats}
     counts |= {"prompts": int(part["prompt_nats"].count()), "prompt_nats": prompt_nats}
@@ -135,42 +139,42 @@ def _sums(part: pd.DataFrame) -> dict[Any, Any]:
 
 def _drawn(sample: pd.DataFrame, part: pd.DataFrame, number: int) -> pd.DataFrame:
     """The sample with the part's rows drawn into it: those with the least of random numbers."""
-    dice = np.random.default_rng(number)  # the same when run again
-    part = part.assign(order=dice.random(len(part)))
+    rng = np.random.default_rng(number)  # the same when run again
+    part = part.assign(order=rng.random(len(part)))
     if len(sample) == SAMPLE:
         part = part[part["order"] < sample["order"].max()]
-    group = [runs.digest(sources.normalised(text)) for text in part["response"]]
-    kept = ["order", *(name for name in (*KEPT, *SCORES) if name in part)]
-    drawn = part[kept].assign(group=group)
+    groups = [runs.digest(sources.normalised(text)) for text in part["response"]]
+    columns = ["order", *(name for name in (*KEPT, *SCORES) if name in part)]
+    drawn = part[columns].assign(group=groups)
     return pd.concat([sample, drawn], ignore_index=True).nsmallest(SAMPLE, "order")
 
 
-def _named(secrets: pd.DataFrame, part: pd.DataFrame, known: np.ndarray) -> pd.DataFrame:
+def _named(secrets: pd.DataFrame, part: pd.DataFrame, excluded: np.ndarray) -> pd.DataFrame:
     """The different secrets with the part's: whether any row writes it.
 
-    Those whose hashes are `known` are left out. A secret's case is the row in which it stands
+    Those whose hashes are `excluded` are left out. A secret's case is the row in which it stands
     first: those of one row come out together, and are no independent evidence. With more than
     SAMPLE cases so many are kept, whole; their hashes are the dice.
     """
     lists = part[["secrets", "secret_parts", "secret_hits", "secret_preferred"]]
-    here = lists.explode(list(lists)).dropna(subset="secrets")
-    here["case"] = part.loc[here.index, "row_id"]
-    here = here[~np.isin(hash_array(here["secrets"].to_numpy(object)), known)]
-    if here.empty:
+    rows = lists.explode(list(lists)).dropna(subset="secrets")
+    rows["case"] = part.loc[rows.index, "row_id"]
+    rows = rows[~np.isin(hash_array(rows["secrets"].to_numpy(object)), excluded)]
+    if rows.empty:
         return secrets
-    here = here.set_axis(list(NO_SECRETS), axis=1).astype(NO_SECRETS.dtypes)
-    both = pd.concat([secrets, here]) if len(secrets) else here
-    how = {"secret_rate": "max", "secret_preferred": "first", "case": "first"}  # first: not nan
-    both = both.groupby(["group", "part"]).agg(how).reset_index()
-    dice = hash_array(both["case"].to_numpy(object))
-    return both[np.isin(dice, np.unique(dice)[:SAMPLE])]
+    rows = rows.set_axis(list(NO_SECRETS), axis=1).astype(NO_SECRETS.dtypes)
+    merged = pd.concat([secrets, rows]) if len(secrets) else rows
+    aggs = {"secret_rate": "max", "secret_preferred": "first", "case": "first"}  # first: not nan
+    merged = merged.groupby(["group", "part"]).agg(aggs).reset_index()
+    hashes = hash_array(merged["case"].to_numpy(object))
+    return merged[np.isin(hashes, np.unique(hashes)[:SAMPLE])]
 
 
 def _most(rows: pd.DataFrame) -> pd.DataFrame:
     """The most memorized: longest verbatim beginning first, then the lowest loss."""
-    first = rows.sort_values(["prefix", "nats_per_token"], ascending=[False, True], kind="stable")
-    kept = first.head(TOP)[["row_id", "prefix", "length", "nats_per_token", *TEXTS]]
-    return kept.assign(**{name: kept[name].str[:SHOWN] for name in TEXTS})
+    ordered = rows.sort_values(["prefix", "nats_per_token"], ascending=[False, True], kind="stable")
+    top = ordered.head(TOP)[["row_id", "prefix", "length", "nats_per_token", *TEXTS]]
+    return top.assign(**{name: top[name].str[:SHOWN] for name in TEXTS})
 
 
 def summary(tallied: Tally) -> pd.DataFrame:
@@ -186,23 +190,21 @@ def summary(tallied: Tally) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for split, sums in tallied.sums.items():
         lines: list[tuple[Any, ...]] = []  # without the split
-        counted = [(name, at) for name, (_, ats) in HITS.items() for at in ats]
-        lines += [
-            (*key, *rate(sums[key], n).values()) for key in counted if (n := sums["of", *key])
-        ]
+        keys = [(name, at) for name, (_, values) in HITS.items() for at in values]
+        lines += [(*key, *rate(sums[key], n).values()) for key in keys if (n := sums["of", *key])]
         lines += [("nats_per_token", "", sums["nats"] / sums["n"], *NOTHING, sums["n"])]
         if n := sums["prompts"]:
             lines += [("prompt_nats", "", sums["prompt_nats"] / n, *NOTHING, n)]
-        found = secrets(tallied)
-        found = found[found["member"] == (split == "member")]
-        for name, at in ((name, at) for name, (_, ats) in OF_SECRETS.items() for at in ats):
-            if n := len(hits := cases(name, found, at)):
+        secret_rows = secrets(tallied)
+        secret_rows = secret_rows[secret_rows["member"] == (split == "member")]
+        for name, at in ((name, at) for name, (_, values) in OF_SECRETS.items() for at in values):
+            if n := len(hits := cases(name, secret_rows, at)):
                 lines.append((name, at, *rate(int(hits.sum()), n).values()))
-        rows += [(metric, split, *more) for metric, *more in lines]
+        rows += [(metric, split, *rest) for metric, *rest in lines]
     if len(sample := attacked(tallied)):
         scores = [name for name in SCORES if name in sample]
         for line in roc.evaluate(sample, scores, draws=DRAWS).to_dict("records"):
-            for metric in (one for one in ("auc", *roc.RATES) if not np.isnan(line[one])):
+            for metric in (name for name in ("auc", *roc.RATES) if not np.isnan(line[name])):
                 interval = (line[metric], line[f"{metric}_lo"], line[f"{metric}_hi"])
                 rows.append((metric, "both", line["score"], *interval, len(sample)))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -220,8 +222,8 @@ def blind(tallied: Tally, vocabulary: int) -> bool:
 def sampled(tallied: Tally) -> pd.DataFrame:
     """The samples of both splits: member (bool), order, KEPT, SCORES, group."""
     samples = [tallied.samples.get(split, pd.DataFrame()) for split in SPLITS]
-    both = pd.concat(samples, ignore_index=True)
-    return both.assign(member=np.arange(len(both)) < len(samples[0]))
+    rows = pd.concat(samples, ignore_index=True)
+    return rows.assign(member=np.arange(len(rows)) < len(samples[0]))
 
 
 def secrets(tallied: Tally) -> pd.DataFrame:
@@ -230,12 +232,12 @@ def secrets(tallied: Tally) -> pd.DataFrame:
     secret_rate is whether any row writes it, secret_preferred whether it is likelier than a made-up
     one (nan: none was made).
     """
-    inside, outside = (tallied.secrets.get(one, NO_SECRETS) for one in SPLITS)
-    sides = [inside.assign(member=True), outside.assign(member=False)]
-    return pd.concat(sides, ignore_index=True)
+    member, held_out = (tallied.secrets.get(split, NO_SECRETS) for split in SPLITS)
+    frames = [member.assign(member=True), held_out.assign(member=False)]
+    return pd.concat(frames, ignore_index=True)
 
 
 def attacked(tallied: Tally) -> pd.DataFrame:
     """`sampled`, or nothing with fewer than FEW rows of a split."""
-    both = sampled(tallied)
-    return both if min(both["member"].sum(), (~both["member"]).sum()) >= FEW else pd.DataFrame()
+    rows = sampled(tallied)
+    return rows if min(rows["member"].sum(), (~rows["member"]).sum()) >= FEW else pd.DataFrame()

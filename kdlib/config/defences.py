@@ -14,12 +14,14 @@ class Defence(Entry):
     acts: Literal["rows", "settings", "model", "loss", "step", "models"]
     paper: str
 
-    def checked(self, given: dict[str, float]) -> Coefficients:
+    def checked(self, overrides: dict[str, float]) -> Coefficients:
         """As `Entry.checked`; a ValueError too where an epsilon is given without a delta."""
-        if "epsilon" in given and "delta" not in given:
-            alone = f"{self.label}: epsilon = {given['epsilon']:g} without delta is no guarantee"
-            raise ValueError(f"{alone}; give delta too, a chance below 1 / number of rows")
-        return super().checked(given)
+        if "epsilon" in overrides and "delta" not in overrides:
+            problem = (
+                f"{self.label}: epsilon = {overrides['epsilon']:g} without delta is no guarantee"
+            )
+            raise ValueError(f"{problem}; give delta too, a chance below 1 / number of rows")
+        return super().checked(overrides)
 
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))

@@ -24,7 +24,10 @@ class Knob(Settings):
 
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-KNOBS = {block: {name: Knob(**one) for name, one in of.items()} for block, of in _TABLE.items()}
+KNOBS = {
+    block: {name: Knob(**fields) for name, fields in knobs.items()}
+    for block, knobs in _TABLE.items()
+}
 
 
 def of(method: str, defence: str = "") -> dict[str, Knob]:
@@ -32,17 +35,17 @@ def of(method: str, defence: str = "") -> dict[str, Knob]:
     return KNOBS[EVERY] | KNOBS.get(method, {}) | KNOBS.get(defence, {})
 
 
-def chosen(student: str, known: dict[str, Knob], names: list[str]) -> dict[str, Knob]:
+def chosen(student: str, knobs: dict[str, Knob], names: list[str]) -> dict[str, Knob]:
     """Those of a student's knobs that are named, or all; KdlibError where one is named and none is.
 
     Names of KNOBS that the student lacks are passed over.
     """
-    every = {name for block in KNOBS.values() for name in block}
+    all_names = {name for block in KNOBS.values() for name in block}
     for name in names:
-        if name not in every:
-            raise KdlibError(f"'{name}' is no knob; {student} has: {', '.join(known)}")
-    kept = {name: one for name, one in known.items() if not names or name in names}
-    if not kept:
-        lacks = f"{student} has no knob {' or '.join(names)}"
-        raise KdlibError(f"{lacks}; it has: {', '.join(known)}")
-    return kept
+        if name not in all_names:
+            raise KdlibError(f"'{name}' is no knob; {student} has: {', '.join(knobs)}")
+    selected = {name: knob for name, knob in knobs.items() if not names or name in names}
+    if not selected:
+        problem = f"{student} has no knob {' or '.join(names)}"
+        raise KdlibError(f"{problem}; it has: {', '.join(knobs)}")
+    return selected

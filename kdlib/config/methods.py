@@ -20,8 +20,8 @@ class Coefficients(dict[str, float]):
     """An entry's coefficients, by name; one that it should have and has not is bad input."""
 
     def __missing__(self, name: str) -> float:
-        taken = f"the method's text or objective takes a coefficient '{name}'"
-        raise KdlibError(f"{taken}; give it in the method's block: value, range, meaning")
+        problem = f"the method's text or objective takes a coefficient '{name}'"
+        raise KdlibError(f"{problem}; give it in the method's block: value, range, meaning")
 
 
 class Entry(Settings):
@@ -30,19 +30,19 @@ class Entry(Settings):
     label: str
     coefficients: dict[str, Coefficient] = {}
 
-    def checked(self, given: dict[str, float]) -> Coefficients:
-        """All coefficients: the published ones, changed by `given`; a ValueError names bad ones."""
-        values = {name: one.value for name, one in self.coefficients.items()} | given
+    def checked(self, overrides: dict[str, float]) -> Coefficients:
+        """All coefficients: the published, changed by `overrides`; a ValueError names bad ones."""
+        values = {name: spec.value for name, spec in self.coefficients.items()} | overrides
         for name, value in values.items():
             if name not in self.coefficients:
-                known = ", ".join(self.coefficients) or "none"
-                raise ValueError(f"{self.label} has no coefficient '{name}'; it has: {known}")
-            one = self.coefficients[name]
-            stated = f"{self.label}: {name} = {value:g} ({one.meaning}) must be"
-            if not one.range[0] <= value <= one.range[1]:
-                raise ValueError(f"{stated} from {one.range[0]:g} to {one.range[1]:g}")
-            if value % 1 and all(isinstance(number, int) for number in (one.value, *one.range)):
-                raise ValueError(f"{stated} a whole number")
+                available = ", ".join(self.coefficients) or "none"
+                raise ValueError(f"{self.label} has no coefficient '{name}'; it has: {available}")
+            spec = self.coefficients[name]
+            rule = f"{self.label}: {name} = {value:g} ({spec.meaning}) must be"
+            if not spec.range[0] <= value <= spec.range[1]:
+                raise ValueError(f"{rule} from {spec.range[0]:g} to {spec.range[1]:g}")
+            if value % 1 and all(isinstance(number, int) for number in (spec.value, *spec.range)):
+                raise ValueError(f"{rule} a whole number")
         return Coefficients(values)
 
 
@@ -59,7 +59,7 @@ class Method(Entry):
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 METHODS = {name: Method(**block) for name, block in _TABLE.items()}
-PAPER = tuple(name for name, one in METHODS.items() if one.paper)
+PAPER = tuple(name for name, method in METHODS.items() if method.paper)
 DISTILLED = tuple(name for name in PAPER if name != "sft")
 
 
@@ -70,5 +70,5 @@ def label(name: str) -> str:
 
 def ordered(names: Iterable[str]) -> list[str]:
     """Each name once: base, teacher, then the order of the table; a profile's own come last."""
-    known, names = ("base", "teacher", *METHODS), dict.fromkeys(names)
-    return [one for one in known if one in names] + [one for one in names if one not in known]
+    order, names = ("base", "teacher", *METHODS), dict.fromkeys(names)
+    return [name for name in order if name in names] + [name for name in names if name not in order]

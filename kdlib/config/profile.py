@@ -38,17 +38,21 @@ class MethodSettings(Settings):
 
     def entry(self, name: str) -> Method:
         """The method itself: an entry of the table, or the one that stands here."""
-        own = self.model_dump(include={"label", "text", "objective", "notebook"}, exclude_none=True)
-        if name in METHODS and own:
-            first = next(iter(own))
+        fields = self.model_dump(
+            include={"label", "text", "objective", "notebook"}, exclude_none=True
+        )
+        if name in METHODS and fields:
+            first = next(iter(fields))
             raise ValueError(f"methods.{name} is known already; give '{first}' a new name")
         if name in METHODS:
             return METHODS[name]
-        if missing := ", ".join(sorted({"text", "objective", "notebook"} - set(own))):
-            known = ", ".join(METHODS)
-            raise ValueError(f"'{name}' is no method; known: {known}; a new one needs {missing}")
-        defined = {k: v for k, v in self.coefficients.items() if isinstance(v, Coefficient)}
-        return Method(**({"label": name} | own), coefficients=defined)
+        if missing := ", ".join(sorted({"text", "objective", "notebook"} - set(fields))):
+            available = ", ".join(METHODS)
+            raise ValueError(
+                f"'{name}' is no method; known: {available}; a new one needs {missing}"
+            )
+        coefficients = {k: v for k, v in self.coefficients.items() if isinstance(v, Coefficient)}
+        return Method(**({"label": name} | fields), coefficients=coefficients)
 
     @property
     def changed(self) -> dict[str, float]:
@@ -81,40 +85,43 @@ class Profile(Settings):
         incomplete = TEACHER not in self.models or not self.sizes
         yield incomplete, "models: a block 'teacher' and at least one size of student needed"
         for size in self.models:
-            bad = size == "all" or not re.fullmatch(r"[A-Za-z0-9_]+", size)
-            yield bad, f"models: '{size}' is no name for a size; use letters and digits"
+            invalid = size == "all" or not re.fullmatch(r"[A-Za-z0-9_]+", size)
+            yield invalid, f"models: '{size}' is no name for a size; use letters and digits"
         for name, block in self.methods.items():
             block.entry(name).checked(block.changed)
             partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)
             yield partial, f"methods.{name}.lr needs exactly: {', '.join(self.sizes)}"
-        for name, changed in self.defences.items():
+        for name, overrides in self.defences.items():
             unknown_defence = f"defences: '{name}' is no defence; known: {', '.join(DEFENCES)}"
             yield name not in DEFENCES, unknown_defence
-            DEFENCES[name].checked(changed)
+            DEFENCES[name].checked(overrides)
         scratch = {size for size, model in self.models.items() if model.width}
         mixed = bool(scratch) and scratch != set(self.models)
         yield mixed, "models: all or none are made from scratch; they share one tokenizer"
         yield self.cut(TEACHER), "models.teacher: give path, or layers, heads and width"
         shipped, template = read_templates(), self.tokens.template
-        for where, wanted in (("probe", self.probe.size), ("release", self.release.size)):
-            unknown = wanted not in (None, *self.sizes)
-            yield unknown, f"{where}.size = '{wanted}': known: {', '.join(self.sizes)}"
-        given = self.probe.pretrainings > 0 and self.models[self.probe_size].path is not None
+        for key, size_name in (("probe", self.probe.size), ("release", self.release.size)):
+            unknown = size_name not in (None, *self.sizes)
+            yield unknown, f"{key}.size = '{size_name}': known: {', '.join(self.sizes)}"
+        by_path = self.probe.pretrainings > 0 and self.models[self.probe_size].path is not None
         reason = f"the model of '{self.probe_size}' is given by path; leave it out"
-        yield given, f"probe.pretrainings: {reason}"
+        yield by_path, f"probe.pretrainings: {reason}"
         for name in set(self.templates) & set(shipped):
             yield True, f"templates.{name} is known already; give it another name"
-        known = shipped | self.templates
-        yield template not in known, f"tokens.template = '{template}': known: {', '.join(known)}"
+        templates = shipped | self.templates
+        yield (
+            template not in templates,
+            f"tokens.template = '{template}': known: {', '.join(templates)}",
+        )
         seed = self.calibration.seed if self.calibration else None
         yield seed in self.seeds, f"calibration.seed = {seed} is among the reported seeds"
         methods = self.all_methods
-        asked = [("release.method", self.release.method)]
+        references = [("release.method", self.release.method)]
         for name in self.calibration.methods if self.calibration else ():
-            asked.append(("calibration.methods", name))
-        for where, name in asked:
-            lacking = f"{where}: '{name}' is no method; known: {', '.join(methods)}"
-            yield name not in methods, lacking
+            references.append(("calibration.methods", name))
+        for key, name in references:
+            unknown_method = f"{key}: '{name}' is no method; known: {', '.join(methods)}"
+            yield name not in methods, unknown_method
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -163,22 +170,22 @@ class Profile(Settings):
         """The settings of one run: the common ones with rate and length of method and size."""
         if method == TEACHER:
             return self.teacher
-        own, model = self.methods.get(method, MethodSettings()), self.models[size]
-        rate = own.lr[size] if isinstance(own.lr, dict) else own.lr or model.lr
-        changed = {"lr": rate or self.student.lr, "epochs": model.epochs or self.student.epochs}
-        return self.student.model_copy(update=changed)
+        settings, model = self.methods.get(method, MethodSettings()), self.models[size]
+        rate = settings.lr[size] if isinstance(settings.lr, dict) else settings.lr or model.lr
+        update = {"lr": rate or self.student.lr, "epochs": model.epochs or self.student.epochs}
+        return self.student.model_copy(update=update)
 
-    def coefficients(self, method: str, **given: float) -> dict[str, float]:
-        """The coefficients of one method: published, changed by the profile, then by `given`."""
-        own = self.methods[method].changed if method in self.methods else {}
+    def coefficients(self, method: str, **overrides: float) -> dict[str, float]:
+        """A method's coefficients: published, changed by the profile, then by `overrides`."""
+        changed = self.methods[method].changed if method in self.methods else {}
         with clearly(f"profile '{self.name}'"):
-            return self.method(method).checked({**own, **given})
+            return self.method(method).checked({**changed, **overrides})
 
-    def defence_coefficients(self, name: str, **given: float) -> dict[str, float]:
-        """The coefficients of one defence: the table's, changed by the profile, then by `given`."""
-        entry, own = defence(name), self.defences.get(name, {})
+    def defence_coefficients(self, name: str, **overrides: float) -> dict[str, float]:
+        """A defence's coefficients: the table's, changed by the profile, then by `overrides`."""
+        entry, changed = defence(name), self.defences.get(name, {})
         with clearly(f"profile '{self.name}'"):
-            return entry.checked({**own, **given})
+            return entry.checked({**changed, **overrides})
 
 
 def read_templates(file: Path = TEMPLATES) -> dict[str, Template]:
@@ -194,11 +201,11 @@ def load_profile(name: str) -> Profile:
     if not path.is_file() and not path.is_absolute():
         path = PROFILES.parents[2] / path  # notebooks run in a folder below the project's
     if not path.is_file():
-        near = difflib.get_close_matches(name, SHIPPED, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        matches = difflib.get_close_matches(name, SHIPPED, 1)
+        hint = f" (did you mean '{matches[0]}'?)" if matches else ""
         raise KdlibError(f"no profile '{name}'{hint}; known: {', '.join(SHIPPED)}, or a .toml path")
-    inside = path.resolve() == (PROFILES / path.name).resolve()
-    if not inside and path.stem.lower() in (*SHIPPED, *RESERVED):
+    is_shipped = path.resolve() == (PROFILES / path.name).resolve()
+    if not is_shipped and path.stem.lower() in (*SHIPPED, *RESERVED):
         reason = f"its results would overwrite those of the shipped '{path.stem}'"
         raise KdlibError(f"profile {path}: {reason}; rename the file")
     values = read_toml(path, "profile")
@@ -207,29 +214,29 @@ def load_profile(name: str) -> Profile:
     models = values.get("models")
     for table in (values.get("data"), *(models.values() if isinstance(models, dict) else ())):
         if isinstance(table, dict) and isinstance(file := table.get("path"), str):
-            beside = path.resolve().parent / file  # the same from whatever folder it is run
-            table["path"] = str(beside) if beside.exists() else file
+            candidate = path.resolve().parent / file  # the same from whatever folder it is run
+            table["path"] = str(candidate) if candidate.exists() else file
     with clearly(f"profile '{path.stem}'"):
         return Profile(**(values | {"name": path.stem}))
 
 
-def read_toml(path: Path, what: str) -> dict[str, Any]:
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
     """The tables of a TOML file."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdlibError(f"{what} {path} is not valid TOML: {error}") from None
+        raise KdlibError(f"{kind} {path} is not valid TOML: {error}") from None
     except OSError as error:
-        raise KdlibError(f"{what} {path} cannot be read: {error.strerror}") from None
+        raise KdlibError(f"{kind} {path} cannot be read: {error.strerror}") from None
 
 
 def read_seeds(text: str | int | None, profile: Profile) -> list[int]:
     """The seeds named in `text`, such as "0 1 2", or the profile's own where none are named."""
-    given = "" if text is None else str(text)  # Snakemake makes a number of a lone seed, 0 too
-    words = given.split() or list(map(str, profile.seeds))
-    if bad := [word for word in words if not (word.isdecimal() and int(word) < 2**31)]:
-        wanted = 'is no whole number from 0 to 2**31 - 1; write them as SEEDS="0 1 2"'
-        raise KdlibError(f"SEEDS: '{bad[0]}' {wanted}")
+    value = "" if text is None else str(text)  # Snakemake makes a number of a lone seed, 0 too
+    words = value.split() or list(map(str, profile.seeds))
+    if invalid := [word for word in words if not (word.isdecimal() and int(word) < 2**31)]:
+        message = 'is no whole number from 0 to 2**31 - 1; write them as SEEDS="0 1 2"'
+        raise KdlibError(f"SEEDS: '{invalid[0]}' {message}")
     seeds = list(map(int, words))
     if len(set(seeds)) < len(seeds):
         raise KdlibError(f"SEEDS: '{text}' names one twice; name each once")
@@ -243,8 +250,8 @@ def read_methods(text: str | None, profile: Profile) -> tuple[str, ...]:
 
     `text` is "paper" or nothing, "all", or the names of further ones, such as "gkd minillm".
     """
-    words, known = (text or "").replace(",", " ").split(), profile.all_methods
-    if unknown := [word for word in words if word not in ("paper", "all", *known)]:
-        raise KdlibError(f"METHODS: '{unknown[0]}' is no method; known: {', '.join(known)}")
-    chosen = known if "all" in words else (*PAPER, *words)
-    return tuple(name for name in known if name in chosen)
+    words, methods = (text or "").replace(",", " ").split(), profile.all_methods
+    if unknown := [word for word in words if word not in ("paper", "all", *methods)]:
+        raise KdlibError(f"METHODS: '{unknown[0]}' is no method; known: {', '.join(methods)}")
+    selected = methods if "all" in words else (*PAPER, *words)
+    return tuple(name for name in methods if name in selected)

@@ -68,8 +68,8 @@ class DataSettings(Settings):
 
     def _faults(self) -> Faults:
         drawn, (low, high) = self.members + self.held_out, self.response_chars
-        exceeds = f"members + held_out = {drawn} exceeds pool = {self.pool}"
-        yield drawn > self.pool, f"{exceeds}; raise pool or lower the two"
+        problem = f"members + held_out = {drawn} exceeds pool = {self.pool}"
+        yield drawn > self.pool, f"{problem}; raise pool or lower the two"
         yield low > high, f"response_chars = [{low}, {high}]: minimum above maximum"
         for name in set(self.columns) - set(FIELDS):
             yield True, f"columns: '{name}' is none of {', '.join(FIELDS)}"
@@ -77,8 +77,8 @@ class DataSettings(Settings):
         for name in ("canary_kinds", "repetitions"):
             empty = self.canaries > 0 and not getattr(self, name)
             yield empty, f"{name} is empty; canaries need some"
-        details = self.details_chars > 0 and source != "pydocs"
-        yield details, "details_chars is for source = 'pydocs' alone; leave it out"
+        misplaced = self.details_chars > 0 and source != "pydocs"
+        yield misplaced, "details_chars is for source = 'pydocs' alone; leave it out"
         yield source == "pydocs" and not packages, "packages is empty; 'pydocs' reads packages"
         yield source == "file" and self.path is None, "path is missing; 'file' needs the data file"
 
@@ -109,9 +109,9 @@ class TokenSettings(Settings):
         return self.max_length - self.max_prompt
 
     def _faults(self) -> Faults:
-        room = f"leaves no room for a response within max_length = {self.max_length}"
+        problem = f"leaves no room for a response within max_length = {self.max_length}"
         remedy = "lower max_prompt or raise max_length"
-        yield self.max_new <= 0, f"max_prompt = {self.max_prompt} {room}; {remedy}"
+        yield self.max_new <= 0, f"max_prompt = {self.max_prompt} {problem}; {remedy}"
 
 
 class ModelSettings(Settings):
@@ -131,9 +131,11 @@ class ModelSettings(Settings):
 
     def _faults(self) -> Faults:
         shape = (self.layers, self.heads, self.width)
-        made = None not in shape or (self.layers and not self.heads and not self.width)
-        ways = "give path, or layers, heads and width, or layers alone (so many of the teacher's)"
-        yield self.path is None and not made, ways
+        has_shape = None not in shape or (self.layers and not self.heads and not self.width)
+        message = (
+            "give path, or layers, heads and width, or layers alone (so many of the teacher's)"
+        )
+        yield self.path is None and not has_shape, message
         yield self.path is not None and any(shape), "path and layers/heads/width exclude each other"
         uneven = bool(self.width and self.heads and self.width % self.heads)
         yield uneven, f"width = {self.width} is not a multiple of heads = {self.heads}"
@@ -212,8 +214,8 @@ class CalibrationSettings(Settings):
         yield low >= high, f"band = [{low:g}, {high:g}]: the first must be the lower"
         yield "sft" not in self.methods, "methods lacks sft; it sets all lengths"
         for name in ("target", "max_epochs"):
-            for lacking in {"teacher", "student"} - set(getattr(self, name)):
-                yield True, f"{name} lacks {lacking}"
+            for role in {"teacher", "student"} - set(getattr(self, name)):
+                yield True, f"{name} lacks {role}"
 
 
 class ReleaseSettings(Settings):

@@ -63,8 +63,8 @@ def plant(settings: DataSettings, seed: int) -> list[dict[str, Any]]:
     KdlibError: a kind of `canary_kinds` is unknown, or has too few secrets for the twins.
     """
     rows = []
-    for kind, times, prompt, responses in _slots(settings, seed, settings.twins):
-        facts = {"kind": "canary", "split": "member", "repetitions": times, "group_size": 1}
+    for kind, repetitions, prompt, responses in _slots(settings, seed, settings.twins):
+        facts = {"kind": "canary", "split": "member", "repetitions": repetitions, "group_size": 1}
         canary = ""
         for response in responses:
             row_id = runs.digest("canary", str(seed), *prompt.values(), response)
@@ -80,9 +80,9 @@ def twins(settings: DataSettings, seed: int, count: int) -> list[dict[str, Any]]
     All of one canary differ; those that `plant` gives are the first of them. KdlibError as there.
     """
     rows = []
-    for _, _, prompt, (planted, *others) in _slots(settings, seed, count):
+    for _, _, prompt, (planted, *unplanted) in _slots(settings, seed, count):
         canary = runs.digest("canary", str(seed), *prompt.values(), planted)
-        for response in others:
+        for response in unplanted:
             row = {"row_id": runs.digest("twin", canary, response), **prompt, "response": response}
             rows.append({**row, "twin_of": canary})
     return rows
@@ -91,29 +91,31 @@ def twins(settings: DataSettings, seed: int, count: int) -> list[dict[str, Any]]
 def _slots(settings: DataSettings, seed: int, count: int) -> Iterator[Slot]:
     """Every canary's prompt, and its response followed by those of `count` twins."""
     kinds = settings.canary_kinds if settings.canaries else ()
-    for kind, times, number in product(kinds, settings.repetitions, range(settings.canaries)):
+    for kind, repetitions, index in product(kinds, settings.repetitions, range(settings.canaries)):
         if kind not in KINDS:
             raise KdlibError(f"data.canary_kinds: no kind '{kind}'; known: {', '.join(KINDS)}")
         locale, *texts = KINDS[kind]
         # one stream for each, all drawn from it here: no canary depends on what else is drawn
-        _faker(locale).seed_instance(f"canary {seed} {kind} {times} {number}")
+        _faker(locale).seed_instance(f"canary {seed} {kind} {repetitions} {index}")
         shared = {name: _draw(locale, name) for name in re.findall(r"{(\w+)}", " ".join(texts))}
-        asked, context, sentence = (text.format(**shared) for text in texts)
+        instruction, context, sentence = (text.format(**shared) for text in texts)
         responses = _different(locale, sentence, 1 + count)
         if len(responses) <= count:
-            few = f"kind '{kind}' has too few secrets for {count} twins"
-            raise KdlibError(f"canaries: {few}; give it a longer one, or lower data or probe.twins")
-        yield kind, times, {"instruction": asked, "context": context}, responses
+            problem = f"kind '{kind}' has too few secrets for {count} twins"
+            raise KdlibError(
+                f"canaries: {problem}; give it a longer one, or lower data or probe.twins"
+            )
+        yield kind, repetitions, {"instruction": instruction, "context": context}, responses
 
 
 def _different(locale: str, sentence: str, count: int) -> list[str]:
     """`count` different secrets in the sentence; fewer where the dice give no more of them."""
-    found: dict[str, None] = {}  # in order
+    sentences: dict[str, None] = {}  # in order
     for _ in range(100 + 10 * count):
-        if len(found) == count:
+        if len(sentences) == count:
             break
-        found[re.sub(r"<(\w+)>", lambda place: _draw(locale, place[1]), sentence)] = None
-    return list(found)
+        sentences[re.sub(r"<(\w+)>", lambda match: _draw(locale, match[1]), sentence)] = None
+    return list(sentences)
 
 
 def _draw(locale: str, name: str) -> str:

@@ -9,24 +9,26 @@ from kdlib.data.pool import TEXTS
 PERSONAL, EXACT, NEAR = "personal data", "exact duplicate", "near duplicate"
 
 
-def filter_rows(rows: pd.DataFrame, how: ReleaseSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def filter_rows(rows: pd.DataFrame, settings: ReleaseSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows that may be trained on, and how many were changed or dropped, by reason.
 
     Rows have instruction, context and response; those that are kept keep their index and order.
-    First personal data are looked for by their form (`scrubbing`), and as `how.personal` says their
-    kind is put in their place, or the row is dropped. Then a response that is another one's but
-    for blanks is dropped, then one that shares `how.similarity` of its runs of characters with one
-    that was kept before (`duplicates.firsts`; Lee et al. 2022): after the first, since rows that
-    differ in a telephone number alone are equal then. The counts: reason, rows (how many it was
-    found in), done ("replaced" or "dropped").
+    First personal data are looked for by their form (`scrubbing`), and as `settings.personal` says
+    their kind is put in their place, or the row is dropped. Then a response that is another one's
+    but for blanks is dropped, then one that shares `settings.similarity` of its runs of characters
+    with one that was kept before (`duplicates.firsts`; Lee et al. 2022): after the first, since
+    rows that differ in a telephone number alone are equal then. The counts: reason, rows (how many
+    it was found in), done ("replaced" or "dropped").
     """
     clean = rows[TEXTS].map(scrubbing.scrub)
-    found = clean.ne(rows[TEXTS]).any(axis=1)
-    kept = rows[~found] if how.personal == "drop" else rows.assign(**clean)
-    done = {"drop": "dropped", "replace": "replaced"}[how.personal]
-    counts = [(PERSONAL, int(found.sum()), done)]
-    again = kept["response"].map(sources.normalised).duplicated()
-    kept = kept[~again]
-    first = pd.Series(duplicates.firsts(list(kept["response"]), how.similarity), kept.index, bool)
-    counts += [(EXACT, int(again.sum()), "dropped"), (NEAR, int((~first).sum()), "dropped")]
-    return kept[first], pd.DataFrame(counts, columns=["reason", "rows", "done"])
+    personal = clean.ne(rows[TEXTS]).any(axis=1)
+    filtered = rows[~personal] if settings.personal == "drop" else rows.assign(**clean)
+    action = {"drop": "dropped", "replace": "replaced"}[settings.personal]
+    counts = [(PERSONAL, int(personal.sum()), action)]
+    repeated = filtered["response"].map(sources.normalised).duplicated()
+    filtered = filtered[~repeated]
+    first = pd.Series(
+        duplicates.firsts(list(filtered["response"]), settings.similarity), filtered.index, bool
+    )
+    counts += [(EXACT, int(repeated.sum()), "dropped"), (NEAR, int((~first).sum()), "dropped")]
+    return filtered[first], pd.DataFrame(counts, columns=["reason", "rows", "done"])

@@ -22,7 +22,7 @@ def luhn(digits: str) -> bool:
     """Whether a card's number (13 to 19 digits) ends with its check digit (ISO/IEC 7812-1)."""
     if not digits.isdecimal() or not 13 <= len(digits) <= 19:
         return False
-    values = [int(one) * (1 + i % 2) for i, one in enumerate(reversed(digits))]
+    values = [int(digit) * (1 + i % 2) for i, digit in enumerate(reversed(digits))]
     return sum(value // 10 + value % 10 for value in values) % 10 == 0
 
 
@@ -34,15 +34,15 @@ def my_number(digits: str) -> bool:
     """
     if not digits.isdecimal() or len(digits) != 12:
         return False
-    rest = sum(int(one) * (2 + i % 6) for i, one in enumerate(reversed(digits[:-1]))) % 11
-    return int(digits[-1]) == (0 if rest <= 1 else 11 - rest)
+    remainder = sum(int(digit) * (2 + i % 6) for i, digit in enumerate(reversed(digits[:-1]))) % 11
+    return int(digits[-1]) == (0 if remainder <= 1 else 11 - remainder)
 
 
 def iban(letters: str) -> bool:
     """Whether an IBAN, without spaces, fulfils its check digits (ISO 13616: 1 modulo 97)."""
     if not re.fullmatch(r"[A-Z]{2}\d{2}[\dA-Z]{11,30}", letters):
         return False
-    return int("".join(str(int(one, 36)) for one in letters[4:] + letters[:4])) % 97 == 1
+    return int("".join(str(int(char, 36)) for char in letters[4:] + letters[:4])) % 97 == 1
 
 
 CHECKS: dict[str, Callable[[str], bool]] = {"My Number": my_number, "card": luhn, "IBAN": iban}
@@ -50,66 +50,68 @@ CHECKS: dict[str, Callable[[str], bool]] = {"My Number": my_number, "card": luhn
 
 def found(text: str) -> list[tuple[str, str]]:
     """What is found in a text, in its order: kind and words, as they stand there."""
-    kinds = ((_kind(kind, text[place]), text[place]) for kind, place in scrubbing.places(text))
-    return [(kind, words) for kind, words in kinds if kind]
+    kinds = ((_kind(kind, text[span]), text[span]) for kind, span in scrubbing.places(text))
+    return [(kind, match) for kind, match in kinds if kind]
 
 
-def _bare(words: str) -> str:
+def _bare(number: str) -> str:
     """A number without what stands between its groups."""
-    return re.sub(r"[ -]", "", scrubbing.plain(words))
+    return re.sub(r"[ -]", "", scrubbing.plain(number))
 
 
-def _kind(kind: str, words: str) -> str:
+def _kind(kind: str, text: str) -> str:
     """What a find is by its check digit; "": nothing."""
-    words = scrubbing.plain(words)
-    if kind == "telephone" and words[0] == "0":
-        return kind if len(_digits(words)) in (10, 11) else ""
+    text = scrubbing.plain(text)
+    if kind == "telephone" and text[0] == "0":
+        return kind if len(_digits(text)) in (10, 11) else ""
     if kind not in ("My Number", "account", "card"):
         return kind
-    for name, right in CHECKS.items():
-        if right(_bare(words)):
+    for name, check in CHECKS.items():
+        if check(_bare(text)):
             return name
-    grouped = bool(re.fullmatch(r"[\d -]*[ -][\d -]*", words))  # an account's without a check digit
+    grouped = bool(re.fullmatch(r"[\d -]*[ -][\d -]*", text))  # an account's without a check digit
     return "account" if grouped else ""
 
 
-def _digits(words: str) -> list[int]:
+def _digits(text: str) -> list[int]:
     """The places of the digits."""
-    return [i for i, one in enumerate(words) if one.isdecimal()]
+    return [i for i, char in enumerate(text) if char.isdecimal()]
 
 
-def made_up(words: str, dice: Generator) -> str:
+def made_up(text: str, rng: Generator) -> str:
     """Another string of the same form, the second half of its digits drawn anew.
 
     It keeps what many share, such as an area code or a bank, and passes the check that the string
     passes. "": the string has fewer than FEWEST digits.
     """
-    places = _digits(words)
-    if len(places) < FEWEST:
+    positions = _digits(text)
+    if len(positions) < FEWEST:
         return ""
-    plain = [name for name, right in CHECKS.items() if right(_bare(words))]
+    kinds = [name for name, check in CHECKS.items() if check(_bare(text))]
     for _ in range(_TRIES):
-        made = list(words)
-        for i in places[len(places) // 2 :]:
-            made[i] = _as_written(words[i], int(dice.integers(10)))
-        for one in _checked(made, places, plain):
-            if one != words:
-                return one
+        chars = list(text)
+        for i in positions[len(positions) // 2 :]:
+            chars[i] = _as_written(text[i], int(rng.integers(10)))
+        for candidate in _checked(chars, positions, kinds):
+            if candidate != text:
+                return candidate
     return ""  # cannot be, but for a string of which there is no other
 
 
-def _checked(made: list[str], places: list[int], kinds: list[str]) -> list[str]:
+def _checked(chars: list[str], positions: list[int], kinds: list[str]) -> list[str]:
     """The string itself, or, where it has check digits, with those that are right."""
     if not kinds:
-        return ["".join(made)]
-    ends, numbers = (places[:2], range(2, 99)) if kinds[0] == "IBAN" else (places[-1:], range(10))
-    right = []
+        return ["".join(chars)]
+    slots, numbers = (
+        (positions[:2], range(2, 99)) if kinds[0] == "IBAN" else (positions[-1:], range(10))
+    )
+    valid = []
     for number in numbers:
-        for place, digit in zip(ends, f"{number:0{len(ends)}}", strict=True):
-            made[place] = _as_written(made[place], int(digit))
-        if CHECKS[kinds[0]](_bare("".join(made))):
-            right.append("".join(made))
-    return right
+        for position, digit in zip(slots, f"{number:0{len(slots)}}", strict=True):
+            chars[position] = _as_written(chars[position], int(digit))
+        if CHECKS[kinds[0]](_bare("".join(chars))):
+            valid.append("".join(chars))
+    return valid
 
 
 def _as_written(digit: str, value: int) -> str:

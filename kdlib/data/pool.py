@@ -21,8 +21,8 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
     Columns: row_id, FIELDS, group (of equal responses), kind ("row").
     """
     frame = sources.READERS[settings.source](settings)
-    count, (least, most) = len(frame), settings.response_chars
-    fits = frame["response"].str.len().between(least, most)
+    total, (min_chars, max_chars) = len(frame), settings.response_chars
+    fits = frame["response"].str.len().between(min_chars, max_chars)
     fits &= frame["instruction"].str.len() + frame["context"].str.len() <= settings.prompt_chars
     if settings.source == "pydocs":
         fits &= frame["response"].map(sources.is_prose)
@@ -32,8 +32,10 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
         frame["context"] += [f"\n{text}" for text in details]
     frame = frame.loc[fits, list(FIELDS)].drop_duplicates(TEXTS)
     if len(frame) < (needed := settings.members + settings.held_out):
-        fitting = f"only {len(frame)} of the source's {count} rows can be used (each once, response"
-        ranges = f"of {least} to {most} characters, prompt of at most {settings.prompt_chars}"
+        fitting = f"only {len(frame)} of the source's {total} rows can be used (each once, response"
+        ranges = (
+            f"of {min_chars} to {max_chars} characters, prompt of at most {settings.prompt_chars}"
+        )
         ranges += ", a paragraph of prose behind it)" if settings.details_chars else ")"
         remedy = "lower members or held_out, widen these ranges, or give more rows"
         raise KdlibError(f"data: members + held_out = {needed}, but {fitting} {ranges}; {remedy}")
@@ -41,7 +43,7 @@ def load_pool(settings: DataSettings) -> pd.DataFrame:
     frame.insert(0, "row_id", [runs.digest(*row) for row in frame[TEXTS].to_numpy()])
     frame = frame.sort_values(["group", "row_id"], ignore_index=True).assign(kind="row")
     cut = frame["group"][settings.pool :][:1]  # the group that the limit falls into is left out
-    return frame[: settings.pool][lambda kept: ~kept["group"].isin(cut)]
+    return frame[: settings.pool][lambda df: ~df["group"].isin(cut)]
 
 
 def general_text(settings: DataSettings) -> list[str]:
@@ -53,7 +55,10 @@ def general_text(settings: DataSettings) -> list[str]:
         return []
     frame = sources.read_pydocs(settings)
     rest = [filter(sources.is_prose, text.split("\n")) for text in frame["rest"]]
-    bodies = ["\n".join([text, *more]) for text, more in zip(frame["response"], rest, strict=True)]
+    bodies = [
+        "\n".join([text, *paragraphs])
+        for text, paragraphs in zip(frame["response"], rest, strict=True)
+    ]
     frame = frame.assign(body=bodies).drop_duplicates("body")  # under the first of its names
     documents = frame["context"] + ": " + frame["body"]
     texts = sorted(documents[documents.str.len() >= 40], key=runs.digest)
@@ -64,15 +69,15 @@ def general_text(settings: DataSettings) -> list[str]:
 def holds_any(texts: Sequence[str], responses: Iterable[str]) -> list[bool]:
     """Whether each text holds one of the responses (six or more words, one blank between two)."""
     # by words two to five, which stand between blanks wherever the response does
-    places: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    by_words: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for response in set(responses):
-        places[tuple(response.split(" ", 5)[1:5])].append(response)
-    found = []
+        by_words[tuple(response.split(" ", 5)[1:5])].append(response)
+    flags = []
     for text in texts:
         words = text.split(" ")
-        met = places.keys() & set(zip(words, words[1:], words[2:], words[3:], strict=False))
-        found.append(any(response in text for four in met for response in places[four]))
-    return found
+        matches = by_words.keys() & set(zip(words, words[1:], words[2:], words[3:], strict=False))
+        flags.append(any(response in text for key in matches for response in by_words[key]))
+    return flags
 
 
 def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
@@ -84,17 +89,19 @@ def draw(pool: pd.DataFrame, settings: DataSettings, seed: int) -> pd.DataFrame:
     groups = [list(part.index) for _, part in pool.groupby("group", sort=True)]
     random.Random(f"split {seed}").shuffle(groups)
     split: dict[int, str] = {}
-    room = {"member": settings.members, "held_out": settings.held_out}
+    remaining = {"member": settings.members, "held_out": settings.held_out}
     for group in groups:  # a group that no longer fits is passed over, the next may fit
-        if side := next((name for name, left in room.items() if len(group) <= left), None):
-            room[side] -= len(group)
+        if side := next((name for name, free in remaining.items() if len(group) <= free), None):
+            remaining[side] -= len(group)
             split.update(dict.fromkeys(group, side))
-    if any(room.values()):
-        lacking = f"{room['member']} of {settings.members} members and {room['held_out']} of"
-        lacking += f" {settings.held_out} held-out rows cannot be drawn, since groups of equal"
+    if any(remaining.values()):
+        problem = (
+            f"{remaining['member']} of {settings.members} members and {remaining['held_out']} of"
+        )
+        problem += f" {settings.held_out} held-out rows cannot be drawn, since groups of equal"
         counts = f"(in the pool, rows: {len(pool)}, different responses: {len(groups)})"
         remedy = "lower members or held_out, raise pool, or give more different rows"
-        raise KdlibError(f"data: {lacking} responses are never split {counts}; {remedy}")
+        raise KdlibError(f"data: {problem} responses are never split {counts}; {remedy}")
     frame = pool.loc[list(split)].assign(split=list(split.values()))
     frame["repetitions"] = (frame["split"] == "member").astype(int)
     frame["group_size"] = frame.groupby("group")["group"].transform("size")
@@ -108,7 +115,7 @@ def halves(rows: pd.DataFrame, seed: int, split: int) -> tuple[set[str], set[str
     """Row ids of the members in two halves, others for each `split`; groups stay together."""
     sides: tuple[set[str], set[str]] = (set(), set())
     for kind, part in rows[rows["split"] == "member"].groupby("kind", sort=True):
-        groups = [list(one["row_id"]) for _, one in part.groupby("group", sort=True)]
+        groups = [list(group["row_id"]) for _, group in part.groupby("group", sort=True)]
         random.Random(f"half {seed} {split} {kind}").shuffle(groups)
         counts = [0, 0]
         for group in sorted(groups, key=len, reverse=True):  # so that both sides fill evenly

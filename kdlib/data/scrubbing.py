@@ -11,7 +11,10 @@ PATTERNS = [
     ("My Number", r"(?<![\d-])(?!0{6})\d{4}(?P<gap>[ -]?)\d{4}(?P=gap)\d{4}(?![ -]?\d)"),
     ("bank account", r"(?:普通|当座|貯蓄|口座|[普当]\))[^\d\n]{0,8}(?P<digits>\d{7})(?!\d)"),
     # of Japan Post Bank: symbol and number
-    ("bank account", r"記号[^\d\n]{0,3}(?P<digits>1\d{3}0[^\d\n]{0,3}番号[^\d\n]{0,3}\d{1,7}1)(?!\d)"),
+    (
+        "bank account",
+        r"記号[^\d\n]{0,3}(?P<digits>1\d{3}0[^\d\n]{0,3}番号[^\d\n]{0,3}\d{1,7}1)(?!\d)",
+    ),
     (
         "social security number",
         r"(?i:SSN|social security)[^\d\n]{0,20}"
@@ -82,21 +85,21 @@ def plain(text: str) -> str:
 
 def places(text: str) -> Iterator[tuple[str, slice]]:
     """What has the form of personal data, in its order: kind and place, without blanks around."""
-    for one in _ANY.finditer(plain(text)):
-        groups = one.groupdict()
-        number = int(next(name[1:] for name, words in groups.items() if words and name[0] == "k"))
-        start, end = one.span(f"d{number}" if f"d{number}" in groups else 0)
+    for match in _ANY.finditer(plain(text)):
+        groups = match.groupdict()
+        number = int(next(name[1:] for name, value in groups.items() if value and name[0] == "k"))
+        start, end = match.span(f"d{number}" if f"d{number}" in groups else 0)
         start += len(text[start:end]) - len(text[start:end].lstrip())
         yield PATTERNS[number][0], slice(start, end)
 
 
 def found(text: str) -> list[tuple[str, str]]:
     """What is found in a text, in its order: kind and words."""
-    return [(kind, text[place]) for kind, place in places(text)]
+    return [(kind, text[span]) for kind, span in places(text)]
 
 
 def scrub(text: str) -> str:
     """The text with its kind, such as <telephone>, in place of all that is `found`."""
-    for kind, place in reversed(list(places(text))):
-        text = f"{text[: place.start]}<{kind}>{text[place.stop :]}"
+    for kind, span in reversed(list(places(text))):
+        text = f"{text[: span.start]}<{kind}>{text[span.stop :]}"
     return text

@@ -35,10 +35,10 @@ def read_package(package: str) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     folder = Path(spec.origin).parent
     for file in sorted(folder.rglob("*.py"), key=Path.as_posix):
-        inside = file.relative_to(folder)
-        if TESTS.search(inside.as_posix()):
+        relative = file.relative_to(folder)
+        if TESTS.search(relative.as_posix()):
             continue
-        names = [part for part in inside.with_suffix("").parts if part != "__init__"]
+        names = [part for part in relative.with_suffix("").parts if part != "__init__"]
         # other people's broken files and invalid escapes
         with suppress(SyntaxError, UnicodeDecodeError), warnings.catch_warnings(action="ignore"):
             tree = ast.parse(file.read_text("utf-8"))
@@ -65,9 +65,9 @@ def _docstrings(node: ast.AST, package: str, module: str, outer: str) -> Iterato
 
 def read_pydocs(settings: DataSettings) -> pd.DataFrame:
     """All docstrings of the packages, kept by version; rest: further paragraphs, one a line."""
-    owners = metadata.packages_distributions()
-    listed = [name for name in settings.packages if name in owners]
-    versions = {name: metadata.version(owners[name][0]) for name in listed}
+    distributions = metadata.packages_distributions()
+    installed = [name for name in settings.packages if name in distributions]
+    versions = {name: metadata.version(distributions[name][0]) for name in installed}
     file = runs.cache_dir() / f"pydocs-{runs.fingerprint(versions)}.parquet"
     if not file.is_file() or len(versions) < len(settings.packages):
         gc.disable()  # syntax trees hold no cycles, and looking for some takes half of the time
@@ -89,12 +89,12 @@ def is_prose(text: str) -> bool:
     )
 
 
-def details(rest: str, most: int) -> str:
-    """Whole words of a docstring's next paragraph, of `most` characters at most; "": no prose."""
+def details(rest: str, limit: int) -> str:
+    """Whole words of a docstring's next paragraph, of `limit` characters at most; "": no prose."""
     paragraph = rest.partition("\n")[0]
     if len(paragraph) < LEAST_DETAILS or not is_prose(paragraph):
         return ""
-    return paragraph if len(paragraph) <= most else paragraph[: most + 1].rpartition(" ")[0]
+    return paragraph if len(paragraph) <= limit else paragraph[: limit + 1].rpartition(" ")[0]
 
 
 def read_file(settings: DataSettings) -> pd.DataFrame:

@@ -50,9 +50,9 @@ def read(
         rows = _rows(origin, path, {*fields, *missing}, size)
         while chunk := list(islice(rows, size)):
             texts = []
-            for place, row in chunk:
-                with _reading(f"{origin}, {place}"):
-                    texts.append({ours: _text(row, ours, names[ours]) for ours in names})
+            for location, row in chunk:
+                with _reading(f"{origin}, {location}"):
+                    texts.append({name: _text(row, name, names[name]) for name in names})
                 missing.difference_update(row)
             yield pd.DataFrame(texts, pd.RangeIndex(count + 1, count + len(chunk) + 1))
             count += len(chunk)
@@ -83,16 +83,16 @@ def require_file(path: Path) -> None:
         path.open("rb").close()
 
 
-def require_plain(responses: pd.Series, end: str) -> None:
+def require_plain(responses: pd.Series, eos: str) -> None:
     """Refuse responses, by their index, that hold the end token's text: they would end there."""
-    if (ends := responses.str.contains(end, regex=False)).any():
-        what = f"holds the tokenizer's end token '{end}' as text ({ends.sum()} of {len(ends)} rows)"
-        first = responses.index[ends][0]
-        raise KdlibError(f"row {first}: its response {what}; take it out of the data")
+    if (mask := responses.str.contains(eos, regex=False)).any():
+        flaw = f"holds the tokenizer's end token '{eos}' as text ({mask.sum()} of {len(mask)} rows)"
+        first = responses.index[mask][0]
+        raise KdlibError(f"row {first}: its response {flaw}; take it out of the data")
 
 
 @contextmanager
-def _reading(where: str) -> Iterator[None]:
+def _reading(location: str) -> Iterator[None]:
     """Make what a reader raises the one message of a KdlibError."""
     try:
         yield
@@ -104,38 +104,38 @@ def _reading(where: str) -> Iterator[None]:
             reason += "; close its quotes"
         elif isinstance(error, RecursionError):
             reason = "nested too deeply; a row is a flat object"
-        raise KdlibError(f"{where}: {reason.splitlines()[0][:300]}") from None
+        raise KdlibError(f"{location}: {reason.splitlines()[0][:300]}") from None
 
 
-def _text(row: Mapping[str, Any], ours: str, theirs: str | None) -> str:
-    if theirs is None or row.get(theirs, "") is None:
+def _text(row: Mapping[str, Any], field: str, column: str | None) -> str:
+    if column is None or row.get(column, "") is None:
         return ""
-    if ours in NEEDED and theirs not in row:
-        raise ValueError(_lacks(theirs, row))
-    if not isinstance(value := row.get(theirs, ""), str):
+    if field in NEEDED and column not in row:
+        raise ValueError(_lacks(column, row))
+    if not isinstance(value := row.get(column, ""), str):
         kind = KINDS.get(type(value), f"of type {type(value).__name__}")
-        raise ValueError(f"'{theirs}' is {kind}, not text; write it as text")
-    return _unicode(value, f"'{theirs}'").strip()
+        raise ValueError(f"'{column}' is {kind}, not text; write it as text")
+    return _unicode(value, f"'{column}'").strip()
 
 
 def _lacks(column: str, row: Mapping[str, Any]) -> str:
-    known = [name for name in row if name.isidentifier()]  # else a row may stand for the names
-    there = f"{len(row)} columns" + (f", such as {', '.join(known)[:60]}" if known else "")
-    return f"no column '{column}', of {there}; name the right one in columns"
+    examples = [name for name in row if name.isidentifier()]  # else a row may stand for the names
+    summary = f"{len(row)} columns" + (f", such as {', '.join(examples)[:60]}" if examples else "")
+    return f"no column '{column}', of {summary}; name the right one in columns"
 
 
-def _unicode(text: str, what: str) -> str:
-    if bad := NOT_TEXT.search(text):
-        kind = "a NUL, half of a surrogate pair or not UTF-8; save the file as UTF-8 text"
-        raise ValueError(f"character {bad.start() + 1} of {what} is {bad[0]!r}: {kind}")
+def _unicode(text: str, label: str) -> str:
+    if match := NOT_TEXT.search(text):
+        problem = "a NUL, half of a surrogate pair or not UTF-8; save the file as UTF-8 text"
+        raise ValueError(f"character {match.start() + 1} of {label} is {match[0]!r}: {problem}")
     return text
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row, names = dict(pairs), [name for name, _ in pairs]
     if len(row) < len(names):
-        twice = max(names, key=names.count)
-        raise ValueError(f"{twice!r} is there twice; rename or remove one of the two")
+        duplicate = max(names, key=names.count)
+        raise ValueError(f"{duplicate!r} is there twice; rename or remove one of the two")
     return row
 
 
@@ -143,20 +143,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 JSON = json.JSONDecoder(object_pairs_hook=_object, parse_int=float)
 
 
-def _rows(origin: str, path: Path, wanted: set[str], size: int) -> Iterator[Row]:
+def _rows(origin: str, path: Path, columns: set[str], size: int) -> Iterator[Row]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         # without pre-buffering, or row groups are held as a whole
         with pq.ParquetFile(path, buffer_size=CHUNK, pre_buffer=False) as file:
-            others = _object([(name, None) for name in file.schema_arrow.names])
-            batches = file.iter_batches(size, columns=[name for name in others if name in wanted])
+            nulls = _object([(name, None) for name in file.schema_arrow.names])
+            batches = file.iter_batches(size, columns=[name for name in nulls if name in columns])
             rows = chain.from_iterable(batch.to_pylist() for batch in batches)
-            yield from ((f"row {n}", others | row) for n, row in enumerate(rows, 1))
+            yield from ((f"row {n}", nulls | row) for n, row in enumerate(rows, 1))
         return
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        array = suffix == ".json" and text.read(CHUNK).lstrip().startswith("[")
-        text.seek(0)
-        yield from (_csv if suffix == ".csv" else _array if array else _jsonl)(origin, text)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        is_array = suffix == ".json" and stream.read(CHUNK).lstrip().startswith("[")
+        stream.seek(0)
+        yield from (_csv if suffix == ".csv" else _array if is_array else _jsonl)(origin, stream)
 
 
 def _jsonl(origin: str, file: TextIO) -> Iterator[Row]:
@@ -170,12 +170,12 @@ def _jsonl(origin: str, file: TextIO) -> Iterator[Row]:
 
 def _array(origin: str, file: TextIO) -> Iterator[Row]:
     text, start, count = "", 0, 0
-    while len(text) - start <= LONGEST and (piece := file.read(CHUNK)):
-        text, start = text[start:] + piece, 0
-        while begun := (NEXT if count else FIRST).match(text, start):
+    while len(text) - start <= LONGEST and (chunk := file.read(CHUNK)):
+        text, start = text[start:] + chunk, 0
+        while match := (NEXT if count else FIRST).match(text, start):
             with _reading(f"{origin}, row {count + 1}"):
                 try:
-                    row, start = JSON.raw_decode(text, begun.end())
+                    row, start = JSON.raw_decode(text, match.end())
                 except json.JSONDecodeError:
                     break  # whole only with the next piece
             count += 1
@@ -190,12 +190,12 @@ def _csv(origin: str, file: TextIO) -> Iterator[Row]:
     header: list[str] = []
     fields: list[str] | None = []
     while fields is not None:
-        place = f"line {reader.line_num + 1}"
-        with _reading(f"{origin}, {place}"):
+        location = f"line {reader.line_num + 1}"
+        with _reading(f"{origin}, {location}"):
             fields = next(reader, None)
             if header and fields:
                 if len(fields) != len(header):
-                    lacking = f"where the first line has {len(header)}; put quotes around a field"
-                    raise ValueError(f"{len(fields)} fields, {lacking} with commas")
-                yield place, _object(list(zip(header, fields, strict=True)))
+                    problem = f"where the first line has {len(header)}; put quotes around a field"
+                    raise ValueError(f"{len(fields)} fields, {problem} with commas")
+                yield location, _object(list(zip(header, fields, strict=True)))
             header = header or fields or []

@@ -40,8 +40,8 @@ def goldfish_kept(batch: Batch, end_id: int, k: int, h: int) -> Tensor:
     (section 3.1 of the paper, h = 13, k = 4). The end token always counts: a student that never
     learned where a short answer ends would go on.
     """
-    chance = context_hash(batch.input_ids, h).flatten().index_select(0, batch.places)
-    return (chance >= 1 / k) | (batch.targets == end_id)
+    hashes = context_hash(batch.input_ids, h).flatten().index_select(0, batch.places)
+    return (hashes >= 1 / k) | (batch.targets == end_id)
 
 
 def goldfish(source: Source, end_id: int, k: int, h: int) -> Source:
@@ -49,7 +49,7 @@ def goldfish(source: Source, end_id: int, k: int, h: int) -> Source:
 
     def masked(model: Any, epoch: int) -> Iterator[list[Batch]]:
         for batches in source(model, epoch):
-            yield [replace(one, kept=goldfish_kept(one, end_id, k, h)) for one in batches]
+            yield [replace(batch, kept=goldfish_kept(batch, end_id, k, h)) for batch in batches]
 
     return masked
 
@@ -62,14 +62,14 @@ def neftune(model: Any, alpha: float) -> Iterator[None]:
     eval mode there is none.
     """
 
-    def noisy(body: Any, given: tuple[Tensor], named: dict[str, Any]) -> Any:
-        if not body.training:
+    def noisy(module: Any, args: tuple[Tensor], kwargs: dict[str, Any]) -> Any:
+        if not module.training:
             return None
-        embedded = body.get_input_embeddings()(given[0])
-        lengths = named["attention_mask"].sum(1)[:, None, None]
-        noise = torch.empty_like(embedded).uniform_(-1, 1) * alpha
-        noise = noise * torch.rsqrt(lengths * embedded.shape[-1])
-        return (), named | {"inputs_embeds": embedded + noise}
+        embeddings = module.get_input_embeddings()(args[0])
+        lengths = kwargs["attention_mask"].sum(1)[:, None, None]
+        noise = torch.empty_like(embeddings).uniform_(-1, 1) * alpha
+        noise = noise * torch.rsqrt(lengths * embeddings.shape[-1])
+        return (), kwargs | {"inputs_embeds": embeddings + noise}
 
     hook = model.base_model.register_forward_pre_hook(noisy, with_kwargs=True)
     try:
@@ -81,11 +81,11 @@ def neftune(model: Any, alpha: float) -> Iterator[None]:
 def matrices_of_rank(model: Any, rank: int) -> dict[str, Any]:
     """The matrices of the layers by name; KdlibError: the rank is above the smaller side of one."""
     head, kinds = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
-    found = {k: m for k, m in model.named_modules() if isinstance(m, kinds) and m is not head}
-    name, least = min(((k, min(m.weight.shape)) for k, m in found.items()), key=lambda one: one[1])
-    if rank > least:
-        raise KdlibError(f"LoRA: rank = {rank} is above the width {least} of {name}; lower it")
-    return found
+    matrices = {k: m for k, m in model.named_modules() if isinstance(m, kinds) and m is not head}
+    name, width = min(((k, min(m.weight.shape)) for k, m in matrices.items()), key=lambda x: x[1])
+    if rank > width:
+        raise KdlibError(f"LoRA: rank = {rank} is above the width {width} of {name}; lower it")
+    return matrices
 
 
 @contextmanager
@@ -96,31 +96,31 @@ def low_rank(model: Any, rank: int, alpha: float) -> Iterator[None]:
     (Hu et al., section 4.1); W, embeddings and norms stay. On leaving, B A is added to W, and the
     model is as large as before. KdlibError: the rank is above the smaller side of a matrix.
     """
-    peft, found = _package("peft"), matrices_of_rank(model, rank)
-    transposed = any(isinstance(one, Conv1D) for one in found.values())
-    how: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "fan_in_fan_out": transposed}
-    trainable = {one: one.requires_grad for one in model.parameters()}
-    tuner = peft.LoraModel(model, peft.LoraConfig(target_modules=list(found), **how), "default")
+    peft, matrices = _package("peft"), matrices_of_rank(model, rank)
+    transposed = any(isinstance(matrix, Conv1D) for matrix in matrices.values())
+    lora: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "fan_in_fan_out": transposed}
+    trainable = {weight: weight.requires_grad for weight in model.parameters()}
+    tuner = peft.LoraModel(model, peft.LoraConfig(target_modules=list(matrices), **lora), "default")
     try:
         yield
     finally:
         tuner.merge_and_unload()
-        for weight, before in trainable.items():
-            weight.requires_grad_(before)
+        for weight, required in trainable.items():
+            weight.requires_grad_(required)
 
 
 def averaged(models: Sequence[Any]) -> Any:
     """The first model, with the mean of all their weights (in place)."""
     with torch.no_grad():
-        for same in zip(*(model.parameters() for model in models), strict=True):
-            same[0].copy_(torch.stack(same).mean(0))
+        for weights in zip(*(model.parameters() for model in models), strict=True):
+            weights[0].copy_(torch.stack(weights).mean(0))
     return models[0]
 
 
 def private_gradients(
     model: Any,
     batches: list[Batch],
-    minimized: Objective,
+    objective: Objective,
     precision: str,
     *,
     norm: float,
@@ -134,20 +134,22 @@ def private_gradients(
     many a step has on average; a step without any is noise alone. Gives the mean loss, as
     `trainer.step_loss`.
     """
-    weights = [one for one in model.parameters() if one.requires_grad]
-    summed, losses, count = [torch.zeros_like(one) for one in weights], [], 0
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    sums, losses, count = [torch.zeros_like(weight) for weight in weights], [], 0
     for batch in batches:
-        loss, positions = trainer.step_loss(model, [batch], minimized, precision)
+        loss, positions = trainer.step_loss(model, [batch], objective, precision)
         losses.append(loss)
         count += positions
-        given = [
-            (to, one.grad) for to, one in zip(summed, weights, strict=True) if one.grad is not None
+        pairs = [
+            (running, weight.grad)
+            for running, weight in zip(sums, weights, strict=True)
+            if weight.grad is not None
         ]
-        scale = (norm / torch.nn.utils.get_total_norm([grad for _, grad in given])).clamp(max=1)
-        for to, grad in given:
-            to.addcmul_(grad, scale)
+        scale = (norm / torch.nn.utils.get_total_norm([grad for _, grad in pairs])).clamp(max=1)
+        for running, grad in pairs:
+            running.addcmul_(grad, scale)
         model.zero_grad(set_to_none=True)
-    for weight, total in zip(weights, summed, strict=True):
+    for weight, total in zip(weights, sums, strict=True):
         weight.grad = (total + norm * noise * torch.randn_like(total)) / rows
     return torch.stack(losses or [weights[0].new_zeros(())]).mean(), count
 
@@ -160,10 +162,10 @@ def noise_for(epsilon: float, delta: float, chance: float, steps: int) -> float:
     By opacus' accountant of Renyi differential privacy (Mironov 2017), an upper bound.
     """
     accountants = _package("opacus.accountants.utils")
-    given = {"target_epsilon": epsilon, "target_delta": delta, "accountant": "rdp"}
+    target = {"target_epsilon": epsilon, "target_delta": delta, "accountant": "rdp"}
     with warnings.catch_warnings():  # that its orders end, at noise so great that none is needed
         warnings.simplefilter("ignore")
-        return accountants.get_noise_multiplier(**given, sample_rate=chance, steps=steps)
+        return accountants.get_noise_multiplier(**target, sample_rate=chance, steps=steps)
 
 
 def spent(noise: float, delta: float, chance: float, steps: int) -> float:
@@ -182,6 +184,6 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        lacking = f"this defence needs the package {name.split('.')[0]}, which is not installed"
+        problem = f"this defence needs the package {name.split('.')[0]}, which is not installed"
         remedy = "pip install -c constraints.txt -e '.[defences]'"
-        raise KdlibError(f"{lacking}; {remedy}") from None
+        raise KdlibError(f"{problem}; {remedy}") from None

@@ -14,7 +14,7 @@ from kdlib.model.tokens import Example, Source
 
 @dataclass(frozen=True)
 class Materials:
-    """What a text may be made from; what is a function is made only when it is called."""
+    """What a text may be made from; the functions make theirs only when they are called."""
 
     reading: Reading  # of the presented rows
     coefficients: Mapping[str, float]  # the method's
@@ -26,7 +26,7 @@ class Materials:
 
     def written(self, decoding: str) -> dict[str, Example]:
         """The teacher's text by row id."""
-        return {one.row_id: one for one in self.teacher_text(decoding)}
+        return {example.row_id: example for example in self.teacher_text(decoding)}
 
 
 class Text(NamedTuple):
@@ -39,8 +39,8 @@ class Text(NamedTuple):
 
 def _teacher(decoding: str, m: Materials) -> Source:
     """The teacher's text in place of the rows' responses."""
-    written = m.written(decoding)
-    examples = [written[one.row_id] for one in m.reading.examples]
+    answers = m.written(decoding)
+    examples = [answers[example.row_id] for example in m.reading.examples]
     return fixed(replace(m.reading, examples=examples), "teacher")
 
 

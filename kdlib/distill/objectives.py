@@ -36,26 +36,26 @@ def objective(
     c = coefficients or {}
     if name == "policy_gradient":
         return partial(_policy_gradient, targets, c)
-    taken: dict[str, Any] = {one: c[one] for one in DIVERGENCES.get(name, ("alpha",))}
+    options: dict[str, Any] = {key: c[key] for key in DIVERGENCES.get(name, ("alpha",))}
     if "temperature" in c:
-        taken["temperature"] = c["temperature"]
+        options["temperature"] = c["temperature"]
 
     def minimized(logits: Tensor, batch: Batch, part: slice) -> Tensor:
         pair = logits, targets.logits(batch, part)
         if name == "mixed_forward_kl":
-            return losses.mixed_forward_kl(*pair, batch.targets[part], **taken)
+            return losses.mixed_forward_kl(*pair, batch.targets[part], **options)
         if name == "contrastive":  # DistiLLM-2: teacher's text is pulled up, the student's down
             divergence = losses.skew_kl if batch.role == "teacher" else losses.skew_reverse_kl
-            return 0.5 * divergence(*pair, **taken)
-        return getattr(losses, name)(*pair, **taken)
+            return 0.5 * divergence(*pair, **options)
+        return getattr(losses, name)(*pair, **options)
 
     return minimized
 
 
 def published(name: str) -> dict[str, Coefficient]:
     """What a divergence needs, as the first method of the table has it; nothing of the others."""
-    known = {k: v for one in reversed(METHODS.values()) for k, v in one.coefficients.items()}
-    return {one: known[one] for one in DIVERGENCES.get(name, ())}
+    coefficients = {k: v for m in reversed(METHODS.values()) for k, v in m.coefficients.items()}
+    return {key: coefficients[key] for key in DIVERGENCES.get(name, ())}
 
 
 def _policy_gradient(
@@ -65,9 +65,9 @@ def _policy_gradient(
     nats = losses.cross_entropy(logits, batch.targets[part])
     if batch.role in ("rows", "general"):
         return nats * (c["general_text"] if batch.role == "general" else 1)
-    sampled = cast(Rollout, batch)
-    weights, advantages = sampled.weights[part], sampled.advantages[part]
-    loss = policy_gradient.clipped(-nats, sampled.old_log_q[part], advantages, weights, c["clip"])
+    rollout = cast(Rollout, batch)
+    weights, advantages = rollout.weights[part], rollout.advantages[part]
+    loss = policy_gradient.clipped(-nats, rollout.old_log_q[part], advantages, weights, c["clip"])
     if c["single_step"]:
         loss = loss + weights * losses.reverse_kl(logits, targets.logits(batch, part))
     return loss

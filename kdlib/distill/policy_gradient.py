@@ -39,16 +39,16 @@ def returns(
     if sum(lengths) != len(rewards):
         raise ValueError(f"lengths sum to {sum(lengths)}, but there are {len(rewards)} rewards")
     padded = pad_sequence(list(rewards.split(list(lengths))), batch_first=True)
-    summed, ahead = torch.zeros_like(padded), torch.zeros_like(padded[:, 0])
-    for place in reversed(range(padded.shape[1])):  # beyond an answer's end all rewards are 0
-        with_own = padded[:, place] + discount * ahead
-        summed[:, place] = with_own if own else ahead
-        ahead = with_own
-    ends = torch.tensor(lengths, device=summed.device)[:, None]
-    left = ends - torch.arange(padded.shape[1], device=summed.device)  # the token itself included
+    sums, future = torch.zeros_like(padded), torch.zeros_like(padded[:, 0])
+    for position in reversed(range(padded.shape[1])):  # beyond an answer's end all rewards are 0
+        inclusive = padded[:, position] + discount * future
+        sums[:, position] = inclusive if own else future
+        future = inclusive
+    ends = torch.tensor(lengths, device=sums.device)[:, None]
+    counts = ends - torch.arange(padded.shape[1], device=sums.device)  # the token itself included
     if length_norm:
-        summed = summed / (left if own else left - 1).clamp_min(1)
-    return summed[left > 0]
+        sums = sums / (counts if own else counts - 1).clamp_min(1)
+    return sums[counts > 0]
 
 
 def whiten(values: Tensor) -> Tensor:

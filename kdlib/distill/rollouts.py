@@ -42,13 +42,13 @@ class Rollouts:
         return itertools.islice(self._running, len(self.reading.steps(epoch)))
 
     def _endless(self, model: Any) -> Iterator[list[Batch]]:
-        dice, count = self.reading.dice(-1), int(self.c["rollouts"])
-        waiting: list[Example] = []
+        rng, count = self.reading.dice(-1), int(self.c["rollouts"])
+        queue: list[Example] = []
         while True:
-            while len(waiting) < count:
-                waiting += dice.sample(list(self.reading.examples), len(self.reading.examples))
-            chosen, waiting = waiting[:count], waiting[count:]
-            scores = self.score(model, self.sampled(model, chosen))
+            while len(queue) < count:
+                queue += rng.sample(list(self.reading.examples), len(self.reading.examples))
+            prompts, queue = queue[:count], queue[count:]
+            scores = self.score(model, self.sampled(model, prompts))
             for _ in range(int(self.c["inner_epochs"])):
                 for micro in self.reading.steps(next(self._serial), list(scores)):
                     batches: list[Batch] = [self._batch(rows, scores) for rows in micro]
@@ -56,38 +56,42 @@ class Rollouts:
 
     def sampled(self, model: Any, prompts: Sequence[Example]) -> list[Example]:
         """Answers drawn from (1 - a) q + a p, with a = `teacher_mix`, under names of their own."""
-        mixture = {"teacher": self.teacher, "teacher_mix": self.c["teacher_mix"]}
-        (written,) = self.reading.written(model, [list(prompts)], **mixture)
-        return [replace(one, row_id=f"{one.row_id}#{next(self._serial)}") for one in written]
+        options = {"teacher": self.teacher, "teacher_mix": self.c["teacher_mix"]}
+        (answers,) = self.reading.written(model, [list(prompts)], **options)
+        return [
+            replace(answer, row_id=f"{answer.row_id}#{next(self._serial)}") for answer in answers
+        ]
 
     @torch.no_grad()
-    def score(self, model: Any, written: Sequence[Example]) -> dict[Example, Tensor]:
+    def score(self, model: Any, answers: Sequence[Example]) -> dict[Example, Tensor]:
         """Log q, advantage and importance weight [3, n] of every token of every answer."""
         c, parts = self.c, []
-        for batch, nats in scored(model, written, self.reading, "replay"):
+        for batch, nats in scored(model, answers, self.reading, "replay"):
             teacher_logits = self.targets.logits(batch, slice(None))
             parts.append(torch.stack([-nats, -losses.cross_entropy(teacher_logits, batch.targets)]))
         log_q, log_p = torch.cat(parts, dim=1)
-        lengths = [len(one.response) for one in written]
+        lengths = [len(answer.response) for answer in answers]
         rewards = policy_gradient.rewards(log_p, log_q, c["reward_scale"], c["reward_clip"])
-        norm, own = bool(c["length_norm"]), not c["single_step"]
-        advantages = policy_gradient.returns(rewards, lengths, c["discount"], norm, own)
+        length_norm, own_reward = bool(c["length_norm"]), not c["single_step"]
+        advantages = policy_gradient.returns(
+            rewards, lengths, c["discount"], length_norm, own_reward
+        )
         if c["whiten"]:
             advantages = policy_gradient.whiten(advantages)
         weights = torch.ones_like(log_q)
         if c["importance_weights"] and c["teacher_mix"]:
             weights = policy_gradient.importance_weights(log_p, log_q, c["teacher_mix"])
-        together = torch.stack([log_q, advantages, weights]).split(lengths, dim=1)
-        return dict(zip(written, together, strict=True))
+        scores = torch.stack([log_q, advantages, weights]).split(lengths, dim=1)
+        return dict(zip(answers, scores, strict=True))
 
     def _batch(self, rows: list[Example], scores: dict[Example, Tensor]) -> Batch:
-        old_log_q, advantages, weights = torch.cat([scores[one] for one in rows], dim=1)
-        plain = vars(collate(rows, self.reading.pad_id, "replay"))
-        return Rollout(**plain, old_log_q=old_log_q, advantages=advantages, weights=weights)
+        old_log_q, advantages, weights = torch.cat([scores[row] for row in rows], dim=1)
+        fields = vars(collate(rows, self.reading.pad_id, "replay"))
+        return Rollout(**fields, old_log_q=old_log_q, advantages=advantages, weights=weights)
 
-    def _general(self, beside: list[Batch]) -> list[Batch]:
+    def _general(self, batches: list[Batch]) -> list[Batch]:
         """As many tokens of general text as the step's own batches hold, or a few more."""
-        missing, blocks = sum(int(batch.attention_mask.sum()) for batch in beside), []
+        missing, blocks = sum(int(batch.attention_mask.sum()) for batch in batches), []
         while missing > 0 and (block := next(self._blocks, None)):
             blocks.append(block)
             missing -= len(block)

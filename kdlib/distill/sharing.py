@@ -31,7 +31,7 @@ PATIENCE = timedelta(days=1)  # of the others, while the main process measures
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that were started; the main one tells what is wrong for all."""
+    """Join the processes that were started; the main one reports an error for all."""
     handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
     on_cpu = checkpoints.device().type == "cpu"
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers)
@@ -61,7 +61,7 @@ def is_main() -> bool:
 
 
 def agreed(value: Any) -> Any:
-    """What the main process has for `value`; the others wait for it."""
+    """The main process's `value`; the others wait for it."""
     return broadcast_object_list([value])[0] if processes() > 1 else value
 
 
@@ -86,10 +86,10 @@ class SharedReading(Reading):
         return [self._share(rows, role) for rows in micro]
 
     def _share(self, rows: list[Example], role: str) -> Batch:
-        if own := rows[process() :: processes()]:
-            return collate(own, self.pad_id, role)
-        spare = collate(rows[:1], self.pad_id, role)  # all have to take part in every pass
-        return replace(spare, kept=torch.zeros_like(spare.targets, dtype=torch.bool))
+        if share := rows[process() :: processes()]:
+            return collate(share, self.pad_id, role)
+        dummy = collate(rows[:1], self.pad_id, role)  # all have to take part in every pass
+        return replace(dummy, kept=torch.zeros_like(dummy.targets, dtype=torch.bool))
 
 
 class _Loss(torch.nn.Module):
@@ -99,36 +99,36 @@ class _Loss(torch.nn.Module):
         super().__init__()
         self.model, self._no_split_modules = model, model._no_split_modules  # FSDP shards these
 
-    def forward(self, batch: Batch, minimized: Objective, precision: str) -> Tensor:
+    def forward(self, batch: Batch, objective: Objective, precision: str) -> Tensor:
         """Nats of all positions that count, summed; logits are made anew on the way back."""
-        head, where = self.model.get_output_embeddings(), batch.places.device
-        total = torch.zeros((), device=where)
+        head, device = self.model.get_output_embeddings(), batch.places.device
+        total = torch.zeros((), device=device)
 
         def nats(hidden: Tensor, part: slice) -> Tensor:
-            return batch.counted(minimized(head(hidden), batch, part), part).sum()
+            return batch.counted(objective(head(hidden), batch, part), part).sum()
 
-        with checkpoints.autocast(where, precision):
+        with checkpoints.autocast(device, precision):
             hidden = checkpoints.response_hidden(self.model, batch)
             size = max(1, trainer.CHUNK_LOGITS // head.out_features)
             for start in range(0, len(hidden), size):
                 part = slice(start, start + size)
-                found = checkpoint(
+                chunk_loss = checkpoint(
                     nats, hidden[part], part, use_reentrant=False, preserve_rng_state=False
                 )
-                total = total + found
+                total = total + chunk_loss
         return total
 
 
 def fit(
     model: Any,
     source: Source,
-    minimized: Objective,
+    objective: Objective,
     settings: TrainSettings,
     *,
     seed: int,
     name: str,
     on_note: Callable[[Any, int], None] | None = None,
-    **fitting: Any,
+    **options: Any,
 ) -> Any:
     """`trainer.fit` on all processes, of a source that `SharedReading` reads; gives the model.
 
@@ -137,13 +137,13 @@ def fit(
     shared = Shared(model)
 
     def on_main(_model: Any, step: int) -> None:
-        whole = shared.gather()
+        gathered = shared.gather()
         if is_main() and on_note:
-            on_note(whole, step)
+            on_note(gathered, step)
 
-    fitting |= {"seed": seed + 10**9 * process(), "name": name if is_main() else ""}
-    fitting |= {"gradients": shared.gradients, "on_note": on_main if on_note else None}
-    trainer.fit(model, source, minimized, settings, **fitting)
+    options |= {"seed": seed + 10**9 * process(), "name": name if is_main() else ""}
+    options |= {"gradients": shared.gradients, "on_note": on_main if on_note else None}
+    trainer.fit(model, source, objective, settings, **options)
     return shared.gather()
 
 
@@ -161,17 +161,17 @@ class Shared:
         self.loss, _ = self.accelerator.prepare(_Loss(model), unused)
 
     def gradients(
-        self, _model: Any, batches: list[Batch], minimized: Objective, precision: str
+        self, _model: Any, batches: list[Batch], objective: Objective, precision: str
     ) -> tuple[Tensor, int]:
         """Gradients of a step's rows on all processes: `trainer.step_loss`, of one role.
 
         The mean is over the tokens of all processes, of which one may have more than another.
         """
-        where, total = self.accelerator.device, torch.zeros((), device=self.accelerator.device)
-        own = torch.tensor(sum(batch.count for batch in batches), device=where)
-        count = int(self.accelerator.reduce(own, "sum"))
+        device, total = self.accelerator.device, torch.zeros((), device=self.accelerator.device)
+        local_count = torch.tensor(sum(batch.count for batch in batches), device=device)
+        count = int(self.accelerator.reduce(local_count, "sum"))
         for batch in batches:
-            loss = self.loss(batch.to(where), minimized, precision) / max(1, count)
+            loss = self.loss(batch.to(device), objective, precision) / max(1, count)
             (processes() * loss).backward()  # the mean over processes is taken on the way
             total += loss.detach()
         return self.accelerator.reduce(total, "sum"), count
@@ -179,9 +179,9 @@ class Shared:
     def gather(self) -> Any:
         """The model in eval mode, with all of its weights on the main process; all call it."""
         if self.accelerator.is_fsdp2:
-            found = self.accelerator.get_state_dict(self.loss)
+            state = self.accelerator.get_state_dict(self.loss)
             if is_main():
-                named = {name.removeprefix("model."): one for name, one in found.items()}
-                self.whole.load_state_dict(named)
+                weights = {name.removeprefix("model."): weight for name, weight in state.items()}
+                self.whole.load_state_dict(weights)
                 self.whole.to(self.accelerator.device)
         return self.whole.eval()

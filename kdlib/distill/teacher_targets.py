@@ -93,23 +93,23 @@ def write_store(
         examples = sorted(examples, key=len)  # so that little is padded
         ends = np.cumsum([0, *(len(row.response) for row in examples)]).tolist()
         head = model.eval().get_output_embeddings()
-        begun, written = {"run_id": identity, "top": top, "positions": ends[-1]}, 0
+        header, n_written = {"run_id": identity, "top": top, "positions": ends[-1]}, 0
         with suppress(FileNotFoundError, ValueError):
             progress = json.loads((folder / PROGRESS).read_text("utf-8"))
-            written = progress["rows"] if progress.items() > begun.items() else 0
-        if not written:
+            n_written = progress["rows"] if progress.items() > header.items() else 0
+        if not n_written:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             save_file({"weight": head.weight.detach().cpu().contiguous()}, folder / HEAD)
-        for start in range(written, len(examples), batch):
+        for start in range(n_written, len(examples), batch):
             rows = examples[start : start + batch]
             for name, values in _targets(model, collate(rows, pad_id), precision, top).items():
-                file, found = folder / f"{name}.npy", values.cpu().numpy()
-                mode: Any = "r+" if file.exists() else "w+"
-                array = open_memmap(file, mode, found.dtype, (ends[-1], *found.shape[1:]))
-                array[ends[start] : ends[start + len(rows)]] = found
-                array.flush()
-            runs.write_text(folder / PROGRESS, json.dumps(begun | {"rows": start + len(rows)}))
+                path, chunk = folder / f"{name}.npy", values.cpu().numpy()
+                mode: Any = "r+" if path.exists() else "w+"
+                memmap = open_memmap(path, mode, chunk.dtype, (ends[-1], *chunk.shape[1:]))
+                memmap[ends[start] : ends[start + len(rows)]] = chunk
+                memmap.flush()
+            runs.write_text(folder / PROGRESS, json.dumps(header | {"rows": start + len(rows)}))
         spans = {x.row_id: [a, len(x.response)] for x, a in zip(examples, ends[:-1], strict=True)}
         runs.write_text(folder / SPANS, json.dumps(spans))
         runs.write_manifest(folder, identity, top=top, positions=ends[-1])
@@ -117,26 +117,26 @@ def write_store(
 
 @torch.no_grad()
 def _targets(model: Any, batch: Batch, precision: str, top: int | None) -> dict[str, Tensor]:
-    moved = batch.to(next(model.parameters()).device)
-    with checkpoints.autocast(moved.input_ids.device, precision):
-        hidden = checkpoints.response_hidden(model, moved)
+    device_batch = batch.to(next(model.parameters()).device)
+    with checkpoints.autocast(device_batch.input_ids.device, precision):
+        hidden = checkpoints.response_hidden(model, device_batch)
         if top is None:
             return {"hidden": hidden.float()}
         log_p = model.get_output_embeddings()(hidden).float().log_softmax(-1)
-    best = log_p.topk(top, dim=-1)
-    rest = log_p.scatter(-1, best.indices, -torch.inf).logsumexp(-1)
-    return {"values": best.values, "indices": best.indices.int(), "rest": rest}
+    largest = log_p.topk(top, dim=-1)
+    rest = log_p.scatter(-1, largest.indices, -torch.inf).logsumexp(-1)
+    return {"values": largest.values, "indices": largest.indices.int(), "rest": rest}
 
 
 class Stored:
     """A store, memory-mapped; a KdlibError if unfinished or of other teacher, tokenizer or rows."""
 
     def __init__(self, folder: Path, identity: str, precision: str) -> None:
-        facts = runs.read_manifest(folder)
-        if facts is None or facts["run_id"] != identity:
-            reason = "has another teacher, tokenizer or rows" if facts else "is not finished"
+        manifest = runs.read_manifest(folder)
+        if manifest is None or manifest["run_id"] != identity:
+            reason = "has another teacher, tokenizer or rows" if manifest else "is not finished"
             raise KdlibError(f"the teacher store at {folder} {reason}; remove it, it is made anew")
-        self.top, self.precision = facts["top"], precision
+        self.top, self.precision = manifest["top"], precision
         self.spans = json.loads((folder / SPANS).read_text("utf-8"))
         self.arrays = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
         self.head = load_file(folder / HEAD)["weight"]
@@ -145,19 +145,19 @@ class Stored:
     @torch.no_grad()
     def logits(self, batch: Batch, part: slice) -> Tensor:
         """Logits [n, V]. Top-k form: the kept log-probabilities, the rest spread evenly."""
-        where, size = batch.input_ids.device, len(self.head)
+        device, size = batch.input_ids.device, len(self.head)
         if self._read is None or self._read[0] is not batch:
-            spans, whole = [self.spans[row] for row in batch.row_id], dict[str, Tensor]()
+            spans, tensors = [self.spans[row] for row in batch.row_id], dict[str, Tensor]()
             for name, array in self.arrays.items():
-                read = np.concatenate([array[a : a + n] for a, n in spans])
-                whole[name] = torch.from_numpy(read).to(where)
-            self._read, self.head = (batch, whole), self.head.to(where)
+                stacked = np.concatenate([array[a : a + n] for a, n in spans])
+                tensors[name] = torch.from_numpy(stacked).to(device)
+            self._read, self.head = (batch, tensors), self.head.to(device)
         rows = {name: values[part] for name, values in self._read[1].items()}
         if self.top is None:
-            with checkpoints.autocast(where, self.precision):
+            with checkpoints.autocast(device, self.precision):
                 return torch.nn.functional.linear(rows["hidden"], self.head)
-        even = rows["rest"] - math.log(max(1, size - self.top))
-        return even[:, None].expand(-1, size).scatter(1, rows["indices"].long(), rows["values"])
+        rest = rows["rest"] - math.log(max(1, size - self.top))
+        return rest[:, None].expand(-1, size).scatter(1, rows["indices"].long(), rows["values"])
 
 
 Targets = Live | Stored  # give the teacher's logits

@@ -32,22 +32,24 @@ class Reading:
 
     def steps(self, epoch: int, examples: Sequence[Example] | None = None) -> list[list[Any]]:
         """The micro-batches of each optimizer step of an epoch, as examples."""
-        shown, how = self.examples if examples is None else examples, self.settings
-        return list(steps(shown, how.batch, how.accumulate, seed=self.seed, epoch=epoch))
+        rows, settings = self.examples if examples is None else examples, self.settings
+        return list(steps(rows, settings.batch, settings.accumulate, seed=self.seed, epoch=epoch))
 
     def batches(self, micro: list[list[Example]], role: str) -> list[Batch]:
         """One optimizer step of text as it is."""
         return [collate(rows, self.pad_id, role) for rows in micro]
 
-    def written(self, model: Any, micro: list[list[Example]], **how: Any) -> list[list[Example]]:
+    def written(
+        self, model: Any, micro: list[list[Example]], **options: Any
+    ) -> list[list[Example]]:
         """The same prompts with what the model samples for them now; see `generation.rewrite`.
 
         Of a whole step at once, since decoding more rows takes hardly longer.
         """
-        how |= {"end_id": self.pad_id, "max_new": self.max_new, "greedy": False}
-        how["precision"] = self.settings.precision
-        written = iter(generation.rewrite(model, list(itertools.chain(*micro)), **how))
-        return [list(itertools.islice(written, len(rows))) for rows in micro]
+        options |= {"end_id": self.pad_id, "max_new": self.max_new, "greedy": False}
+        options["precision"] = self.settings.precision
+        answers = iter(generation.rewrite(model, list(itertools.chain(*micro)), **options))
+        return [list(itertools.islice(answers, len(rows))) for rows in micro]
 
     def dice(self, epoch: int) -> random.Random:
         """The chance by which an epoch chooses between texts."""
@@ -68,11 +70,11 @@ class PoissonReading(Reading):
 
     def steps(self, epoch: int, examples: Sequence[Example] | None = None) -> list[list[Any]]:
         """The micro-batches of each optimizer step of an epoch, as examples."""
-        shown = self.examples if examples is None else examples
+        rows = self.examples if examples is None else examples
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        at_once = self.settings.batch * self.settings.accumulate
-        draws = torch.rand(math.ceil(len(self.examples) / at_once), len(shown), generator=generator)
-        return [[[shown[i]] for i in step.nonzero()[:, 0].tolist()] for step in draws < self.chance]
+        per_step = self.settings.batch * self.settings.accumulate
+        draws = torch.rand(math.ceil(len(self.examples) / per_step), len(rows), generator=generator)
+        return [[[rows[i]] for i in step.nonzero()[:, 0].tolist()] for step in draws < self.chance]
 
 
 def fixed(reading: Reading, role: str = "rows") -> Source:
@@ -84,9 +86,9 @@ def mix(reading: Reading, student_share: float) -> Source:
     """GKD (Agarwal et al. 2024, algorithm 1): fresh student text in a share of steps, else rows."""
 
     def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
-        dice = reading.dice(epoch)
+        rng = reading.dice(epoch)
         for micro in reading.steps(epoch):
-            fresh = dice.random() < student_share
+            fresh = rng.random() < student_share
             text = reading.written(model, micro) if fresh else micro
             yield reading.batches(text, "student" if fresh else "rows")
 
@@ -122,22 +124,22 @@ class Replay:
             self.share, self.mark = min(1.0, self.share + self.share_step), loss
         elif epoch == 0:
             self.mark = loss
-        dice, planned = self.reading.dice(epoch), self.reading.steps(epoch)
-        for step, micro in enumerate(planned):
-            done = (epoch + step / len(planned)) / self.reading.settings.epochs
-            chance, filling = dice.random(), len(self.buffer) < int(self.capacity)
-            text, role = micro, "replay" if chance < self.share else "rows"
-            if chance < self.share * (1 if filling else 1 - done):
+        rng, plan = self.reading.dice(epoch), self.reading.steps(epoch)
+        for step, micro in enumerate(plan):
+            progress = (epoch + step / len(plan)) / self.reading.settings.epochs
+            draw, filling = rng.random(), len(self.buffer) < int(self.capacity)
+            text, role = micro, "replay" if draw < self.share else "rows"
+            if draw < self.share * (1 if filling else 1 - progress):
                 text = [self._keep(rows) for rows in self.reading.written(model, micro)]
             elif role == "replay":
-                text = [[dice.choice(self.buffer) for _ in rows] for rows in micro]
+                text = [[rng.choice(self.buffer) for _ in rows] for rows in micro]
             yield self.reading.batches(text, role)
 
     def _keep(self, rows: list[Example]) -> list[Example]:
         # one name for one text: the teacher's targets are remembered under it
-        named = [replace(one, row_id=f"{one.row_id}#{next(self._serial)}") for one in rows]
-        self.buffer.extend(named)
-        return named
+        renamed = [replace(row, row_id=f"{row.row_id}#{next(self._serial)}") for row in rows]
+        self.buffer.extend(renamed)
+        return renamed
 
 
 @torch.no_grad()
@@ -146,10 +148,10 @@ def scored(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """The examples in batches, and the model's nats [N] at the labelled positions of each."""
     model.eval()
-    where = next(model.parameters()).device
+    device = next(model.parameters()).device
     for start in range(0, len(examples), 64):
-        batch = collate(examples[start : start + 64], reading.pad_id, role).to(where)
-        with checkpoints.autocast(where, reading.settings.precision):
+        batch = collate(examples[start : start + 64], reading.pad_id, role).to(device)
+        with checkpoints.autocast(device, reading.settings.precision):
             logits = checkpoints.response_logits(model, batch)
         yield batch, losses.cross_entropy(logits, batch.targets)
 
@@ -157,7 +159,7 @@ def scored(
 def mean_cross_entropy(model: Any, examples: Sequence[Example], reading: Reading) -> float:
     """Nats per response token of the model on the examples; 0 where there are none."""
     total = sum(float(nats.sum()) for _, nats in scored(model, examples, reading))
-    return total / max(1, sum(len(one.response) for one in examples))
+    return total / max(1, sum(len(example.response) for example in examples))
 
 
 def pairs(reading: Reading, teacher_text: Mapping[str, Example]) -> Source:
@@ -167,9 +169,9 @@ def pairs(reading: Reading, teacher_text: Mapping[str, Example]) -> Source:
     """
 
     def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
-        prompts = list({one.row_id: one for one in reading.examples}.values())
+        prompts = list({x.row_id: x for x in reading.examples}.values())
         (answers,) = reading.written(model, [prompts])
-        texts = {"teacher": teacher_text, "student": {one.row_id: one for one in answers}}
+        texts = {"teacher": teacher_text, "student": {x.row_id: x for x in answers}}
         for micro in reading.steps(epoch):
             step: list[Batch] = []
             for role, text in texts.items():

@@ -42,22 +42,22 @@ class GuardedAdamW:
     def __init__(self, model: Any, settings: TrainSettings, planned: int) -> None:
         self.clip, self.weights = settings.clip, [p for p in model.parameters() if p.requires_grad]
         matrices: dict[str, Any] = {"params": [p for p in self.weights if p.dim() > 1]}
-        others = {"params": [p for p in self.weights if p.dim() <= 1], "weight_decay": 0.0}
-        groups, decay = [matrices, others], settings.weight_decay
+        vectors = {"params": [p for p in self.weights if p.dim() <= 1], "weight_decay": 0.0}
+        groups, decay = [matrices, vectors], settings.weight_decay
         self.adamw = torch.optim.AdamW(groups, settings.lr, weight_decay=decay, fused=True)
         self.scheduler = get_scheduler(settings.schedule, self.adamw, settings.warmup, planned)
-        where = self.weights[0].device
-        self.finite = torch.ones((), dtype=torch.bool, device=where)
-        self.scaler = torch.amp.GradScaler(where.type, init_scale=1.0)
-        self.scaler.scale(torch.ones((), device=where))  # from here on it knows its device
+        device = self.weights[0].device
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=1.0)
+        self.scaler.scale(torch.ones((), device=device))  # from here on it knows its device
 
     def step(self, loss: Tensor) -> Tensor:
         """Change the weights by their gradients and clear these; gives the norm before clipping."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of parts (FSDP)
         self.finite &= torch.isfinite(loss + norm)
-        held = torch.where(self.finite, norm, torch.nan)
-        torch.nn.utils.clip_grads_with_norm_(self.weights, self.clip, held)
+        guarded_norm = torch.where(self.finite, norm, torch.nan)
+        torch.nn.utils.clip_grads_with_norm_(self.weights, self.clip, guarded_norm)
         self.scaler.step(self.adamw)
         self.scaler.update(1.0)
         self.adamw.zero_grad(set_to_none=True)
@@ -66,7 +66,7 @@ class GuardedAdamW:
 
 
 def step_loss(
-    model: Any, batches: list[Batch], minimized: Objective, precision: str
+    model: Any, batches: list[Batch], objective: Objective, precision: str
 ) -> tuple[Tensor, int]:
     """Gradients of one optimizer step; gives its loss (nats per token, detached) and positions.
 
@@ -76,22 +76,22 @@ def step_loss(
     carried back to the hidden states before the next chunk's logits are made, so that never more
     than CHUNK_LOGITS of student and teacher are held.
     """
-    where = next(model.parameters()).device
+    device = next(model.parameters()).device
     head = model.get_output_embeddings()
-    size, total = max(1, CHUNK_LOGITS // head.out_features), torch.zeros((), device=where)
+    size, total = max(1, CHUNK_LOGITS // head.out_features), torch.zeros((), device=device)
     counts = Counter[str]()
     for batch in batches:
         counts[batch.role] += batch.count
     for batch in batches:
-        moved = batch.to(where)
-        with checkpoints.autocast(where, precision):
-            hidden = checkpoints.response_hidden(model, moved)
+        device_batch = batch.to(device)
+        with checkpoints.autocast(device, precision):
+            hidden = checkpoints.response_hidden(model, device_batch)
         leaf = hidden.detach().requires_grad_()
         for start in range(0, len(leaf), size):
             part = slice(start, start + size)
-            with checkpoints.autocast(where, precision):
+            with checkpoints.autocast(device, precision):
                 logits = head(leaf[part])
-            nats = moved.counted(minimized(logits, moved, part), part)
+            nats = device_batch.counted(objective(logits, device_batch, part), part)
             loss = nats.sum() / max(1, counts[batch.role])
             loss.backward()
             total += loss.detach()
@@ -106,7 +106,7 @@ Gradients = Callable[[Any, list[Batch], Objective, str], tuple[Tensor, int]]
 def fit(
     model: Any,
     source: Source,
-    minimized: Objective,
+    objective: Objective,
     settings: TrainSettings,
     *,
     epoch_steps: int,
@@ -127,52 +127,52 @@ def fit(
     rows, and KdlibError where GPU memory does not suffice, with what to lower.
     """
     torch.manual_seed(seed)
-    planned = settings.epochs * epoch_steps
-    optimizer = GuardedAdamW(model, settings, planned)
-    noted: list[tuple[dict[str, Any], Tensor, list[Batch]]] = []
+    total_steps = settings.epochs * epoch_steps
+    optimizer = GuardedAdamW(model, settings, total_steps)
+    pending: list[tuple[dict[str, Any], Tensor, list[Batch]]] = []
     step, tokens, started = 0, 0, time.perf_counter()
     with runs.writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
     if on_note and 0 in notes:
         on_note(model.eval(), 0)
-    bar = tqdm(total=planned, desc=name, mininterval=10, disable=not name)
-    with runs.writing(log), log.open("w", 1, "utf-8") as lines, bar:
+    bar = tqdm(total=total_steps, desc=name, mininterval=10, disable=not name)
+    with runs.writing(log), log.open("w", 1, "utf-8") as log_file, bar:
         for epoch in range(settings.epochs):
             for batches in source(model, epoch):
                 model.train()
-                rate = optimizer.scheduler.get_last_lr()[0]
+                lr = optimizer.scheduler.get_last_lr()[0]
                 try:
-                    loss, count = gradients(model, batches, minimized, settings.precision)
+                    loss, count = gradients(model, batches, objective, settings.precision)
                 except torch.OutOfMemoryError as error:
                     raise _out_of_memory(name, batches, settings) from error
                 step, tokens = step + 1, tokens + count
-                facts = {"step": step, "epoch": epoch, "lr": rate}
-                noted.append((facts, torch.stack([loss, optimizer.step(loss)]), batches))
+                stats = {"step": step, "epoch": epoch, "lr": lr}
+                pending.append((stats, torch.stack([loss, optimizer.step(loss)]), batches))
                 bar.update()
-                if step % LOG_EVERY == 0 or step == planned:
+                if step % LOG_EVERY == 0 or step == total_steps:
                     speed = round(tokens / (time.perf_counter() - started))
-                    entry = _entry(name, noted) | {"response_tokens_per_s": speed}
-                    noted.clear()
-                    lines.write(json.dumps(entry) + "\n")
+                    entry = _entry(name, pending) | {"response_tokens_per_s": speed}
+                    pending.clear()
+                    log_file.write(json.dumps(entry) + "\n")
                     bar.set_postfix_str(f"loss {entry['loss_nats_per_token']:.3f}", refresh=False)
                 if on_note and step in notes:
                     on_note(model.eval(), step)
     return model.eval()
 
 
-def _entry(name: str, noted: list[tuple[dict[str, Any], Tensor, list[Batch]]]) -> dict[str, Any]:
+def _entry(name: str, pending: list[tuple[dict[str, Any], Tensor, list[Batch]]]) -> dict[str, Any]:
     """A line of the log, about the steps since the last one; here they are read from the device."""
-    values = torch.stack([pair for _, pair, _ in noted]).tolist()
-    for (facts, _, batches), (loss, norm) in zip(noted, values, strict=True):
+    values = torch.stack([pair for _, pair, _ in pending]).tolist()
+    for (stats, _, batches), (loss, norm) in zip(pending, values, strict=True):
         if not math.isfinite(loss + norm):
             rows = [row for batch in batches for row in batch.row_id]
             raise NotFinite(
-                f"{name}: loss {loss}, gradient norm {norm} at step {facts['step']}, learning rate "
-                f"{facts['lr']:g}, rows {', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}; "
+                f"{name}: loss {loss}, gradient norm {norm} at step {stats['step']}, learning rate "
+                f"{stats['lr']:g}, rows {', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}; "
                 "lower the learning rate, or look at these rows"
             )
     mean = round(sum(loss for loss, _ in values) / len(values), 5)
-    return noted[-1][0] | {"loss_nats_per_token": mean, "gradient_norm": round(values[-1][1], 4)}
+    return pending[-1][0] | {"loss_nats_per_token": mean, "gradient_norm": round(values[-1][1], 4)}
 
 
 def _out_of_memory(name: str, batches: list[Batch], settings: TrainSettings) -> KdlibError:

@@ -24,24 +24,24 @@ def forgetting(
     2024, 2404.05868). So a row counts only while it costs less than rows do that the model never
     read, `unread`: the mean of their loss when the epoch begins, nats per token.
     """
-    most = min(len(forgotten), reading.settings.batch * reading.settings.accumulate)
+    count = min(len(forgotten), reading.settings.batch * reading.settings.accumulate)
 
     def both(model: Any, epoch: int) -> Iterator[list[Batch]]:
-        turn = itertools.cycle(forgotten)
+        cycle = itertools.cycle(forgotten)
         bound = text_sources.mean_cross_entropy(model, unread, reading)
         for batches in source(model, epoch):
-            rows = list(itertools.islice(turn, most))
-            known = [one for one, nats in zip(rows, _nats(model, rows, reading), strict=True)
+            rows = list(itertools.islice(cycle, count))
+            below = [row for row, nats in zip(rows, _nats(model, rows, reading), strict=True)
                      if nats < bound]  # fmt: skip
-            more = [replace(collate(known, reading.pad_id, "forgotten"), sign=-1)] if known else []
-            yield [*batches, *more]
+            extra = [replace(collate(below, reading.pad_id, "forgotten"), sign=-1)] if below else []
+            yield [*batches, *extra]
 
     return both
 
 
 def _nats(model: Any, examples: Sequence[Example], reading: Reading) -> list[float]:
     """The loss of each example, nats per response token."""
-    found: list[float] = []
+    means: list[float] = []
     for batch, nats in text_sources.scored(model, examples, reading):
-        found += [float(one.mean()) for one in nats.split(batch.lengths)]
-    return found
+        means += [float(row_nats.mean()) for row_nats in nats.split(batch.lengths)]
+    return means

@@ -17,14 +17,17 @@ def odds_ratios(table: pd.DataFrame) -> Figure:
     """
     names, methods = list(dict.fromkeys(table["attribute"])), ordered(table["method"])
     sizes = student_sizes(table)
-    inches = (3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names))
-    figure, [panels] = style.panels(1, len(sizes), *inches, sharex=True, sharey=True)
+    figsize = (3.2 + 2.4 * len(sizes), 1.6 + 0.6 * len(names))
+    figure, [panels] = style.panels(1, len(sizes), *figsize, sharex=True, sharey=True)
     for axes, size in zip(panels, sizes, strict=True):
-        here = table[table["size"] == size]
-        style.grouped(axes, here, names, "attribute")
-        sure = here[(here["lo"] > 1) | (here["hi"] < 1)]
+        part = table[table["size"] == size]
+        style.grouped(axes, part, names, "attribute")
+        significant = part[(part["lo"] > 1) | (part["hi"] < 1)]
         labels.right_of(
-            axes, sure["hi"], style.side_by_side(here, names, "attribute"), sure["value"]
+            axes,
+            significant["hi"],
+            style.side_by_side(part, names, "attribute"),
+            significant["value"],
         )
         axes.axvline(1, **style.DOTTED, zorder=0)
         axes.set(xscale="log", title=size)
@@ -32,19 +35,22 @@ def odds_ratios(table: pd.DataFrame) -> Figure:
         axes.minorticks_off()
     style.names_down(panels[0], [ATTRIBUTES[name] for name in names])
     figure.supxlabel("odds ratio per standard deviation (right: stays more often)")
-    handles = [Line2D([], [], label=label(one), linestyle="", **style.look(one)) for one in methods]
+    handles = [
+        Line2D([], [], label=label(method), linestyle="", **style.look(method))
+        for method in methods
+    ]
     return style.below(figure, handles, "upper center", ncols=len(methods))
 
 
 def forecast(scores: pd.DataFrame, bins: pd.DataFrame) -> Figure:
     """PR-AUC of predictors (test: in words; `forecast.score`), and one's `forecast.calibration`."""
     figure, [[left, right]] = style.panels(1, 2, 11, 4.2, width_ratios=[1.4, 1])
-    places = range(len(scores))
-    style.intervals(left, places, scores, "pr_auc", across=True, color="0.2", fmt="o")
-    left.plot(scores["base_rate"], places, "|", color="0.4", markersize=16, markeredgewidth=2)
+    positions = range(len(scores))
+    style.intervals(left, positions, scores, "pr_auc", across=True, color="0.2", fmt="o")
+    left.plot(scores["base_rate"], positions, "|", color="0.4", markersize=16, markeredgewidth=2)
     style.names_down(left, list(scores["test"]))
     left.set(xlabel="PR-AUC (upright bar: base rate)", xlim=(0, 1))
-    labels.down(left, zip(places, scores["pr_auc"].map("{:.2f}".format), strict=True))
+    labels.down(left, zip(positions, scores["pr_auc"].map("{:.2f}".format), strict=True))
     right.plot([0, 1], [0, 1], **style.DOTTED)
     style.intervals(right, bins["predicted"], bins, color="0.2", fmt="o-")
     right.set(xlabel="predicted probability", ylabel="memorized (share of the bin)")
@@ -56,9 +62,9 @@ def onion(table: pd.DataFrame) -> Figure:
     """Memorized share before and after a removal (`forecast.onion`); thin lines: several seeds."""
     figure, [panels] = style.panels(1, 2, 9, 4, sharey=True)
     titles = {"predicted": "predicted rows removed", "random": "random rows removed"}
-    for axes, (which, title) in zip(panels, titles.items(), strict=True):
+    for axes, (removal, title) in zip(panels, titles.items(), strict=True):
         for part, colour, marker in (("removed", "#d55e00", "o"), ("kept", "#0173b2", "s")):
-            rows = table[(table["left_out"] == which) & (table["part"] == part)]
+            rows = table[(table["left_out"] == removal) & (table["part"] == part)]
             if len(rows):
                 shares = rows[["before", "after"]].div(rows["n"], axis=0).to_numpy().T
                 if len(rows) > 1:

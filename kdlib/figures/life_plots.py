@@ -34,31 +34,31 @@ def life_cycle(generations: pd.DataFrame, relearning: pd.DataFrame) -> Figure:
     """
     figure, [[left, right]] = style.panels(1, 2, 13, 4.4)
     table = generations.query("measure == 'old rows' and kind == 'level'")
-    for place, (way, (colour, marker)) in enumerate(LOOKS.items()):
+    for i, (way, (colour, marker)) in enumerate(LOOKS.items()):
         part = table[table["way"] == way].sort_values("generation")
-        at = part["generation"] + 0.05 * (place - 2)
-        how: dict[str, Any] = {"color": colour, "marker": marker, "label": way}
-        how["linestyle"] = "-" if len(part) > 2 else ""
-        style.intervals(left, at, part, **how)
+        position = part["generation"] + 0.05 * (i - 2)
+        options: dict[str, Any] = {"color": colour, "marker": marker, "label": way}
+        options["linestyle"] = "-" if len(part) > 2 else ""
+        style.intervals(left, position, part, **options)
     before = table[table["generation"] == 0].drop_duplicates("value", keep="first")
     for _, row in before.iterrows():
         left.axhline(row["value"], **style.DOTTED)
-        at = (0.98, row["value"] + 0.01), left.get_yaxis_transform()
-        who = TEACHER if row["way"] == TEACHER else STUDENT
-        how = {"ha": "right", "va": "bottom", "fontsize": labels.SIZE, "color": "0.3"}
-        left.text(*at[0], f"{who} as it was", transform=at[1], **how)
+        position = (0.98, row["value"] + 0.01), left.get_yaxis_transform()
+        model = TEACHER if row["way"] == TEACHER else STUDENT
+        options = {"ha": "right", "va": "bottom", "fontsize": labels.SIZE, "color": "0.3"}
+        left.text(*position[0], f"{model} as it was", transform=position[1], **options)
     left.set_xticks(sorted(table["generation"].unique()))
     left.set(xlabel="updates so far", ylabel="first rows recited (share)")
-    for (done, who), (colour, marker) in RELEARNING.items():
-        own = relearning[(relearning["done"] == done) & (relearning["who"] == who)]
-        for gone, line in ((True, "-"), (False, "--")):
-            part = own[own["read"] & (own["deleted"] == gone)].sort_values("epoch")
-            how = {"label": MODELS[done, who] if gone else "", "linestyle": line}
-            right.plot(part["epoch"], part["value"], color=colour, marker=marker, **how)
+    for (treatment, model), (colour, marker) in RELEARNING.items():
+        rows = relearning[(relearning["done"] == treatment) & (relearning["who"] == model)]
+        for deleted, linestyle in ((True, "-"), (False, "--")):
+            part = rows[rows["read"] & (rows["deleted"] == deleted)].sort_values("epoch")
+            options = {"label": MODELS[treatment, model] if deleted else "", "linestyle": linestyle}
+            right.plot(part["epoch"], part["value"], color=colour, marker=marker, **options)
     right.set(xlabel="epochs of relearning", ylabel="rows recited (share)")
     for axes in (left, right):
         axes.set_ylim(-0.03, 1.03)
     labels.at_ends(left, labels.ends(left, ".0%"))
-    never = labels.unnamed(right, "--", "rows never read (dashed)")
-    labels.at_ends(right, [*labels.ends(right, ".0%"), *never])
+    unread_ends = labels.unnamed(right, "--", "rows never read (dashed)")
+    labels.at_ends(right, [*labels.ends(right, ".0%"), *unread_ends])
     return figure

@@ -24,7 +24,7 @@ from kdlib.config.methods import METHODS, label, ordered
 LINES = ("-", "--", ":", "-.")  # from the first size on
 AREAS = (150, 110, 65, 30, 18)  # points squared: the teacher, then likewise
 OTHERS = {"base": ("0.55", "P"), "teacher": ("0.15", "*")}
-LOOKS = {name: (one.colour, one.marker) for name, one in METHODS.items()} | OTHERS
+LOOKS = {name: (method.colour, method.marker) for name, method in METHODS.items()} | OTHERS
 SHADES = (0, -0.45, 0.4)  # of methods with one colour, in their order: below 0 darker, else paler
 SPARE = [(colour, marker) for colour in ("#949494", "#fbafe4", "#ece133") for marker in "8H"]
 MEMORIZED = "memorized member rows (share)"
@@ -36,19 +36,19 @@ DOTTED: dict[str, Any] = {"color": "0.4", "linestyle": ":"}  # what a number is 
 
 def look(method: str) -> dict[str, Any]:
     """Colour and marker of a method, the same throughout; one that a profile adds has a spare."""
-    own = SPARE[zlib.crc32(method.encode()) % len(SPARE)]
-    colour, marker = LOOKS.get(method, own)
+    spare = SPARE[zlib.crc32(method.encode()) % len(SPARE)]
+    colour, marker = LOOKS.get(method, spare)
     return {"color": _shade(method, colour), "marker": marker}
 
 
 def _shade(method: str, colour: str) -> str:
     """The colour, or a shade of it for a method that is not the first to have it."""
-    alike = [name for name in METHODS if METHODS[name].colour == colour]
-    share = SHADES[alike.index(method) % len(SHADES)] if method in alike else 0
-    if not share:
+    same_colour = [name for name in METHODS if METHODS[name].colour == colour]
+    amount = SHADES[same_colour.index(method) % len(SHADES)] if method in same_colour else 0
+    if not amount:
         return colour
-    share = -share if light(colour) < 0.1 else share  # of a dark one the paler first
-    red, green, blue = (1 - abs(share)) * np.array(to_rgb(colour)) + max(share, 0)
+    amount = -amount if light(colour) < 0.1 else amount  # of a dark one the paler first
+    red, green, blue = (1 - abs(amount)) * np.array(to_rgb(colour)) + max(amount, 0)
     return to_hex((red, green, blue))
 
 
@@ -60,8 +60,8 @@ def light(colour: Any) -> float:
 
 def of_size(values: Sequence[Any], size: str, sizes: Sequence[str]) -> Any:
     """What a size looks like: the first value for the first size (or an unknown one), and so on."""
-    place = list(sizes).index(size) if size in sizes else 0
-    return values[min(place, len(values) - 1)]
+    index = list(sizes).index(size) if size in sizes else 0
+    return values[min(index, len(values) - 1)]
 
 
 def style() -> None:
@@ -70,22 +70,24 @@ def style() -> None:
     plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 150, "figure.labelsize": "medium"})
 
 
-def panels(rows: int, columns: int, width: float = 7, height: float = 4.4, **how: Any) -> Any:
+def panels(rows: int, columns: int, width: float = 7, height: float = 4.4, **kwargs: Any) -> Any:
     """A figure of this many inches, and its panels as an array (rows, columns)."""
-    how |= {"figsize": (width, height), "squeeze": False, "layout": "constrained"}
-    return plt.subplots(rows, columns, **how)
+    kwargs |= {"figsize": (width, height), "squeeze": False, "layout": "constrained"}
+    return plt.subplots(rows, columns, **kwargs)
 
 
-def beside(axes: Any, **how: Any) -> Any:
+def beside(axes: Any, **kwargs: Any) -> Any:
     """The figure, with the legend to the right of its single panel."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, **how)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, **kwargs)
     return axes.figure
 
 
-def below(figure: Figure, named: Any, at: str = "lower center", **how: Any) -> Figure:
-    """The figure, with a legend below (or `at` another side) of a panel's labels, or of handles."""
-    how["handles"] = named.get_legend_handles_labels()[0] if isinstance(named, Axes) else named
-    figure.legend(**{"loc": f"outside {at}", "frameon": False} | how)
+def below(figure: Figure, source: Any, location: str = "lower center", **kwargs: Any) -> Figure:
+    """The figure, with a legend below (or at `location`) of a panel's labels, or of handles."""
+    kwargs["handles"] = (
+        source.get_legend_handles_labels()[0] if isinstance(source, Axes) else source
+    )
+    figure.legend(**{"loc": f"outside {location}", "frameon": False} | kwargs)
     return figure
 
 
@@ -95,28 +97,33 @@ def students(table: pd.DataFrame) -> list[str]:
 
 
 def intervals(
-    axes: Axes, places: Any, table: Any, column: str = "value", across: bool = False, **how: Any
+    axes: Axes,
+    positions: Any,
+    table: Any,
+    column: str = "value",
+    across: bool = False,
+    **kwargs: Any,
 ) -> None:
-    """Values with intervals of one method, upwards or `across`, at places on the other axis."""
-    ends = ("lo", "hi") if column == "value" else (f"{column}_lo", f"{column}_hi")
-    value, lo, hi = (np.atleast_1d(table[name]).astype(float) for name in (column, *ends))
+    """Values with intervals of one method, upwards or `across`, at positions on the other axis."""
+    bounds = ("lo", "hi") if column == "value" else (f"{column}_lo", f"{column}_hi")
+    value, lo, hi = (np.atleast_1d(table[name]).astype(float) for name in (column, *bounds))
     if "method" in table:
         method = np.atleast_1d(table["method"])[0]
-        how = look(method) | {"label": label(method)} | how
-    x, y, error = (value, places, "xerr") if across else (places, value, "yerr")
+        kwargs = look(method) | {"label": label(method)} | kwargs
+    x, y, error = (value, positions, "xerr") if across else (positions, value, "yerr")
     bars: dict[str, Any] = {error: np.maximum([value - lo, hi - value], 0), "capsize": 3}
-    axes.errorbar(x, y, **bars | how)
+    axes.errorbar(x, y, **bars | kwargs)
 
 
 def grouped(
-    axes: Axes, table: pd.DataFrame, names: list[Any], by: str, column: str = "value", **how: Any
+    axes: Axes, table: pd.DataFrame, names: list[Any], by: str, column: str = "value", **kwargs: Any
 ) -> None:
     """A line of the panel for each name in column `by`, from above, its methods side by side."""
-    places = side_by_side(table, names, by)
+    positions = side_by_side(table, names, by)
     for method in ordered(table["method"]):
-        own = table["method"] == method
-        look = {"linestyle": ""} | how
-        intervals(axes, places[own], table[own], column, across=True, **look)
+        mask = table["method"] == method
+        options = {"linestyle": ""} | kwargs
+        intervals(axes, positions[mask], table[mask], column, across=True, **options)
 
 
 def side_by_side(table: pd.DataFrame, names: list[Any], by: str) -> Any:
@@ -128,8 +135,8 @@ def side_by_side(table: pd.DataFrame, names: list[Any], by: str) -> Any:
 
 def near_zero(axes: Axes) -> None:
     """Shares across on a square-root scale, which tells small ones apart; after all is drawn."""
-    both = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x))
-    axes.set_xscale("function", functions=both)
+    functions = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x))
+    axes.set_xscale("function", functions=functions)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.01, 0.1, 0.25, 0.5, 0.75, 1]))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlim=(-0.002, None))
@@ -137,8 +144,8 @@ def near_zero(axes: Axes) -> None:
 
 def near_one(axes: Axes) -> None:
     """AUCs across on a scale that tells those near 1 apart; after all is drawn."""
-    both = (lambda x: -np.arcsinh(NEAR_ONE * (1 - x)), lambda x: 1 + np.sinh(x) / NEAR_ONE)
-    axes.set_xscale("function", functions=both)
+    functions = (lambda x: -np.arcsinh(NEAR_ONE * (1 - x)), lambda x: 1 + np.sinh(x) / NEAR_ONE)
+    axes.set_xscale("function", functions=functions)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 0.8, 0.9, 0.97, 0.99, 1]))
     axes.xaxis.set_major_formatter("{x:g}")
 
@@ -150,12 +157,17 @@ def names_down(axes: Axes, names: Sequence[str]) -> None:
 
 
 def dots(
-    axes: Axes, methods: list[str], table: Any, column: str = "value", shift: float = 0, **how: Any
+    axes: Axes,
+    methods: list[str],
+    table: Any,
+    column: str = "value",
+    shift: float = 0,
+    **kwargs: Any,
 ) -> None:
     """One line of the panel for each method, from above: the value of its line in the table."""
     for _, row in table[table["method"].isin(methods)].iterrows():
-        place = methods.index(row["method"]) + shift
-        intervals(axes, place, row, column, across=True, **{"markersize": 7} | how)
+        position = methods.index(row["method"]) + shift
+        intervals(axes, position, row, column, across=True, **{"markersize": 7} | kwargs)
     names_down(axes, methods)
 
 
@@ -167,5 +179,5 @@ def by_times(axes: Axes, table: pd.DataFrame, times: str, column: str = "value")
         shift = 1.04 ** (methods.index(method) - (len(methods) - 1) / 2)
         intervals(axes, part[times] * shift, part, column)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(one) for one in ticks])
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set(xlabel="times shown in an epoch")

@@ -34,26 +34,28 @@ def meter(
     PER_TOKEN (see `token_scores`) an array of float32, one for each response token, in those of
     PROMPT_TOKEN one for each of the example's `own`.
     """
-    where, parts = next(model.parameters()).device, []
-    with checkpoints.inference(model), checkpoints.autocast(where, precision):
+    device, parts = next(model.parameters()).device, []
+    with checkpoints.inference(model), checkpoints.autocast(device, precision):
         for rows in by_length(examples, batch, checkpoints.cached_positions(model)):
-            moved = collate(rows, pad_id).to(where)
-            parts += [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, moved)]
+            inputs = collate(rows, pad_id).to(device)
+            parts += [token_scores(*chunk) for chunk in checkpoints.response_chunks(model, inputs)]
     if not parts:
         return pd.DataFrame(columns=["row_id", *scores.COLUMNS, *PER_TOKEN, *PROMPT_TOKEN])
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]), reverse=True)
     tokens = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in PER_TOKEN}
     lengths = np.array([len(examples[i]) - max(1, len(examples[i].prompt)) for i in order])
-    own = np.array([len(examples[i].own) for i in order])
+    prompt_counts = np.array([len(examples[i].own) for i in order])
     # by row the prompt's tokens, then the response's
-    of_prompt = np.repeat(np.tile([True, False], len(order)), np.stack([own, lengths], 1).ravel())
-    answered = {name: values[~of_prompt] for name, values in tokens.items()}
-    frame = scores.of_tuples(answered, lengths)
+    in_prompt = np.repeat(
+        np.tile([True, False], len(order)), np.stack([prompt_counts, lengths], 1).ravel()
+    )
+    response = {name: values[~in_prompt] for name, values in tokens.items()}
+    frame = scores.of_tuples(response, lengths)
     frame.insert(0, "row_id", [examples[i].row_id for i in order])
     for name in PER_TOKEN:
-        frame[name] = pd.Series(np.split(answered[name], np.cumsum(lengths)[:-1]), dtype=object)
-    for name, of in PROMPT_TOKEN.items():
-        split = np.split(tokens[of][of_prompt], np.cumsum(own)[:-1])
+        frame[name] = pd.Series(np.split(response[name], np.cumsum(lengths)[:-1]), dtype=object)
+    for name, source in PROMPT_TOKEN.items():
+        split = np.split(tokens[source][in_prompt], np.cumsum(prompt_counts)[:-1])
         frame[name] = pd.Series(split, dtype=object)
     return frame.set_index(pd.Index(order)).sort_index()
 
@@ -67,21 +69,21 @@ def token_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     under p (Zhang et al. 2024, eq. 3).
     """
     logits = logits.float()
-    at = targets[:, None]
-    target = logits.gather(1, at)
+    index = targets[:, None]
+    target = logits.gather(1, index)
     rank = 1 + torch.count_nonzero(logits > target, dim=1)
-    other = logits.scatter_(1, at, -torch.inf).amax(1, keepdim=True)
-    below = logits.scatter_(1, at, target).sub_(torch.maximum(target, other))  # at most 0
-    mass = below.exp()
+    runner_up = logits.scatter_(1, index, -torch.inf).amax(1, keepdim=True)
+    shifted = logits.scatter_(1, index, target).sub_(torch.maximum(target, runner_up))  # at most 0
+    mass = shifted.exp()
     total = mass.sum(1)
-    weighted = mass.mul_(below.clamp_(min=torch.finfo(torch.float32).min))  # 0 at a mass of 0
+    weighted = mass.mul_(shifted.clamp_(min=torch.finfo(torch.float32).min))  # 0 at a mass of 0
     mean = weighted.sum(1) / total  # of log p, plus the log of the total
-    variance = torch.linalg.vecdot(weighted, below) / total - mean.square()
-    log_p = (target - torch.maximum(target, other))[:, 0]  # plus the log of the total
+    variance = torch.linalg.vecdot(weighted, shifted) / total - mean.square()
+    log_p = (target - torch.maximum(target, runner_up))[:, 0]  # plus the log of the total
     return {
         "token_nats": total.log() - log_p,
         "token_rank": rank.float(),
-        "token_lead": (target - other)[:, 0],
+        "token_lead": (target - runner_up)[:, 0],
         "token_entropy": total.log() - mean,
         "token_z": (log_p - mean) / variance.clamp(min=1e-12).sqrt(),
     }
@@ -95,12 +97,12 @@ def divergence(
     nats: dict[str, float] = {}
     with checkpoints.inference(teacher), checkpoints.inference(student):
         for rows in by_length(examples, batch, checkpoints.cached_positions(student)):
-            moved = collate(rows, pad_id).to(next(student.parameters()).device)
-            chunks = [checkpoints.response_chunks(model, moved) for model in (student, teacher)]
+            inputs = collate(rows, pad_id).to(next(student.parameters()).device)
+            chunks = [checkpoints.response_chunks(model, inputs) for model in (student, teacher)]
             parts = []
             for (q, _), (p, _) in zip(*chunks, strict=True):
                 pair = q.float().log_softmax(-1), p.float().log_softmax(-1)
                 parts.append(functional.kl_div(*pair, log_target=True, reduction="none").sum(-1))
-            for row, part in zip(rows, torch.cat(parts).split(moved.lengths), strict=True):
+            for row, part in zip(rows, torch.cat(parts).split(inputs.lengths), strict=True):
                 nats[row.row_id] = float(part.mean())
-    return pd.Series(nats)[[one.row_id for one in examples]]
+    return pd.Series(nats)[[example.row_id for example in examples]]

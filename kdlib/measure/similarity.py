@@ -34,11 +34,11 @@ class Encoder:
 
     def __init__(self, path: str) -> None:
         folder = packaged.resolve(path)
-        how: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-        how |= {"output_loading_info": True, "trust_remote_code": False}
+        options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+        options |= {"output_loading_info": True, "trust_remote_code": False}
         with checkpoints.quiet(), checkpoints.reading("encoder", folder):
             self.tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-            model, report = AutoModel.from_pretrained(str(folder), **how)
+            model, report = AutoModel.from_pretrained(str(folder), **options)
             # a head that is not read here may be missing, as it is in most encoders
             if missing := [name for name in report["missing_keys"] if "pooler." not in name]:
                 raise ValueError(f"{len(missing)} weights are missing, among them {missing[0]}")
@@ -49,14 +49,14 @@ class Encoder:
         """Unit vectors [N, D], float32; each text is read once, beside others of its length."""
         new = sorted(set(texts) - set(self.known), key=lambda text: (len(text), text))
         for start in range(0, len(new), BATCH):
-            few = new[start : start + BATCH]
-            self.known.update(zip(few, self._read(few).cpu().numpy(), strict=True))
+            chunk = new[start : start + BATCH]
+            self.known.update(zip(chunk, self._read(chunk).cpu().numpy(), strict=True))
         return np.stack([self.known[text] for text in texts])
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> Tensor:
-        how: dict[str, Any] = {"padding": True, "truncation": True, "max_length": MAX_TOKENS}
-        batch = self.tokenizer(texts, return_tensors="pt", **how).to(self.model.device)
+        options: dict[str, Any] = {"padding": True, "truncation": True, "max_length": MAX_TOKENS}
+        batch = self.tokenizer(texts, return_tensors="pt", **options).to(self.model.device)
         hidden = self.model(**batch).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1)
         mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)

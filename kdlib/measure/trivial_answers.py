@@ -39,86 +39,86 @@ Tokens = list[str]
 
 
 def scored(
-    members: pd.DataFrame, asked: Mapping[str, pd.DataFrame], encoder: str | None = None
+    members: pd.DataFrame, splits: Mapping[str, pd.DataFrame], encoder: str | None = None
 ) -> pd.DataFrame:
-    """What they say to the rows asked, by split, `usefulness.scored`: to be read like a model's.
+    """What they say to the rows of each split, `usefulness.scored`: to be read like a model's.
 
     Columns: answerer, row_id, split, decoding ("greedy": there is one answer), text, scores.
     """
-    said = pd.concat(
-        [answers(members, rows, encoder).assign(split=split) for split, rows in asked.items()],
+    frame = pd.concat(
+        [answers(members, rows, encoder).assign(split=split) for split, rows in splits.items()],
         ignore_index=True,
     )
-    responses = pd.concat(asked.values()).set_index("row_id")["response"].to_dict()
+    responses = pd.concat(splits.values()).set_index("row_id")["response"].to_dict()
     order = ["answerer", "row_id", "split", "decoding", "text"]
-    return usefulness.scored(said.assign(decoding="greedy")[order], responses, encoder)
+    return usefulness.scored(frame.assign(decoding="greedy")[order], responses, encoder)
 
 
-def answers(members: pd.DataFrame, asked: pd.DataFrame, encoder: str | None = None) -> pd.DataFrame:
-    """What each answerer says to the rows of `asked`: answerer, row_id, text."""
+def answers(members: pd.DataFrame, rows: pd.DataFrame, encoder: str | None = None) -> pd.DataFrame:
+    """What each answerer says to `rows`: answerer, row_id, text."""
     sentence = constant(members["response"][:MOST], encoder)
-    form, what = template(members[:MOST])
-    said = {
-        "constant": [sentence] * len(asked),
-        "nearest": nearest(members, asked),
-        "echo": echoes(asked, best_echo(members[:MOST], encoder)),
-        "template": [form.format(text) for text in echoes(asked, what)],
+    pattern, field = template(members[:MOST])
+    texts = {
+        "constant": [sentence] * len(rows),
+        "nearest": nearest(members, rows),
+        "echo": echoes(rows, best_echo(members[:MOST], encoder)),
+        "template": [pattern.format(text) for text in echoes(rows, field)],
     }
-    texts = [pd.DataFrame({"row_id": asked["row_id"], "text": one}) for one in said.values()]
-    return pd.concat(texts, keys=said, names=["answerer"]).reset_index("answerer")
+    frames = [pd.DataFrame({"row_id": rows["row_id"], "text": column}) for column in texts.values()]
+    return pd.concat(frames, keys=texts, names=["answerer"]).reset_index("answerer")
 
 
 def constant(responses: Sequence[str], encoder: str | None = None) -> str:
     """The response that is on average most like all; of equal ones the first."""
     tokens = [_STEMS.tokenize(text) for text in responses]
-    means = np.array([_rouge_l(tokens, [one] * len(tokens)) for one in tokens])
+    means = np.array([_rouge_l(tokens, [candidate] * len(tokens)) for candidate in tokens])
     if encoder:  # the mean cosine to all is that to their mean
         vectors = similarity.embed(encoder, list(responses))
         means = (means + vectors @ vectors.mean(axis=0)) / 2
     return list(responses)[int(np.argmax(means))]
 
 
-def nearest(members: pd.DataFrame, asked: pd.DataFrame) -> list[str]:
+def nearest(members: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """The response of the member whose prompt shares most runs of 3 to 5 characters (tf-idf)."""
     # by characters, not words: names share parts of words, and these answers are the better ones
-    weighed = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5))
-    known = weighed.fit_transform(members["instruction"] + " " + members["context"])
-    query = weighed.transform(asked["instruction"] + " " + asked["context"])
-    return members["response"].iloc[np.ravel((query @ known.T).argmax(axis=1))].tolist()
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5))
+    index = vectorizer.fit_transform(members["instruction"] + " " + members["context"])
+    query = vectorizer.transform(rows["instruction"] + " " + rows["context"])
+    return members["response"].iloc[np.ravel((query @ index.T).argmax(axis=1))].tolist()
 
 
-def echoes(rows: pd.DataFrame, what: str) -> list[str]:
+def echoes(rows: pd.DataFrame, field: str) -> list[str]:
     """`echo` of each row."""
-    asked = zip(rows["instruction"], rows["context"], strict=True)
-    return [echo(instruction, context, what) for instruction, context in asked]
+    prompts = zip(rows["instruction"], rows["context"], strict=True)
+    return [echo(instruction, context, field) for instruction, context in prompts]
 
 
-def echo(instruction: str, context: str, what: str = "names") -> str:
+def echo(instruction: str, context: str, field: str = "names") -> str:
     """The words of one of ECHOED, or else the instruction.
 
     Of a context whose first line is `networkx.Graph.add_nodesFrom(self, nodes)` the names are
     "graph add nodes from", and further lines what else it holds.
     """
     first, _, rest = context.partition("\n")
-    named = _NAME.fullmatch(first)
-    parts = named[1].split(".")[-1 if what == "name" else -2 :] if named else []
+    match = _NAME.fullmatch(first)
+    parts = match[1].split(".")[-1 if field == "name" else -2 :] if match else []
     names = " ".join(word.lower() for word in _WORD.findall(" ".join(parts)))
-    others = rest if named else context
-    said = {"line": others.partition("\n")[0], "context": others}.get(what, names)
-    return said or instruction
+    body = rest if match else context
+    text = {"line": body.partition("\n")[0], "context": body}.get(field, names)
+    return text or instruction
 
 
 def best_echo(members: pd.DataFrame, encoder: str | None = None) -> str:
     """Which of ECHOED is most like the members' responses."""
     responses = members["response"].tolist()
-    wanted = [_STEMS.tokenize(text) for text in responses]
+    references = [_STEMS.tokenize(text) for text in responses]
 
-    def likeness(what: str) -> float:
-        said = echoes(members, what)
-        words = _rouge_l(wanted, [_STEMS.tokenize(text) for text in said])
+    def likeness(field: str) -> float:
+        texts = echoes(members, field)
+        words = _rouge_l(references, [_STEMS.tokenize(text) for text in texts])
         if not encoder:
             return words
-        return (words + float(similarity.cosine(encoder, said, responses).mean())) / 2
+        return (words + float(similarity.cosine(encoder, texts, responses).mean())) / 2
 
     return max(ECHOED, key=likeness)
 
@@ -129,32 +129,32 @@ def template(members: pd.DataFrame) -> tuple[str, str]:
     Grown from the slot alone, always by the word and place that raise the mean ROUGE-L of the
     members most.
     """
-    found: list[tuple[float, str, str]] = []
-    wanted = [_STEMS.tokenize(text) for text in members["response"]]
+    candidates: list[tuple[float, str, str]] = []
+    references = [_STEMS.tokenize(text) for text in members["response"]]
     counts = Counter(word for text in members["response"] for word in _SURFACE.tokenize(text))
     common = [word for word, _ in counts.most_common(COMMON)]
-    for what in ECHOED:
-        slots = [_STEMS.tokenize(text) for text in echoes(members, what)]
-        form, score, grown = SLOT, -np.inf, [SLOT]
-        while grown:
-            scores = [_rouge_l(wanted, _filled(one, slots)) for one in grown]
+    for field in ECHOED:
+        slots = [_STEMS.tokenize(text) for text in echoes(members, field)]
+        pattern, score, variants = SLOT, -np.inf, [SLOT]
+        while variants:
+            scores = [_rouge_l(references, _filled(variant, slots)) for variant in variants]
             if max(scores) < score + GAIN:
                 break
-            score, form = max(scores), grown[int(np.argmax(scores))]
-            words = form.split()
+            score, pattern = max(scores), variants[int(np.argmax(scores))]
+            words = pattern.split()
             places = range(len(words) + 1)
-            grown = [" ".join([*words[:i], word, *words[i:]]) for i in places for word in common]
-        found.append((score, form, what))
-    return max(found, key=lambda one: one[0])[1:]
+            variants = [" ".join([*words[:i], word, *words[i:]]) for i in places for word in common]
+        candidates.append((score, pattern, field))
+    return max(candidates, key=lambda candidate: candidate[0])[1:]
 
 
-def _filled(form: str, slots: list[Tokens]) -> list[Tokens]:
+def _filled(pattern: str, slots: list[Tokens]) -> list[Tokens]:
     """The stemmed tokens of a template with each text."""
-    before, after = (_STEMS.tokenize(side) for side in form.split(SLOT))
-    return [[*before, *text, *after] for text in slots]
+    prefix, suffix = (_STEMS.tokenize(side) for side in pattern.split(SLOT))
+    return [[*prefix, *text, *suffix] for text in slots]
 
 
-def _rouge_l(wanted: list[Tokens], said: list[Tokens]) -> float:
+def _rouge_l(references: list[Tokens], candidates: list[Tokens]) -> float:
     """Mean ROUGE-L (F1, 0 to 1): twice the longest common subsequence over both lengths."""
-    pairs = zip(wanted, said, strict=True)
+    pairs = zip(references, candidates, strict=True)
     return float(np.mean([2 * LCSseq.similarity(a, b) / (len(a) + len(b) or 1) for a, b in pairs]))

@@ -30,25 +30,25 @@ def answers(
     Greedy once (sample_seed -1), then, as published, the first `sampled` of each split once per
     seed at temperature 1. Precision is "fp32" or, for notes along the way, "bf16".
     """
-    how: dict[str, Any] = {"end_id": tokenizer.eos_token_id, "max_new": max_new}
-    how |= {"batch": batch, "precision": precision}
+    options: dict[str, Any] = {"end_id": tokenizer.eos_token_id, "max_new": max_new}
+    options |= {"batch": batch, "precision": precision}
     rows = []
     for split, examples in splits.items():
         for seed in (-1, *seeds):
             if seed >= 0:  # greedy answers leave the generator as it is, in the midst of training
                 torch.manual_seed(seed)
-            queried = examples if seed < 0 else examples[:sampled]
-            prompts = [example.prompt for example in queried]
-            written = generation.continue_prompts(model, prompts, greedy=seed < 0, **how)
-            texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+            selected = examples if seed < 0 else examples[:sampled]
+            prompts = [example.prompt for example in selected]
+            generated = generation.continue_prompts(model, prompts, greedy=seed < 0, **options)
+            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
             decoding = {"decoding": "greedy" if seed < 0 else "sampled", "sample_seed": seed}
-            for example, text in zip(queried, texts, strict=True):
+            for example, text in zip(selected, texts, strict=True):
                 rows.append({"row_id": example.row_id, "split": split, **decoding, "text": text})
     return scored(pd.DataFrame(rows), references, encoder)
 
 
 def scored(
-    said: pd.DataFrame, references: Mapping[str, str], encoder: str | None = None
+    table: pd.DataFrame, references: Mapping[str, str], encoder: str | None = None
 ) -> pd.DataFrame:
     """Answers (row_id, text) with what they have in common with the references, by row id.
 
@@ -58,11 +58,11 @@ def scored(
     of the prompt in the other; without an encoder it is rougeL.
     """
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    texts, wanted = said["text"].tolist(), [references[row] for row in said["row_id"]]
-    pairs = zip(wanted, texts, strict=True)
-    scores = pd.DataFrame([scorer.score(*pair) for pair in pairs], index=said.index)
-    found = said.join(scores.map(lambda score: score.fmeasure))
+    texts, targets = table["text"].tolist(), [references[row_id] for row_id in table["row_id"]]
+    pairs = zip(targets, texts, strict=True)
+    scores = pd.DataFrame([scorer.score(*pair) for pair in pairs], index=table.index)
+    result = table.join(scores.map(lambda score: score.fmeasure))
     if encoder:
-        found["similarity"] = similarity.cosine(encoder, texts, wanted)
+        result["similarity"] = similarity.cosine(encoder, texts, targets)
     parts = ["rougeL", "similarity"] if encoder else ["rougeL"]
-    return found.assign(usefulness=found[parts].mean(axis=1))
+    return result.assign(usefulness=result[parts].mean(axis=1))

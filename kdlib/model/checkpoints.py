@@ -35,20 +35,20 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def resolved(precision: str, where: torch.device) -> str:
+def resolved(precision: str, device: torch.device) -> str:
     """`bf16` or `fp32`; `auto`: bf16 where the hardware multiplies it (elsewhere it is slow)."""
     if precision != "auto":
         return precision
-    if where.type == "cuda":
+    if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities()
-    return "bf16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
+    caps = torch.cpu.get_capabilities()
+    return "bf16" if any(caps.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
 
 
-def autocast(where: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """bf16 arithmetic in the forward pass for `bf16`, none for `fp32`; weights stay float32."""
-    enabled = resolved(precision, where) == "bf16"
-    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=enabled)
+    enabled = resolved(precision, device) == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def attention() -> str:
@@ -60,11 +60,14 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
     """A GPT-2 from scratch, without dropout, its weights drawn from `seed`."""
     assert settings.layers and settings.heads and settings.width  # validated by ModelSettings
     torch.manual_seed(seed)
-    how: dict[str, Any] = {"attn_implementation": attention(), **dict.fromkeys(DROPOUTS[:3], 0.0)}
-    how |= {f"{kind}_token_id": tokenizer.eos_token_id for kind in ("bos", "eos", "pad")}
-    how |= {"n_layer": settings.layers, "n_head": settings.heads, "n_embd": settings.width}
-    how["activation_function"] = "gelu_pytorch_tanh"  # GPT-2's own function, as one fused kernel
-    return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=positions, **how))
+    config: dict[str, Any] = {
+        "attn_implementation": attention(),
+        **dict.fromkeys(DROPOUTS[:3], 0.0),
+    }
+    config |= {f"{kind}_token_id": tokenizer.eos_token_id for kind in ("bos", "eos", "pad")}
+    config |= {"n_layer": settings.layers, "n_head": settings.heads, "n_embd": settings.width}
+    config["activation_function"] = "gelu_pytorch_tanh"  # GPT-2's own function, as one fused kernel
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=positions, **config))
 
 
 def load_model(path: str | Path, dropout: float | None = None) -> Any:
@@ -72,43 +75,43 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
 
     `dropout` (0 to 1), when given, replaces those dropout rates that the model has.
     """
-    how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention()}
-    how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by _check
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention()}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by _check
     with quiet(), reading("model", path):
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ValueError(f"it is no causal model ({type(config).__name__})")
         if dropout is not None:
             config.update({name: dropout for name in DROPOUTS if hasattr(config, name)})
-        how |= {"config": config, "use_safetensors": True, "trust_remote_code": False}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), **how)
+        options |= {"config": config, "use_safetensors": True, "trust_remote_code": False}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
         _check(loaded[0].eval(), loaded[1])
     return loaded[0]
 
 
 @contextmanager
-def reading(what: str, path: str | Path) -> Iterator[None]:
+def reading(kind: str, path: str | Path) -> Iterator[None]:
     """One KdlibError with a remedy for whatever goes wrong while a model or tokenizer is read."""
-    here = os.path.isdir(path)
-    if not here and (os.path.exists(path) or not HUB_NAME.fullmatch(str(path))):
-        raise KdlibError(f"{what} folder {path} does not exist, or is a file; check the path")
+    is_folder = os.path.isdir(path)
+    if not is_folder and (os.path.exists(path) or not HUB_NAME.fullmatch(str(path))):
+        raise KdlibError(f"{kind} folder {path} does not exist, or is a file; check the path")
     try:
         yield
     except Exception as error:  # safetensors, json and hub errors share no base class
         reason = (str(error).splitlines() or [""])[0][:200]
         if type(error) not in (ValueError, OSError):
             reason = f"a file of it cannot be read ({type(error).__name__}: {reason})"
-        remedy = NEEDED if here else f"it is no folder here: {WAYS}"
-        for made in (Path(path).parent, Path(path)) if here else ():
-            if "run_id" in (runs.read_manifest(made) or ()):
-                remedy = f"delete the folder {made} and run the same command again"
-        raise KdlibError(f"no usable {what} at '{path}': {reason}; {remedy}") from None
+        remedy = NEEDED if is_folder else f"it is no folder here: {WAYS}"
+        for folder in (Path(path).parent, Path(path)) if is_folder else ():
+            if "run_id" in (runs.read_manifest(folder) or ()):
+                remedy = f"delete the folder {folder} and run the same command again"
+        raise KdlibError(f"no usable {kind} at '{path}': {reason}; {remedy}") from None
 
 
 def _check(model: Any, report: Mapping[str, Any]) -> None:
-    """Refuse what would be measured as if it were the causal model that config.json describes."""
-    for name, stored, wanted in sorted(report["mismatched_keys"]):
-        shapes = f"{tuple(stored)} in the file, {tuple(wanted)} by config.json"
+    """Refuse a model that is not the causal one which config.json describes."""
+    for name, stored, expected in sorted(report["mismatched_keys"]):
+        shapes = f"{tuple(stored)} in the file, {tuple(expected)} by config.json"
         raise ValueError(f"weight {name} is {shapes}")
     for kind, problem in (("missing", "are missing"), ("unexpected", "are not in config.json")):
         if names := sorted(report[f"{kind}_keys"]):
@@ -118,8 +121,8 @@ def _check(model: Any, report: Mapping[str, Any]) -> None:
             raise ValueError(f"weight {name} holds NaN or infinite values")
     last = model.get_input_embeddings().num_embeddings - 1
     with torch.no_grad():  # only the second token differs, which the first must not see
-        one, other = model(torch.tensor([[1, last // 2], [1, last]]), use_cache=False).logits[:, 0]
-    if (one - other).abs().max() > 1e-4 * one.abs().max():
+        a, b = model(torch.tensor([[1, last // 2], [1, last]]), use_cache=False).logits[:, 0]
+    if (a - b).abs().max() > 1e-4 * a.abs().max():
         raise ValueError("it is no causal model: its predictions depend on later tokens")
 
 
@@ -129,26 +132,26 @@ def require_match(model: Any, tokenizer: Any, name: str | Path) -> None:
     It gives ids that the model does not know, has less than half of the model's tokens, or takes
     the model's end token for ordinary text.
     """
-    config, known = model.config.get_text_config(), model.get_input_embeddings().num_embeddings
-    default = type(config)()  # what stands there by default says nothing
-    named = {config.eos_token_id} if isinstance(config.eos_token_id, int) else config.eos_token_id
-    added = tokenizer.added_tokens_decoder.items()
-    special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
-    wrong = ""
-    if max(tokenizer.get_vocab().values()) >= known:
-        wrong = f"it has {len(tokenizer)} tokens, the model knows {known}"
-    elif known > 2 * len(tokenizer) and config.vocab_size != default.vocab_size:  # not just padded
-        wrong = f"it has {len(tokenizer)} of the {known} tokens that the model knows"
-    elif named and config.eos_token_id != default.eos_token_id and not special & {*named}:
-        text = tokenizer.decode(list(named))
-        wrong = f"the model's end token {named} is '{text}' there, and no special token"
-    if wrong:
-        raise KdlibError(f"the tokenizer at '{name}' is another model's: {wrong}; {NEEDED}")
+    config, size = model.config.get_text_config(), model.get_input_embeddings().num_embeddings
+    default = type(config)()  # a default value says nothing about this model
+    end_ids = {config.eos_token_id} if isinstance(config.eos_token_id, int) else config.eos_token_id
+    added_tokens = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(i for i, token in added_tokens if token.special)}
+    problem = ""
+    if max(tokenizer.get_vocab().values()) >= size:
+        problem = f"it has {len(tokenizer)} tokens, the model knows {size}"
+    elif size > 2 * len(tokenizer) and config.vocab_size != default.vocab_size:  # not just padded
+        problem = f"it has {len(tokenizer)} of the {size} tokens that the model knows"
+    elif end_ids and config.eos_token_id != default.eos_token_id and not special & {*end_ids}:
+        text = tokenizer.decode(list(end_ids))
+        problem = f"the model's end token {end_ids} is '{text}' there, and no special token"
+    if problem:
+        raise KdlibError(f"the tokenizer at '{name}' is another model's: {problem}; {NEEDED}")
 
 
-def same_weights(one: Any, other: Any) -> bool:
+def same_weights(first: Any, second: Any) -> bool:
     """Whether two models are the same in every weight."""
-    a, b = one.state_dict(), other.state_dict()
+    a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -181,7 +184,7 @@ def inference(*models: Any) -> Iterator[None]:
     of training and of inference have other sizes, and each leave holes that the other cannot fill.
     """
     _give_back()
-    before = [(model, model.training, model.config._attn_implementation) for model in models]
+    states = [(model, model.training, model.config._attn_implementation) for model in models]
     for model in models:
         model.eval()
         if model._supports_sdpa:
@@ -189,7 +192,7 @@ def inference(*models: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        for model, training, implementation in before:
+        for model, training, implementation in states:
             model.set_attn_implementation(implementation)
             model.train(training)
         _give_back()
@@ -202,8 +205,8 @@ def _give_back() -> None:
 
 def response_hidden(model: Any, batch: Any) -> Tensor:
     """Last hidden states [N, D] of the positions that predict a labelled token."""
-    read = model.base_model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return read.last_hidden_state.flatten(0, 1).index_select(0, batch.places)
+    output = model.base_model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    return output.last_hidden_state.flatten(0, 1).index_select(0, batch.places)
 
 
 def response_logits(model: Any, batch: Any) -> Tensor:

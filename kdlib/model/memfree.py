@@ -1,9 +1,9 @@
 """A decoding filter: no n-gram of known texts is completed. Taught in 17_release.
 
 MemFree decoding (Ippolito et al. 2023, arXiv 2210.17546): before each token is chosen, those are
-ruled out that would complete an n-gram of the training text. Asked are not all tokens, one by one,
-but once which tokens follow the last n - 1: a map from the hash of these to the tokens. It holds
-the texts as surely as a copy does: who has it and the first n - 1 tokens of a text reads on. It
+ruled out that would complete an n-gram of the training text. Not every token is tested: one lookup,
+in a map from the hash of the last n - 1 tokens, gives all that may follow them. The map holds the
+texts as surely as a copy does: who has it and the first n - 1 tokens of a text can read on. It
 compares tokens: a word that the model spells from smaller ones is another word to it.
 """
 
@@ -27,7 +27,7 @@ SEED = 17  # of the hash; another makes saved maps useless
 class NGrams:
     """The n-grams of texts, as a map from a hash of the first n - 1 tokens to the last ones.
 
-    With P different beginnings and N different n-grams it takes 12 P + 4 N bytes. What follows
+    With P different prefixes and N different n-grams it takes 12 P + 4 N bytes. What follows
     hashes[i] is last[starts[i] : starts[i + 1]].
     """
 
@@ -39,27 +39,27 @@ class NGrams:
     def __len__(self) -> int:
         return len(self.last)
 
-    def completing(self, before: np.ndarray) -> list[np.ndarray]:
+    def completing(self, prefixes: np.ndarray) -> list[np.ndarray]:
         """The tokens that complete an n-gram behind each row of n - 1 token ids, int [B, n - 1].
 
-        A beginning that is none of the texts' is taken for one with a chance of at most P / 2^46
+        A prefix that is none of the texts' is taken for one with a chance of at most P / 2^46
         (two that differ have the same hash with 2^-46 where ids are below 2^18).
         """
-        hashes = _hashed(before)
-        places = np.searchsorted(self.hashes, hashes)
-        known = places < len(self.hashes)
-        known[known] = self.hashes[places[known]] == hashes[known]
-        nothing = self.last[:0]
+        hashes = _hashed(prefixes)
+        positions = np.searchsorted(self.hashes, hashes)
+        hits = positions < len(self.hashes)
+        hits[hits] = self.hashes[positions[hits]] == hashes[hits]
+        empty = self.last[:0]
         return [
-            self.last[self.starts[i] : self.starts[i + 1]] if there else nothing
-            for i, there in zip(places, known, strict=True)
+            self.last[self.starts[i] : self.starts[i + 1]] if hit else empty
+            for i, hit in zip(positions, hits, strict=True)
         ]
 
     def completed(self, text: Sequence[int]) -> int:
         """How many tokens of a text complete an n-gram, and so could not be written."""
         windows = _windows(text, self.n)
-        ends = self.completing(windows[:, :-1])
-        return sum(token in some for token, some in zip(windows[:, -1], ends, strict=True))
+        completions = self.completing(windows[:, :-1])
+        return sum(token in ends for token, ends in zip(windows[:, -1], completions, strict=True))
 
     def save(self, path: Path) -> None:
         """Write the map as .npz."""
@@ -70,8 +70,8 @@ class NGrams:
 def load(path: Path) -> NGrams:
     """The map that `NGrams.save` wrote; KdlibError where it is none. Nothing is unpickled."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            return NGrams(int(kept["n"]), *(kept[name] for name in ("hashes", "starts", "last")))
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
+            return NGrams(int(npz["n"]), *(npz[name] for name in ("hashes", "starts", "last")))
     except Exception as error:  # zipfile, zlib and numpy have error classes of their own
         reason = f"{type(error).__name__}: {error}"
         raise KdlibError(f"{path} is no map of n-grams ({reason}); release again") from None
@@ -79,15 +79,15 @@ def load(path: Path) -> NGrams:
 
 def ngrams(texts: Iterable[Sequence[int]], n: int) -> NGrams:
     """The n-grams of texts of token ids; a text shorter than n has none."""
-    windows = np.concatenate([np.empty((0, n), np.int64), *(_windows(one, n) for one in texts)])
+    windows = np.concatenate([np.empty((0, n), np.int64), *(_windows(text, n) for text in texts)])
     hashes, last = _hashed(windows[:, :-1]), windows[:, -1].astype(np.int32)
     order = np.lexsort((last, hashes))
     hashes, last = hashes[order], last[order]
-    new = np.ones(len(last), bool)
-    new[1:] = (hashes[1:] != hashes[:-1]) | (last[1:] != last[:-1])
-    beginnings, starts = np.unique(hashes[new], return_index=True)
-    starts = np.append(starts, new.sum()).astype(np.uint32)
-    return NGrams(n, beginnings, starts, last[new])
+    distinct = np.ones(len(last), bool)
+    distinct[1:] = (hashes[1:] != hashes[:-1]) | (last[1:] != last[:-1])
+    prefix_hashes, starts = np.unique(hashes[distinct], return_index=True)
+    starts = np.append(starts, distinct.sum()).astype(np.uint32)
+    return NGrams(n, prefix_hashes, starts, last[distinct])
 
 
 def _windows(text: Sequence[int], n: int) -> np.ndarray:
@@ -111,12 +111,12 @@ def _factors(length: int) -> np.ndarray:
 class MemFree(LogitsProcessor):
     """Rules out every next token that would complete a known n-gram, for `generate`.
 
-    It reads the whole input, so a beginning that stands in the prompt counts, too. `refused` says,
+    It reads the whole input, so a prefix that stands in the prompt counts, too. `refused` says,
     for each row of the last batch, at how many tokens the likeliest was ruled out.
     """
 
-    def __init__(self, known: NGrams) -> None:
-        self.known, self.refused = known, np.zeros(0, int)
+    def __init__(self, blocklist: NGrams) -> None:
+        self.known, self.refused = blocklist, np.zeros(0, int)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores [B, V] with -inf in these places; input_ids int64 [B, T] end before them."""
@@ -124,13 +124,13 @@ class MemFree(LogitsProcessor):
             self.refused = np.zeros(len(input_ids), int)
         if input_ids.shape[1] < self.known.n - 1:
             return scores
-        ends = self.known.completing(input_ids[:, 1 - self.known.n :].cpu().numpy())
-        ruled_out = [(row, end) for row, end in enumerate(ends) if len(end)]
+        completions = self.known.completing(input_ids[:, 1 - self.known.n :].cpu().numpy())
+        ruled_out = [(row, ends) for row, ends in enumerate(completions) if len(ends)]
         if ruled_out:
             scores = scores.clone()
-        for row, end in ruled_out:
-            self.refused[row] += int(scores[row].argmax()) in end
-            scores[row, torch.as_tensor(end, dtype=torch.int64, device=scores.device)] = -torch.inf
+        for row, ends in ruled_out:
+            self.refused[row] += int(scores[row].argmax()) in ends
+            scores[row, torch.as_tensor(ends, dtype=torch.int64, device=scores.device)] = -torch.inf
             if not torch.isfinite(scores[row]).any():  # others than these were ruled out before
                 raise KdlibError("the filter rules out the last token that is allowed; ask freely")
         return scores

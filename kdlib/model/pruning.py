@@ -35,17 +35,17 @@ def layers(model: Any) -> tuple[nn.Module, str]:
 
 
 def without(model: Any, loss: Callable[[Any], float]) -> list[float]:
-    """The loss of the model without each one of its layers, which are all there again then."""
+    """The loss of the model without each one of its layers; afterwards it has all of them again."""
     holder, name = layers(model)
-    whole, config = getattr(holder, name), model.config.get_text_config()
-    before, losses = dict(vars(config)), []
-    for left_out in range(len(whole)):
+    stack, config = getattr(holder, name), model.config.get_text_config()
+    original, losses = dict(vars(config)), []
+    for omitted in range(len(stack)):
         try:
-            others = [number for number in range(len(whole)) if number != left_out]
-            losses.append(loss(prune(model, others)))
+            indices = [i for i in range(len(stack)) if i != omitted]
+            losses.append(loss(prune(model, indices)))
         finally:
-            vars(config).update(before)
-            _hold(holder, name, whole)
+            vars(config).update(original)
+            _hold(holder, name, stack)
     return losses
 
 
@@ -55,33 +55,33 @@ def mean_loss(model: Any, blocks: Sequence[Example], pad_id: int, batch: int) ->
     total, count = 0.0, 0
     with checkpoints.inference(model):
         for start in range(0, len(blocks), batch):
-            read = collate(blocks[start : start + batch], pad_id).to(model.device)
-            for logits, targets in checkpoints.response_chunks(model, read):
+            inputs = collate(blocks[start : start + batch], pad_id).to(model.device)
+            for logits, targets in checkpoints.response_chunks(model, inputs):
                 total += float(nn.functional.cross_entropy(logits, targets, reduction="sum"))
                 count += len(targets)
     return total / count
 
 
-def prune(model: Any, kept: Sequence[int]) -> Any:
-    """The same model with the layers `kept` alone, in their order; changed in place."""
+def prune(model: Any, indices: Sequence[int]) -> Any:
+    """The same model with the layers at `indices` alone, in their order; changed in place."""
     holder, name = layers(model)
-    whole, config, kept = getattr(holder, name), model.config.get_text_config(), sorted(kept)
+    stack, config, indices = getattr(holder, name), model.config.get_text_config(), sorted(indices)
     # what a family says of each layer: layer_types, no_rope_layers, ...
-    each = {k: v for k, v in vars(config).items() if isinstance(v, list) and "layer" in k}
-    for key, values in each.items():
-        if len(values) == len(whole):
-            setattr(config, key, [values[number] for number in kept])
-    config.num_hidden_layers = len(kept)
-    _hold(holder, name, nn.ModuleList([whole[number] for number in kept]))
+    per_layer = {k: v for k, v in vars(config).items() if isinstance(v, list) and "layer" in k}
+    for key, values in per_layer.items():
+        if len(values) == len(stack):
+            setattr(config, key, [values[i] for i in indices])
+    config.num_hidden_layers = len(indices)
+    _hold(holder, name, nn.ModuleList([stack[i] for i in indices]))
     return model
 
 
-def _hold(holder: nn.Module, name: str, chosen: nn.ModuleList) -> None:
-    setattr(holder, name, chosen)
-    for place, layer in enumerate(chosen):
+def _hold(holder: nn.Module, name: str, stack: nn.ModuleList) -> None:
+    setattr(holder, name, stack)
+    for index, layer in enumerate(stack):
         for module in layer.modules():
-            for known in {"layer_idx", "layer_id"} & vars(module).keys():
-                setattr(module, known, place)  # where its keys and values lie in the cache
+            for attribute in {"layer_idx", "layer_id"} & vars(module).keys():
+                setattr(module, attribute, index)  # where its keys and values lie in the cache
 
 
 @torch.no_grad()
@@ -92,14 +92,14 @@ def require_readable(model: Any, name: str | Path) -> None:
     """
     try:
         config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
-        again = type(model)(config).to(model.device).eval()
-        again.load_state_dict(model.state_dict())
+        reloaded = type(model)(config).to(model.device).eval()
+        reloaded.load_state_dict(model.state_dict())
         ids = torch.arange(16, device=model.device)[None]
-        with checkpoints.inference(model, again):
-            one, other = (read(ids, use_cache=False).logits for read in (model, again))
-        same = bool((one - other).abs().max() <= 1e-5 * one.abs().max())
+        with checkpoints.inference(model, reloaded):
+            expected, actual = (m(ids, use_cache=False).logits for m in (model, reloaded))
+        equal = bool((expected - actual).abs().max() <= 1e-5 * expected.abs().max())
     except Exception:  # each family's configuration refuses in its own way
-        same = False
-    if not same:
-        what = "with fewer layers it is another model when it is read again"
-        raise KdlibError(f"model '{name}' cannot be pruned: {what}; {REMEDY}")
+        equal = False
+    if not equal:
+        problem = "with fewer layers it is another model when it is read again"
+        raise KdlibError(f"model '{name}' cannot be pruned: {problem}; {REMEDY}")

@@ -68,11 +68,11 @@ class Batch:
         """The batch on another device, copied without waiting."""
         if device.type == self.input_ids.device.type:
             return self
-        moved: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
-        for name, value in moved.items():  # scores may lie there already
+        tensors: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        for name, value in tensors.items():  # scores may lie there already
             pinned = device.type == "cuda" and value.device.type == "cpu"  # or the CPU would wait
-            moved[name] = (value.pin_memory() if pinned else value).to(device, non_blocking=True)
-        return replace(self, **moved)
+            tensors[name] = (value.pin_memory() if pinned else value).to(device, non_blocking=True)
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,14 +93,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     """A byte-level BPE like GPT-2's, trained on `texts`, with END as end and padding token."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocabulary, 0, show_progress=False, special_tokens=[END])
-    made = Tokenizer.from_str(bpe.to_str())
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, pad_token=END)
+    tokenizer = Tokenizer.from_str(bpe.to_str())
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
 
 def load_tokenizer(path: str | Path) -> Any:
     """A tokenizer by folder or hub name; KdlibError: it cannot be read, or has no end token."""
     with checkpoints.quiet(), checkpoints.reading("tokenizer", path):
-        if Path(path).is_dir() and not any(FILES.search(one.name) for one in Path(path).iterdir()):
+        if Path(path).is_dir() and not any(FILES.search(f.name) for f in Path(path).iterdir()):
             raise ValueError("the folder holds none")
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     if tokenizer.eos_token_id is None:
@@ -112,9 +112,9 @@ def load_tokenizer(path: str | Path) -> Any:
 def same_tokenizer(teacher: Any, student: Any, names: tuple[str, str]) -> None:
     """Refuse two tokenizers that do not give the same ids, by KdlibError with both names."""
     if teacher.get_vocab() != student.get_vocab():
-        both = f"teacher '{names[0]}' and student '{names[1]}' have different tokenizers"
+        problem = f"teacher '{names[0]}' and student '{names[1]}' have different tokenizers"
         sizes = f"{len(teacher)} and {len(student)} tokens"
-        raise KdlibError(f"{both} ({sizes}); take models of one family")
+        raise KdlibError(f"{problem} ({sizes}); take models of one family")
 
 
 def prompt_text(instruction: str, context: str, template: Template) -> str:
@@ -127,12 +127,12 @@ def prompt_parts(
 ) -> tuple[str, list[tuple[int, int]]]:
     """The prompt's text, and the characters [start, end) at which the row's own texts stand."""
     text = template.text if context else template.without_context or template.text
-    given = {"{instruction}": instruction, "{context}": context}
-    whole, spans = "", []
+    fields = {"{instruction}": instruction, "{context}": context}
+    prompt, spans = "", []
     for part in re.split(r"(\{instruction\}|\{context\})", text):
-        start, whole = len(whole), whole + given.get(part, part)
-        spans += [(start, len(whole))] if part in given else []
-    return whole, spans
+        start, prompt = len(prompt), prompt + fields.get(part, part)
+        spans += [(start, len(prompt))] if part in fields else []
+    return prompt, spans
 
 
 def encode(
@@ -145,24 +145,27 @@ def encode(
     responses = [row["response"] for row in rows]
     response_ids = tokenizer(responses, add_special_tokens=False)["input_ids"]
     examples = []
-    asked = prompt_ids(prompts, tokenizer)
-    for row, prompt, response in zip(rows, asked, response_ids, strict=True):
+    encoded = prompt_ids(prompts, tokenizer)
+    for row, prompt, response in zip(rows, encoded, response_ids, strict=True):
         if len(prompt) > settings.max_prompt:
-            who = f"row {row['row_id']} ('{row['instruction'][:50]}'): the prompt has {len(prompt)}"
+            problem = (
+                f"row {row['row_id']} ('{row['instruction'][:50]}'): the prompt has {len(prompt)}"
+            )
             limit = f"tokens, more than tokens.max_prompt = {settings.max_prompt}"
             remedy = "shorten it, or lower data.prompt_chars so that such rows are dropped"
-            raise KdlibError(f"{who} {limit}; {remedy}")
-        ended = (*response, tokenizer.eos_token_id)[: settings.max_length - len(prompt)]
-        examples.append(Example(row["row_id"], tuple(prompt), ended))
+            raise KdlibError(f"{problem} {limit}; {remedy}")
+        completion = (*response, tokenizer.eos_token_id)[: settings.max_length - len(prompt)]
+        examples.append(Example(row["row_id"], tuple(prompt), completion))
     return examples
 
 
 def prompt_ids(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Token ids of prompts, without the end token that some tokenizers put behind every text."""
-    found = zip(prompts, tokenizer(list(prompts))["input_ids"], strict=True)
-    end, said = tokenizer.eos_token_id, tokenizer.eos_token
+    pairs = zip(prompts, tokenizer(list(prompts))["input_ids"], strict=True)
+    end_id, end_token = tokenizer.eos_token_id, tokenizer.eos_token
     return [
-        ids[:-1] if ids[-1:] == [end] and not text.endswith(said) else ids for text, ids in found
+        ids[:-1] if ids[-1:] == [end_id] and not text.endswith(end_token) else ids
+        for text, ids in pairs
     ]
 
 
@@ -178,16 +181,16 @@ def with_own_text(
     if not examples or not tokenizer.is_fast:
         return list(examples)
     parts = [prompt_parts(row["instruction"], row["context"], template) for row in rows]
-    places = tokenizer([text for text, _ in parts], return_offsets_mapping=True)["offset_mapping"]
+    mapping = tokenizer([text for text, _ in parts], return_offsets_mapping=True)["offset_mapping"]
     return [
-        replace(one, own=tuple(i for i in covering(where, spans) if i > 0))
-        for one, where, (_, spans) in zip(examples, places, parts, strict=True)
+        replace(example, own=tuple(i for i in covering(offsets, spans) if i > 0))
+        for example, offsets, (_, spans) in zip(examples, mapping, parts, strict=True)
     ]
 
 
-def covering(places: Sequence[Sequence[int]], spans: Iterable[tuple[int, int]]) -> list[int]:
+def covering(offsets: Sequence[Sequence[int]], spans: Iterable[tuple[int, int]]) -> list[int]:
     """Which tokens, standing at characters [start, end) of a text, have any within the spans."""
-    starts, ends = np.array(places, dtype=int).reshape(-1, 2).T
+    starts, ends = np.array(offsets, dtype=int).reshape(-1, 2).T
     inside = np.zeros(len(starts), bool)
     for start, end in spans:
         inside |= (starts < end) & (ends > start)
@@ -196,22 +199,24 @@ def covering(places: Sequence[Sequence[int]], spans: Iterable[tuple[int, int]]) 
 
 def within(examples: Iterable[Example], limit: int) -> list[Example]:
     """Those whose prompts leave room in `limit` tokens, with their responses cut there."""
-    kept = (one for one in examples if len(one.prompt) < limit)
-    return [replace(one, response=one.response[: limit - len(one.prompt)]) for one in kept]
+    remaining = (x for x in examples if len(x.prompt) < limit)
+    return [replace(x, response=x.response[: limit - len(x.prompt)]) for x in remaining]
 
 
 def collate(examples: Sequence[Example], pad_id: int, role: str = "rows") -> Batch:
     """Pad on the right to the longest; labels are at responses, and at what is `own`."""
-    rows = [torch.tensor(one.prompt + one.response, dtype=torch.int64) for one in examples]
+    rows = [torch.tensor(x.prompt + x.response, dtype=torch.int64) for x in examples]
     ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    first = torch.tensor([[max(1, len(one.prompt))] for one in examples])
-    asked = (torch.arange(ids.shape[1]) >= first) & (mask == 1)
-    for row, one in enumerate(examples):
-        asked[row, list(one.own)] = True
-    places, lengths = asked.flatten().nonzero()[:, 0] - 1, tuple(asked.sum(1).tolist())
-    names = tuple(one.row_id for one in examples)
-    return Batch(ids, mask, ids.where(asked, IGNORE), names, places, ids[asked], lengths, role)
+    starts = torch.tensor([[max(1, len(x.prompt))] for x in examples])
+    predicted = (torch.arange(ids.shape[1]) >= starts) & (mask == 1)
+    for row, example in enumerate(examples):
+        predicted[row, list(example.own)] = True
+    places, lengths = predicted.flatten().nonzero()[:, 0] - 1, tuple(predicted.sum(1).tolist())
+    row_ids = tuple(x.row_id for x in examples)
+    return Batch(
+        ids, mask, ids.where(predicted, IGNORE), row_ids, places, ids[predicted], lengths, role
+    )
 
 
 def steps(
@@ -220,12 +225,12 @@ def steps(
     """One epoch, shuffled: optimizer steps of `accumulate` micro-batches of rows of like length."""
     size = batch * accumulate  # this alone decides which rows share a step
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    grouped: list[list[Example]] = []
-    for near in torch.randperm(len(examples), generator=generator).split(8 * size):
-        rows = sorted((examples[i] for i in near.tolist()), key=len)
-        grouped += [rows[i : i + size] for i in range(0, len(rows), size)]
-    for chosen in torch.randperm(len(grouped), generator=generator).tolist():
-        rows = grouped[chosen]
+    groups: list[list[Example]] = []
+    for indices in torch.randperm(len(examples), generator=generator).split(8 * size):
+        rows = sorted((examples[i] for i in indices.tolist()), key=len)
+        groups += [rows[i : i + size] for i in range(0, len(rows), size)]
+    for index in torch.randperm(len(groups), generator=generator).tolist():
+        rows = groups[index]
         yield [rows[i : i + batch] for i in range(0, len(rows), batch)]
 
 
@@ -236,19 +241,19 @@ def by_length(
 
     A batch has at most `batch` examples and, padded, `positions` tokens, but at least one example.
     """
-    order = sorted(examples, key=len, reverse=True)
-    while order:
-        count = int(min(batch, max(1, positions // len(order[0]))))
-        yield order[:count]
-        order = order[count:]
+    remaining = sorted(examples, key=len, reverse=True)
+    while remaining:
+        count = int(min(batch, max(1, positions // len(remaining[0]))))
+        yield remaining[:count]
+        remaining = remaining[count:]
 
 
 def text_blocks(texts: Sequence[str], tokenizer: Any, length: int) -> list[Example]:
     """General text as blocks of `length` tokens, documents separated by the end token."""
-    ids = tokenizer(list(texts))["input_ids"]
-    joined = [token for one in ids for token in (*one, tokenizer.eos_token_id)]
-    starts = range(0, len(joined) - length + 1, length)
-    return [Example(f"text-{i}", (), tuple(joined[i : i + length])) for i in starts]
+    documents = tokenizer(list(texts))["input_ids"]
+    ids = [token for document in documents for token in (*document, tokenizer.eos_token_id)]
+    starts = range(0, len(ids) - length + 1, length)
+    return [Example(f"text-{i}", (), tuple(ids[i : i + length])) for i in starts]
 
 
 @dataclass(frozen=True)
@@ -266,8 +271,8 @@ class TokenizedRows:
 
     def split(self, split: str, kind: str = "row", limit: int | None = None) -> list[Example]:
         """Examples of a split (`member`, `held_out`, `left_out`) and kind (`row`, ...)."""
-        chosen = self.frame[(self.frame["split"] == split) & (self.frame["kind"] == kind)]
-        return [self.examples[row] for row in chosen["row_id"][:limit]]
+        subset = self.frame[(self.frame["split"] == split) & (self.frame["kind"] == kind)]
+        return [self.examples[row] for row in subset["row_id"][:limit]]
 
     @property
     def presented(self) -> list[Example]:

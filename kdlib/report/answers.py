@@ -26,16 +26,16 @@ REVERSE = "reverse_kl on rows"
 def _main(settings: Profile) -> str:
     """A1 and C1, means over the paper's distilled students."""
     pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
-    own, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    kd, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
     means = lookups.table(settings.name, "primary").set_index("claim").to_dict("index")
     text = "stopped early, where both are about as useful, distilled students write "
-    text += f"{own:.1%} of the training rows word for word, SFT {sft:.1%}: "
+    text += f"{kd:.1%} of the training rows word for word, SFT {sft:.1%}: "
     text += f"{points(means['A1'], UNIT)}; trained to the end {points(means['C1'])}"
-    if rest := means.get(primary.OFF_POLICY):
-        others = [one for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
-        text += f", without {' and '.join(map(label, others))} {points(rest)}"
-    if outdoes := first_screen.below(settings):
-        text += f"; by then {outdoes}"
+    if off_policy := means.get(primary.OFF_POLICY):
+        on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.GIVEN)]
+        text += f", without {' and '.join(map(label, on_policy))} {points(off_policy)}"
+    if clause := first_screen.below(settings):
+        text += f"; by then {clause}"
     return f"{text}."
 
 
@@ -55,72 +55,74 @@ def _sft(settings: Profile) -> str:
     for size in settings.sizes:
         line = lookups.line(settings.name, "table1", method="sft", size=size)
         ends.append(f"{share(line, 'member')} at the {size} size")
-    rule = settings.calibration
-    length = f" (its length was set on seed {rule.seed})" if rule else ""
-    text = f"at the end of training{length} it writes "
+    calibration = settings.calibration
+    note = f" (its length was set on seed {calibration.seed})" if calibration else ""
+    text = f"at the end of training{note} it writes "
     text += f"{' and '.join(ends)} of the rows that it was trained on word for word; stopped where "
     return f"{text}held-out loss is least, {_stopped(settings)}."
 
 
 def _stopped(settings: Profile) -> str:
     """What SFT memorizes where its held-out loss is least, mean over seeds, by size."""
-    told = []
+    rates = []
     for size in settings.sizes:
-        path = lookups.lines(settings.name, "paths", method="sft", size=size)
-        by = path.set_index(["seed", "epoch", "split"])[["nats_per_token", "exact_rate"]].unstack()
-        best = by["nats_per_token", "held_out"].groupby("seed").idxmin()
-        told.append(f"{by.loc[best, ('exact_rate', 'member')].mean():.1%}")
-    return told[0] if len(set(told)) == 1 else " and ".join(told)
+        log = lookups.lines(settings.name, "paths", method="sft", size=size)
+        wide = log.set_index(["seed", "epoch", "split"])[["nats_per_token", "exact_rate"]].unstack()
+        best = wide["nats_per_token", "held_out"].groupby("seed").idxmin()
+        rates.append(f"{wide.loc[best, ('exact_rate', 'member')].mean():.1%}")
+    return rates[0] if len(set(rates)) == 1 else " and ".join(rates)
 
 
 def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
     """Each of these methods minus SFT of the same seeds at the end, at the probe's size."""
-    size, known = settings.probe_size, lookups.seeds(settings.name)
-    wanted = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all", "size": size}
-    rows = lookups.lines(settings.name, "lengths", split="member")["rows"].min()
-    told: dict[int, dict[str, list[str]]] = {}  # by number of seeds and by numbers, the methods
+    size, seeds = settings.probe_size, lookups.seeds(settings.name)
+    filters = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all", "size": size}
+    n_rows = lookups.lines(settings.name, "lengths", split="member")["rows"].min()
+    by_count: dict[int, dict[str, list[str]]] = {}  # methods by number of seeds, then by text
     for method in methods:
         try:
-            line = lookups.line(settings.name, "differences", method=method, **wanted)
+            line = lookups.line(settings.name, "differences", method=method, **filters)
         except lookups.NotRun:
             continue
-        own = lookups.line(settings.name, "table1", method=method, size=size)["member"]
-        count = round(line["n"] / rows)
-        said = told.setdefault(count, {})
+        rate = lookups.line(settings.name, "table1", method=method, size=size)["member"]
+        count = round(line["n"] / n_rows)
+        group = by_count.setdefault(count, {})
         name = f"{label(method)}{_begun(settings, method)}"
-        fits = _loss(settings, method, known[:count])
-        said.setdefault(f"{own:.1%}, {points(line)}{fits}", []).append(name)
-    if not told:
+        loss = _loss(settings, method, seeds[:count])
+        group.setdefault(f"{rate:.1%}, {points(line)}{loss}", []).append(name)
+    if not by_count:
         raise lookups.NotRun
     clauses = []
-    for count, said in told.items():
+    for count, group in by_count.items():
         (sft,) = results.sft_of_first(settings.name, count, [size])
-        of = "" if count == len(known) else f"of {results.first_seeds(known, count)} alone "
-        gaps = "; ".join(f"{', '.join(names)} {gap}" for gap, names in said.items())
-        clauses.append(f"{of}SFT writes {sft:.1%}{_loss(settings, 'sft', known[:count])}; {gaps}")
+        scope = "" if count == len(seeds) else f"of {results.first_seeds(seeds, count)} alone "
+        gaps = "; ".join(f"{', '.join(names)} {gap}" for gap, names in group.items())
+        clauses.append(
+            f"{scope}SFT writes {sft:.1%}{_loss(settings, 'sft', seeds[:count])}; {gaps}"
+        )
     text = f"of the training rows, word for word, at the end of training ({size} size; minus SFT "
     return f"{text}in percentage points; loss: on these rows): {'; '.join(clauses)}."
 
 
 def _loss(settings: Profile, method: str, seeds: list[str]) -> str:
     """The loss on the member rows at the end, and before the first step where it rose."""
-    wanted = {"method": method, "size": settings.probe_size, "split": "member"}
-    path = lookups.lines(settings.name, "paths", **wanted)
-    own = path[path["seed"].astype(str).isin(seeds)]
-    first, last = own.groupby("epoch")["nats_per_token"].mean().iloc[[0, -1]]
+    filters = {"method": method, "size": settings.probe_size, "split": "member"}
+    log = lookups.lines(settings.name, "paths", **filters)
+    losses = log[log["seed"].astype(str).isin(seeds)]
+    first, last = losses.groupby("epoch")["nats_per_token"].mean().iloc[[0, -1]]
     return f" (loss {last:.2f}{f', up from {first:.2f}' if last > first else ''})"
 
 
 def _begun(settings: Profile, method: str) -> str:
     """What was written already by the SFT student from which a method starts, where it does."""
-    at = first_screen.begun(settings.name, method, settings.probe_size)
-    return f" (whose SFT start writes {at})" if at else ""
+    rate = first_screen.begun(settings.name, method, settings.probe_size)
+    return f" (whose SFT start writes {rate})" if rate else ""
 
 
 def _inherited(settings: Profile) -> str:
     size = settings.probe_size
-    wanted = {"kind": "excess", "method": "word_kd", "size": size}
-    line = lookups.line(settings.name, "second_sft", **wanted)
+    filters = {"kind": "excess", "method": "word_kd", "size": size}
+    line = lookups.line(settings.name, "second_sft", **filters)
     if pd.isna(line["distilled"]):
         raise lookups.NotRun
     text = "of rows that the teacher memorizes and an SFT student does not, a student of "
@@ -129,25 +131,25 @@ def _inherited(settings: Profile) -> str:
 
 
 def _attacked(settings: Profile) -> str:
-    wanted = {"score": "loss", "size": settings.probe_size, "at": END}
-    lines = lookups.lines(settings.name, "membership_early", **wanted).set_index("method")
-    known = lines.loc[[one for one in PAPER if one in lines.index]].to_dict("index")
-    told = [f"{label(one)} {row_text(line, 'auc')}" for one, line in known.items()]
+    filters = {"score": "loss", "size": settings.probe_size, "at": END}
+    lines = lookups.lines(settings.name, "membership_early", **filters).set_index("method")
+    by_method = lines.loc[[name for name in PAPER if name in lines.index]].to_dict("index")
+    aucs = [f"{label(name)} {row_text(line, 'auc')}" for name, line in by_method.items()]
     text = "by losses alone a training row is ranked above an unseen one, at the end of training, "
-    text += f"with a chance of {', '.join(told)} (0.5: a guess)"
+    text += f"with a chance of {', '.join(aucs)} (0.5: a guess)"
     return f"{text}{_written(settings)}."
 
 
 def _written(settings: Profile) -> str:
     """How many planted records the paper's methods write."""
-    known = results.read(settings.name, "repetitions", optional=True)
-    if known.empty:
+    records = results.read(settings.name, "repetitions", optional=True)
+    if records.empty:
         return ""
-    own = known[(known["kind"] == "canary") & (known["size"] == settings.probe_size)]
-    own = own[own["method"].isin(PAPER)]
-    own = own.groupby("method", sort=False)[["hits", "n"]].sum()
-    hits = ", ".join(f"{label(one)} {count}" for one, count in own["hits"].items())
-    return f"; planted records written, of {own['n'].max()}: {hits}" if len(own) else ""
+    planted = records[(records["kind"] == "canary") & (records["size"] == settings.probe_size)]
+    planted = planted[planted["method"].isin(PAPER)]
+    planted = planted.groupby("method", sort=False)[["hits", "n"]].sum()
+    hits = ", ".join(f"{label(method)} {count}" for method, count in planted["hits"].items())
+    return f"; planted records written, of {planted['n'].max()}: {hits}" if len(planted) else ""
 
 
 def _cause(settings: Profile) -> str:
@@ -162,15 +164,15 @@ def _cause(settings: Profile) -> str:
 
 def _as_close(settings: Profile) -> str:
     """What SFT memorizes at the loss to which reverse KL comes."""
-    one = lookups.line(settings.name, "least_loss", method=REVERSE)
-    return f" (SFT, as far from them, {one['sft']:.1%})"
+    line = lookups.line(settings.name, "least_loss", method=REVERSE)
+    return f" (SFT, as far from them, {line['sft']:.1%})"
 
 
 def _of_others(settings: Profile) -> str:
     """What is memorized where the teacher's text is not the row."""
-    left = lookups.lines(settings.name, "fit_by_recited", recited="False").set_index("method")
-    taught, sft = left["at_end"][[TAUGHT_BY_TEXT, "sft"]]
-    return f" (where it is another text than the row, {taught:.1%}, SFT {sft:.1%})"
+    fits = lookups.lines(settings.name, "fit_by_recited", recited="False").set_index("method")
+    by_text, sft = fits["at_end"][[TAUGHT_BY_TEXT, "sft"]]
+    return f" (where it is another text than the row, {by_text:.1%}, SFT {sft:.1%})"
 
 
 def _defended(settings: Profile) -> str:
@@ -178,7 +180,7 @@ def _defended(settings: Profile) -> str:
     lines = lookups.lines(settings.name, "contrasts", method="B1").set_index("metric")
     if not {"memorized", "auc"} <= set(lines.index) or not lines["gained"].all():
         raise lookups.NotRun
-    gap, auc = (lines.loc[one].to_dict() for one in ("memorized", "auc"))
+    gap, auc = (lines.loc[metric].to_dict() for metric in ("memorized", "auc"))
     verdict = lookups.line(settings.name, "claims_defences", claim="B1")["verdict"]
     text = f"stopped early, where both are as useful, distilled students ({settings.probe_size} "
     text += f"size, the best of {gap['own_students']:.0f} at each stop) memorize {gap['own']:.1%} "
@@ -191,17 +193,17 @@ def _defended(settings: Profile) -> str:
 
 def _lived(settings: Profile) -> str:
     """F1 and F3: what is left after the updates, and what comes back of deleted rows."""
-    found = lookups.table(settings.name, "life_contrasts").set_index("claim").to_dict("index")
+    claims = lookups.table(settings.name, "life_contrasts").set_index("claim").to_dict("index")
     verdicts = lookups.lines(settings.name, "claims_life").set_index("claim")["verdict"]
-    back = found["F3"]
-    beyond = {"value": back["beyond"], "lo": back["beyond_lo"], "hi": back["beyond_hi"]}
+    f3 = claims["F3"]
+    beyond = {"value": f3["beyond"], "lo": f3["beyond_lo"], "hi": f3["beyond_hi"]}
     text = "of the first rows, after the updates, a student that is distilled anew recites "
-    text += f"{found['F1']['of']:.1%}, one that is trained on {found['F1']['against']:.1%}: "
-    text += f"{points(found['F1'], UNIT)}; deleted rows, while half of them are relearned, come "
+    text += f"{claims['F1']['of']:.1%}, one that is trained on {claims['F1']['against']:.1%}: "
+    text += f"{points(claims['F1'], UNIT)}; deleted rows, while half of them are relearned, come "
     text += (
         "back more in a student that unlearned them itself than in one of an unlearned teacher by "
     )
-    text += f"{points(back)}, and in one that was merely not shown them by {points(beyond)} (F3 "
+    text += f"{points(f3)}, and in one that was merely not shown them by {points(beyond)} (F3 "
     return f"{text}{verdicts['F3']})."
 
 
@@ -215,6 +217,6 @@ OF: dict[str, Sentence] = {
     "16_life_cycle": _lived,
     "17_release": takes_away,
 }
-for _stem in dict.fromkeys(one.notebook for one in METHODS.values()):
-    _own = [one for one, method in METHODS.items() if method.notebook == _stem and one != "sft"]
+for _stem in dict.fromkeys(method.notebook for method in METHODS.values()):
+    _own = [name for name, method in METHODS.items() if method.notebook == _stem and name != "sft"]
     OF.setdefault(_stem, partial(_beside_sft, _own))

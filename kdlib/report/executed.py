@@ -29,62 +29,62 @@ def tidy(folder: Path, sources: Path, seeds: Sequence[int] = ()) -> None:
     to that of a profile whose copies are committed; else to the notebook in `sources`. In text, one
     that led out of the folder leads back once there is a copy; in outputs a source may be meant.
     """
-    others = "|".join(rf"\.\./{name}" for name in COMMITTED)
-    in_outputs = re.compile(rf"^(?:{others})/(?=[^/]+\.ipynb$)")
-    out = re.escape(os.path.relpath(sources, folder))
-    in_text = re.compile(rf"^(?:{others}|{out})/(?=[^/]+\.ipynb$)")
+    profiles = "|".join(rf"\.\./{name}" for name in COMMITTED)
+    in_outputs = re.compile(rf"^(?:{profiles})/(?=[^/]+\.ipynb$)")
+    source_path = re.escape(os.path.relpath(sources, folder))
+    in_text = re.compile(rf"^(?:{profiles}|{source_path})/(?=[^/]+\.ipynb$)")
     for file in folder.glob("*.ipynb"):
         notebook = nbformat.read(file, 4)
         before = nbformat.writes(notebook)
-        noted = notebook.metadata.get("papermill", {})
-        for which in ("input_path", "output_path"):
-            if noted.get(which):
-                noted[which] = Path(noted[which]).name
-        own = file.stem.partition("-seed")[2]
-        text, shown = (
-            partial(LINK.sub, partial(_link, folder, sources, [own, *seeds], away))
-            for away in (in_text, in_outputs)
+        metadata = notebook.metadata.get("papermill", {})
+        for key in ("input_path", "output_path"):
+            if metadata.get(key):
+                metadata[key] = Path(metadata[key]).name
+        seed = file.stem.partition("-seed")[2]
+        relink_text, relink_output = (
+            partial(LINK.sub, partial(_link, folder, sources, [seed, *seeds], prefix))
+            for prefix in (in_text, in_outputs)
         )
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = text(cell.source)
+                cell.source = relink_text(cell.source)
             elif cell.cell_type == "code":
                 cell.outputs = final(cell.outputs)
             for output in cell.get("outputs", []):
                 for kind in {"text/markdown", "text/html"} & output.get("data", {}).keys():
-                    output["data"][kind] = shown(output["data"][kind])
+                    output["data"][kind] = relink_output(output["data"][kind])
         if (after := nbformat.writes(notebook)) != before:
             runs.write_text(file, after)
 
 
 def final(outputs: list[Any]) -> list[Any]:
     """The outputs with all text on stderr in one, and every line as it was last rewritten."""
-    kept: list[Any] = []
+    merged: list[Any] = []
     streams: dict[str, Any] = {}  # the last output of each
     for output in outputs:
         name = output.get("name")
-        if name in streams and (name == "stderr" or kept[-1] is streams[name]):
+        if name in streams and (name == "stderr" or merged[-1] is streams[name]):
             streams[name]["text"] += output["text"]
         else:
-            kept.append(output)
+            merged.append(output)
             if name:
                 streams[name] = output
-    for output in (one for one in kept if one.get("name")):
+    for output in (item for item in merged if item.get("name")):
         output["text"] = REWRITTEN.sub("", output["text"])
-    return kept
+    return merged
 
 
 def _link(
-    folder: Path, sources: Path, seeds: Sequence[Any], away: re.Pattern[str], link: re.Match[str]
+    folder: Path, sources: Path, seeds: Sequence[Any], prefix: re.Pattern[str], link: re.Match[str]
 ) -> str:
-    target = away.sub("", link[2])
+    target = prefix.sub("", link[2])
     if ":" in target or target.startswith("/") or (folder / target).exists():
         return link[1] + target
     stem = target.removesuffix(".ipynb").partition("-seed")[0]  # a copy that is no more, too
     if "/" not in stem and target.endswith(".ipynb"):
-        for place in (folder, *(folder.parent / name for name in COMMITTED)):
-            if name := _copy(place, stem, seeds):
-                return link[1] + os.path.relpath(place / name, folder)
+        for directory in (folder, *(folder.parent / name for name in COMMITTED)):
+            if name := _copy(directory, stem, seeds):
+                return link[1] + os.path.relpath(directory / name, folder)
         target = f"{stem}.ipynb"
     source = sources / target
     return link[1] + (os.path.relpath(source, folder) if source.exists() else target)
@@ -92,9 +92,9 @@ def _link(
 
 def _copy(folder: Path, stem: str, seeds: Sequence[Any]) -> str:
     """The name of a notebook's copy in this folder, of the first of `seeds` if any; or ""."""
-    there = sorted(one.name for one in folder.glob(f"{stem}-seed*.ipynb"))
-    wanted = [f"{stem}.ipynb", *(f"{stem}-seed{seed}.ipynb" for seed in seeds), *there]
-    return next((name for name in wanted if (folder / name).is_file()), "")
+    copies = sorted(path.name for path in folder.glob(f"{stem}-seed*.ipynb"))
+    candidates = [f"{stem}.ipynb", *(f"{stem}-seed{seed}.ipynb" for seed in seeds), *copies]
+    return next((name for name in candidates if (folder / name).is_file()), "")
 
 
 def reason(copy: Path, log: Path, status: int) -> str:
@@ -103,7 +103,7 @@ def reason(copy: Path, log: Path, status: int) -> str:
         return "killed from outside (SIGKILL); is there memory enough?"
     cells = nbformat.read(copy, 4).cells if copy.is_file() else []
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    for error in reversed([one for one in outputs if one.output_type == "error"]):
+    for error in reversed([output for output in outputs if output.output_type == "error"]):
         kind = "" if error.ename == "KdlibError" else f"{error.ename}: "
         return COLOUR.sub("", kind + error.evalue)
     lines = COLOUR.sub("", log.read_text("utf-8", "replace")).split("\n")
@@ -112,12 +112,12 @@ def reason(copy: Path, log: Path, status: int) -> str:
 
 def keep_failed(copy: Path, log: Path, status: int) -> str:
     """End the log with the reason, and keep it under a name that no later try takes."""
-    text = reason(copy, log, status)
-    with log.open("a", encoding="utf-8") as lines:
-        lines.write(f"\n{text}\n")
+    message = reason(copy, log, status)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"\n{message}\n")
     names = (log.with_name(f"{log.stem}.failed-{number}.log") for number in count(1))
     shutil.copy2(log, next(name for name in names if not name.exists()))
-    return text
+    return message
 
 
 if __name__ == "__main__":  # COPY LOG STATUS, by the Snakefile after a failed try

@@ -19,8 +19,8 @@ def check(exercise: str, answer: Answer | None, solution: Answer) -> None:
     if answer is not None and not _agree(answer, solution):
         remedy = "try again, or set it to None to see the solution"
         raise KdlibError(f"{exercise}: {answer!r} is not what was seen here; {remedy}")
-    whole = isinstance(solution, Integral | str)
-    print(f"{exercise}: {solution if whole else format(solution, '.4g')}")
+    exact = isinstance(solution, Integral | str)
+    print(f"{exercise}: {solution if exact else format(solution, '.4g')}")
 
 
 def _agree(answer: Answer, solution: Answer) -> bool:

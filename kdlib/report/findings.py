@@ -31,24 +31,24 @@ def said(stem: str, settings: Profile) -> str:
 
 def parts(stem: str, settings: Profile) -> list[str]:
     """The sentences of this finding."""
-    found, lacking = _told(stem, settings)
-    if lacking:
-        what = "The rest" if found else "This"
-        found.append(f"{what} was not run: `{_command(settings.name, lacking)}` makes it.")
-    return found
+    texts, missing = _told(stem, settings)
+    if missing:
+        subject = "The rest" if texts else "This"
+        texts.append(f"{subject} was not run: `{_command(settings.name, missing)}` makes it.")
+    return texts
 
 
 def _told(stem: str, settings: Profile) -> tuple[list[str], list[str]]:
     """The sentences whose tables are there, and what makes the tables of each other one."""
-    found, lacking = [], list[str]()
-    for asked, sentence in sentences.OF[stem]:
+    texts, missing = [], list[str]()
+    for requirement, sentence in sentences.OF[stem]:
         try:
             text = sentence(settings)
         except lookups.NotRun:
-            lacking.append(asked)
+            missing.append(requirement)
         else:
-            found.append(capital(text))
-    return found, lacking
+            texts.append(capital(text))
+    return texts, missing
 
 
 def from_scratch(stem: str, settings: Profile) -> str:
@@ -59,8 +59,8 @@ def from_scratch(stem: str, settings: Profile) -> str:
     if settings.name == SCRATCH or _told(stem, settings)[0]:
         return ""
     scratch = load_profile(SCRATCH)
-    found = with_intervals(stem, scratch) if _told(stem, scratch)[0] else ""
-    return found and f"{FROM_SCRATCH} (profile `{SCRATCH}`): {found}"
+    text = with_intervals(stem, scratch) if _told(stem, scratch)[0] else ""
+    return text and f"{FROM_SCRATCH} (profile `{SCRATCH}`): {text}"
 
 
 def capital(text: str) -> str:
@@ -74,32 +74,32 @@ def cell(stem: str) -> str:
     text = _answered(OPENING, stem, reference, _made(REFERENCE))
     if not from_scratch(stem, reference):
         return text
-    rows = lookups.lines(SCRATCH, "lengths", split="member")["rows"].min()
-    made = f"{_made(SCRATCH, stem)}; {rows} member rows a seed. Small and not pretrained: what is "
-    made += "found of them need not hold for a pretrained model. Their answers are too bad to be "
-    made += "judged, and *useful* means a low held-out loss"
-    return f"{text}\n\n{_answered(FROM_SCRATCH, stem, scratch, made)}"
+    n = lookups.lines(SCRATCH, "lengths", split="member")["rows"].min()
+    note = f"{_made(SCRATCH, stem)}; {n} member rows a seed. Small and not pretrained: what is "
+    note += "found of them need not hold for a pretrained model. Their answers are too bad to be "
+    note += "judged, and *useful* means a low held-out loss"
+    return f"{text}\n\n{_answered(FROM_SCRATCH, stem, scratch, note)}"
 
 
-def _answered(opening: str, stem: str, settings: Profile, made: str) -> str:
+def _answered(opening: str, stem: str, settings: Profile, note: str) -> str:
     """The answer in a sentence, and folded behind it the finding; this alone where it is none."""
     text, profile = with_intervals(stem, settings), f"profile `{settings.name}`"
     try:
         answer = answers.OF[stem](settings)
     except (KeyError, lookups.NotRun):
-        return f"{opening} ({profile}{made}): {text}"
-    folded = f"{FOLD}\n\n{capital(profile)}{made}.\n\n{text}\n\n</details>"
+        return f"{opening} ({profile}{note}): {text}"
+    folded = f"{FOLD}\n\n{capital(profile)}{note}.\n\n{text}\n\n</details>"
     return f"{opening}: **{capital(answer)}**\n\n{folded}"
 
 
 def _made(profile: str, stem: str = "") -> str:
     """The commits at which the models of a profile, or of a notebook, were made; behind a name."""
     ledger = results.read(profile, LEDGERS.get(stem, ""), optional=True)
-    found = ledger["commit"][0].split() if "commit" in ledger else commits(profile)
-    known = [f"`{commit}`" for commit in found]
-    if len(known) > 1:
-        return f", models made at the commits {', '.join(known)}"
-    return "".join(f", commit {commit}" for commit in known)
+    hashes = ledger["commit"][0].split() if "commit" in ledger else commits(profile)
+    quoted = [f"`{commit}`" for commit in hashes]
+    if len(quoted) > 1:
+        return f", models made at the commits {', '.join(quoted)}"
+    return "".join(f", commit {commit}" for commit in quoted)
 
 
 def check(stem: str, profile: str) -> None:
@@ -116,14 +116,14 @@ def check(stem: str, profile: str) -> None:
     if not commits() or not file.is_file():
         print("the finding quotes the reference run; here is nothing to compare it with")
         return
-    stands = _place(json.loads(file.read_text("utf-8")), file)[2]
-    texts, wanted = stands.partition(FROM_SCRATCH), cell(stem).partition(FROM_SCRATCH)
-    anew = profile == SCRATCH or not _quotes(texts[2], SCRATCH)
-    if not _quotes(texts[0], REFERENCE):
+    finding = _place(json.loads(file.read_text("utf-8")), file)[2]
+    actual, expected = finding.partition(FROM_SCRATCH), cell(stem).partition(FROM_SCRATCH)
+    rerun = profile == SCRATCH or not _quotes(actual[2], SCRATCH)
+    if not _quotes(actual[0], REFERENCE):
         print("the finding quotes an earlier run than that of the tables here: not compared")
-    elif texts[0].rstrip() != wanted[0].rstrip() or not (anew or texts == wanted):
-        wrong = f"the finding in {file.name} is not what data/results/{REFERENCE} says"
-        raise KdlibError(f"{wrong}; write it anew with: python -m kdlib findings")
+    elif actual[0].rstrip() != expected[0].rstrip() or not (rerun or actual == expected):
+        message = f"the finding in {file.name} is not what data/results/{REFERENCE} says"
+        raise KdlibError(f"{message}; write it anew with: python -m kdlib findings")
 
 
 def _quotes(text: str, profile: str) -> bool:
@@ -136,8 +136,12 @@ def write() -> None:
     folder = runs.root() / "notebooks"
     for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         _write_cell(file, file.stem)
-    made = (file for one in (REFERENCE, SCRATCH) for file in (folder / "executed" / one).glob("*"))
-    for file in sorted(one for one in made if one.suffix == ".ipynb"):
+    copies = (
+        path
+        for profile in (REFERENCE, SCRATCH)
+        for path in (folder / "executed" / profile).glob("*")
+    )
+    for file in sorted(path for path in copies if path.suffix == ".ipynb"):
         if '"finding"' in file.read_text("utf-8"):  # else it was executed before there were any
             _write_cell(file, file.stem.partition("-seed")[0])
 
@@ -147,8 +151,8 @@ def with_intervals(stem: str, settings: Profile) -> str:
     text = said(stem, settings)
     if "[" not in text:
         return text
-    between = "\n\n" if text.endswith("|") else " "  # behind a table
-    return f"{text}{between}{sentences.how_sure(settings, text, stem in LEDGERS)}"
+    separator = "\n\n" if text.endswith("|") else " "  # behind a table
+    return f"{text}{separator}{sentences.how_sure(settings, text, stem in LEDGERS)}"
 
 
 def commits(profile: str = REFERENCE) -> list[str]:
@@ -156,36 +160,36 @@ def commits(profile: str = REFERENCE) -> list[str]:
     metrics = results.read(profile, "metrics", optional=True)
     if metrics.empty:
         return []
-    made = metrics[metrics["size"] != "all"].sort_values(
+    models = metrics[metrics["size"] != "all"].sort_values(
         "seed", kind="stable"
     )  # no trivial answers
-    return list(dict.fromkeys(made["commit"]))
+    return list(dict.fromkeys(models["commit"]))
 
 
-def _command(profile: str, lacking: list[str]) -> str:
+def _command(profile: str, missing: list[str]) -> str:
     """What makes the methods and parts that sentences asked for."""
-    further = [one for one in dict.fromkeys(lacking) if one in METHODS and one not in PAPER]
-    parts = [one for one in dict.fromkeys(lacking) if one and one not in METHODS]
+    methods = [name for name in dict.fromkeys(missing) if name in METHODS and name not in PAPER]
+    parts = [name for name in dict.fromkeys(missing) if name and name not in METHODS]
     words = [f"make study PROFILE={profile}", *(f"PARTS={part}" for part in parts)]
-    return " ".join([*words, f'METHODS="{" ".join(further)}"'] if further else words)
+    return " ".join([*words, f'METHODS="{" ".join(methods)}"'] if methods else words)
 
 
 def _place(notebook: Any, file: Path) -> tuple[dict[str, Any], str, str]:
     """The cell tagged `finding`, what stands in it before the finding, and the finding."""
-    found = [one for one in notebook["cells"] if "finding" in one["metadata"].get("tags", [])]
-    source = "".join(found[0]["source"]) if len(found) == 1 else ""
+    cells = [block for block in notebook["cells"] if "finding" in block["metadata"].get("tags", [])]
+    source = "".join(cells[0]["source"]) if len(cells) == 1 else ""
     head, opening, text = source.partition(OPENING)
     if not opening:
-        wanted = f"needs one cell tagged `finding`, with a heading and {OPENING}"
-        raise KdlibError(f"{file.name} {wanted}; put it back")
-    return found[0], head, opening + text
+        message = f"needs one cell tagged `finding`, with a heading and {OPENING}"
+        raise KdlibError(f"{file.name} {message}; put it back")
+    return cells[0], head, opening + text
 
 
 def _write_cell(file: Path, stem: str) -> None:
-    notebook, before = json.loads(file.read_text("utf-8")), file.stat()
-    place, head, stands = _place(notebook, file)
-    if (text := cell(stem)) != stands:
-        place["source"] = f"{head}{text}".splitlines(keepends=True)
+    notebook, stat = json.loads(file.read_text("utf-8")), file.stat()
+    block, head, finding = _place(notebook, file)
+    if (text := cell(stem)) != finding:
+        block["source"] = f"{head}{text}".splitlines(keepends=True)
         runs.write_text(file, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
         # nothing is computed from this cell: no stage is due again
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))

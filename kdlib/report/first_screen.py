@@ -17,17 +17,17 @@ def begun(profile: str, method: str, size: str) -> str:
     """What the SFT student writes from which a method starts; empty where it starts from none."""
     if "sft_epochs" not in METHODS[method].coefficients:
         return ""
-    path = lookups.lines(profile, "paths", method=method, size=size, split="member")
-    return f"{path.loc[path['epoch'] == 0, 'exact_rate'].mean():.1%}"
+    log = lookups.lines(profile, "paths", method=method, size=size, split="member")
+    return f"{log.loc[log['epoch'] == 0, 'exact_rate'].mean():.1%}"
 
 
 def _stopped(settings: Profile) -> str:
     """A1, the mean over students: each stopped early, where both are about as useful."""
     pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
-    own, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    kd, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
     gap = points(lookups.line(settings.name, "primary", claim="A1"), UNIT)
     text = "stopped early, where both are about as useful, directly fine-tuned students (SFT) "
-    return f"{text}write {sft:.1%} of their rows word for word, distilled ones {own:.1%}: {gap}."
+    return f"{text}write {sft:.1%} of their rows word for word, distilled ones {kd:.1%}: {gap}."
 
 
 def _at_the_end(settings: Profile) -> str:
@@ -37,11 +37,11 @@ def _at_the_end(settings: Profile) -> str:
     means = lookups.table(settings.name, "primary").set_index("claim")
     if primary.OFF_POLICY not in means.index:
         return f"{text}."
-    size, rest = settings.probe_size, means.loc[primary.OFF_POLICY].to_dict()
-    own = [one for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
-    starts = [(label(one), begun(settings.name, one, size)) for one in own]
-    known = [f"{name} (whose SFT start wrote {at})" if at else name for name, at in starts]
-    return f"{text}; without {' and '.join(known)} {points(rest)}."
+    size, off_policy = settings.probe_size, means.loc[primary.OFF_POLICY].to_dict()
+    on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.GIVEN)]
+    starts = [(label(name), begun(settings.name, name, size)) for name in on_policy]
+    names = [f"{name} (whose SFT start wrote {rate})" if rate else name for name, rate in starts]
+    return f"{text}; without {' and '.join(names)} {points(off_policy)}."
 
 
 def _recognized(settings: Profile) -> str:
@@ -50,8 +50,8 @@ def _recognized(settings: Profile) -> str:
     scores = lookups.lines(name, "membership_early", score="loss", size=size)
     scores = scores.set_index(["at", "method"])
     ends = lookups.lines(name, "table1", size=size).set_index("method")
-    asked = [one for one in DISTILLED if (END, one) in scores.index]
-    least = str(ends.loc[asked, "member"].idxmin())
+    methods = [method for method in DISTILLED if (END, method) in scores.index]
+    least = str(ends.loc[methods, "member"].idxmin())
     text = f"what is not written may still be kept: {label(least)} ({size} size) writes "
     rate = share(ends.loc[least].to_dict(), "member")
     text += f"{rate} of the rows{_planted(name, least, size)}; by its "
@@ -65,57 +65,58 @@ def _recognized(settings: Profile) -> str:
 
 def _planted(profile: str, method: str, size: str) -> str:
     """How many made-up records a model writes, of those that were planted, shown once or more."""
-    known = results.read(profile, "repetitions", optional=True)
-    if known.empty:
+    records = results.read(profile, "repetitions", optional=True)
+    if records.empty:
         return ""
-    own = known.query("kind == 'canary' and method == @method and size == @size")
-    hits, n = own["hits"].sum(), own["n"].sum()
+    planted = records.query("kind == 'canary' and method == @method and size == @size")
+    hits, n = planted["hits"].sum(), planted["n"].sum()
     return f", and {hits} of {n} planted records" if n else ""
 
 
 def how_far(settings: Profile) -> str:
     """What the numbers stand on: training runs, usefulness, and a run on another machine."""
     text = f"all of this is of {_training_runs(settings)}"
-    if outdoes := below(settings):
-        text += f"; trained to the end, {outdoes}"
-        found = outdone(settings.name)
-        if found["untuned"] == found["untuned"]:  # it was measured
-            text += f", and {found['more'] or 'none'} above the teacher's model before fine-tuning"
+    if clause := below(settings):
+        text += f"; trained to the end, {clause}"
+        stats = outdone(settings.name)
+        if stats["untuned"] == stats["untuned"]:  # it was measured
+            text += f", and {stats['more'] or 'none'} above the teacher's model before fine-tuning"
     return f"{text}{_elsewhere(settings)}."
 
 
 def _stands_on(settings: Profile) -> str:
     """The same in short."""
     text = f"all of this is of {_training_runs(settings)}"
-    if outdoes := below(settings):
-        text += f"; trained to the end, {outdoes}"
-    if found := elsewhere(settings):
-        shares = " and ".join(f"{one['value']:.1%}" for one in found["runs"])
+    if clause := below(settings):
+        text += f"; trained to the end, {clause}"
+    if summary := elsewhere(settings):
+        shares = " and ".join(f"{run['value']:.1%}" for run in summary["runs"])
         text += f"; on other machines SFT ({settings.probe_size} size) wrote {shares} of the rows "
-        text += f"of seed {found['seed']}, here {found['here']}"
+        text += f"of seed {summary['seed']}, here {summary['here']}"
     return f"{text}."
 
 
 def below(settings: Profile) -> str:
-    """How many students average below the best answer without a model; "" where none was asked."""
-    if not (found := outdone(settings.name)):
+    """How many students average below the best answer without a model; "" if unmeasured."""
+    if not (stats := outdone(settings.name)):
         return ""
-    every = found["less"] == found["students"]
-    who = "every student" if every else f"{found['less']} of {found['students']} students"
-    text = f"{who} averages below '{found['answer']}' in usefulness, an answer that needs no model"
-    over = results.read(settings.name, "over_trivial", optional=True)
-    if not over.empty:
-        stopped = over[(over["method"] == "sft") & (over["against"] == found["answer"])]
-        surely = len(stopped) > 0 and bool((stopped["hi"] < 0).all())
-        text += ", as SFT that is stopped early surely does" * surely
+    all_below = stats["less"] == stats["students"]
+    who = "every student" if all_below else f"{stats['less']} of {stats['students']} students"
+    verb = "averages" if all_below or stats["less"] == 1 else "average"
+    text = f"{who} {verb} below '{stats['answer']}' in usefulness, an answer that needs no model"
+    margins = results.read(settings.name, "over_trivial", optional=True)
+    if not margins.empty:
+        sft = margins[(margins["method"] == "sft") & (margins["against"] == stats["answer"])]
+        significant = len(sft) > 0 and bool((sft["hi"] < 0).all())
+        text += ", as SFT that is stopped early surely does" * significant
     return text
 
 
 def _training_runs(settings: Profile) -> str:
     count = len(lookups.seeds(settings.name))
     text = f"{count} training run{'s' if count > 1 else ''} of small models"
-    several = any(settings.cut(size) for size in settings.sizes)
-    return f"{text} from one set of base models" if several else text
+    pruned = any(settings.cut(size) for size in settings.sizes)
+    return f"{text} from one set of base models" if pruned else text
 
 
 def elsewhere(settings: Profile) -> dict[str, Any]:
@@ -124,34 +125,34 @@ def elsewhere(settings: Profile) -> dict[str, Any]:
     seed; here, the study's share with its interval; runs, each with machine, value and code; within
     (how many of these lie inside of it). Empty where none was made.
     """
-    asked = {"method": "sft", "size": settings.probe_size}
+    filters = {"method": "sft", "size": settings.probe_size}
     try:
-        there = lookups.lines(settings.name, "healed_elsewhere", **asked)
+        reruns = lookups.lines(settings.name, "healed_elsewhere", **filters)
     except lookups.NotRun:
         return {}
-    there = there[there["healed_in"].isna()]  # the others are steps of this machine
-    if there.empty:
+    reruns = reruns[reruns["healed_in"].isna()]  # the others are steps of this machine
+    if reruns.empty:
         return {}
-    there = there[there["seed"] == there["seed"].iloc[0]]
-    seed = str(there["seed"].iloc[0])
-    own = lookups.lines(
-        settings.name, "metrics", seed=seed, metric="exact_rate", split="member", **asked
+    reruns = reruns[reruns["seed"] == reruns["seed"].iloc[0]]
+    seed = str(reruns["seed"].iloc[0])
+    metrics = lookups.lines(
+        settings.name, "metrics", seed=seed, metric="exact_rate", split="member", **filters
     )
-    here = own[own["k"] == WINDOW].iloc[0]
-    within = int(there["value"].between(here["lo"], here["hi"]).sum())
-    found = {"seed": seed, "here": row_text(here, form=".1%"), "within": within}
-    return found | {"runs": there[["machine", "value", "code"]].to_dict("records")}
+    local = metrics[metrics["k"] == WINDOW].iloc[0]
+    n_within = int(reruns["value"].between(local["lo"], local["hi"]).sum())
+    summary = {"seed": seed, "here": row_text(local, form=".1%"), "within": n_within}
+    return summary | {"runs": reruns[["machine", "value", "code"]].to_dict("records")}
 
 
 def _elsewhere(settings: Profile) -> str:
-    if not (found := elsewhere(settings)):
+    if not (summary := elsewhere(settings)):
         return ""
-    runs_of, seed = found["runs"], found["seed"]
-    told = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in runs_of)
-    machines = " and ".join(dict.fromkeys(run["machine"] for run in runs_of))
-    text = f"; on {machines} SFT ({settings.probe_size} size) wrote {told} of the rows of seed "
-    text += f"{seed}, here {found['here']} (seed {seed} {lookups.ALONE}): "
-    text += f"{found['within'] or 'none'} of these {len(runs_of)} other runs inside of it (whether "
+    runs, seed = summary["runs"], summary["seed"]
+    shares = " and ".join(f"{run['value']:.1%} ({run['code']})" for run in runs)
+    machines = " and ".join(dict.fromkeys(run["machine"] for run in runs))
+    text = f"; on {machines} SFT ({settings.probe_size} size) wrote {shares} of the rows of seed "
+    text += f"{seed}, here {summary['here']} (seed {seed} {lookups.ALONE}): "
+    text += f"{summary['within'] or 'none'} of these {len(runs)} other runs inside of it (whether "
     return f"{text}machine, number format or code moved it is not known)"
 
 

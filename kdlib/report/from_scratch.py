@@ -29,19 +29,23 @@ def seeds(profile: str) -> list[str]:
     """Those over which the models from scratch were run; none with few, or beside themselves."""
     if profile == PROFILE or results.read(PROFILE, "primary", optional=True).empty:
         return []
-    known = lookups.seeds(PROFILE)
-    return known if len(known) >= MIN_SEEDS else []
+    available = lookups.seeds(PROFILE)
+    return available if len(available) >= MIN_SEEDS else []
 
 
 def said(profile: str) -> str:
     """What distilled students memorize there minus SFT, and the verdicts; "" where not run."""
-    if not (known := seeds(profile)):
+    if not (run_seeds := seeds(profile)):
         return ""
     means = results.read(PROFILE, "primary").set_index("claim")
     end = means.loc["C1"].to_dict()
     rows = lookups.lines(PROFILE, "lengths", split="member")["rows"].min()
-    text = f"Models from scratch (profile `{PROFILE}`), {len(known)} training runs of each (seeds "
-    text += f"{', '.join(known)}; {rows} member rows a seed), of which no usefulness is judged:\n\n"
+    text = (
+        f"Models from scratch (profile `{PROFILE}`), {len(run_seeds)} training runs of each (seeds "
+    )
+    text += (
+        f"{', '.join(run_seeds)}; {rows} member rows a seed), of which no usefulness is judged:\n\n"
+    )
     text += "- At the end of training distilled students memorize, minus SFT of their size and on "
     text += f"average, {difference(end)} ({int(end['students'])} students){_without(means)}.\n"
     fit = method_sentences.same_fit(PROFILE)
@@ -53,21 +57,26 @@ def _by_part() -> str:
     table = results.read(PROFILE, "fit_by_recited", optional=True)
     if table.empty:
         return ""
-    one = table[(table["method"] == TAUGHT_BY_TEXT) & table["recited"].astype(bool)].iloc[0]
-    size, of = load_profile(PROFILE).probe_size, ", ".join(lookups.probed(load_profile(PROFILE)))
+    row = table[(table["method"] == TAUGHT_BY_TEXT) & table["recited"].astype(bool)].iloc[0]
+    size, probe_seeds = (
+        load_profile(PROFILE).probe_size,
+        ", ".join(lookups.probed(load_profile(PROFILE))),
+    )
     text = "; of the rows alone that the teacher's greedy text repeats, at equal loss on these, "
-    text += f"sequence-level KD with that text ({size} size, seeds {of}): "
-    return f"{text}{briefly(one.to_dict())}"
+    text += f"sequence-level KD with that text ({size} size, seeds {probe_seeds}): "
+    return f"{text}{briefly(row.to_dict())}"
 
 
 def _judged() -> str:
     """The verdicts that are on trained models, and of which claims the rules allow none."""
     ledger = results.read(PROFILE, "claims")
     barred = ledger_sentences.barred(ledger).index
-    known = ledger.set_index("claim").drop(barred)
-    first = known["evidence"].str.partition("; ")[0]
-    told = "; ".join(f"{claim} {known['verdict'][claim]} ({first[claim]})" for claim in known.index)
-    text = f"By the same rules: {told or 'nothing is judged'}"
+    claims = ledger.set_index("claim").drop(barred)
+    evidence = claims["evidence"].str.partition("; ")[0]
+    listing = "; ".join(
+        f"{claim} {claims['verdict'][claim]} ({evidence[claim]})" for claim in claims.index
+    )
+    text = f"By the same rules: {listing or 'nothing is judged'}"
     text = f"{text}; no verdict by rule: {', '.join(barred) or 'none'}."
     return " ".join([text, *_further()])
 
@@ -75,32 +84,32 @@ def _judged() -> str:
 def _further() -> list[str]:
     """The verdicts of notebooks 14 to 16, which are on fewer seeds."""
     ledgers = (results.read(PROFILE, name, optional=True) for name in LEDGERS.values())
-    if (known := pd.concat(ledgers)).empty:
+    if (claims := pd.concat(ledgers)).empty:
         return []
-    told = []
-    for one in known[known["verdict"] != "open"].to_dict("records"):
-        note = f", {NOTES[one['claim']]}" if one["claim"] in NOTES else ""
-        told.append(f"{one['claim']} ({one['statement'].rstrip('.')}) {one['verdict']}{note}")
-    told.append(f"open: {', '.join(known.loc[known['verdict'] == 'open', 'claim'])}")
-    seeds_of = ", ".join(lookups.probed(load_profile(PROFILE)))
-    text = f"Notebooks 14 to 16 were run there, and on no pretrained model (seeds {seeds_of})"
-    return [f"{text}: {'; '.join(told)}."]
+    parts = []
+    for row in claims[claims["verdict"] != "open"].to_dict("records"):
+        note = f", {NOTES[row['claim']]}" if row["claim"] in NOTES else ""
+        parts.append(f"{row['claim']} ({row['statement'].rstrip('.')}) {row['verdict']}{note}")
+    parts.append(f"open: {', '.join(claims.loc[claims['verdict'] == 'open', 'claim'])}")
+    probe_seeds = ", ".join(lookups.probed(load_profile(PROFILE)))
+    text = f"Notebooks 14 to 16 were run there, and on no pretrained model (seeds {probe_seeds})"
+    return [f"{text}: {'; '.join(parts)}."]
 
 
 def _without(means: pd.DataFrame) -> str:
     """The mean of C1 without students that write text of their own."""
     if OFF_POLICY not in means.index:
         return ""
-    own = [one for one in DISTILLED if not METHODS[one].text.startswith(GIVEN)]
-    names = " and ".join(f"{label(one)}{_started(one)}" for one in own)
+    on_policy = [method for method in DISTILLED if not METHODS[method].text.startswith(GIVEN)]
+    names = " and ".join(f"{label(method)}{_started(method)}" for method in on_policy)
     return f", without {names} {briefly(means.loc[OFF_POLICY].to_dict())}"
 
 
 def _started(method: str) -> str:
     """What the SFT students write from which a method starts, if it does, by size."""
     sizes = student_sizes(lookups.lines(PROFILE, "paths", method=method))
-    wrote = filter(None, (first_screen.begun(PROFILE, method, size) for size in sizes))
-    return f" (whose SFT starts wrote {told})" if (told := ", ".join(wrote)) else ""
+    phrases = filter(None, (first_screen.begun(PROFILE, method, size) for size in sizes))
+    return f" (whose SFT starts wrote {text})" if (text := ", ".join(phrases)) else ""
 
 
 def verdicts(profile: str, claims: list[str]) -> pd.DataFrame:
@@ -108,13 +117,13 @@ def verdicts(profile: str, claims: list[str]) -> pd.DataFrame:
 
     A half-width as in `primary.reach`; "not judged" where the claim's own rule allows no verdict.
     """
-    known = pd.DataFrame(index=pd.Index(claims, name="claim"))
-    if not (of := seeds(profile)):
-        return known
-    judged = results.claims(PROFILE)
+    table = pd.DataFrame(index=pd.Index(claims, name="claim"))
+    if not (run_seeds := seeds(profile)):
+        return table
+    ledger = results.claims(PROFILE)
     reach = results.read(PROFILE, "reach").set_index("claim")["greatest"].reindex(claims)
-    halves = reach.map("{:.3f}".format).replace("nan", "")
-    halves[halves.index.isin(ledger_sentences.barred(judged).index)] = "not judged"
-    verdict = judged.set_index("claim")["verdict"].reindex(claims).fillna("not run")
-    known[f"{PROFILE}, {len(of)} seeds"] = verdict
-    return known.assign(**{f"half-width ({PROFILE})": halves})
+    half_widths = reach.map("{:.3f}".format).replace("nan", "")
+    half_widths[half_widths.index.isin(ledger_sentences.barred(ledger).index)] = "not judged"
+    verdict = ledger.set_index("claim")["verdict"].reindex(claims).fillna("not run")
+    table[f"{PROFILE}, {len(run_seeds)} seeds"] = verdict
+    return table.assign(**{f"half-width ({PROFILE})": half_widths})

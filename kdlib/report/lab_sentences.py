@@ -24,8 +24,8 @@ def _excess_of(size: str, settings: Profile) -> str:
 
 
 def _unread(settings: Profile) -> str:
-    wanted = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
-    line = lookups.line(settings.name, "handed_down", **wanted)
+    keys = {"kind": "gap", "method": "word_kd", "rows": "left_out", "metric": "memorized"}
+    line = lookups.line(settings.name, "handed_down", **keys)
     gap = difference(line) + lookups.of_first(settings.name, 2 * line["n"])
     text = (
         "Of rows that a student never read, it memorizes with a teacher that read them, compared "
@@ -51,25 +51,29 @@ def _removal(settings: Profile) -> str:
 
 
 def _membership(settings: Profile) -> str:
-    wanted = {"score": "loss", "size": settings.probe_size}
+    keys = {"score": "loss", "size": settings.probe_size}
     tables = {
-        at: lookups.lines(settings.name, "membership_early", at=at, **wanted).set_index("method")
-        for at in (LOWEST, START, END)
+        time: lookups.lines(settings.name, "membership_early", at=time, **keys).set_index("method")
+        for time in (LOWEST, START, END)
     }
-    known = [one for one in PAPER if one in tables[LOWEST].index]
+    methods = [method for method in PAPER if method in tables[LOWEST].index]
 
-    def told(at: str, methods: list[str]) -> str:
-        lines = tables[at].loc[methods].to_dict("index")
-        return ", ".join(f"{label(one)} {row_text(line, 'auc')}" for one, line in lines.items())
+    def told(time: str, methods: list[str]) -> str:
+        lines = tables[time].loc[methods].to_dict("index")
+        return ", ".join(
+            f"{label(method)} {row_text(line, 'auc')}" for method, line in lines.items()
+        )
 
     text = "who sees only the loss ranks a member above a held-out row with a chance of (AUC, "
-    text += f"{settings.probe_size} size; 0.5 is a guess) {told(LOWEST, known)} where the held-out "
+    text += (
+        f"{settings.probe_size} size; 0.5 is a guess) {told(LOWEST, methods)} where the held-out "
+    )
     text += "loss is lowest"
-    if begun := [one for one in known if "sft_epochs" in METHODS[one].coefficients]:
-        text += f" (what starts from SFT, before its first step: {told(START, begun)})"
-    others = int(tables[LOWEST]["n_other"].max())
+    if from_sft := [method for method in methods if "sft_epochs" in METHODS[method].coefficients]:
+        text += f" (what starts from SFT, before its first step: {told(START, from_sft)})"
+    count = int(tables[LOWEST]["n_other"].max())
     return (
-        f"{text}; at the end of training, many epochs later, {told(END, known)} (of the {others} "
+        f"{text}; at the end of training, many epochs later, {told(END, methods)} (of the {count} "
         "held-out rows that were noted on the way)."
     )
 
@@ -78,11 +82,11 @@ def recognized(settings: Profile) -> str:
     """What is told of the rows of the distilled method that writes least, where references are."""
     name, size = settings.name, settings.probe_size
     scores = lookups.lines(name, "membership", score="likelihood_ratio", size=size)
-    ends = lookups.lines(name, "table1", size=size).set_index("method")["member"]
-    least = ends[[one for one in DISTILLED if one in set(scores["method"])]].idxmin()
-    line = scores[scores["method"] == least].iloc[0].to_dict()
-    start = " (it starts from SFT on them)" * ("sft_epochs" in METHODS[least].coefficients)
-    text = f"{label(least)} ({size} size) writes {ends[least]:.1%} of the rows word for word"
+    rates = lookups.lines(name, "table1", size=size).set_index("method")["member"]
+    lowest = rates[[method for method in DISTILLED if method in set(scores["method"])]].idxmin()
+    line = scores[scores["method"] == lowest].iloc[0].to_dict()
+    start = " (it starts from SFT on them)" * ("sft_epochs" in METHODS[lowest].coefficients)
+    text = f"{label(lowest)} ({size} size) writes {rates[lowest]:.1%} of the rows word for word"
     text += f"{start}; who sees its losses, and has models that were trained on other rows, ranks "
     text += f"a training row above another with a chance of {row_text(line, 'auc')} (0.5: a guess)"
     if pd.notna(line["tpr_1pct"]):

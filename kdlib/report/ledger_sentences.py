@@ -12,13 +12,15 @@ _REASONS = {"usefulness": "the teacher does not surely beat every answer without
 def ledger(settings: Profile) -> str:
     """The verdicts, which claims they are on, and of which the rules allow none."""
     lookups.table(settings.name, "claims")
-    judged, words = results.claims(settings.name), []
+    claims, parts = results.claims(settings.name), []
     for verdict in ("confirmed", "refuted", "open"):
-        names = list(judged.loc[judged["verdict"] == verdict, "claim"])
-        words.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names else ""))
+        names = list(claims.loc[claims["verdict"] == verdict, "claim"])
+        parts.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names else ""))
     if len(lookups.seeds(settings.name)) >= MIN_SEEDS:
-        words += [f"no verdict by rule: {', '.join(why)}"] if (why := _barred(judged)) else []
-    text = f"the verdicts on {len(judged)} claims: {', '.join(words)}"
+        parts += (
+            [f"no verdict by rule: {', '.join(reasons)}"] if (reasons := _barred(claims)) else []
+        )
+    text = f"the verdicts on {len(claims)} claims: {', '.join(parts)}"
     if len(lookups.seeds(settings.name)) < MIN_SEEDS:
         text += f"; with fewer than {MIN_SEEDS} seeds none about trained models is judged"
     return f"{text}."
@@ -27,21 +29,23 @@ def ledger(settings: Profile) -> str:
 def verdicts(settings: Profile) -> str:
     """How many claims were judged how: the names stand in `ledger`."""
     lookups.table(settings.name, "claims")
-    known = results.claims(settings.name)["verdict"].value_counts()
-    told = ", ".join(f"{known.get(one, 0)} {one}" for one in ("confirmed", "refuted", "open"))
-    return f"of {known.sum()} claims, each judged by a rule (below): {told}."
+    counts = results.claims(settings.name)["verdict"].value_counts()
+    text = ", ".join(
+        f"{counts.get(verdict, 0)} {verdict}" for verdict in ("confirmed", "refuted", "open")
+    )
+    return f"of {counts.sum()} claims, each judged by a rule (below): {text}."
 
 
-def barred(judged: pd.DataFrame) -> pd.Series:
+def barred(claims: pd.DataFrame) -> pd.Series:
     """Why their own rules allow no verdict, by claim: those of which they do not."""
-    why = judged.set_index("claim")["evidence"].astype(str)
-    return why.str.extract("no verdict(?: on |: )([^;,]*)")[0].dropna()
+    evidence = claims.set_index("claim")["evidence"].astype(str)
+    return evidence.str.extract("no verdict(?: on |: )([^;,]*)")[0].dropna()
 
 
-def _barred(judged: pd.DataFrame) -> list[str]:
+def _barred(claims: pd.DataFrame) -> list[str]:
     """The same in words, by reason."""
-    why = barred(judged)
+    reasons = barred(claims)
     return [
         f"{', '.join(names)} ({_REASONS.get(reason, reason)})"
-        for reason, names in why.index.to_series().groupby(why, sort=False)
+        for reason, names in reasons.index.to_series().groupby(reasons, sort=False)
     ]

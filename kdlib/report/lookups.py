@@ -21,27 +21,27 @@ class NotRun(Exception):
 
 def table(profile: str, name: str) -> pd.DataFrame:
     """A table of the profile's results; NotRun where it is not there."""
-    found = results.read(profile, name, optional=True)
-    if not len(found.columns):
+    frame = results.read(profile, name, optional=True)
+    if not len(frame.columns):
         raise NotRun
-    return found
+    return frame
 
 
-def lines(profile: str, name: str, **wanted: str) -> pd.DataFrame:
+def lines(profile: str, name: str, **criteria: str) -> pd.DataFrame:
     """The lines of a table whose columns have these values; NotRun where there is none."""
-    found = table(profile, name)
-    if not set(wanted) <= set(found):
+    frame = table(profile, name)
+    if not set(criteria) <= set(frame):
         raise NotRun
-    for column, value in wanted.items():
-        found = found[found[column].map(str) == value]
-    if found.empty:
+    for column, value in criteria.items():
+        frame = frame[frame[column].map(str) == value]
+    if frame.empty:
         raise NotRun
-    return found
+    return frame
 
 
-def line(profile: str, name: str, **wanted: str) -> dict[str, Any]:
+def line(profile: str, name: str, **criteria: str) -> dict[str, Any]:
     """The first of these `lines`."""
-    return lines(profile, name, **wanted).iloc[0].to_dict()
+    return lines(profile, name, **criteria).iloc[0].to_dict()
 
 
 def seeds(profile: str) -> list[str]:
@@ -51,12 +51,12 @@ def seeds(profile: str) -> list[str]:
 
 def of_first(profile: str, n: int) -> str:
     """Of which seeds a table is that is of the first ones alone, by its n rows."""
-    known = seeds(profile)
+    reported = seeds(profile)
     count = round(n / lines(profile, "lengths", split="member")["rows"].min())
-    if count >= len(known):
+    if count >= len(reported):
         return ""
-    several = f" (seeds {', '.join(known[:count])} alone)"
-    return several if count > 1 else f" (seed {known[0]} {ALONE})"
+    clause = f" (seeds {', '.join(reported[:count])} alone)"
+    return clause if count > 1 else f" (seed {reported[0]} {ALONE})"
 
 
 def probed(settings: Profile) -> list[str]:
@@ -102,8 +102,8 @@ def points(line: dict[str, Any], unit: str = "") -> str:
         return "too few responses to tell"
     if pd.isna(lo):
         return f"{value:+.1f}{unit} (no interval)"
-    told = f"{value:+.1f}{unit} [{lo:+.1f}, {hi:+.1f}]"  # no -0.0
-    return f"{told}, not told from none" if line["lo"] <= 0 <= line["hi"] else told
+    text = f"{value:+.1f}{unit} [{lo:+.1f}, {hi:+.1f}]"  # no -0.0
+    return f"{text}, not told from none" if line["lo"] <= 0 <= line["hi"] else text
 
 
 def share(line: dict[str, Any], name: str = "value") -> str:

@@ -34,95 +34,95 @@ POINTS = "{:+.1f} [{:+.1f}, {:+.1f}]"
 
 def compared(method: str, settings: Profile) -> str:
     """What a method memorizes minus SFT, at the end and stopped early; what is judged there."""
-    ended = [(size, _gap(settings, method, size)) for size in settings.sizes]
-    alone = lookups.of_first(settings.name, ended[0][1]["n"])
-    told = ", ".join(_told(size, gap) for size, gap in ended)
+    gaps = [(size, _gap(settings, method, size)) for size in settings.sizes]
+    scope = lookups.of_first(settings.name, gaps[0][1]["n"])
+    at_end = ", ".join(_told(size, gap) for size, gap in gaps)
     text = f"at the end of training {label(method)} memorizes, minus SFT of its size, in "
-    text += f"percentage points of the member rows: {told}{f', each{alone}' if alone else ''}; "
+    text += f"percentage points of the member rows: {at_end}{f', each{scope}' if scope else ''}; "
     stopped = {size: _stopped(settings, method, size) for size in settings.sizes}
-    judged, apart = [], []
-    for size, one in stopped.items():
-        if one["judged"]:
-            judged.append(_told(size, one))
-        elif one["gained"] and pd.notna(one["lo"]) and not lookups.doubt(one):
-            apart.append(_told(size, one))
+    judged, unjudged = [], []
+    for size, line in stopped.items():
+        if line["judged"]:
+            judged.append(_told(size, line))
+        elif line["gained"] and pd.notna(line["lo"]) and not lookups.doubt(line):
+            unjudged.append(_told(size, line))
     text += f"stopped early, {len(judged)} of {len(stopped)} students meet the conditions of a "
     text += "verdict (last column below)"
     text += f": {', '.join(judged)}" if judged else ""
-    text += f"; apart, though not judged: {', '.join(apart)}" if apart else ""
+    text += f"; apart, though not judged: {', '.join(unjudged)}" if unjudged else ""
     return f"{text}."
 
 
 def tables(methods: list[str], settings: Profile) -> str:
     """Two tables of these methods' students, those that were run; NotRun where none was."""
-    ended, stopped = [], []
+    end_rows, stop_rows = [], []
     for method in methods:
         try:
-            both = [(_ended(settings, method, one), _as_useful(settings, method, one))
-                    for one in settings.sizes]  # fmt: skip
+            pairs = [(_ended(settings, method, size), _as_useful(settings, method, size))
+                    for size in settings.sizes]  # fmt: skip
         except lookups.NotRun:
             continue
-        ended += [one for one, _ in both]
-        stopped += [one for _, one in both]
-    if not ended:
+        end_rows += [end for end, _ in pairs]
+        stop_rows += [stop for _, stop in pairs]
+    if not end_rows:
         raise lookups.NotRun
-    first, second = (results.markdown(pd.DataFrame(one)) for one in (ended, stopped))
-    several = any(not one["student"].endswith(" alone)") for one in ended)
-    parts = (f"{_at_end(methods, settings, several)}:", first, f"{_stops(settings)}:", second)
+    first, second = (results.markdown(pd.DataFrame(rows)) for rows in (end_rows, stop_rows))
+    all_seeds = any(not row["student"].endswith(" alone)") for row in end_rows)
+    parts = (f"{_at_end(methods, settings, all_seeds)}:", first, f"{_stops(settings)}:", second)
     return "".join(f"\n\n{part}" for part in (*parts, ""))
 
 
-def _at_end(methods: list[str], settings: Profile, several: bool) -> str:
-    """What stands in the first table; several: it has students of all seeds."""
-    many = lookups.seeds(settings.name)
+def _at_end(methods: list[str], settings: Profile, all_seeds: bool) -> str:
+    """What stands in the first table; all_seeds: it has students of all seeds."""
+    seeds = lookups.seeds(settings.name)
     text = "Member rows memorized at the end of training"
-    if several and len(many) > 1:
-        text += f" (means of seeds {', '.join(many)}, unless one is named)"
+    if all_seeds and len(seeds) > 1:
+        text += f" (means of seeds {', '.join(seeds)}, unless one is named)"
     text += ", and the loss on them (nats per token) before the first step"
-    starts = [label(one) for one in methods if "sft_epochs" in METHODS[one].coefficients]
-    text += f" (of {' and '.join(starts)} that of its SFT start)" if starts else ""
+    warm_started = [label(name) for name in methods if "sft_epochs" in METHODS[name].coefficients]
+    text += f" (of {' and '.join(warm_started)} that of its SFT start)" if warm_started else ""
     text += " and at the end: where it rose, a student fits these rows less than at its start. "
     return f"{text}Differences are of unrounded shares"
 
 
 def _stops(settings: Profile) -> str:
     """What stands in the second table."""
-    table = f"data/results/{settings.name}/equal_usefulness.csv"
+    path = f"data/results/{settings.name}/equal_usefulness.csv"
     margins = lookups.table(settings.name, "equal_usefulness").groupby("size", sort=False)["margin"]
-    told = ", ".join(f"{size} {margins.first()[size]:.3f}" for size in settings.sizes)
+    by_size = ", ".join(f"{size} {margins.first()[size]:.3f}" for size in settings.sizes)
     text = (
         f"Stopped by the rule of {RULE} at a usefulness that both reach, so that where SFT stops "
     )
     text += "depends on the student beside it (epochs, and the usefulness of each, stand in "
-    text += f"`{table}`). Usefulness goes from 0 to 1; who lies more than the margin apart "
-    return f"{text}({told}) is not as useful"
+    text += f"`{path}`). Usefulness goes from 0 to 1; who lies more than the margin apart "
+    return f"{text}({by_size}) is not as useful"
 
 
 def same_fit(profile: str) -> str:
     """What the paper's distilled students memorize minus SFT at the same mean loss, each."""
-    found = lookups.table(profile, "same_fit")
-    found = found[found["method"].isin(DISTILLED)]
-    met = found.dropna(subset="value")
-    told = ", ".join(
-        f"{_points(one)} ({label(one['method'])}, {one['size']} size)"
-        for one in met.to_dict("records")
+    fits = lookups.table(profile, "same_fit")
+    fits = fits[fits["method"].isin(DISTILLED)]
+    matched = fits.dropna(subset="value")
+    gaps = ", ".join(
+        f"{_points(row)} ({label(row['method'])}, {row['size']} size)"
+        for row in matched.to_dict("records")
     )
     text = "where both fit the rows as closely, by the mean loss on them, minus SFT in percentage "
-    text += f"points: {told or 'nobody is compared'}"
+    text += f"points: {gaps or 'nobody is compared'}"
     means = results.read(profile, "primary").set_index("claim")
     if "A2" in means.index:
         text += f", on average {briefly(means.loc['A2'].to_dict())}"
-    if len(met) < len(found):
+    if len(matched) < len(fits):
         text += (
-            f"; {len(found) - len(met)} of {len(found)} students come to no loss in common with "
+            f"; {len(fits) - len(matched)} of {len(fits)} students come to no loss in common with "
         )
         text += f"SFT at which either memorizes {VISIBLE:.0%}"
     return f"{text} ({MEAN_LOSS})"
 
 
 def _gap(settings: Profile, method: str, size: str) -> dict[str, Any]:
-    wanted = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"}
-    return lookups.line(settings.name, "differences", method=method, size=size, **wanted)
+    filters = {"comparison": "to_sft", "metric": "exact_rate", "seed": "all"}
+    return lookups.line(settings.name, "differences", method=method, size=size, **filters)
 
 
 def _stopped(settings: Profile, method: str, size: str) -> dict[str, Any]:
@@ -132,22 +132,22 @@ def _stopped(settings: Profile, method: str, size: str) -> dict[str, Any]:
 
 
 def _told(size: str, line: dict[str, Any]) -> str:
-    unsure = ", cannot be told from no difference" if lookups.doubt(line) else ""
-    return f"{_points(line)} ({size} size{unsure}{MORE_USEFUL[line.get('more_useful', '')]})"
+    caveat = ", cannot be told from no difference" if lookups.doubt(line) else ""
+    return f"{_points(line)} ({size} size{caveat}{MORE_USEFUL[line.get('more_useful', '')]})"
 
 
 def _points(line: dict[str, Any]) -> str:
-    found = [100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi")]  # no -0.0
-    if pd.isna(found[0]):
+    values = [100 * float(line[name]) + 0.0 for name in ("value", "lo", "hi")]  # no -0.0
+    if pd.isna(values[0]):
         return "too few responses"
-    return POINTS.format(*found) if not pd.isna(found[1]) else f"{found[0]:+.1f}"
+    return POINTS.format(*values) if not pd.isna(values[1]) else f"{values[0]:+.1f}"
 
 
 def _student(settings: Profile, method: str, size: str, n: int) -> str:
     """Its name, and of which seeds it is where not of all."""
-    known, count = lookups.seeds(settings.name), _seeds(settings, n)
-    alone = f" ({results.first_seeds(known, count)} alone)" if count < len(known) else ""
-    return f"{label(method)}, {size}{alone}"
+    seeds, count = lookups.seeds(settings.name), _seeds(settings, n)
+    suffix = f" ({results.first_seeds(seeds, count)} alone)" if count < len(seeds) else ""
+    return f"{label(method)}, {size}{suffix}"
 
 
 def _seeds(settings: Profile, n: int) -> int:
@@ -157,35 +157,39 @@ def _seeds(settings: Profile, n: int) -> int:
 
 def _ended(settings: Profile, method: str, size: str) -> dict[str, str]:
     gap, profile = _gap(settings, method, size), settings.name
-    own, sft = (
-        share(lookups.line(profile, "table1", method=one, size=size), "member")
-        for one in (method, "sft")
+    memorized, sft = (
+        share(lookups.line(profile, "table1", method=name, size=size), "member")
+        for name in (method, "sft")
     )
     if (count := _seeds(settings, gap["n"])) < len(lookups.seeds(profile)):
         (rate,) = results.sft_of_first(profile, count, [size])  # beside SFT of the same seeds
         sft = f"{rate:.1%}"
-    found = {"student": _student(settings, method, size, gap["n"]), "memorized": own, "SFT": sft}
-    found["minus SFT, points"] = _points(gap)
-    path = lookups.lines(profile, "paths", method=method, size=size, split="member")
-    first, last = path.groupby("epoch")["nats_per_token"].mean().iloc[[0, -1]]
-    return found | {"loss, first": f"{first:.2f}", "loss, at the end": f"{last:.2f}"}
+    row = {
+        "student": _student(settings, method, size, gap["n"]),
+        "memorized": memorized,
+        "SFT": sft,
+    }
+    row["minus SFT, points"] = _points(gap)
+    losses = lookups.lines(profile, "paths", method=method, size=size, split="member")
+    first, last = losses.groupby("epoch")["nats_per_token"].mean().iloc[[0, -1]]
+    return row | {"loss, first": f"{first:.2f}", "loss, at the end": f"{last:.2f}"}
 
 
 def _as_useful(settings: Profile, method: str, size: str) -> dict[str, str]:
     gap = _stopped(settings, method, size)
-    useful = lookups.line(
+    usefulness = lookups.line(
         settings.name, "equal_usefulness", method=method, size=size, metric="useful"
     )
     name = _student(settings, method, size, gap["n"])
-    found = {"student": name, "memorized": "", "SFT": "", "minus SFT, points": ""}
-    found |= {"usefulness minus SFT": "", "judged": NOTES.get(gap["note"], gap["note"])}
+    row = {"student": name, "memorized": "", "SFT": "", "minus SFT, points": ""}
+    row |= {"usefulness minus SFT": "", "judged": NOTES.get(gap["note"], gap["note"])}
     if gap["judged"]:
         excluded = f"a gain of {GAIN:.0%} of the rows is excluded"
-        word = "less" if gap["less"] else excluded if gap["none"] else "not decided"
-        found["judged"] = f"yes: {word}"
+        verdict = "less" if gap["less"] else excluded if gap["none"] else "not decided"
+        row["judged"] = f"yes: {verdict}"
     if gap["gained"]:
-        found |= {"memorized": f"{gap['own']:.1%}", "SFT": f"{gap['sft']:.1%}"}
-        found["minus SFT, points"] = _points(gap)
-        found["usefulness minus SFT"] = row_text(useful, form="+.3f")
-    found["judged"] += MORE_USEFUL[gap["more_useful"]]
-    return found
+        row |= {"memorized": f"{gap['own']:.1%}", "SFT": f"{gap['sft']:.1%}"}
+        row["minus SFT, points"] = _points(gap)
+        row["usefulness minus SFT"] = row_text(usefulness, form="+.3f")
+    row["judged"] += MORE_USEFUL[gap["more_useful"]]
+    return row

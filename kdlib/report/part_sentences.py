@@ -43,51 +43,51 @@ WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
 def _grid(settings: Profile) -> str:
     """What students memorize at the end that read the rows, or the teacher's text as SFT does."""
     ends = lookups.lines(settings.name, "cause").set_index("method").to_dict("index")
-    told = [f"{name} {share(ends[f'{one} on rows'])}" for one, name in OBJECTIVES.items()]
+    shares = [f"{name} {share(ends[f'{key} on rows'])}" for key, name in OBJECTIVES.items()]
     text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, and of students that read "
-    text += f"the rows likewise, with {', with '.join(told)}; SFT's "
+    text += f"the rows likewise, with {', with '.join(shares)}; SFT's "
     return f"{text}objective on the teacher's greedy text {share(ends[TAUGHT_BY_TEXT])}."
 
 
 def _apart(settings: Profile) -> str:
     """Where the teacher's text is the row itself, and where it is another text."""
-    count = lookups.lines(settings.name, "by_recited").groupby("recited")["n"].first()
-    parts = lookups.lines(settings.name, "fit_by_recited", recited="False")
-    left = parts.set_index("method")["at_end"]
-    text = f"of {count.sum()} rows {count.get(True, 0)} are what the "
+    counts = lookups.lines(settings.name, "by_recited").groupby("recited")["n"].first()
+    fits = lookups.lines(settings.name, "fit_by_recited", recited="False")
+    rates = fits.set_index("method")["at_end"]
+    text = f"of {counts.sum()} rows {counts.get(True, 0)} are what the "
     text += "teacher recites, and read either way; of the others SFT "
-    text += f"memorizes {left['sft']:.1%}, its objective on the teacher's text "
-    most = max(left[f"{objective} on rows"] for objective in OBJECTIVES)
-    return f"{text}{left[TAUGHT_BY_TEXT]:.1%}, and a divergence on the rows at most {most:.1%}."
+    text += f"memorizes {rates['sft']:.1%}, its objective on the teacher's text "
+    highest = max(rates[f"{objective} on rows"] for objective in OBJECTIVES)
+    return f"{text}{rates[TAUGHT_BY_TEXT]:.1%}, and a divergence on the rows at most {highest:.1%}."
 
 
 def _as_closely(settings: Profile) -> str:
     """What an objective leaves where SFT fits the rows as closely."""
     least = lookups.lines(settings.name, "least_loss").set_index("method").to_dict("index")
-    told = []
+    phrases = []
     for objective, name in OBJECTIVES.items():
-        one = least[f"{objective} on rows"]
-        told.append(f"{name} {one['loss']:.2f}, {one['own']:.1%} and {one['sft']:.1%}")
-    own = least["sft"]
-    text = f"who fits the rows less closely recites less: SFT comes to {own['loss']:.2f} nats per "
+        line = least[f"{objective} on rows"]
+        phrases.append(f"{name} {line['loss']:.2f}, {line['own']:.1%} and {line['sft']:.1%}")
+    sft = least["sft"]
+    text = f"who fits the rows less closely recites less: SFT comes to {sft['loss']:.2f} nats per "
     text += "token on them; the least loss that it has in common with students of a divergence on "
     text += "the rows, and what they and SFT memorize there: "
-    return f"{text}{'; '.join(told)}."
+    return f"{text}{'; '.join(phrases)}."
 
 
 def _fits(settings: Profile) -> str:
     """What reading the teacher's text leaves where it is the row, and at the mean loss of all."""
-    wanted = {"method": TAUGHT_BY_TEXT}
+    filters = {"method": TAUGHT_BY_TEXT}
     by_part = [
-        (where, lookups.line(settings.name, "fit_by_recited", recited=recited, **wanted))
-        for recited, where in {
+        (scope, lookups.line(settings.name, "fit_by_recited", recited=recited, **filters))
+        for recited, scope in {
             "True": "of rows that this text repeats, at equal loss on these",
             "False": "of the others likewise",
         }.items()
     ]
-    whole = lookups.line(settings.name, "cause_same_fit", **wanted)
-    told = [*by_part, ("at an equal mean loss on all", whole)]
-    text = "; ".join(f"{where}, {_points_or_none(line)}" for where, line in told)
+    overall = lookups.line(settings.name, "cause_same_fit", **filters)
+    lines = [*by_part, ("at an equal mean loss on all", overall)]
+    text = "; ".join(f"{scope}, {_points_or_none(line)}" for scope, line in lines)
     text = f"SFT's objective on the teacher's text leaves, minus SFT: {text}"
     return f"{text}."
 
@@ -112,8 +112,8 @@ def _points_or_none(line: dict[str, Any]) -> str:
 def judged(name: str, settings: Profile) -> str:
     """The verdicts of a part's claims."""
     lines = lookups.lines(settings.name, name)
-    told = "; ".join(f"{claim} {verdict}" for claim, verdict in lines[["claim", "verdict"]].values)
-    return f"By the rules that were written beforehand: {told}."
+    text = "; ".join(f"{claim} {verdict}" for claim, verdict in lines[["claim", "verdict"]].values)
+    return f"By the rules that were written beforehand: {text}."
 
 
 def _ended(settings: Profile) -> str:
@@ -122,52 +122,52 @@ def _ended(settings: Profile) -> str:
     A line for each that memorizes VISIBLE, or at whose loss SFT does.
     """
     lines = lookups.lines(settings.name, "defences_at_end").set_index("method")
-    sft, others = lines.loc["sft"].to_dict(), lines.drop(["sft", BEFORE])
-    visible = others[["value", "sft_there"]].max(axis=1) >= VISIBLE
-    told = [
-        f"{label(name)} {share(one)} and {one['sft_there']:.1%}"
-        for name, one in others[visible].to_dict("index").items()
+    sft, students = lines.loc["sft"].to_dict(), lines.drop(["sft", BEFORE])
+    visible = students[["value", "sft_there"]].max(axis=1) >= VISIBLE
+    shares = [
+        f"{label(name)} {share(line)} and {line['sft_there']:.1%}"
+        for name, line in students[visible].to_dict("index").items()
     ]
     text = f"trained to the end SFT ({settings.probe_size} size) memorizes {share(sft)} of the "
     text += "rows; others, and SFT on its way where it fits the rows "
-    text += f"as closely: {'; '.join(told) or 'none that memorizes ' + format(VISIBLE, '.0%')}"
+    text += f"as closely: {'; '.join(shares) or 'none that memorizes ' + format(VISIBLE, '.0%')}"
     if not visible.all():
         text += f"; under {VISIBLE:.0%} both, so that they fit the rows less, and no protection is "
-        text += f"seen: {', '.join(map(label, others.index[~visible]))} (a loss with goldfish "
+        text += f"seen: {', '.join(map(label, students.index[~visible]))} (a loss with goldfish "
         text += "counts the tokens that it leaves out, and compares nothing)"
     text += "; of these pairs no interval of the difference was computed, and a mean loss hides "
     return f"{text}how rows differ, such as those that the teacher repeats ([14](14_cause.ipynb))."
 
 
 def _planted(settings: Profile) -> str:
-    """Planted records written at the end, and by which students that fit the rows hardly any."""
+    """Planted records written at the end, and which students that fit the rows write hardly any."""
     lines = lookups.lines(settings.name, "defences_at_end").set_index("method")
     if "records" not in lines or not lines["records_n"].gt(0).all():
         raise lookups.NotRun
     fit = lines[lines["value"] >= VISIBLE]
-    told = ", ".join(f"{label(one)} {lines['records'][one]:.1%}" for one in ("sft", "word_kd"))
+    rates = ", ".join(f"{label(name)} {lines['records'][name]:.1%}" for name in ("sft", "word_kd"))
     copies = f"{min(settings.data.repetitions)} to {max(settings.data.repetitions)}"
-    few = [label(one) for one in fit.index[(fit["records"] * fit["records_n"]).round() <= 1]]
+    safe = [label(name) for name in fit.index[(fit["records"] * fit["records_n"]).round() <= 1]]
     text = f"of {lines['records_n'].max():.0f} planted personal records, in {copies} copies, are "
-    text += f"written at the end: {told}; one at most by {', '.join(few) or 'none'}, of students "
+    text += f"written at the end: {rates}; one at most by {', '.join(safe) or 'none'}, of students "
     text += f"that memorize {VISIBLE:.0%} of the rows (without duplicates each record is read in "
     return f"{text}one copy, and what was scrubbed cannot be written)."
 
 
 def _contrast(contrast: str, settings: Profile) -> str:
-    when, one, other = SIDES[contrast]
+    condition, students, baseline = SIDES[contrast]
     gap = lookups.line(settings.name, "contrasts", method=contrast, metric="memorized")
-    text = f"{when}, {one} ({settings.probe_size} size) and {other}"
+    text = f"{condition}, {students} ({settings.probe_size} size) and {baseline}"
     if not gap["gained"]:
         return f"{text} gain too little usefulness in common to be compared."
     text = f"{text} memorize {gap['own']:.1%} and {gap['sft']:.1%}: {difference(gap)}"
-    few = f"; SFT memorizes under {2 * GAIN:.0%}, so that there is little to save"
-    return f"{text}{few * (gap['sft'] < 2 * GAIN)}."
+    caveat = f"; SFT memorizes under {2 * GAIN:.0%}, so that there is little to save"
+    return f"{text}{caveat * (gap['sft'] < 2 * GAIN)}."
 
 
 def _plane(settings: Profile) -> str:
     areas = lookups.lines(settings.name, "hypervolumes").set_index(["measure", "front"])
-    one, other, gap = (
+    kd, cheap, gap = (
         areas.loc[("verbatim", front)].to_dict() for front in ("one", "other", "difference")
     )
     if pd.isna(gap["value"]):
@@ -177,70 +177,72 @@ def _plane(settings: Profile) -> str:
         text = "the most useful of all points memorize nothing, so that the areas of the plane "
         return f"{text}compare usefulness alone and say nothing of memorization."
     text = "of the plane (1: as useful as SFT at its best, nothing memorized; more, where more "
-    text += f"useful) distilled students cover {row_text(one)}, what is cheaper {row_text(other)}: "
+    text += f"useful) distilled students cover {row_text(kd)}, what is cheaper {row_text(cheap)}: "
     return f"{text}difference {row_text(gap, form='+.3f')}."
 
 
 def takes_away(settings: Profile) -> str:
     """What each step of a release surely takes away and costs, and what is left behind the last."""
     lines = lookups.lines(settings.name, "release_steps", kind="change")
-    told, dear = [], []
+    phrases, costly = [], []
     for step, changes in lines.groupby("step", sort=False):
-        less = set(changes.loc[changes["hi"] < 0, "measure"])
-        gone = ["copies"] if less.issuperset(COPIES) else [one for one in COPIES if one in less]
-        gone += ["personal data"] * ("personal data" in less)
-        told.append(f"{step}, {' and '.join(gone) or 'nothing'}")
-        dear += [str(step)] * ("usefulness" in less)
-    near = {"kind": "level", "measure": "near copies"}
-    left = lookups.lines(settings.name, "release_steps", **near).iloc[-1].to_dict()
-    alone = lookups.of_first(settings.name, lines.loc[lines["measure"] == COPIES[0], "n"].min())
-    text = f"what each step takes away by its interval{alone}: {'; '.join(told)}; a fall in "
-    text += f"usefulness was seen {'at ' + ' and '.join(dear) if dear else 'at none'}"
-    return f"{text}; near copies of {share(left)} of the rows still come out."
+        drops = set(changes.loc[changes["hi"] < 0, "measure"])
+        names = ["copies"] if drops.issuperset(COPIES) else [c for c in COPIES if c in drops]
+        names += ["personal data"] * ("personal data" in drops)
+        phrases.append(f"{step}, {' and '.join(names) or 'nothing'}")
+        costly += [str(step)] * ("usefulness" in drops)
+    filters = {"kind": "level", "measure": "near copies"}
+    final = lookups.lines(settings.name, "release_steps", **filters).iloc[-1].to_dict()
+    scope = lookups.of_first(settings.name, lines.loc[lines["measure"] == COPIES[0], "n"].min())
+    text = f"what each step takes away by its interval{scope}: {'; '.join(phrases)}; a fall in "
+    text += f"usefulness was seen {'at ' + ' and '.join(costly) if costly else 'at none'}"
+    return f"{text}; near copies of {share(final)} of the rows still come out."
 
 
 def _steps(measure: str, settings: Profile) -> str:
     changes = lookups.lines(settings.name, "release_steps", kind="change")
     lines = changes[changes["measure"] == measure]
-    told = (f"{one['step']} {row_text(one, form='+.3f')}" for one in lines.to_dict("records"))
-    whole = changes.loc[changes["measure"] == COPIES[0], "n"]  # personal data are in few rows
-    alone = lookups.of_first(settings.name, whole.min())
-    return f"{measure}, each step minus the one before: {'; '.join(told)}{alone}."
+    steps = (f"{row['step']} {row_text(row, form='+.3f')}" for row in lines.to_dict("records"))
+    counts = changes.loc[changes["measure"] == COPIES[0], "n"]  # personal data are in few rows
+    scope = lookups.of_first(settings.name, counts.min())
+    return f"{measure}, each step minus the one before: {'; '.join(steps)}{scope}."
 
 
 def _generations(settings: Profile) -> str:
     lines = lookups.lines(settings.name, "life_generations", kind="level", measure="old rows")
-    told, last = [], lines["generation"].max()
-    for way in (one for one in WAYS if one in set(lines["way"])):
-        own = lines[lines["way"] == way].set_index("generation").to_dict("index")
-        told.append(f"{way} {own[0]['value']:.1%}, then {share(own[last])}")
-    wanted = {"kind": "level", "measure": "told by the loss", "generation": str(last)}
-    still = lookups.lines(settings.name, "life_generations", **wanted)["value"]
-    text = f"of the first rows are recited at first, and after {last} updates: {'; '.join(told)}; "
+    rates, last = [], lines["generation"].max()
+    for way in (name for name in WAYS if name in set(lines["way"])):
+        levels = lines[lines["way"] == way].set_index("generation").to_dict("index")
+        rates.append(f"{way} {levels[0]['value']:.1%}, then {share(levels[last])}")
+    filters = {"kind": "level", "measure": "told by the loss", "generation": str(last)}
+    aucs = lookups.lines(settings.name, "life_generations", **filters)["value"]
+    text = f"of the first rows are recited at first, and after {last} updates: {'; '.join(rates)}; "
     text += "their loss is lower than a held-out row's, then, too, with a chance of "
-    return f"{text}{still.min():.3f} to {still.max():.3f}."
+    return f"{text}{aucs.min():.3f} to {aucs.max():.3f}."
 
 
 def _comes_back(settings: Profile) -> str:
     lines = lookups.lines(settings.name, "life_relearning", read="True")
     last = lines["epoch"].max()
     end = lines[lines["epoch"] == last]
-    gone, never = (end[end["deleted"].map(str) == one] for one in ("True", "False"))
-    told = [f"{MODELS[one['done'], one['who']]} {share(one)}" for one in gone.to_dict("records")]
+    deleted, unseen = (end[end["deleted"].map(str) == flag] for flag in ("True", "False"))
+    shares = [
+        f"{MODELS[row['done'], row['who']]} {share(row)}" for row in deleted.to_dict("records")
+    ]
     text = f"after {last:g} epochs of relearning deleted rows are "
-    text += f"recited by: {'; '.join(told)}; of rows that were never read at most "
-    return f"{text}{never['value'].max():.1%}."
+    text += f"recited by: {'; '.join(shares)}; of rows that were never read at most "
+    return f"{text}{unseen['value'].max():.1%}."
 
 
 def _price(settings: Profile) -> str:
     """What unlearning takes from the teacher, and what it leaves of the deleted rows."""
 
     def told(measure: str, form: str) -> str:
-        found = [
+        lines = [
             lookups.line(settings.name, "life_deleted", done=done, who=TEACHER, measure=measure)
             for done in (KEPT, UNLEARNED, RETRAINED)
         ]
-        return ", ".join(f"{one['value']:{form}}" for one in found)
+        return ", ".join(f"{line['value']:{form}}" for line in lines)
 
     text = f"of the deleted rows the teacher recites {told('deleted rows', '.1%')} as it was, "
     text += f"unlearned, retrained without them; of the kept rows {told('kept rows', '.1%')}; "
@@ -252,20 +254,20 @@ def _price(settings: Profile) -> str:
 def _records(settings: Profile) -> str:
     """Who still recites the deleted personal records."""
     lines = lookups.lines(settings.name, "life_deleted", measure="deleted records")
-    told = [
-        f"{MODELS[one['done'], one['who']]} {one['value'] * one['n']:.0f}"
-        for one in lines.to_dict("records")
+    counts = [
+        f"{MODELS[row['done'], row['who']]} {row['value'] * row['n']:.0f}"
+        for row in lines.to_dict("records")
     ]
-    count = int(lines["n"].max())
-    return f"of {count} deleted personal records are recited: {'; '.join(told)}."
+    n = int(lines["n"].max())
+    return f"of {n} deleted personal records are recited: {'; '.join(counts)}."
 
 
 def _judged_life(settings: Profile) -> str:
     """The verdicts on F1 to F4 with their evidence."""
     lines = lookups.lines(settings.name, "claims_life").to_dict("records")
-    told = "; ".join(f"{one['claim']} {one['verdict']} ({one['evidence']})" for one in lines)
+    verdicts = "; ".join(f"{row['claim']} {row['verdict']} ({row['evidence']})" for row in lines)
     text = "by their rules (those of F3 and F4 were narrowed, and unlearning changed, after first "
-    return f"{text}runs on these seeds): {told}."
+    return f"{text}runs on these seeds): {verdicts}."
 
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
@@ -291,5 +293,5 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("life", _comes_back),
         ("life", _judged_life),
     ],
-    "17_release": [("release", partial(_steps, one)) for one in RELEASED],
+    "17_release": [("release", partial(_steps, measure)) for measure in RELEASED],
 }

@@ -33,10 +33,12 @@ UNSEEN = ("base", "teacher")  # models whose answers are left out, so that a gla
 
 def answer(profile: str) -> str:
     """The answer in a few sentences, then one training row with what models write to its prompt."""
-    said = findings.parts("README", load_profile(profile))
+    sentences = findings.parts("README", load_profile(profile))
     lines = [
-        textwrap.fill(one, 118, break_on_hyphens=False, initial_indent="- ", subsequent_indent="  ")
-        for one in said
+        textwrap.fill(
+            sentence, 118, break_on_hyphens=False, initial_indent="- ", subsequent_indent="  "
+        )
+        for sentence in sentences
     ]
     return "\n\n".join(filter(None, ("\n".join(lines), before_and_after(profile))))
 
@@ -48,21 +50,21 @@ def before_and_after(profile: str) -> str:
     """
     copy = site.copies(profile).get(EXAMPLE)
     cells = nbformat.read(copy, 4).cells if copy else []
-    outputs = (one.get("data", {}) for cell in cells for one in cell.get("outputs", []))
-    shown = (data.get("text/html", "") for data in outputs)
-    table = next((one for one in shown if TITLE in one), "").partition(TITLE)[2]
+    outputs = (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
+    documents = (data.get("text/html", "") for data in outputs)
+    table = next((document for document in documents if TITLE in document), "").partition(TITLE)[2]
     title, _, rest = table.partition("</th>")
     rows = ROW.findall(rest.partition(TITLE)[0])
     if not rows:
         return ""
-    told, chosen, lines = title.partition(". ")[2], "", list[str]()
+    heading, note, lines = title.partition(". ")[2], "", list[str]()
     for head, text in rows:
         name, _, size = head.partition("<br>")[0].partition(", ")
         if name not in UNSEEN:
             verb = "" if name in ("prompt", "response") else " writes"
             lines.append(f"| {name}{verb} | {_inline(text)} |")
-            chosen = f" (size {size}, one seed; chosen by what came out)" if size else chosen
-    return "\n".join([f"| {told}{chosen} | text |", "|---|---|", *lines])
+            note = f" (size {size}, one seed; chosen by what came out)" if size else note
+    return "\n".join([f"| {heading}{note} | text |", "|---|---|", *lines])
 
 
 def _inline(text: str) -> str:
@@ -72,45 +74,45 @@ def _inline(text: str) -> str:
 
 def numbers(profile: str) -> str:
     """The run, what the paper's methods memorized, each claim in a line, and attackers, if any."""
-    judged = results.claims(profile)
-    short = {
-        "claim": judged["claim"] + " " + judged["statement"],
-        "verdict": "**" + judged["verdict"] + "**",
-        "evidence": judged["evidence"].map(_first),
+    claims = results.claims(profile)
+    columns = {
+        "claim": claims["claim"] + " " + claims["statement"],
+        "verdict": "**" + claims["verdict"] + "**",
+        "evidence": claims["evidence"].map(_first),
     }
-    first = results.memorized(results.read(profile, "table1"))
-    how = [results.legend(profile), _further(profile)]
-    how += [MOVES] * (not sensitivity.table(profile).empty)
-    parts = [_made(profile), results.markdown(first), " ".join(filter(None, how))]
-    known = findings.said("README, results", load_profile(profile))
-    parts += [results.markdown(pd.DataFrame(short)), f"{known} {CLAIMS}"]
+    rates = results.memorized(results.read(profile, "table1"))
+    notes = [results.legend(profile), _further(profile)]
+    notes += [MOVES] * (not sensitivity.table(profile).empty)
+    parts = [_made(profile), results.markdown(rates), " ".join(filter(None, notes))]
+    sentences = findings.said("README, results", load_profile(profile))
+    parts += [results.markdown(pd.DataFrame(columns)), f"{sentences} {CLAIMS}"]
     parts += filter(None, [from_scratch.said(profile)])
-    if len(attacked := results.attackers(profile)):
-        parts += [results.attackers_legend(profile), results.markdown(attacked)]
+    if len(attackers := results.attackers(profile)):
+        parts += [results.attackers_legend(profile), results.markdown(attackers)]
     return "\n\n".join(parts)
 
 
 def _further(profile: str) -> str:
     """What methods memorized that the paper does not have, by size, in a sentence."""
-    first = results.read(profile, "table1")
-    first = first[~first["method"].isin(("base", "teacher", *PAPER))]
-    if first.empty:
+    table = results.read(profile, "table1")
+    table = table[~table["method"].isin(("base", "teacher", *PAPER))]
+    if table.empty:
         return ""
-    told = [
+    parts = [
         f"{label(method)} {' and '.join(rates['member'].map('{:.3f}'.format))}"
-        for method, rates in first.groupby("method", sort=False)
+        for method, rates in table.groupby("method", sort=False)
     ]
-    sizes, of = first["size"].unique(), first["member_seeds"].max()
-    sft = " and ".join(f"{one:.3f}" for one in results.sft_of_first(profile, of, sizes))
-    text = f"Further methods, of {of} seed{'s' if of > 1 else ''} alone ({' and '.join(sizes)} "
-    text += f"size; intervals stand in notebook 10): {', '.join(told)}"
-    return f"{text}; SFT of the same seed{'s' if of > 1 else ''}: {sft}."
+    sizes, n = table["size"].unique(), table["member_seeds"].max()
+    sft = " and ".join(f"{share:.3f}" for share in results.sft_of_first(profile, n, sizes))
+    text = f"Further methods, of {n} seed{'s' if n > 1 else ''} alone ({' and '.join(sizes)} "
+    text += f"size; intervals stand in notebook 10): {', '.join(parts)}"
+    return f"{text}; SFT of the same seed{'s' if n > 1 else ''}: {sft}."
 
 
 def _first(evidence: str) -> str:
     """The first part of the evidence, and those that say why no verdict is given."""
     first, *rest = evidence.split("; ")
-    barred = [one for one in rest if one.startswith("no verdict")]
+    barred = [part for part in rest if part.startswith("no verdict")]
     return "; ".join([first, *barred]) + " ..." * (len(barred) < len(rest))
 
 
@@ -120,16 +122,19 @@ def _made(profile: str) -> str:
         results.read(profile, "metrics"),
         results.read(profile, "stages", optional=True),
     )
-    at, devices = ", ".join(findings.commits(profile)), ", ".join(sorted(models["device"].unique()))
-    timed = models[models["metric"] == "seconds"]
-    made = f"Reference run: profile `{profile}`, commit {at}, on {devices}."
-    made += f" Its {(timed['method'] != 'base').sum()} trained models took "
-    trained = timed.loc[timed["method"] != "base", "value"]
-    made += f"{trained.sum() / 60:.0f} minutes to train, note and measure, added up."
+    commits, devices = (
+        ", ".join(findings.commits(profile)),
+        ", ".join(sorted(models["device"].unique())),
+    )
+    times = models[models["metric"] == "seconds"]
+    text = f"Reference run: profile `{profile}`, commit {commits}, on {devices}."
+    text += f" Its {(times['method'] != 'base').sum()} trained models took "
+    seconds = times.loc[times["method"] != "base", "value"]
+    text += f"{seconds.sum() / 60:.0f} minutes to train, note and measure, added up."
     if len(stages):  # they were timed
-        most, machine = stages["peak_mib"].max() / 1024, stages["machine"].iloc[0]
-        made += f" Stages ran side by side on {machine}; the largest held {most:.1f} GiB."
-    return made
+        peak, machine = stages["peak_mib"].max() / 1024, stages["machine"].iloc[0]
+        text += f" Stages ran side by side on {machine}; the largest held {peak:.1f} GiB."
+    return text
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {"answer": answer, "results": numbers}

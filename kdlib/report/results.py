@@ -46,15 +46,15 @@ def read(profile: str, name: str, *, optional: bool = False) -> pd.DataFrame:
         return pd.read_csv(file, dtype={"commit": str, "run_id": str})
     if optional:
         return pd.DataFrame()
-    what = f"no results at {file.relative_to(runs.root())}"
-    raise KdlibError(f"{what}; make them with: make study PROFILE={profile}")
+    message = f"no results at {file.relative_to(runs.root())}"
+    raise KdlibError(f"{message}; make them with: make study PROFILE={profile}")
 
 
 def claims(profile: str) -> pd.DataFrame:
     """The ledger: the paper's claims and those that the memorization lab has judged, by name."""
     names = [file.stem for file in runs.results_dir(profile).glob("claims*.csv")] or ["claims"]
-    judged = [read(profile, name) for name in names]
-    return pd.concat(judged).sort_values("claim", ignore_index=True)  # C5b stands behind C5
+    tables = [read(profile, name) for name in names]
+    return pd.concat(tables).sort_values("claim", ignore_index=True)  # C5b stands behind C5
 
 
 def compared(profile: str) -> pd.DataFrame:
@@ -65,14 +65,14 @@ def compared(profile: str) -> pd.DataFrame:
     means = read(profile, "primary", optional=True)
     if means.empty:
         return means
-    ended, useful = read(profile, "differences"), read(profile, "equal_usefulness")
+    at_end, at_stop = read(profile, "differences"), read(profile, "equal_usefulness")
     tables = {
-        "C1": ended.query("comparison == 'to_sft' and metric == 'exact_rate' and seed == 'all'"),
-        "A1": useful[useful["metric"] == "memorized"],
+        "C1": at_end.query("comparison == 'to_sft' and metric == 'exact_rate' and seed == 'all'"),
+        "A1": at_stop[at_stop["metric"] == "memorized"],
         "A2": read(profile, "same_fit"),
     }
-    own = [one[one["method"].isin(DISTILLED)].assign(claim=way) for way, one in tables.items()]
-    return pd.concat([means.assign(method="all", size="all"), *own], ignore_index=True)
+    frames = [t[t["method"].isin(DISTILLED)].assign(claim=way) for way, t in tables.items()]
+    return pd.concat([means.assign(method="all", size="all"), *frames], ignore_index=True)
 
 
 def _texts(table: pd.DataFrame, name: str, across: str = "size") -> pd.DataFrame:
@@ -116,12 +116,12 @@ def references(table2: pd.DataFrame) -> pd.DataFrame:
     The teacher, before and after fine-tuning, and answers that need no model.
     """
     name = "rougeL_held_out"
-    held = table2[table2["size"].isin(("teacher", "all"))].sort_values(name, ascending=False)
-    words = {"teacher": "the teacher", "base": "the teacher before fine-tuning"}
+    baselines = table2[table2["size"].isin(("teacher", "all"))].sort_values(name, ascending=False)
+    names = {"teacher": "the teacher", "base": "the teacher before fine-tuning"}
     rows = [
-        {"answers": words.get(row["method"], f"no model: {row['method']}")}
+        {"answers": names.get(row["method"], f"no model: {row['method']}")}
         | {"ROUGE-L": row_text(row, name)}
-        for row in held.to_dict("records")
+        for row in baselines.to_dict("records")
     ]
     return pd.DataFrame(rows)
 
@@ -129,19 +129,19 @@ def references(table2: pd.DataFrame) -> pd.DataFrame:
 def fewer_seeds(table1: pd.DataFrame) -> str:
     """A sentence on methods that were trained on fewer seeds than others; "" where none was."""
     count = table1.groupby("method")["member_seeds"].max()
-    fewer = ordered(count.index[count < count.max()])
-    if not fewer:
+    names = ordered(count.index[count < count.max()])
+    if not names:
         return ""
-    text = f"Of {min(count[fewer]):.0f} of {count.max():.0f} seeds: {', '.join(map(label, fewer))}"
+    text = f"Of {min(count[names]):.0f} of {count.max():.0f} seeds: {', '.join(map(label, names))}"
     return f"{text}; their intervals say nothing of other training runs."
 
 
 def sft_of_first(profile: str, count: int, sizes: Iterable[str]) -> list[float]:
     """By size what SFT memorized, on average over the first seeds, up to the window."""
-    known = read(profile, "metrics").query("method == 'sft' and metric == 'exact_rate'")
-    known = known[(known["split"] == "member") & (known["k"] == WINDOW) & (known["seed"] != "all")]
-    known = known[known["seed"].isin(sorted(known["seed"].unique())[:count])]
-    return [known.loc[known["size"] == size, "value"].mean() for size in sizes]
+    rates = read(profile, "metrics").query("method == 'sft' and metric == 'exact_rate'")
+    rates = rates[(rates["split"] == "member") & (rates["k"] == WINDOW) & (rates["seed"] != "all")]
+    rates = rates[rates["seed"].isin(sorted(rates["seed"].unique(), key=int)[:count])]
+    return [rates.loc[rates["size"] == size, "value"].mean() for size in sizes]
 
 
 def more_methods(table1: pd.DataFrame) -> bool:
@@ -153,8 +153,8 @@ def all_methods(table1: pd.DataFrame, table2: pd.DataFrame) -> pd.DataFrame:
     """Memorized and held-out ROUGE-L by size of every method that was run, of `paper_tables`."""
     tables = {"memorized": _texts(table1, "member"), "ROUGE-L": _texts(table2, "rougeL_held_out")}
     sizes = student_sizes(table1)
-    columns = {f"{size}: {name}": one[size] for name, one in tables.items() for size in sizes}
-    trained = [one for one in ordered(table1["method"]) if one not in ("base", "teacher")]
+    columns = {f"{size}: {name}": table[size] for name, table in tables.items() for size in sizes}
+    trained = [name for name in ordered(table1["method"]) if name not in ("base", "teacher")]
     return pd.DataFrame(columns).loc[trained].rename(index=label).reset_index()
 
 
@@ -169,21 +169,21 @@ def attackers(profile: str) -> pd.DataFrame:
     Each column says of which seeds it is. Empty where the memorization lab has not run.
     """
     names = ("counterfactual", "membership_scopes")
-    halves, scores = (read(profile, one, optional=True) for one in names)
+    halves, scores = (read(profile, name, optional=True) for name in names)
     if halves.empty or scores.empty:
         return pd.DataFrame()
     seeds = sorted(read(profile, "lengths")["seed"].unique())
     sft = halves[halves["method"] == "sft"].iloc[0]
-    shares, of = _texts(halves, "value", "metric"), first_seeds(seeds, sft["seeds"])
-    columns = {f"memorized, trained on ({of})": shares["hit_inside"]}
-    columns[f"the same rows, left out ({of})"] = shares["hit_outside"]
+    shares, which = _texts(halves, "value", "metric"), first_seeds(seeds, sft["seeds"])
+    columns = {f"memorized, trained on ({which})": shares["hit_inside"]}
+    columns[f"the same rows, left out ({which})"] = shares["hit_outside"]
     scores = scores[(scores["size"] == sft["size"]) & scores["method"].isin(PAPER)]
     for heading, *scope, name in ATTACKS:
         lines = scores[(scores[["over", "held_out", "score"]] == scope).all(axis=1)]
-        of = first_seeds(seeds, lines["seeds"].max())
-        columns[f"{heading} ({of})"] = _texts(lines, name, "score")[scope[-1]]
+        which = first_seeds(seeds, lines["seeds"].max())
+        columns[f"{heading} ({which})"] = _texts(lines, name, "score")[scope[-1]]
     frame = pd.DataFrame(columns)
-    frame = frame.loc[[one for one in PAPER if one in frame.index]]
+    frame = frame.loc[[name for name in PAPER if name in frame.index]]
     return frame.rename(index=lambda method: f"{label(method)}, {sft['size']}").reset_index()
 
 
@@ -191,27 +191,27 @@ def attackers_legend(profile: str) -> str:
     """What the numbers of `attackers` are, and of how many rows those with references."""
     scores = read(profile, "membership_scopes").query("score == 'likelihood_ratio'")
     scores = scores[scores["over"] == REFERENCED].set_index("held_out")
-    line, apart = (scores.loc[[one]].iloc[0] for one in (EVERY, APART))
-    members, others = (line[name] // line["seeds"] for name in ("n_member", "n_other"))
-    text = f"{ATTACKERS}. With references {members} member rows of a seed are held against "
-    text += f"{others} others, of which {int(0.01 * others + 1e-6)} may be accused at 1%; "
-    text += f"{line['n_other'] - apart['n_other']} of all others nearly copy a member row, and the "
+    full, clean = (scores.loc[[scope]].iloc[0] for scope in (EVERY, APART))
+    n_members, n_others = (full[name] // full["seeds"] for name in ("n_member", "n_other"))
+    text = f"{ATTACKERS}. With references {n_members} member rows of a seed are held against "
+    text += f"{n_others} others, of which {int(0.01 * n_others + 1e-6)} may be accused at 1%; "
+    text += f"{full['n_other'] - clean['n_other']} of all others nearly copy a member row, and the "
     return f"{text}last column leaves them out (`membership_scopes.csv`):"
 
 
-def planted(found: pd.DataFrame) -> pd.DataFrame:
+def planted(shares: pd.DataFrame) -> pd.DataFrame:
     """Shares of planted records that measures find, by how often they were read; see `make bench`.
 
     A column for the planted ones, with intervals, and one for the never planted ones, for each
     number of epochs. Of a measure of text that `at` at which most are found after the last of them.
     """
-    known = found.assign(at=found["at"].astype(str))
-    last = known[known["epochs"] == known["epochs"].max()].sort_values("value", kind="stable")
-    most = last.drop_duplicates("measure", keep="last")[["measure", "at"]]
-    of_scores = last.loc[last["measure"] == "tpr_1pct", ["measure", "at"]]
-    known = known.merge(pd.concat([most, of_scores]).drop_duplicates(), on=["measure", "at"])
+    rates = shares.assign(at=shares["at"].astype(str))
+    last = rates[rates["epochs"] == rates["epochs"].max()].sort_values("value", kind="stable")
+    best = last.drop_duplicates("measure", keep="last")[["measure", "at"]]
+    scores = last.loc[last["measure"] == "tpr_1pct", ["measure", "at"]]
+    rates = rates.merge(pd.concat([best, scores]).drop_duplicates(), on=["measure", "at"])
     columns = {}
-    for epochs, part in known.groupby("epochs"):
+    for epochs, part in rates.groupby("epochs"):
         part = part.set_index(["measure", "at"])
         times = "once" if epochs == 1 else f"{epochs} times"
         columns[f"planted, read {times}"] = part.apply(row_text, axis=1)
@@ -222,8 +222,8 @@ def planted(found: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A table of words in Markdown, bars in cells escaped (pandas does not)."""
-    words = frame.astype(str).replace(r"\|", r"\\|", regex=True)
-    lines = [list(frame.columns), ["---"] * frame.shape[1], *words.to_numpy().tolist()]
+    cells = frame.astype(str).replace(r"\|", r"\\|", regex=True)
+    lines = [list(frame.columns), ["---"] * frame.shape[1], *cells.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -231,15 +231,15 @@ def legend(profile: str) -> str:
     """What the numbers of `memorized` are, in two sentences."""
     lengths = read(profile, "lengths").query("split == 'member'")
     seeds = ", ".join(map(str, sorted(lengths["seed"].unique())))
-    over = "groups of equal responses"
-    alone = lengths["seed"].nunique() == 1
-    over = f"{over}; it says nothing of another training run" if alone else f"seeds, then {over}"
+    unit = "groups of equal responses"
+    single = lengths["seed"].nunique() == 1
+    unit = f"{unit}; it says nothing of another training run" if single else f"seeds, then {unit}"
     median, shorter = lengths["median_tokens"].median(), lengths["shorter"].mean()
     return (
         f"Share of the member rows ({lengths['rows'].min()} a seed) whose response greedy decoding "
         f"writes word for word, up to its {WINDOW}th token (median {median:.0f} tokens; "
         f"{shorter:.1%} are shorter than {WINDOW} and count only with their end token): all of "
-        f"seeds {seeds} together, 95% interval (over {over}; where no row came out, over groups "
+        f"seeds {seeds} together, 95% interval (over {unit}; where no row came out, over groups "
         "alone). The teacher stands under SFT. The paper's own figures, "
         "of its far larger models and another data set, stand in `table1.csv`."
     )
@@ -247,21 +247,21 @@ def legend(profile: str) -> str:
 
 def print_report(profile: str) -> None:
     """Print the comparison, the claims and where the figures lie."""
-    first, second = (read(profile, name) for name in ("table1", "table2"))
+    table1, table2 = (read(profile, name) for name in ("table1", "table2"))
 
     def wrap(text: str, indent: str = "") -> None:
         print(textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent))
 
     print(f"\nMEMORIZATION, profile {profile}")
     wrap(legend(profile))
-    print(f"\n{memorized(first).to_string(index=False)}")
+    print(f"\n{memorized(table1).to_string(index=False)}")
     print("\nUTILITY: ROUGE-L (F1, greedy) on held-out rows")
-    print(f"\n{utility(second).to_string(index=False)}")
-    print(f"\n{references(second).to_string(index=False)}")
-    if more_methods(first):
-        words = all_methods(first, second).set_index("method")
-        for what in ("memorized", "ROUGE-L"):
-            print(f"\nALL METHODS: {what}\n\n{words.filter(like=what).to_string()}")
+    print(f"\n{utility(table2).to_string(index=False)}")
+    print(f"\n{references(table2).to_string(index=False)}")
+    if more_methods(table1):
+        frame = all_methods(table1, table2).set_index("method")
+        for measure in ("memorized", "ROUGE-L"):
+            print(f"\nALL METHODS: {measure}\n\n{frame.filter(like=measure).to_string()}")
     print("\nTHE CLAIMS, of the paper (C) and its companions (D, E)")
     for row in claims(profile).itertuples():
         wrap(f"{row.claim} {str(row.verdict).upper()}: {row.statement}")
@@ -273,28 +273,28 @@ def print_report(profile: str) -> None:
 
 def ledger(profile: str, letters: str = "") -> str:
     """Claims (whose names begin so), verdict and evidence, in Markdown; "" without any."""
-    judged = claims(profile)[lambda one: one["claim"].str[0].isin([*letters]) | (not letters)]
-    return markdown(in_lines(judged).drop(columns="rule")) if len(judged) else ""
+    table = claims(profile)[lambda df: df["claim"].str[0].isin([*letters]) | (not letters)]
+    return markdown(in_lines(table).drop(columns="rule")) if len(table) else ""
 
 
-def in_lines(judged: pd.DataFrame) -> pd.DataFrame:
+def in_lines(table: pd.DataFrame) -> pd.DataFrame:
     """Lines of `claims.ledger` as tables show them: claim, rule, verdict, evidence.
 
     A rule and its evidence are parts between semicolons. Folded, each in a numbered line, are those
     of a rule, and of evidence all but the first two and those that say why there is no verdict.
     """
-    words = judged[["claim", "rule", "verdict", "evidence"]].copy()
-    words["claim"] += " " + judged["statement"]
-    words["verdict"] = "**" + words["verdict"] + "**"
-    words["rule"] = [_folded(text, 0, "the rule") for text in words["rule"]]
-    words["evidence"] = [_folded(text, 2, "more") for text in words["evidence"]]
-    return words
+    frame = table[["claim", "rule", "verdict", "evidence"]].copy()
+    frame["claim"] += " " + table["statement"]
+    frame["verdict"] = "**" + frame["verdict"] + "**"
+    frame["rule"] = [_folded(text, 0, "the rule") for text in frame["rule"]]
+    frame["evidence"] = [_folded(text, 2, "more") for text in frame["evidence"]]
+    return frame
 
 
-def _folded(text: str, kept: int, summary: str) -> str:
-    """All but what is `kept`, in lines that unfold, where that is more than one part."""
+def _folded(text: str, n: int, summary: str) -> str:
+    """All but the first `n` parts in lines that unfold, where that is more than one part."""
     parts = list(enumerate(text.split("; "), 1))
-    shown = [one for one in parts if one[0] <= kept or kept and one[1].startswith("no verdict")]
-    rest = "<br>".join(f"{one[0]}. {one[1]}" for one in parts if one not in shown)
+    shown = [part for part in parts if part[0] <= n or n and part[1].startswith("no verdict")]
+    rest = "<br>".join(f"{part[0]}. {part[1]}" for part in parts if part not in shown)
     rest = f"<details><summary>{summary}</summary>{rest}</details>"
-    return "; ".join(one for _, one in shown) + rest if len(parts) > kept + 1 else text
+    return "; ".join(part for _, part in shown) + rest if len(parts) > n + 1 else text

@@ -25,16 +25,18 @@ def so_far(settings: Profile, seed: int, notebook: str) -> str:
     with 95% intervals over groups of equal responses, all of this seed alone.
     """
     recipes, tables = settings.all_methods, []
-    new = {name for name, one in recipes.items() if one.notebook == notebook}
-    before = {name for name, one in recipes.items() if one.paper and one.notebook < notebook}
+    new = {name for name, recipe in recipes.items() if recipe.notebook == notebook}
+    before = {
+        name for name, recipe in recipes.items() if recipe.paper and recipe.notebook < notebook
+    }
     for size in settings.sizes:
         rows = []
         for method in ("base", "teacher", *(name for name in recipes if name in new | before)):
-            own = "teacher" if method == "teacher" else size
-            folder = runs.seed_dir(settings.name, seed) / f"{method}-{own}"
+            model_size = "teacher" if method == "teacher" else size
+            folder = runs.seed_dir(settings.name, seed) / f"{method}-{model_size}"
             if runs.read_manifest(folder):  # it was run
                 cells = [label(method), *_scores(folder)]
-                rows.append([f"**{one}**" for one in cells] if method in new else cells)
+                rows.append([f"**{cell}**" for cell in cells] if method in new else cells)
         table = results.markdown(pd.DataFrame(rows, columns=["model", *COLUMNS]))
         tables.append(f"Size {size}:\n\n{table}")
     return "\n\n".join(tables)
@@ -48,12 +50,12 @@ def training(settings: Profile, folders: Iterable[Path]) -> pd.DataFrame:
     lines = {}
     for folder in folders:
         method, size = model_of(folder).values()
-        how = settings.train_settings(method, size)
+        config = settings.train_settings(method, size)
         path = pd.read_parquet(folder / "path.parquet", columns=["step"])
         lines[label(method) if method == size else f"{label(method)}, {size}"] = {
-            "learning rate": f"{how.lr:g}",
-            "epochs": how.epochs,
-            "rows of a step": how.batch * how.accumulate,
+            "learning rate": f"{config.lr:g}",
+            "epochs": config.epochs,
+            "rows of a step": config.batch * config.accumulate,
             "steps": path["step"].max(),
         }
     return pd.DataFrame.from_dict(lines, orient="index")
@@ -61,13 +63,13 @@ def training(settings: Profile, folders: Iterable[Path]) -> pd.DataFrame:
 
 def on_calibration_seed(settings: Profile) -> str:
     """What SFT memorized there with the rate and length that were set, by size; "" if not known."""
-    tried, told = results.read(settings.name, "calibration", optional=True), []
-    for size in settings.sizes if len(tried) else ():
-        how = settings.train_settings("sft", size)
-        own = tried.query("method == 'sft' and split == 'member' and size == @size")
-        own = own[np.isclose(own["lr"], how.lr) & (own["epoch"] == how.epochs)]
-        told += [f"{size} {share:.1%}" for share in own["exact_rate"]]
-    return ", ".join(told)
+    trials, parts = results.read(settings.name, "calibration", optional=True), []
+    for size in settings.sizes if len(trials) else ():
+        config = settings.train_settings("sft", size)
+        rows = trials.query("method == 'sft' and split == 'member' and size == @size")
+        rows = rows[np.isclose(rows["lr"], config.lr) & (rows["epoch"] == config.epochs)]
+        parts += [f"{size} {share:.1%}" for share in rows["exact_rate"]]
+    return ", ".join(parts)
 
 
 def _scores(folder: Path) -> list[str]:
@@ -76,8 +78,8 @@ def _scores(folder: Path) -> list[str]:
     splits = [tuples[tuples["split"] == split] for split in ("member", "held_out")]
     answers = pd.read_parquet(folder / "answers.parquet").query(ASKED)
     answers = answers.join(tuples.set_index("row_id")["group"], on="row_id")
-    shares = [row_text(_share(one, "hit"), form=".1%") for one in splits]
-    losses = [row_text(_loss(one)) for one in splits]
+    shares = [row_text(_share(part, "hit"), form=".1%") for part in splits]
+    losses = [row_text(_loss(part)) for part in splits]
     return [*shares, *losses, row_text(_share(answers, "usefulness"))]
 
 

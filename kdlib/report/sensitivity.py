@@ -33,46 +33,52 @@ def table(profile: str) -> pd.DataFrame:
     Columns: "seed", "changed", "METHOD, SIZE" (a share each) and "nats, SIZE" (per token of general
     text, after healing), all as text, "" where it was not run. Empty where nothing was run again.
     """
-    found = pd.DataFrame([*_orders(profile), *_bases(profile), *_elsewhere(profile)])
-    if found.empty:
-        return found
-    found = found[found["method"].isin(PAPER)]
-    own = results.read(profile, "metrics").query(
+    reruns = pd.DataFrame([*_orders(profile), *_bases(profile), *_elsewhere(profile)])
+    if reruns.empty:
+        return reruns
+    reruns = reruns[reruns["method"].isin(PAPER)]
+    original = results.read(profile, "metrics").query(
         f"metric == 'exact_rate' and split == 'member' and k == {WINDOW}"
     )
     healed = _healed(profile)
-    study = found[[*KEYS, "seed"]].drop_duplicates().merge(own, on=[*KEYS, "seed"])
+    study = reruns[[*KEYS, "seed"]].drop_duplicates().merge(original, on=[*KEYS, "seed"])
     study = study[[*KEYS, "seed", "value"]].assign(changed=NOTHING).merge(healed, "left")
-    found = pd.concat([study, found], ignore_index=True)
-    shares = found.assign(text=found["value"].map("{:.3f}".format), of=found["method"].map(label))
-    nats = found.dropna(subset="nats").drop_duplicates(["seed", "changed", "size"])
+    reruns = pd.concat([study, reruns], ignore_index=True)
+    shares = reruns.assign(
+        text=reruns["value"].map("{:.3f}".format), of=reruns["method"].map(label)
+    )
+    nats = reruns.dropna(subset="nats").drop_duplicates(["seed", "changed", "size"])
     nats = nats[nats["size"].isin(healed["size"])]
     nats = nats.assign(text=nats["nats"].map("{:.2f}".format), of="nats")
     cells = pd.concat([shares, nats])
-    order = [(of, size) for size in found["size"].unique() for of in (*map(label, PAPER), "nats")]
-    rows = ["seed", "changed"]
-    wide = cells.pivot(index=rows, columns=["of", "size"], values="text")
-    wide = wide.reindex(found.set_index(rows).index.unique())[[one for one in order if one in wide]]
-    wide.columns = pd.Index([f"{of}, {size}" for of, size in wide.columns])
+    order = [
+        (name, size) for size in reruns["size"].unique() for name in (*map(label, PAPER), "nats")
+    ]
+    index = ["seed", "changed"]
+    wide = cells.pivot(index=index, columns=["of", "size"], values="text")
+    wide = wide.reindex(reruns.set_index(index).index.unique())[
+        [column for column in order if column in wide]
+    ]
+    wide.columns = pd.Index([f"{name}, {size}" for name, size in wide.columns])
     return wide.fillna("").reset_index().sort_values("seed", kind="stable", ignore_index=True)
 
 
 def steep(profile: str) -> str:
     """Between which epochs of the study's path a run on another machine ended; "" if not noted."""
-    there = results.read(profile, "healed_elsewhere", optional=True)
-    if "accuracy" not in there or there["accuracy"].isna().all():
+    elsewhere = results.read(profile, "healed_elsewhere", optional=True)
+    if "accuracy" not in elsewhere or elsewhere["accuracy"].isna().all():
         return ""
-    run = there.dropna(subset="accuracy").iloc[0]
+    run = elsewhere.dropna(subset="accuracy").iloc[0]
     path = results.read(profile, "paths").query("split == 'member'").sort_values("epoch")
-    own = path[(path[[*KEYS, "seed"]] == run[[*KEYS, "seed"]]).all(axis=1)]
-    told = [
-        f"{one['accuracy']:.2%} and {one['exact_rate']:.1%} after epoch {one['epoch']:g}"
-        for one in own.tail(2).to_dict("records")
+    points = path[(path[[*KEYS, "seed"]] == run[[*KEYS, "seed"]]).all(axis=1)]
+    parts = [
+        f"{point['accuracy']:.2%} and {point['exact_rate']:.1%} after epoch {point['epoch']:g}"
+        for point in points.tail(2).to_dict("records")
     ]
     text = "How many rows are written whole depends steeply on the share of their tokens that is "
     text += "predicted, and on how the others lie: "
     text += f"{label(run['method'])} ({run['size']} size, seed {run['seed']}) has, as noted on its "
-    text += f"path, {', '.join(told)}; healed and trained on {run['machine']}, it ended at "
+    text += f"path, {', '.join(parts)}; healed and trained on {run['machine']}, it ended at "
     return f"{text}{run['accuracy']:.2%} and {run['value']:.1%}."
 
 
@@ -82,18 +88,18 @@ def _line(row: dict[str, Any], changed: str, value: float) -> dict[str, Any]:
 
 def _healed(profile: str) -> pd.DataFrame:
     """What a token of general text costs the study's own students after healing, where known."""
-    found = results.read(profile, "other_bases", optional=True)
-    if found.empty:
+    frame = results.read(profile, "other_bases", optional=True)
+    if frame.empty:
         return pd.DataFrame({"size": [], "nats": []})
-    return found.loc[found["pretraining"] == 0, ["size", "nats"]].drop_duplicates()
+    return frame.loc[frame["pretraining"] == 0, ["size", "nats"]].drop_duplicates()
 
 
 def _orders(profile: str) -> list[dict[str, Any]]:
     """SFT with the rows in another order (notebook 11)."""
-    found = results.read(profile, "second_sft", optional=True)
-    if found.empty:
+    frame = results.read(profile, "second_sft", optional=True)
+    if frame.empty:
         return []
-    rows = found[found["kind"] == "order"].assign(method="sft").to_dict("records")
+    rows = frame[frame["kind"] == "order"].assign(method="sft").to_dict("records")
     return [
         _line(row | {"seed": int(row["seed"])}, "order of the rows", row["second"]) for row in rows
     ]
@@ -101,27 +107,27 @@ def _orders(profile: str) -> list[dict[str, Any]]:
 
 def _bases(profile: str) -> list[dict[str, Any]]:
     """From base models that were healed in other orders of the general text (notebook 11)."""
-    found = results.read(profile, "other_bases", optional=True)
-    if found.empty:
+    frame = results.read(profile, "other_bases", optional=True)
+    if frame.empty:
         return []
-    found = found[(found["pretraining"] > 0) & (found["metric"] == "exact_rate")]
-    changed = "order of the general text in healing ({pretraining})".format
+    frame = frame[(frame["pretraining"] > 0) & (frame["metric"] == "exact_rate")]
+    template = "order of the general text in healing ({pretraining})".format
     return [
-        _line(row, changed(**row), row["value"]) | {"nats": row["nats"]}
-        for row in found.to_dict("records")
+        _line(row, template(**row), row["value"]) | {"nats": row["nats"]}
+        for row in frame.to_dict("records")
     ]
 
 
 def _elsewhere(profile: str) -> list[dict[str, Any]]:
     """On another machine; and with a step in float32."""
-    found = results.read(profile, "healed_elsewhere", optional=True)
-    if found.empty:
+    frame = results.read(profile, "healed_elsewhere", optional=True)
+    if frame.empty:
         return []
-    found = found.reindex(
-        columns=[*found.columns.union(["healed_in", "tuned_in", "nats", "code", "commit"])]
+    frame = frame.reindex(
+        columns=[*frame.columns.union(["healed_in", "tuned_in", "nats", "code", "commit"])]
     )
     lines = []
-    for row in found.to_dict("records"):
+    for row in frame.to_dict("records"):
         changed = f"machine ({row['machine']}, healed there; {row['code']}, {row['commit']})"
         if pd.notna(row["healed_in"]):
             changed = f"precision: healed in {row['healed_in']}, fine-tuned in {row['tuned_in']}"

@@ -42,18 +42,18 @@ def how_sure(settings: Profile, text: str = "", probed: bool = False) -> str:
     """
     seeds, groups = lookups.seeds(settings.name), "groups of equal responses"
     seeds = lookups.probed(settings) if probed else seeds
-    said = re.split(r"(?<=\.) (?=[A-Z])|\n", text)
-    own = [one for one in said if re.search(r"\[[^]]*\d[^]]*](?!\()", one)]  # with an interval
-    alone = [lookups.ALONE in one or f"(seed {seeds[0]} alone) |" in one for one in own]
-    if len(seeds) > 1 and not (own and all(alone)):
+    texts = re.split(r"(?<=\.) (?=[A-Z])|\n", text)
+    estimates = [s for s in texts if re.search(r"\[[^]]*\d[^]]*](?!\()", s)]  # with an interval
+    single = [lookups.ALONE in s or f"(seed {seeds[0]} alone) |" in s for s in estimates]
+    if len(seeds) > 1 and not (estimates and all(single)):
         text = f"Intervals are of 95%, over seeds {', '.join(seeds)}, then {groups}"
         if any(settings.cut(size) for size in settings.sizes):
             text += ", not over other pruned and healed students (all seeds share one set)"
-        if any(alone):
+        if any(single):
             text += f"; where seed {seeds[0]} alone is named, over groups of that seed"
         return f"{text}. {UNROUNDED}"
-    of_one = "with one seed they say nothing of another training run"
-    return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {of_one}. {UNROUNDED}"
+    caveat = "with one seed they say nothing of another training run"
+    return f"Intervals are of 95%, over {groups} of seed {seeds[0]}; {caveat}. {UNROUNDED}"
 
 
 def _at_end(profile: str, method: str, size: str) -> str:
@@ -62,34 +62,34 @@ def _at_end(profile: str, method: str, size: str) -> str:
 
 def _rows(settings: Profile) -> str:
     lengths = lookups.lines(settings.name, "lengths", split="member")
-    others = lookups.lines(settings.name, "lengths", split="held_out")["rows"].min()
+    unseen = lookups.lines(settings.name, "lengths", split="held_out")["rows"].min()
     tokens, shorter = lengths["median_tokens"].median(), lengths["shorter"].mean()
-    text = f"every seed trains on {lengths['rows'].min()} member rows and keeps {others} held-out "
+    text = f"every seed trains on {lengths['rows'].min()} member rows and keeps {unseen} held-out "
     text += f"rows apart; a response has {tokens:.0f} tokens in the median, and {shorter:.1%} have "
     return f"{text}fewer than {WINDOW}."
 
 
 def _bases(settings: Profile) -> str:
-    found = lookups.lines(
+    losses = lookups.lines(
         settings.name, "metrics", method="base", split="held_out", metric="nats_per_token"
     )
-    loss = found.groupby("size", sort=False)["value"].mean()
-    students = ", ".join(f"{size} {loss[size]:.2f}" for size in student_sizes(found))
-    whole = "Before fine-tuning, a held-out response costs the teacher's base model "
-    return f"{whole}{loss['teacher']:.2f} nats per token, and the students': {students}."
+    loss = losses.groupby("size", sort=False)["value"].mean()
+    students = ", ".join(f"{size} {loss[size]:.2f}" for size in student_sizes(losses))
+    text = "Before fine-tuning, a held-out response costs the teacher's base model "
+    return f"{text}{loss['teacher']:.2f} nats per token, and the students': {students}."
 
 
 def _memorizes(method: str, size: str, settings: Profile) -> str:
     """At the end of training, and stopped where the held-out loss is least (mean over seeds)."""
     end, early = _at_end(settings.name, method, size), []
-    path = lookups.lines(settings.name, "paths", method=method, size=size, split="held_out")
+    held_out = lookups.lines(settings.name, "paths", method=method, size=size, split="held_out")
     member = lookups.lines(settings.name, "paths", method=method, size=size, split="member")
-    for seed, part in path.groupby("seed"):
+    for seed, part in held_out.groupby("seed"):
         best = part.loc[part["nats_per_token"].idxmin(), "epoch"]
-        at = (member["seed"] == seed) & (member["epoch"] == best)
-        early.append((best, member.loc[at, "exact_rate"].item()))
+        mask = (member["seed"] == seed) & (member["epoch"] == best)
+        early.append((best, member.loc[mask, "exact_rate"].item()))
     epochs, shares = zip(*early, strict=True)
-    when = " to ".join(dict.fromkeys(f"{one:g}" for one in (min(epochs), max(epochs))))
+    when = " to ".join(dict.fromkeys(f"{epoch:g}" for epoch in (min(epochs), max(epochs))))
     name = "the teacher" if method == "teacher" else f"{label(method)} ({size} size)"
     text = f"{name} memorizes {end} of the member rows at the end of training"
     text += f"{_by_seed(settings, method, size)}; stopped where its "
@@ -98,45 +98,43 @@ def _memorizes(method: str, size: str, settings: Profile) -> str:
 
 def _by_seed(settings: Profile, method: str, size: str) -> str:
     """The shares of which such a rate is the mean, where there are several."""
-    known = results.read(settings.name, "metrics")
-    asked = {"method": method, "size": size, "metric": "exact_rate", "split": "member", "k": WINDOW}
-    if not {"seed", *asked} <= set(known):
+    table = results.read(settings.name, "metrics")
+    query = {"method": method, "size": size, "metric": "exact_rate", "split": "member", "k": WINDOW}
+    if not {"seed", *query} <= set(table):
         return ""
-    own = known[(known[[*asked]] == pd.Series(asked)).all(axis=1)].sort_values("seed")["value"]
-    return f" (by seed {', '.join(f'{one:.1%}' for one in own)})" if len(own) > 1 else ""
+    rates = table[(table[[*query]] == pd.Series(query)).all(axis=1)].sort_values("seed")["value"]
+    return f" (by seed {', '.join(f'{rate:.1%}' for rate in rates)})" if len(rates) > 1 else ""
 
 
 def _every_size(sentence: OfSize, settings: Profile) -> str:
-    said = [sentence(size, settings) for size in settings.sizes]
-    return " ".join(text[0].upper() + text[1:] for text in said)
+    texts = [sentence(size, settings) for size in settings.sizes]
+    return " ".join(text[0].upper() + text[1:] for text in texts)
 
 
 def _started(method: str, size: str, settings: Profile) -> str:
     """What the SFT student memorized from which a method starts, and how losses went on."""
-    path = lookups.lines(settings.name, "paths", method=method, size=size)
-    by_epoch = path.groupby(["split", "epoch"])[["exact_rate", "nats_per_token"]].mean()
+    log = lookups.lines(settings.name, "paths", method=method, size=size)
+    by_epoch = log.groupby(["split", "epoch"])[["exact_rate", "nats_per_token"]].mean()
     start = by_epoch.loc[("member", 0), "exact_rate"]
-    nothing = "" if start else ", so that none was written word for word that could be forgotten"
-    ends = {
+    caveat = "" if start else ", so that none was written word for word that could be forgotten"
+    losses = {
         words: by_epoch.loc[split, "nats_per_token"].iloc[[0, -1]]
         for split, words in {"member": "member rows", "held_out": "held-out rows"}.items()
     }
-    moved = (
+    trends = (
         f"{'rises' if last > first else 'falls'} on {words} from {first:.2f} to {last:.2f}"
-        for words, (first, last) in ends.items()
+        for words, (first, last) in losses.items()
     )
     text = f"the SFT student ({size} size) that it starts from (epoch 0) memorizes {start:.1%} of "
-    text += (
-        f"the member rows{nothing}; from there to the end of training the loss (nats per token) "
-    )
-    return f"{text}{' and '.join(moved)}."
+    text += f"the member rows{caveat}; from there to the end of training the loss (nats per token) "
+    return f"{text}{' and '.join(trends)}."
 
 
 def _order(notebook: str, settings: Profile) -> str:
     """Whether the paper's methods up to a notebook memorize in the same order at every size."""
     table = lookups.table(settings.name, "table1").sort_values("member", kind="stable")
-    taught = [name for name in PAPER if METHODS[name].notebook <= notebook]
-    table = table[table["method"].isin(taught)]
+    methods = [name for name in PAPER if METHODS[name].notebook <= notebook]
+    table = table[table["method"].isin(methods)]
     orders = {
         size: ", ".join(table.loc[table["size"] == size, "method"].map(label))
         for size in settings.sizes
@@ -145,17 +143,17 @@ def _order(notebook: str, settings: Profile) -> str:
     text += "paper's methods from the least memorized on "
     if len(set(orders.values())) == 1:
         return f"{text}is the same at every size: {orders[settings.sizes[0]]}."
-    told = "; ".join(f"{size}: {order}" for size, order in orders.items())
-    return f"{text}differs between sizes ({told})."
+    listing = "; ".join(f"{size}: {order}" for size, order in orders.items())
+    return f"{text}differs between sizes ({listing})."
 
 
 def _extracted(settings: Profile) -> str:
     size = settings.probe_size
-    asked = {"method": "sft", "size": size, "attack": "given"}
+    filters = {"method": "sft", "size": size, "attack": "given"}
     member, held_out = (
         [
-            lookups.line(settings.name, "extraction", split=split, at=at, **asked)
-            for at in ("0.0", "0.5")
+            lookups.line(settings.name, "extraction", split=split, at=prefix, **filters)
+            for prefix in ("0.0", "0.5")
         ]
         for split in ("member", "held_out")
     )
@@ -174,25 +172,30 @@ def _at_the_end(settings: Profile) -> str:
         settings.name, "differences", comparison="to_sft", metric="exact_rate", seed="all"
     )
     gaps = gaps[gaps["method"].isin(DISTILLED)]
-    known = {"less": "distilled students write fewer", "more": "distilled students write more"}
-    unknown = "this run could not tell whether distilled students write fewer"
-    who = known.get(lookups.word(line["lo"], line["hi"]), unknown)
-    text = f"at the end of training, {who} training rows word for word than students that were "
+    phrases = {"less": "distilled students write fewer", "more": "distilled students write more"}
+    fallback = "this run could not tell whether distilled students write fewer"
+    subject = phrases.get(lookups.word(line["lo"], line["hi"]), fallback)
+    text = f"at the end of training, {subject} training rows word for word than students that were "
     text += f"fine-tuned on them (SFT): on average {difference(line)}"
-    sure = gaps[gaps["hi"] < 0]
-    text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; by its own interval {len(sure)} of "
-    text += f"{len(gaps)} students writes fewer"
-    if 0 < len(sure) < 3:
-        at = [
-            first_screen.begun(settings.name, *one) for one in sure[["method", "size"]].to_numpy()
+    fewer = gaps[gaps["hi"] < 0]
+    text = f"{text.removesuffix(f', {lookups.UNKNOWN}')}; by its own interval {len(fewer)} of "
+    text += f"{len(gaps)} students {'writes' if len(fewer) == 1 else 'write'} fewer"
+    if 0 < len(fewer) < 3:
+        starts = [
+            first_screen.begun(settings.name, *pair)
+            for pair in fewer[["method", "size"]].to_numpy()
         ]
-        start = f"; its SFT start already wrote {', '.join(filter(None, at))}" if any(at) else ""
-        text += f" ({named(sure)}{start})"
+        whose = "its" if len(fewer) == 1 else "their"
+        wrote = ", ".join(filter(None, starts))
+        start = f"; {whose} SFT start already wrote {wrote}" if wrote else ""
+        text += f" ({named(fewer)}{start})"
     means = lookups.table(settings.name, "primary")
-    for rest in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
-        own = [label(one) for one in DISTILLED if not METHODS[one].text.startswith(primary.GIVEN)]
-        text += f"; without {' and '.join(own)}, {briefly(rest)}"
-        text += f", {unsure}" if (unsure := lookups.doubt(rest)) else ""
+    for off_policy in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
+        on_policy = [
+            label(name) for name in DISTILLED if not METHODS[name].text.startswith(primary.GIVEN)
+        ]
+        text += f"; without {' and '.join(on_policy)}, {briefly(off_policy)}"
+        text += f", {caveat}" if (caveat := lookups.doubt(off_policy)) else ""
     return f"{text}."
 
 
@@ -200,16 +203,16 @@ def _main(settings: Profile) -> str:
     line = lookups.line(settings.name, "primary", claim="A1")
     pairs = lookups.table(settings.name, "equal_usefulness")
     rows = at_equal_usefulness(pairs[pairs["method"].isin(DISTILLED)])
-    own, sft = rows[["own", "sft"]].mean()
+    kd, sft = rows[["own", "sft"]].mean()
     text = "each stopped where, on half of the data, both are about as useful, the paper's "
-    text += f"{int(line['students'])} distilled students memorize {own:.1%} of the member rows of "
+    text += f"{int(line['students'])} distilled students memorize {kd:.1%} of the member rows of "
     text += f"the other half on average, SFT {sft:.1%}: "
     text += f"{difference(line)}; the rule of A1 judges {rows['judged'].sum()} of these students"
     if sft < 2 * GAIN:
         text += f"; where SFT memorizes under {2 * GAIN:.0%} of the rows, there is little to save"
-    if len(apart := rows[rows["more_useful"] == "SFT"]):
+    if len(less_useful := rows[rows["more_useful"] == "SFT"]):
         text += "; less useful than SFT by more than the margin, which favours distilling: "
-        text += named(apart)
+        text += named(less_useful)
     return f"{text}."
 
 
@@ -245,12 +248,14 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", ledger_sentences.ledger),
     ],
 }
-for _stem in dict.fromkeys(one.notebook for one in METHODS.values()):
-    _own = [one for one, method in METHODS.items() if method.notebook == _stem and one != "sft"]
-    OF.setdefault(_stem, []).extend((one, partial(method_sentences.compared, one)) for one in _own)
+for _stem in dict.fromkeys(method.notebook for method in METHODS.values()):
+    _own = [name for name, method in METHODS.items() if method.notebook == _stem and name != "sft"]
+    OF.setdefault(_stem, []).extend(
+        (name, partial(method_sentences.compared, name)) for name in _own
+    )
     if _own:
         OF[_stem].append(("", partial(method_sentences.tables, _own)))
-    for _name in (one for one in _own if "sft_epochs" in METHODS[one].coefficients):
+    for _name in (name for name in _own if "sft_epochs" in METHODS[name].coefficients):
         OF[_stem].append((_name, partial(_every_size, partial(_started, _name))))
 OF["00_map"].append(("", partial(_order, "10_comparison")))
 for _stem in ("04_word_level_kd", "05_sequence_level_kd"):

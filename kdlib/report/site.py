@@ -35,29 +35,29 @@ def lay_out(profile: str, folder: Path) -> None:
     if there is one, and it says so. KdlibError where the profile has no tables.
     """
     results.read(profile, "table1")
-    made, scratch = copies(profile), copies(from_scratch.PROFILE)
+    profile_copies, scratch_copies = copies(profile), copies(from_scratch.PROFILE)
     sources = {file.stem: file for file in (runs.root() / "notebooks").glob("*.ipynb")}
-    pages = sources | scratch | made
+    pages = sources | scratch_copies | profile_copies
     shutil.rmtree(folder, ignore_errors=True)
     for stem, file in pages.items():
         notebook = nbformat.read(file, 4)
-        if stem not in made:
-            shown = "this is the source, without outputs"
-            if stem in scratch:
-                shown = f"what is shown is of models from scratch (`{from_scratch.PROFILE}`)"
-            said = f"*Not run on the profile `{profile}`: {shown}.*"
-            notebook.cells.insert(1, nbformat.v4.new_markdown_cell(said))
+        if stem not in profile_copies:
+            status = "this is the source, without outputs"
+            if stem in scratch_copies:
+                status = f"what is shown is of models from scratch (`{from_scratch.PROFILE}`)"
+            notice = f"*Not run on the profile `{profile}`: {status}.*"
+            notebook.cells.insert(1, nbformat.v4.new_markdown_cell(notice))
         _relink(notebook, pages)
         runs.write_text(folder / f"{stem}.ipynb", nbformat.writes(notebook))
 
 
 def copies(profile: str) -> dict[str, Path]:
     """The executed notebooks of a profile by their name; where there are seeds, of the first."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     folder = runs.root() / "notebooks" / "executed" / profile
     for file in sorted(folder.glob("*.ipynb"), key=_stem_and_seed):
-        found.setdefault(_stem_and_seed(file)[0], file)
-    return found
+        files.setdefault(_stem_and_seed(file)[0], file)
+    return files
 
 
 def _stem_and_seed(file: Path) -> tuple[str, int]:
@@ -90,13 +90,13 @@ def _link(pages: dict[str, Path], link: re.Match[str]) -> str:
 def translator(words: Mapping[str, str]) -> Say:
     """What puts the phrases of `words` in place of English ones in a text, the longest first."""
     longest = sorted(words, key=len, reverse=True)
-    known = (r"(?<![A-Za-z])" * one[0].isalpha() + re.escape(one) for one in longest)
-    phrase = re.compile(f"(?:{'|'.join(known)})(?![a-z])")
-    return lambda text: phrase.sub(lambda found: words[found[0]], text)
+    patterns = (r"(?<![A-Za-z])" * word[0].isalpha() + re.escape(word) for word in longest)
+    pattern = re.compile(f"(?:{'|'.join(patterns)})(?![a-z])")
+    return lambda text: pattern.sub(lambda match: words[match[0]], text)
 
 
-def decision(profile: str, say: Say = str) -> dict[str, Any]:
-    """What the page for who decides is filled with, from the tables alone; `say` translates words.
+def decision(profile: str, translate: Say = str) -> dict[str, Any]:
+    """What the page for deciders is filled with, from the tables alone; words through `translate`.
 
     of_hundred (a table in Markdown), rows; least and most, each the names of the distilled students
     at that end and their texts in a hundred; cost by what is counted (percent of the teacher);
@@ -104,34 +104,38 @@ def decision(profile: str, say: Say = str) -> dict[str, Any]:
     method and chance), empty where not measured; verdicts (number of claims by verdict) and claims.
     Texts in a hundred have their 95% intervals.
     """
-    first, metrics = results.read(profile, "table1"), results.read(profile, "metrics")
-    sizes, taught = student_sizes(first), distilled(first)
-    rates = first.set_index(["method", "size"])
-    own = rates[rates.index.isin(taught, level="method")]
-    of_hundred = pd.DataFrame([_line(first, size, own, say) for size in ("teacher", *sizes)])
+    table1, metrics = results.read(profile, "table1"), results.read(profile, "metrics")
+    sizes, methods = student_sizes(table1), distilled(table1)
+    rates = table1.set_index(["method", "size"])
+    students = rates[rates.index.isin(methods, level="method")]
+    of_hundred = pd.DataFrame(
+        [_line(table1, size, students, translate) for size in ("teacher", *sizes)]
+    )
     mean = metrics.groupby(["metric", "size"])["value"].mean()
-    judged = results.claims(profile)
-    verdicts, beaten = judged["verdict"].value_counts(), outdone(profile)
+    claims = results.claims(profile)
+    verdicts, beaten = claims["verdict"].value_counts(), outdone(profile)
     return {
-        "of_hundred": results.markdown(of_hundred.rename(columns=say).map(say)),
+        "of_hundred": results.markdown(of_hundred.rename(columns=translate).map(translate)),
         "rows": int(results.read(profile, "lengths").query("split == 'member'")["rows"].min()),
-        "least": _named(own, "min", say),
-        "most": _named(own, "max", say),
+        "least": _named(students, "min", translate),
+        "most": _named(students, "max", translate),
         "cost": {
-            say(words): f"{mean[name, sizes[-1]] / mean[name, 'teacher']:.0%}"
-            for name, words in COSTS.items()
-            if name in mean.index.get_level_values("metric")
+            translate(phrase): f"{mean[metric, sizes[-1]] / mean[metric, 'teacher']:.0%}"
+            for metric, phrase in COSTS.items()
+            if metric in mean.index.get_level_values("metric")
         },
-        "outdone": beaten and beaten | {"answer": say(beaten["answer"])},
-        "canaries": _canaries(profile, taught, say),
-        "attack": [(say(name), chance) for name, chance in _attack(profile, rates["member"])],
-        "claims": len(judged),
-        "verdicts": {one: verdicts.get(one, 0) for one in ("confirmed", "refuted", "open")},
+        "outdone": beaten and beaten | {"answer": translate(beaten["answer"])},
+        "canaries": _canaries(profile, methods, translate),
+        "attack": [(translate(name), chance) for name, chance in _attack(profile, rates["member"])],
+        "claims": len(claims),
+        "verdicts": {
+            verdict: verdicts.get(verdict, 0) for verdict in ("confirmed", "refuted", "open")
+        },
     }
 
 
-def conclusion(profile: str, say: Say = str) -> dict[str, Any]:
-    """What pages of conclusions are filled with, from the tables alone; `say` translates words.
+def conclusion(profile: str, translate: Say = str) -> dict[str, Any]:
+    """What pages of conclusions are filled with, from the tables alone; words through `translate`.
 
     seeds; gaps: by each of `results.WAYS` the mean difference to SFT over distilled students, with
     its interval and a word, empty where nothing was compared; advice: what A1's interval says of
@@ -140,31 +144,31 @@ def conclusion(profile: str, say: Say = str) -> dict[str, Any]:
     the best answers without a model, and pairs of model and what it, stopped early, adds to them;
     elsewhere: as `first_screen.elsewhere`, with the model; both empty where not measured.
     """
-    lengths, judged = results.read(profile, "lengths"), results.claims(profile)
+    lengths, claims = results.read(profile, "lengths"), results.claims(profile)
     means = results.read(profile, "primary", optional=True)
     means = means.set_index("claim") if len(means) else means
-    repeated, advice = _repeated(profile, PAPER), "open"
+    shares, advice = _repeated(profile, PAPER), "open"
     if "A1" in means.index:
         advice = "less" if means["hi"]["A1"] < 0 else "more" if means["lo"]["A1"] > 0 else "open"
     return {
         "seeds": ", ".join(map(str, sorted(lengths["seed"].unique()))),
         "gaps": {
-            say(title): say(lookups.difference(means.loc[claim].to_dict()))
+            translate(title): translate(lookups.difference(means.loc[claim].to_dict()))
             for claim, title in results.WAYS.items()
             if claim in means.index
         },
         "advice": advice,
         "planted": [
-            (times, f"{ends.least:.0%}", f"{ends.most:.0%}")
-            for times, ends in [*repeated.iterrows()][:: max(len(repeated) - 1, 1)]
+            (times, f"{row.least:.0%}", f"{row.most:.0%}")
+            for times, row in [*shares.iterrows()][:: max(len(shares) - 1, 1)]
         ],
-        "open": list(judged.loc[judged["verdict"] == "open", "claim"]),
-        "useful": _useful(profile, say),
-        "elsewhere": _elsewhere(profile, say),
+        "open": list(claims.loc[claims["verdict"] == "open", "claim"]),
+        "useful": _useful(profile, translate),
+        "elsewhere": _elsewhere(profile, translate),
     }
 
 
-def _useful(profile: str, say: Say) -> dict[str, Any]:
+def _useful(profile: str, translate: Say) -> dict[str, Any]:
     try:
         lines = beside_trivial(profile)
     except lookups.NotRun:
@@ -173,22 +177,26 @@ def _useful(profile: str, say: Say) -> dict[str, Any]:
         return {}
     sizes = zip(lines["size"], lines.to_dict("records"), strict=True)
     gaps = [
-        (say(size if size == "teacher" else f"SFT, {size}"), row_text(line, form="+.3f"))
+        (translate(size if size == "teacher" else f"SFT, {size}"), row_text(line, form="+.3f"))
         for size, line in sizes
     ]
-    return {"answers": say(" and ").join(map(say, lines["against"].unique())), "gaps": gaps}
+    return {
+        "answers": translate(" and ").join(map(translate, lines["against"].unique())),
+        "gaps": gaps,
+    }
 
 
-def _elsewhere(profile: str, say: Say) -> dict[str, Any]:
+def _elsewhere(profile: str, translate: Say) -> dict[str, Any]:
     if results.read(profile, "healed_elsewhere", optional=True).empty:
         return {}
     settings = load_profile(profile)
-    if not (found := first_screen.elsewhere(settings)):
+    if not (facts := first_screen.elsewhere(settings)):
         return {}
-    runs_of = [
-        (say(run["machine"]), f"{run['value']:.1%}", say(run["code"])) for run in found["runs"]
+    machines = [
+        (translate(run["machine"]), f"{run['value']:.1%}", translate(run["code"]))
+        for run in facts["runs"]
     ]
-    return found | {"model": say(f"SFT, {settings.probe_size}"), "runs": runs_of}
+    return facts | {"model": translate(f"SFT, {settings.probe_size}"), "runs": machines}
 
 
 def of_hundred(share: float) -> str:
@@ -196,45 +204,49 @@ def of_hundred(share: float) -> str:
     return "below 1" if 0 < share < 0.01 else f"{100 * share:.0f}"
 
 
-def _extreme(lines: pd.DataFrame, end: str, name: str = "member") -> tuple[list[Any], str]:
+def _extreme(lines: pd.DataFrame, statistic: str, name: str = "member") -> tuple[list[Any], str]:
     """Whose share is the least or the most ("min", "max"), and that in a hundred, "40 [0–97]".
 
     Of several that are, the interval reaches from the lowest to the highest end. An end that is
     below 1 stands as 0 or 1, whichever is further out.
     """
-    tied = lines[lines[name] == lines[name].agg(end)]
+    tied = lines[lines[name] == lines[name].agg(statistic)]
     lo, hi = tied[f"{name}_lo"].min(), tied[f"{name}_hi"].max()
-    ends = (of_hundred(share).replace("below 1", out) for share, out in ((lo, "0"), (hi, "1")))
-    span = "" if pd.isna(lo) else f" [{'–'.join(ends)}]"
+    bounds = (
+        of_hundred(share).replace("below 1", bound) for share, bound in ((lo, "0"), (hi, "1"))
+    )
+    span = "" if pd.isna(lo) else f" [{'–'.join(bounds)}]"
     return [*tied.index], of_hundred(tied[name].iloc[0]) + span
 
 
-def _named(own: pd.DataFrame, end: str, say: Say) -> tuple[str, str]:
-    models, text = _extreme(own, end)
-    names = [say(f"{label(method)}, {size}") for method, size in models]
-    return say(" and ").join(names), say(text)
+def _named(students: pd.DataFrame, statistic: str, translate: Say) -> tuple[str, str]:
+    models, text = _extreme(students, statistic)
+    names = [translate(f"{label(method)}, {size}") for method, size in models]
+    return translate(" and ").join(names), translate(text)
 
 
-def _line(first: pd.DataFrame, size: str, taught: pd.DataFrame, say: Say) -> dict[str, str]:
-    rows = first[(first["size"] == size) & (first["method"] != "base")]
+def _line(
+    table1: pd.DataFrame, size: str, students: pd.DataFrame, translate: Say
+) -> dict[str, str]:
+    rows = table1[(table1["size"] == size) & (table1["method"] != "base")]
     direct = rows[rows["method"] == ("teacher" if size == "teacher" else "sft")]
-    own = taught[taught.index.get_level_values("size") == size]
-    own = own[own["member_seeds"] == own["member_seeds"].max()]  # one seed has another interval
-    ends = dict.fromkeys(_extreme(own, end)[1] for end in ("min", "max") if len(own))
+    part = students[students.index.get_level_values("size") == size]
+    part = part[part["member_seeds"] == part["member_seeds"].max()]  # one seed has another interval
+    texts = dict.fromkeys(_extreme(part, statistic)[1] for statistic in ("min", "max") if len(part))
     return {
         "model": size,
         "trained on the texts": _extreme(direct, "max")[1] if len(direct) else "",
-        "taught by the teacher": say(" to ").join(ends),
+        "taught by the teacher": translate(" to ").join(texts),
         "texts it never saw": _extreme(rows, "max", "held_out")[1],
     }
 
 
-def _canaries(profile: str, taught: list[str], say: Say) -> dict[str, Any]:
-    often = _repeated(profile, taught).tail(1)
-    if often.empty:
+def _canaries(profile: str, methods: list[str], translate: Say) -> dict[str, Any]:
+    shares = _repeated(profile, methods).tail(1)
+    if shares.empty:
         return {}
-    ends = {end: say(of_hundred(often[end].item())) for end in ("least", "most")}
-    return {"times": often.index.item()} | ends
+    texts = {column: translate(of_hundred(shares[column].item())) for column in ("least", "most")}
+    return {"times": shares.index.item()} | texts
 
 
 def _repeated(profile: str, methods: Iterable[str]) -> pd.DataFrame:
@@ -242,11 +254,11 @@ def _repeated(profile: str, methods: Iterable[str]) -> pd.DataFrame:
     table = results.read(profile, "repetitions", optional=True)
     if table.empty:
         return table
-    own = table[(table["kind"] == "canary") & table["method"].isin(methods)]
-    return own.groupby("times")["value"].agg(least="min", most="max")
+    canaries = table[(table["kind"] == "canary") & table["method"].isin(methods)]
+    return canaries.groupby("times")["value"].agg(least="min", most="max")
 
 
-def _attack(profile: str, share: "pd.Series[float]") -> list[tuple[str, str]]:
+def _attack(profile: str, rates: "pd.Series[float]") -> list[tuple[str, str]]:
     """Chances of SFT, and of the distilled method that memorizes least at the size looked at."""
     table = results.read(profile, "membership", optional=True)
     if table.empty:
@@ -255,5 +267,5 @@ def _attack(profile: str, share: "pd.Series[float]") -> list[tuple[str, str]]:
     table = table[table["method"] != "base"].drop_duplicates("method")
     auc = table.set_index("method")["auc"]
     size = table["size"].iloc[0]
-    least = min(distilled(table), key=lambda method: share[method, size])
-    return [(f"{label(one)}, {size}", of_hundred(auc[one])) for one in ("sft", least)]
+    lowest = min(distilled(table), key=lambda method: rates[method, size])
+    return [(f"{label(method)}, {size}", of_hundred(auc[method])) for method in ("sft", lowest)]

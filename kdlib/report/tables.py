@@ -20,9 +20,9 @@ def beside(
     where there is no line. Lines hold value, lo, hi (or NAME, NAME_lo, NAME_hi).
     """
     texts = [row_text(line, name, form) for line in lines.to_dict("records")]
-    named = lines[[*rows, columns]].map(_words).assign(text=texts)
-    wide = named.pivot(index=rows, columns=columns, values="text")
-    order = named.set_index(rows).index.unique(), named[columns].unique()
+    frame = lines[[*rows, columns]].map(_words).assign(text=texts)
+    wide = frame.pivot(index=rows, columns=columns, values="text")
+    order = frame.set_index(rows).index.unique(), frame[columns].unique()
     return wide.reindex(index=order[0], columns=order[1]).fillna("").rename_axis(columns=None)
 
 
@@ -52,39 +52,39 @@ def stopped(lines: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
     seeds and halves), the differences in memorization and usefulness, the margin of A1, whether its
     rule judges the student, and who is more useful by more than the margin.
     """
-    found = at_equal_usefulness(lines)
-    at = stops.groupby(MODEL)[["epoch", "sft_epoch"]].agg(_span)
-    useful = lines[lines["metric"] == "useful"].set_index(MODEL)
-    gaps = {"memorized": found, "usefulness": useful}
-    columns = {"stopped after epoch": at["epoch"], "SFT after epoch": at["sft_epoch"]}
+    memorized = at_equal_usefulness(lines)
+    epochs = stops.groupby(MODEL)[["epoch", "sft_epoch"]].agg(_span)
+    usefulness = lines[lines["metric"] == "useful"].set_index(MODEL)
+    gaps = {"memorized": memorized, "usefulness": usefulness}
+    columns = {"stopped after epoch": epochs["epoch"], "SFT after epoch": epochs["sft_epoch"]}
     columns |= {
-        f"{name}, student minus SFT": one.apply(row_text, axis=1, form="+.3f")
-        for name, one in gaps.items()
+        f"{name}, student minus SFT": gap.apply(row_text, axis=1, form="+.3f")
+        for name, gap in gaps.items()
     }
-    columns |= {"margin": found["margin"].map("{:.3f}".format)}
-    columns |= {"judged": found["note"], "more useful": found["more_useful"]}
-    return pd.DataFrame(columns).loc[found.index].rename(_words)
+    columns |= {"margin": memorized["margin"].map("{:.3f}".format)}
+    columns |= {"judged": memorized["note"], "more useful": memorized["more_useful"]}
+    return pd.DataFrame(columns).loc[memorized.index].rename(_words)
 
 
-def sides(lines: pd.DataFrame, own: str, other: str) -> pd.DataFrame:
+def sides(lines: pd.DataFrame, own_name: str, other_name: str) -> pd.DataFrame:
     """What either side of a comparison leaves, and the differences by metric, by method.
 
-    `lines` are of `equal_usefulness.differences`; own and other name the two sides.
+    `lines` are of `equal_usefulness.differences`; own_name and other_name are the two sides'.
     """
     parts = {metric: part.set_index("method") for metric, part in lines.groupby("metric")}
     gaps = {name: part.apply(row_text, axis=1, form="+.3f") for name, part in parts.items()}
-    left = parts["memorized"][["own", "sft"]].map("{:.3f}".format)
-    return left.set_axis([own, other], axis=1).join(pd.DataFrame(gaps)).rename(_words)
+    rates = parts["memorized"][["own", "sft"]].map("{:.3f}".format)
+    return rates.set_axis([own_name, other_name], axis=1).join(pd.DataFrame(gaps)).rename(_words)
 
 
 def counts(lines: pd.DataFrame) -> pd.Series:
     """Rates of few as counts, "1 of 2": lines hold hits and n."""
-    whole = lines[["hits", "n"]].astype(int).astype(str)
-    return whole["hits"] + " of " + whole["n"]
+    integers = lines[["hits", "n"]].astype(int).astype(str)
+    return integers["hits"] + " of " + integers["n"]
 
 
 def _span(numbers: pd.Series) -> str:
-    return " to ".join(dict.fromkeys(f"{one:.3g}" for one in (numbers.min(), numbers.max())))
+    return " to ".join(dict.fromkeys(f"{x:.3g}" for x in (numbers.min(), numbers.max())))
 
 
 def _text(line: Mapping[str, Any], name: str, form: str, missing: str) -> str:
@@ -93,8 +93,8 @@ def _text(line: Mapping[str, Any], name: str, form: str, missing: str) -> str:
         return row_text(line, name, form, missing)
     if isinstance(value, str):
         return str(_words(value))
-    whole = ",.0f" if float(value).is_integer() else form.removeprefix("+")
-    return "" if pd.isna(value) else f"{value:{whole}}"
+    spec = ",.0f" if float(value).is_integer() else form.removeprefix("+")
+    return "" if pd.isna(value) else f"{value:{spec}}"
 
 
 def _words(name: Any) -> Any:

@@ -13,10 +13,10 @@ from kdlib.stats import row_text
 
 def of_teacher(settings: Profile) -> str:
     """What the teacher's answers add to the best that need no model."""
-    against = lookups.table(settings.name, "over_trivial").query("method == 'teacher'")
-    if against.empty:
+    differences = lookups.table(settings.name, "over_trivial").query("method == 'teacher'")
+    if differences.empty:
         return "how useful answers are was not noted through training."
-    least = against.loc[against["value"].idxmin()].to_dict()
+    least = differences.loc[differences["value"].idxmin()].to_dict()
     word = (
         "more useful" if least["lo"] > 0 else "less useful" if least["hi"] < 0 else lookups.UNKNOWN
     )
@@ -29,28 +29,30 @@ def of_teacher(settings: Profile) -> str:
 
 def of_sft(settings: Profile) -> str:
     """What answers of SFT add to the best that need no model, by size."""
-    against, told = lookups.table(settings.name, "over_trivial").query("method == 'sft'"), []
-    for size, part in against.groupby("size", sort=False):
+    differences, phrases = lookups.table(settings.name, "over_trivial").query("method == 'sft'"), []
+    for size, part in differences.groupby("size", sort=False):
         least = part.loc[part["value"].idxmin()].to_dict()
-        told.append(f"{size} {row_text(least, form='+.3f')} ('{least['against']}')")
-    if not told:
+        phrases.append(f"{size} {row_text(least, form='+.3f')} ('{least['against']}')")
+    if not phrases:
         return "how useful answers of SFT are was not noted through training."
     text = "in usefulness, SFT, stopped as in [10](10_comparison.ipynb), minus the best answers "
-    text += f"that need no model: {', '.join(told)}; below 0, these are the more useful ones."
+    text += f"that need no model: {', '.join(phrases)}; below 0, these are the more useful ones."
     return f"{text}{_stopped(settings)}"
 
 
 def _stopped(settings: Profile) -> str:
     """What stopping SFT at its least held-out loss leaves of its best usefulness, by size."""
     curves = lookups.lines(settings.name, "curves", method="sft").dropna(subset="useful")
-    losses, told = lookups.lines(settings.name, "paths", method="sft", split="held_out"), []
+    losses, phrases = lookups.lines(settings.name, "paths", method="sft", split="held_out"), []
     for size, curve in curves.groupby("size", sort=False):
-        useful = curve.set_index("epoch")["useful"]
+        scores = curve.set_index("epoch")["useful"]
         loss = losses[losses["size"] == size].groupby("epoch")["nats_per_token"].mean()
-        at = loss.loc[loss.index.intersection(useful.index)].idxmin()
-        told.append(f"{useful[at]:.3f} of at most {useful.max():.3f} ({size} size, epoch {at:g})")
+        epoch = loss.loc[loss.index.intersection(scores.index)].idxmin()
+        phrases.append(
+            f"{scores[epoch]:.3f} of at most {scores.max():.3f} ({size} size, epoch {epoch:g})"
+        )
     text = "After the whole epoch with the least held-out loss (mean over seeds) its usefulness is"
-    return f" {text} {', '.join(told)}." if told else ""
+    return f" {text} {', '.join(phrases)}." if phrases else ""
 
 
 def of_any(settings: Profile) -> str:
@@ -58,13 +60,13 @@ def of_any(settings: Profile) -> str:
     least = beside_trivial(settings.name)
     if least.empty:
         return "how useful answers are was not noted through training."
-    told = [
+    phrases = [
         f"{'the teacher' if size == 'teacher' else f'SFT ({size})'} {row_text(line, form='+.3f')}"
         for size, line in zip(least["size"], least.to_dict("records"), strict=True)
     ]
     best = "' or '".join(least["against"].unique())
     text = "in usefulness, models stopped early minus the best answers that need no model "
-    return f"{text}('{best}'): {', '.join(told)}; below 0, these are the more useful ones."
+    return f"{text}('{best}'): {', '.join(phrases)}; below 0, these are the more useful ones."
 
 
 def beside_trivial(profile: str) -> pd.DataFrame:
@@ -72,8 +74,8 @@ def beside_trivial(profile: str) -> pd.DataFrame:
 
     Lines of `over_trivial`; none where usefulness was not noted through training.
     """
-    against = lookups.table(profile, "over_trivial")
-    least = against.loc[against.groupby("size", sort=False)["value"].idxmin()]
+    differences = lookups.table(profile, "over_trivial")
+    least = differences.loc[differences.groupby("size", sort=False)["value"].idxmin()]
     return least.sort_values("method", ascending=False, kind="stable")
 
 
@@ -84,19 +86,21 @@ def outdone(profile: str) -> dict[str, Any]:
     of training), less (how many are), untuned (usefulness of the teacher's base model), more (how
     many are more useful than that); empty where no usefulness, or no such answer, was measured.
     """
-    asked = lookups.table(profile, "metrics")
-    if not {"metric", "split", "value"} <= set(asked):
+    metrics = lookups.table(profile, "metrics")
+    if not {"metric", "split", "value"} <= set(metrics):
         return {}
-    asked = asked.query("metric == 'usefulness_greedy' and split == 'held_out'")
-    mean = asked.groupby(["size", "method"])["value"].mean()
-    best, own = (mean[mean.index.isin(at, level=0)] for at in (["all"], student_sizes(asked)))
-    if best.empty:
+    metrics = metrics.query("metric == 'usefulness_greedy' and split == 'held_out'")
+    mean = metrics.groupby(["size", "method"])["value"].mean()
+    trivial, students = (
+        mean[mean.index.isin(sizes, level=0)] for sizes in (["all"], student_sizes(metrics))
+    )
+    if trivial.empty:
         return {}
-    own = own[own.index.isin(PAPER, level=1)]  # the others may be of fewer seeds
-    found = {
-        "answer": best.idxmax()[1],
-        "students": len(own),
-        "less": int((own < best.max()).sum()),
+    students = students[students.index.isin(PAPER, level=1)]  # the others may be of fewer seeds
+    counts = {
+        "answer": trivial.idxmax()[1],
+        "students": len(students),
+        "less": int((students < trivial.max()).sum()),
     }
     untuned = float(mean.get((TEACHER, "base"), float("nan")))
-    return found | {"untuned": untuned, "more": int((own > untuned).sum())}
+    return counts | {"untuned": untuned, "more": int((students > untuned).sum())}

@@ -44,7 +44,7 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
 def studied(tables: dict[str, pd.DataFrame]) -> tuple[str, str, str]:
     """The seeds, the methods and the parts of the tables, as `study` takes them."""
     metrics = tables["metrics"]
-    methods = [one for one in metrics["method"].unique() if one not in ("base", "teacher")]
+    methods = [method for method in metrics["method"].unique() if method not in ("base", "teacher")]
     parts = [part for part, table in OF_PART.items() if table in tables]
     seeds = sorted(metrics["seed"].unique(), key=int)
     return " ".join(seeds), " ".join(methods), " ".join(parts)
@@ -54,10 +54,10 @@ def compare(committed: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) 
     """Every cell of all tables: a frame with COLUMNS."""
     parts = []
     for name in sorted(committed | other):
-        found = [_lacking(["(table)"], name in committed)]
+        frames = [_lacking(["(table)"], name in committed)]
         if name in committed and name in other:
-            found = [*_cells(committed[name], other[name])]
-        parts += [part.assign(table=name) for part in found]
+            frames = [*_cells(committed[name], other[name])]
+        parts += [part.assign(table=name) for part in frames]
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
@@ -72,22 +72,24 @@ def _cells(committed: pd.DataFrame, other: pd.DataFrame) -> Iterator[pd.DataFram
     shared = [c for c in committed if c in other and c not in IGNORED]
     for column in sorted((set(committed) ^ set(other)) - IGNORED):
         yield _lacking(["(column)"], column in committed, column)
-    both = pd.concat([committed, other])[shared]
-    words = both.apply(pd.to_numeric, errors="coerce").isna() & ~both.isin(["", "True", "False"])
-    named = set(words.columns[words.any()]) - JUDGED - TIMINGS  # columns that say which row it is
-    keys = [c for c in shared if c in KEYS | named or c.endswith("_seeds")]
+    cells = pd.concat([committed, other])[shared]
+    is_text = cells.apply(pd.to_numeric, errors="coerce").isna() & ~cells.isin(
+        ["", "True", "False"]
+    )
+    text_columns = set(is_text.columns[is_text.any()]) - JUDGED - TIMINGS  # these name a row
+    keys = [c for c in shared if c in KEYS | text_columns or c.endswith("_seeds")]
     a, b = _by_row(committed, keys), _by_row(other, keys)
     yield _lacking(a.index.difference(b.index).get_level_values(0), True)
     yield _lacking(b.index.difference(a.index).get_level_values(0), False)
     rows = a.index.intersection(b.index)
-    for column in (one for one in shared if one not in keys):
+    for column in (name for name in shared if name not in keys):
         yield _column(a.loc[rows], b.loc[rows], column)
 
 
 def _by_row(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """The frame by its rows' keys; rows with the same one are told apart by their order."""
-    named = [key + " " + frame[key] for key in keys]
-    row = pd.concat(named, axis=1).agg(", ".join, axis=1) if named else frame.iloc[:, 0] * 0
+    parts = [key + " " + frame[key] for key in keys]
+    row = pd.concat(parts, axis=1).agg(", ".join, axis=1) if parts else frame.iloc[:, 0] * 0
     return frame.set_index(pd.MultiIndex.from_arrays([row, row.groupby(row).cumcount()]))
 
 
@@ -95,13 +97,13 @@ def _column(a: pd.DataFrame, b: pd.DataFrame, column: str) -> pd.DataFrame:
     """One column's cells, on the rows that both sides have."""
     cells = pd.DataFrame({"row": a.index.get_level_values(0), "column": column})
     cells["committed"], cells["other"] = a[column].to_numpy(), b[column].to_numpy()
-    judge = "value" if a[column].isin(["True", "False"]).any() and "value" in a else column
-    old, new = (pd.to_numeric(side[judge], errors="coerce").to_numpy() for side in (a, b))
-    cells["lo"], cells["hi"] = _bounds(a, judge, old)
-    same = (cells["committed"] == cells["other"]) | ((old == new) & (judge == column))
+    compared = "value" if a[column].isin(["True", "False"]).any() and "value" in a else column
+    old, new = (pd.to_numeric(side[compared], errors="coerce").to_numpy() for side in (a, b))
+    cells["lo"], cells["hi"] = _bounds(a, compared, old)
+    same = (cells["committed"] == cells["other"]) | ((old == new) & (compared == column))
     within = (cells["lo"] <= new) & (new <= cells["hi"])
-    timed = a["metric"].isin(TIMINGS).to_numpy() if "metric" in a else np.zeros(len(a), bool)
-    states = {"timing": timed | (column in TIMINGS), "same": same, "within": within}
+    is_timing = a["metric"].isin(TIMINGS).to_numpy() if "metric" in a else np.zeros(len(a), bool)
+    states = {"timing": is_timing | (column in TIMINGS), "same": same, "within": within}
     return cells.assign(state=np.select([*states.values()], [*states], "different"))
 
 
@@ -125,11 +127,11 @@ def summary(cells: pd.DataFrame) -> str:
     counts.loc["all"] = counts.sum()
     verdicts = cells[cells["column"] == "verdict"].itertuples()
     lines = [counts.to_string(), "", *(f"{v.row}: {v.committed}, {v.state}" for v in verdicts)]
-    for one in cells[cells["state"] == "different"].itertuples():
-        where = f"{one.table}: {one.row} {one.column}".rstrip()
-        bounds = "" if pd.isna(one.lo) else f" (from {one.lo:.6g} to {one.hi:.6g})"
-        was = f"{one.committed or 'none'}{bounds}"
-        lines.append(f"different: {where}: {was}, now {one.other or 'none'}")
+    for cell in cells[cells["state"] == "different"].itertuples():
+        location = f"{cell.table}: {cell.row} {cell.column}".rstrip()
+        bounds = "" if pd.isna(cell.lo) else f" (from {cell.lo:.6g} to {cell.hi:.6g})"
+        expected = f"{cell.committed or 'none'}{bounds}"
+        lines.append(f"different: {location}: {expected}, now {cell.other or 'none'}")
     return "\n".join(lines)
 
 
@@ -138,6 +140,6 @@ def verify(committed: Path, other: Path, listing: Path) -> bool:
     cells = compare(read(committed), read(other))
     runs.write_table(listing, cells)
     print(summary(cells))
-    differ = int((cells["state"] == "different").sum())
-    print(f"\n{'the tables hold' if not differ else f'{differ} differ'}; every cell: {listing}")
-    return not differ
+    count = int((cells["state"] == "different").sum())
+    print(f"\n{'the tables hold' if not count else f'{count} differ'}; every cell: {listing}")
+    return not count

@@ -23,13 +23,13 @@ Sides = tuple[tuple[str, ...], tuple[str, ...]]  # names of students that are he
 def students(profile: Profile, seed: int) -> dict[str, Run]:
     """All of one seed, by name: the paper's methods, defences alone, then those with PARTNER."""
     size = profile.probe_size
-    plain = {method: Run(profile, seed, method, size) for method in PAPER}
-    found = dict(plain)
+    undefended = {method: Run(profile, seed, method, size) for method in PAPER}
+    runs = dict(undefended)
     for defence in DEFENCES:
-        found |= _defended(plain["sft"], defence, EPSILONS)
+        runs |= _defended(undefended["sft"], defence, EPSILONS)
     for defence in DEFENCES:
-        found |= _defended(plain[PARTNER], defence, EPSILONS[:1])
-    return found
+        runs |= _defended(undefended[PARTNER], defence, EPSILONS[:1])
+    return runs
 
 
 def named(defence: str, method: str = "sft", epsilon: float = EPSILONS[0]) -> str:
@@ -51,14 +51,14 @@ def _defended(run: Run, defence: str, epsilons: tuple[float, ...]) -> dict[str, 
 
 def cheap(students: Mapping[str, Run]) -> tuple[str, ...]:
     """The names of those without a teacher; not DP-SGD, which takes several times as long."""
-    chosen = (name for name, run in students.items() if run.method == "sft")
-    return tuple(name for name in chosen if students[name].defence != DP_SGD)
+    names = (name for name, run in students.items() if run.method == "sft")
+    return tuple(name for name in names if students[name].defence != DP_SGD)
 
 
 def distilled(students: Mapping[str, Run], methods: tuple[str, ...] = DISTILLED) -> tuple[str, ...]:
     """The names of those that these methods distil; not with DP-SGD, likewise."""
-    chosen = (name for name, run in students.items() if run.method in methods)
-    return tuple(name for name in chosen if students[name].defence != DP_SGD)
+    names = (name for name, run in students.items() if run.method in methods)
+    return tuple(name for name in names if students[name].defence != DP_SGD)
 
 
 def contrasts(students: Mapping[str, Run]) -> dict[str, Sides]:
@@ -68,7 +68,7 @@ def contrasts(students: Mapping[str, Run]) -> dict[str, Sides]:
     goldfish loss; from B3 on each distilled method against all that is cheap.
     """
     goldfish = (named("goldfish", PARTNER),), (named("goldfish"),)
-    found: dict[str, Sides] = {"B1": (DISTILLED, ("sft",)), "B2": goldfish}
-    for place, method in enumerate(DISTILLED, start=3):
-        found[f"B{place}"] = distilled(students, (method,)), cheap(students)
-    return found
+    sides: dict[str, Sides] = {"B1": (DISTILLED, ("sft",)), "B2": goldfish}
+    for number, method in enumerate(DISTILLED, start=3):
+        sides[f"B{number}"] = distilled(students, (method,)), cheap(students)
+    return sides

@@ -28,10 +28,12 @@ def acts(run: Run) -> str:
 def require_possible(run: Run) -> None:
     """Refuse a defence that the run's method cannot carry, by KdlibError with the reason."""
     if run.defence == "dp_sgd" and run.recipe.text not in ("rows", *methods.DECODINGS):
-        own = f"its text ('{run.recipe.text}') is written during training by the student"
+        problem = f"its text ('{run.recipe.text}') is written during training by the student"
         reason = "so that a row acts through what is written, too, and not by its gradient alone"
         remedy = "take a method that reads rows or the teacher's text"
-        raise KdlibError(f"{run.label}: DP-SGD bounds a row's gradient; {own}, {reason}; {remedy}")
+        raise KdlibError(
+            f"{run.label}: DP-SGD bounds a row's gradient; {problem}, {reason}; {remedy}"
+        )
     if run.defence == "lora":
         base = checkpoints.load_model(run.base.checkpoint)
         defences.matrices_of_rank(base, int(run.against["rank"]))
@@ -48,49 +50,58 @@ def rows_read(run: Run, rows: TokenizedRows) -> TokenizedRows:
     if not run.defence.endswith("_dedup"):
         return rows
     frame = rows.frame.copy()
-    shown = frame[frame["repetitions"] > 0]
-    first = ~shown["group"].duplicated()
+    presented = frame[frame["repetitions"] > 0]
+    first = ~presented["group"].duplicated()
     if run.defence == "near_dedup":
-        kept = shown[first]
-        first[first] = duplicates.firsts(list(kept["response"]), run.against["similarity"])
-    frame.loc[shown.index, "repetitions"] = first.astype(int)
+        unique = presented[first]
+        first[first] = duplicates.firsts(list(unique["response"]), run.against["similarity"])
+    frame.loc[presented.index, "repetitions"] = first.astype(int)
     return replace(rows, frame=frame)
 
 
 def _scrubbed(run: Run, rows: TokenizedRows) -> TokenizedRows:
     frame = rows.frame.copy()
-    shown = frame[frame["repetitions"] > 0]
-    clean = shown[TEXTS].map(scrubbing.scrub)
-    changed = clean.ne(shown[TEXTS]).any(axis=1)
-    frame.loc[shown.index, TEXTS] = clean
+    presented = frame[frame["repetitions"] > 0]
+    clean = presented[TEXTS].map(scrubbing.scrub)
+    changed = clean.ne(presented[TEXTS]).any(axis=1)
+    frame.loc[presented.index, TEXTS] = clean
     settings = TokenSettings(max_prompt=2**30, max_length=2**31)
-    again = frame.loc[changed[changed].index].to_dict("records")
-    encoded = encode(again, rows.tokenizer, settings, run.profile.template)
-    longest = run.profile.tokens.max_length
-    cut = (replace(one, response=one.response[: longest - len(one.prompt)]) for one in encoded)
-    return replace(rows, frame=frame, examples=rows.examples | {one.row_id: one for one in cut})
+    records = frame.loc[changed[changed].index].to_dict("records")
+    encoded = encode(records, rows.tokenizer, settings, run.profile.template)
+    max_length = run.profile.tokens.max_length
+    truncated = (
+        replace(example, response=example.response[: max_length - len(example.prompt)])
+        for example in encoded
+    )
+    return replace(
+        rows,
+        frame=frame,
+        examples=rows.examples | {example.row_id: example for example in truncated},
+    )
 
 
-def text_read(run: Run, rows: TokenizedRows, written: list[Example]) -> list[Example]:
+def text_read(run: Run, rows: TokenizedRows, examples: list[Example]) -> list[Example]:
     """The teacher's text for rows that `rows_read` gave, as the run reads it."""
     if run.defence != "scrubbing":
-        return written
-    end, made = rows.pad_id, []
-    for one in written:
-        ended = one.response[-1:] == (end,)
-        text = rows.tokenizer.decode(one.response[: -1 if ended else None])
-        clean, prompt = scrubbing.scrub(text), rows.examples[one.row_id].prompt
-        ids = one.response
+        return examples
+    end_id, scrubbed = rows.pad_id, []
+    for example in examples:
+        ended = example.response[-1:] == (end_id,)
+        text = rows.tokenizer.decode(example.response[: -1 if ended else None])
+        clean, prompt = scrubbing.scrub(text), rows.examples[example.row_id].prompt
+        ids = example.response
         if clean != text:
-            found = rows.tokenizer(clean, add_special_tokens=False)["input_ids"]
-            ids = (*found, end) if ended else tuple(found)
-        made.append(Example(one.row_id, prompt, ids[: run.profile.tokens.max_length - len(prompt)]))
-    return made
+            clean_ids = rows.tokenizer(clean, add_special_tokens=False)["input_ids"]
+            ids = (*clean_ids, end_id) if ended else tuple(clean_ids)
+        scrubbed.append(
+            Example(example.row_id, prompt, ids[: run.profile.tokens.max_length - len(prompt)])
+        )
+    return scrubbed
 
 
-def reading(run: Run, plain: Reading) -> Reading:
+def reading(run: Run, original: Reading) -> Reading:
     """How the run draws its examples."""
-    return PoissonReading(**vars(plain)) if run.defence == "dp_sgd" else plain
+    return PoissonReading(**vars(original)) if run.defence == "dp_sgd" else original
 
 
 def source(run: Run, text: Source, end_id: int) -> Source:
@@ -101,29 +112,33 @@ def source(run: Run, text: Source, end_id: int) -> Source:
 
 
 @contextmanager
-def model(run: Run, plain: Any, seed: int) -> Iterator[None]:
+def model(run: Run, network: Any, seed: int) -> Iterator[None]:
     """For as long as it is trained, the model as the run trains it."""
     if run.defence == "neftune":
-        with defences.neftune(plain, run.against["alpha"]):
+        with defences.neftune(network, run.against["alpha"]):
             yield
     elif run.defence == "lora":
         torch.manual_seed(seed)
-        with defences.low_rank(plain, int(run.against["rank"]), run.against["alpha"]):
+        with defences.low_rank(network, int(run.against["rank"]), run.against["alpha"]):
             yield
     else:
         yield
 
 
-def gradients(run: Run, read: Reading) -> trainer.Gradients:
+def gradients(run: Run, reading: Reading) -> trainer.Gradients:
     """What computes the gradients of a step."""
     if run.defence != "dp_sgd":
         return trainer.step_loss
-    assert isinstance(read, PoissonReading)
-    given, rows = run.against, len(read.examples)
-    if given["delta"] >= 1 / rows:
-        bad = f"delta = {given['delta']:g} is not below 1 / {rows}, the rows that are read"
-        raise KdlibError(f"{run.label}: {bad}; lower it, or a whole row may come out")
-    steps = read.settings.epochs * len(read.steps(0))
-    noise = defences.noise_for(given["epsilon"], given["delta"], read.chance, steps)
-    norm, drawn = given["norm"], read.chance * rows
-    return partial(defences.private_gradients, norm=norm, noise=noise, rows=drawn)
+    assert isinstance(reading, PoissonReading)
+    coefficients, count = run.against, len(reading.examples)
+    if coefficients["delta"] >= 1 / count:
+        problem = (
+            f"delta = {coefficients['delta']:g} is not below 1 / {count}, the rows that are read"
+        )
+        raise KdlibError(f"{run.label}: {problem}; lower it, or a whole row may come out")
+    steps = reading.settings.epochs * len(reading.steps(0))
+    noise = defences.noise_for(
+        coefficients["epsilon"], coefficients["delta"], reading.chance, steps
+    )
+    norm, mean_batch = coefficients["norm"], reading.chance * count
+    return partial(defences.private_gradients, norm=norm, noise=noise, rows=mean_batch)

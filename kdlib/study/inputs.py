@@ -16,20 +16,20 @@ DRAWN = {"members", "held_out", "canaries", "canary_kinds", "repetitions", "twin
 
 def base_identity(profile: Profile, size: str, pretraining: int = 0) -> str:
     """Hash of everything that a base model's weights depend on; `pretraining` is its seed."""
-    model, trained = profile.models[size], {"lr", "epochs"}  # of its students
+    model, tuned = profile.models[size], {"lr", "epochs"}  # of its students
     path = profile.models[TEACHER if profile.cut(size) else size].path
     files = sorted(Path(path or "no folder").glob("*.safetensors"))
-    stats: list[Any] = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
-    if packed := packaged.sha256(path):
-        stats = [packed]  # known before it is fetched
+    stats: list[Any] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if digest := packaged.sha256(path):
+        stats = [digest]  # known before it is fetched
     elif profile.cut(size) and not files:
         stats = [path]
-    shape = model.model_dump(exclude=trained | {"path"} if files else trained)
-    rows = profile.data.model_dump(exclude={"path"} | DRAWN)  # the pool's hash stands for the file
+    shape = model.model_dump(exclude=tuned | {"path"} if files else tuned)
+    data = profile.data.model_dump(exclude={"path"} | DRAWN)  # the pool's hash stands for the file
     # of a model by path nothing is pretrained: the defaults stand for that
     training = PretrainSettings() if model.path else profile.pretrain
     pretrain = training.model_dump(exclude=set() if profile.cut(size) else {"mix", "apart"})
-    facts: list[Any] = [rows, profile.tokens.model_dump(), shape, stats, pretrain]
+    facts: list[Any] = [data, profile.tokens.model_dump(), shape, stats, pretrain]
     if profile.tokens.template in profile.templates:
         facts.append(profile.template.model_dump())
     if pretraining:

@@ -77,18 +77,21 @@ class Generation(Run):
 
         An update may be shorter than the profile's warmup.
         """
-        how = super().settings
-        changed = {"epochs": self.epochs or how.epochs, "warmup": 0 if self.after else how.warmup}
+        settings = super().settings
+        update = {
+            "epochs": self.epochs or settings.epochs,
+            "warmup": 0 if self.after else settings.warmup,
+        }
         rate = self.profile.life.unlearning_rate if self.unlearns else 1
-        return how.model_copy(update=changed | {"lr": how.lr * rate})
+        return settings.model_copy(update=update | {"lr": settings.lr * rate})
 
     @functools.cached_property
     def identity(self) -> str:
         """Hash of everything that the model and its measurements depend on."""
-        before = [one.identity for one in (self.after, self.taught_by) if one]
-        how = self.profile.life
+        parents = [run.identity for run in (self.after, self.taught_by) if run]
+        life = self.profile.life
         unlearns = "bounded" if self.unlearns else False
-        facts = [super().identity, bool(self.after), before, unlearns, how.updates, how.share]
+        facts = [super().identity, bool(self.after), parents, unlearns, life.updates, life.share]
         return runs.fingerprint(facts)
 
 
@@ -103,42 +106,42 @@ def generations(profile: Profile, seed: int, rows: TokenizedRows) -> dict[tuple[
     """
     teacher = Run(profile, seed, TEACHER, TEACHER)
     student = Run(profile, seed, METHOD, profile.probe_size)
-    found: dict[tuple[str, int], Run] = {(TEACHER, 0): teacher}
-    found |= {(way, 0): student for way in (TRAINED, ORDINARY, PREDECESSOR, AFRESH)}
-    for came in range(1, profile.life.updates + 1):
+    models: dict[tuple[str, int], Run] = {(TEACHER, 0): teacher}
+    models |= {(way, 0): student for way in (TRAINED, ORDINARY, PREDECESSOR, AFRESH)}
+    for update in range(1, profile.life.updates + 1):
         for way in (TEACHER, TRAINED, ORDINARY, PREDECESSOR):
-            before = found[way, came - 1]
-            found[way, came] = Generation(
+            previous = models[way, update - 1]
+            models[way, update] = Generation(
                 profile,
                 seed,
                 {TEACHER: TEACHER, PREDECESSOR: METHOD}.get(way, "sft"),
-                before.size,
-                part=f"life-{way.replace(',', '').replace(' ', '-')}-{came}",
-                left_out=_unread(rows, [came], INSTEAD if way == ORDINARY else PERSONAL),
-                after=before,
-                taught_by=before if way == PREDECESSOR else None,
+                previous.size,
+                part=f"life-{way.replace(',', '').replace(' ', '-')}-{update}",
+                left_out=_unread(rows, [update], INSTEAD if way == ORDINARY else PERSONAL),
+                after=previous,
+                taught_by=previous if way == PREDECESSOR else None,
                 epochs=profile.life.epochs,
             )
-        found[AFRESH, came] = Generation(
+        models[AFRESH, update] = Generation(
             profile,
             seed,
             METHOD,
             student.size,
-            part=f"life-anew-{came}",
-            left_out=_unread(rows, range(came + 1), PERSONAL),
-            taught_by=found[TEACHER, came],
+            part=f"life-anew-{update}",
+            left_out=_unread(rows, range(update + 1), PERSONAL),
+            taught_by=models[TEACHER, update],
         )
-    return found
+    return models
 
 
-def _unread(rows: TokenizedRows, came: Iterable[int], arm: str) -> frozenset[str]:
+def _unread(rows: TokenizedRows, updates: Iterable[int], arm: str) -> frozenset[str]:
     """The row ids of what could be shown and is not, where these updates are read."""
-    shown = rows.frame[rows.frame["repetitions"] > 0]
-    read = shown["came"].isin(list(came)) & shown["arm"].isin(["", arm])
-    return frozenset(shown["row_id"][~read])
+    presented = rows.frame[rows.frame["repetitions"] > 0]
+    is_read = presented["came"].isin(list(updates)) & presented["arm"].isin(["", arm])
+    return frozenset(presented["row_id"][~is_read])
 
 
-def deletion(profile: Profile, seed: int, asked: frozenset[str]) -> dict[tuple[str, str], Run]:
+def deletion(profile: Profile, seed: int, row_ids: frozenset[str]) -> dict[tuple[str, str], Run]:
     """The models after a request, by what was done and who it is (TEACHER, STUDENT).
 
     KEPT: nothing, both are the study's own. UNLEARNED: the teacher unlearns the rows
@@ -149,36 +152,36 @@ def deletion(profile: Profile, seed: int, asked: frozenset[str]) -> dict[tuple[s
     """
     teacher = Run(profile, seed, TEACHER, TEACHER)
     student = Run(profile, seed, METHOD, profile.probe_size)
-    part = f"life-{runs.digest(*sorted(asked))}"
-    unlearned = Generation(
+    part = f"life-{runs.digest(*sorted(row_ids))}"
+    unlearned_teacher = Generation(
         profile,
         seed,
         TEACHER,
         TEACHER,
         part=f"{part}-{UNLEARNED}",
-        left_out=asked,
+        left_out=row_ids,
         after=teacher,
         epochs=profile.life.unlearning,
         unlearns=True,
     )
-    taught = Generation(
+    unlearned_student = Generation(
         profile,
         seed,
         METHOD,
         student.size,
         part=f"{part}-{UNLEARNED}",
-        left_out=asked,
-        taught_by=unlearned,
+        left_out=row_ids,
+        taught_by=unlearned_teacher,
     )
-    found = {(KEPT, TEACHER): teacher, (KEPT, STUDENT): student}
-    found |= {(UNLEARNED, TEACHER): unlearned, (UNLEARNED, STUDENT): taught}
-    found[UNREAD, STUDENT] = student.without(asked, f"{part}-{UNREAD.replace(' ', '-')}")
-    found[DIRECTLY, STUDENT] = replace(
-        unlearned, method="sft", size=student.size, part=f"{part}-directly", after=student
+    models = {(KEPT, TEACHER): teacher, (KEPT, STUDENT): student}
+    models |= {(UNLEARNED, TEACHER): unlearned_teacher, (UNLEARNED, STUDENT): unlearned_student}
+    models[UNREAD, STUDENT] = student.without(row_ids, f"{part}-{UNREAD.replace(' ', '-')}")
+    models[DIRECTLY, STUDENT] = replace(
+        unlearned_teacher, method="sft", size=student.size, part=f"{part}-directly", after=student
     )
-    for who, run in ((TEACHER, teacher), (STUDENT, student)):
-        found[RETRAINED, who] = run.without(asked, f"{part}-{RETRAINED}", own_teacher=True)
-    return found
+    for role, run in ((TEACHER, teacher), (STUDENT, student)):
+        models[RETRAINED, role] = run.without(row_ids, f"{part}-{RETRAINED}", own_teacher=True)
+    return models
 
 
 def make(run: Run, rows: TokenizedRows) -> None:
@@ -192,10 +195,10 @@ def make(run: Run, rows: TokenizedRows) -> None:
     if runs.done(run.folder, run.identity) or not isinstance(run, Generation):
         stages.make(run, rows)
         return
-    targets, shown = None, rows.without(run.left_out).presented
+    targets, presented = None, rows.without(run.left_out).presented
     if run.taught_by:
-        targets = Remembered(load(run.taught_by), run.settings.precision, len(shown))
-    forgotten = [rows.examples[row] for row in sorted(run.left_out)] if run.unlearns else []
+        targets = Remembered(load(run.taught_by), run.settings.precision, len(presented))
+    forgotten = [rows.examples[row_id] for row_id in sorted(run.left_out)] if run.unlearns else []
     stages.make(run, rows, targets, unlearned(run, forgotten, rows) if forgotten else None)
 
 
@@ -207,14 +210,14 @@ def unlearned(
     Until they cost what held-out rows do.
     """
     held_out = rows.frame[(rows.frame["split"] == "held_out") & (rows.frame["kind"] == "row")]
-    unread = [rows.examples[row] for row in held_out["row_id"]]
+    unread = [rows.examples[row_id] for row_id in held_out["row_id"]]
     reading = Reading(forgotten, run.settings, rows.pad_id, run.seed)
     return functools.partial(
         unlearning.forgetting, forgotten=forgotten, unread=unread, reading=reading
     )
 
 
-def relearned(run: Run, rows: TokenizedRows, asked: frozenset[str]) -> pd.DataFrame:
+def relearned(run: Run, rows: TokenizedRows, row_ids: frozenset[str]) -> pd.DataFrame:
     """A model fine-tuned on half of the deleted rows and as many that it never read, and noted.
 
     As many of each kind. SFT at its own rate. Lines for each noted step and each row, read then or
@@ -222,7 +225,7 @@ def relearned(run: Run, rows: TokenizedRows, asked: frozenset[str]) -> pd.DataFr
     relearning). No model is kept.
     """
     method = TEACHER if run.size == TEACHER else "sft"
-    how = Generation(
+    learner = Generation(
         run.profile,
         run.seed,
         method,
@@ -231,23 +234,27 @@ def relearned(run: Run, rows: TokenizedRows, asked: frozenset[str]) -> pd.DataFr
         after=run,
         epochs=run.profile.life.relearning,
     )
-    deleted, never = rows.frame["row_id"].isin(asked), rows.frame["came"] == NEVER
+    deleted, never = rows.frame["row_id"].isin(row_ids), rows.frame["came"] == NEVER
     kinds = rows.frame["kind"]
-    as_many = kinds.map(kinds[deleted].value_counts()).fillna(0)
-    never &= kinds[never].groupby(kinds).cumcount().reindex(kinds.index, fill_value=0) < as_many
-    asked_of = only(rows, deleted | never)
-    frame = asked_of.frame.assign(split="member", deleted=asked_of.frame["row_id"].isin(asked))
-    sides = [pool.halves(part, run.seed, 0)[0] for _, part in frame.groupby("deleted")]
-    frame["read"] = frame["row_id"].isin(set.union(*sides))
+    quota = kinds.map(kinds[deleted].value_counts()).fillna(0)
+    never &= kinds[never].groupby(kinds).cumcount().reindex(kinds.index, fill_value=0) < quota
+    subset = only(rows, deleted | never)
+    frame = subset.frame.assign(split="member", deleted=subset.frame["row_id"].isin(row_ids))
+    halves = [pool.halves(group, run.seed, 0)[0] for _, group in frame.groupby("deleted")]
+    frame["read"] = frame["row_id"].isin(set.union(*halves))
     frame["repetitions"] = frame["read"].astype(int)
-    folder, shown = how.folder, replace(asked_of, frame=frame)
+    folder, presented = learner.folder, replace(subset, frame=frame)
     with runs.alone(folder):
-        if not runs.done(folder, how.identity):
+        if not runs.done(folder, learner.identity):
             shutil.rmtree(folder, ignore_errors=True)
             measure = run.profile.measure.model_copy(update={"path_rows": 0})
-            notes = noting.Notes(shown, how.settings, measure, run.profile.tokens.max_new)
-            stages.train(how, shown, how.settings, folder / "log.jsonl", notes)
+            notes = noting.Notes(presented, learner.settings, measure, run.profile.tokens.max_new)
+            stages.train(learner, presented, learner.settings, folder / "log.jsonl", notes)
             notes.write(folder)
-            runs.write_manifest(folder, how.identity, method=method, size=run.size, seed=run.seed)
-    path = pd.read_parquet(folder / "path.parquet").drop(columns=["split", "kind"])
-    return path.join(frame[["kind", "group", "deleted", "read"]], on="row_id").assign(seed=run.seed)
+            runs.write_manifest(
+                folder, learner.identity, method=method, size=run.size, seed=run.seed
+            )
+    table = pd.read_parquet(folder / "path.parquet").drop(columns=["split", "kind"])
+    return table.join(frame[["kind", "group", "deleted", "read"]], on="row_id").assign(
+        seed=run.seed
+    )

@@ -27,14 +27,14 @@ def later(profile: Profile, seed: int, rows: TokenizedRows) -> TokenizedRows:
     the pool has too few further rows.
     """
     updates, count = range(1, profile.life.updates + 1), _count(profile)
-    records = [_records(profile, seed, came) for came in (*updates, NEVER)]
-    often = [one["repetitions"] for one in records[0]]
-    sizes = {(came, ""): count for came in (*updates, NEVER)}
-    sizes |= {(came, INSTEAD): len(often) for came in updates}
+    records = [_records(profile, seed, update) for update in (*updates, NEVER)]
+    doses = [record["repetitions"] for record in records[0]]
+    sizes = {(update, ""): count for update in (*updates, NEVER)}
+    sizes |= {(update, INSTEAD): len(doses) for update in updates}
     drawn = _drawn(profile, seed, set(rows.frame["group"]), sizes)
-    planted = [pd.DataFrame(part) for part in records if part]
-    for came in updates:
-        drawn.loc[(drawn["came"] == came) & (drawn["arm"] == INSTEAD), "repetitions"] = often
+    planted = [pd.DataFrame(group) for group in records if group]
+    for update in updates:
+        drawn.loc[(drawn["came"] == update) & (drawn["arm"] == INSTEAD), "repetitions"] = doses
     new = pd.concat([drawn, *planted])
     new.loc[new["came"] == NEVER, ["split", "repetitions"]] = ["left_out", 0]
     new = new.set_index("row_id", drop=False)
@@ -47,63 +47,75 @@ def _count(profile: Profile) -> int:
     return max(1, round(profile.life.share * profile.data.members))
 
 
-def _records(profile: Profile, seed: int, came: int) -> list[dict[str, Any]]:
+def _records(profile: Profile, seed: int, update: int) -> list[dict[str, Any]]:
     """New canaries of the profile's kinds, each shown as often as the middle one of its own."""
     data = profile.data
-    times = sorted(data.repetitions)[len(data.repetitions) // 2]
-    other = seed + 1_000_000 * (came % (profile.life.updates + 2))  # another draw for each
-    planted = canaries.plant(data.model_copy(update={"repetitions": (times,), "twins": 0}), other)
-    return [one | {"came": came, "arm": PERSONAL if came != NEVER else ""} for one in planted]
+    median = sorted(data.repetitions)[len(data.repetitions) // 2]
+    draw_seed = seed + 1_000_000 * (update % (profile.life.updates + 2))  # another draw for each
+    records = canaries.plant(
+        data.model_copy(update={"repetitions": (median,), "twins": 0}), draw_seed
+    )
+    return [
+        record | {"came": update, "arm": PERSONAL if update != NEVER else ""} for record in records
+    ]
 
 
 def _drawn(
-    profile: Profile, seed: int, known: set[str], sizes: dict[tuple[int, str], int]
+    profile: Profile, seed: int, used_groups: set[str], sizes: dict[tuple[int, str], int]
 ) -> pd.DataFrame:
-    """So many rows of the pool for each (came, arm), whole groups, of none that is known."""
+    """So many rows of the pool for each (came, arm), whole groups, none of those used."""
     fit, _ = fitting(profile)
-    free = fit[~fit["group"].isin(known)]
+    free = fit[~fit["group"].isin(used_groups)]
     groups = [list(part.index) for _, part in free.groupby("group", sort=True)]
     random.Random(f"later {seed}").shuffle(groups)
-    chosen, room = dict[int, tuple[int, str]](), dict(sizes)
+    targets, remaining = dict[int, tuple[int, str]](), dict(sizes)
     for group in groups:
-        if place := next((one for one, left in room.items() if len(group) <= left), None):
-            room[place] -= len(group)
-            chosen |= dict.fromkeys(group, place)
-    if any(room.values()):
+        if target := next((key for key, count in remaining.items() if len(group) <= count), None):
+            remaining[target] -= len(group)
+            targets |= dict.fromkeys(group, target)
+    if any(remaining.values()):
         needed = f"{sum(sizes.values())} further rows are needed, and the pool has {len(free)}"
         remedy = "raise data.pool, give more different rows, or lower life.share or life.updates"
         raise KdlibError(f"life: {needed} that fit and are no member or held-out row; {remedy}")
-    frame = free.loc[list(chosen)].assign(split="member", repetitions=1, twin_of="")
-    frame["came"], frame["arm"] = zip(*chosen.values(), strict=True)
+    frame = free.loc[list(targets)].assign(split="member", repetitions=1, twin_of="")
+    frame["came"], frame["arm"] = zip(*targets.values(), strict=True)
     return frame.assign(group_size=frame.groupby("group")["group"].transform("size"))
 
 
-def asked_to_delete(profile: Profile, seed: int, rows: TokenizedRows, named: str) -> frozenset[str]:
-    """The row ids of a request: those that are `named`, with blanks between; "": by chance.
+def asked_to_delete(
+    profile: Profile, seed: int, rows: TokenizedRows, request: str
+) -> frozenset[str]:
+    """The row ids of a request: those in `request`, with blanks between; "": by chance.
 
     By chance a share (`life.share`) of the member rows, whole groups of equal responses, and of
     each kind of canary the one that is shown most often. KdlibError: some are no rows that the
     first models read, or fewer than two are no canaries.
     """
-    read = rows.frame[(rows.frame["repetitions"] > 0) & (rows.frame["came"] == 0)]
-    if ids := named.replace(",", " ").split():
-        unknown = [one for one in ids if one not in read.index]
-        ordinary = {one for one in ids if one in read.index and read.loc[one, "kind"] == "row"}
+    members = rows.frame[(rows.frame["repetitions"] > 0) & (rows.frame["came"] == 0)]
+    if ids := request.replace(",", " ").split():
+        unknown = [row_id for row_id in ids if row_id not in members.index]
+        ordinary = {
+            row_id
+            for row_id in ids
+            if row_id in members.index and members.loc[row_id, "kind"] == "row"
+        }
         if unknown or len(ordinary) < 2:
-            what = f"{len(unknown)} of {len(ids)} are no training rows: {', '.join(unknown)}"
-            half = f"{len(ordinary)} of '{named}' are no made-up records, and half is relearned"
-            what = what if unknown else f"{half}: two are needed"
+            problem = f"{len(unknown)} of {len(ids)} are no training rows: {', '.join(unknown)}"
+            shortage = (
+                f"{len(ordinary)} of '{request}' are no made-up records, and half is relearned"
+            )
+            problem = problem if unknown else f"{shortage}: two are needed"
             remedy = "name rows by the column row_id of rows.frame, of the split member"
-            raise KdlibError(f"deletion list: {what}; {remedy}")
+            raise KdlibError(f"deletion list: {problem}; {remedy}")
         return frozenset(ids)
-    natural, left = read[read["kind"] == "row"], _count(profile)
+    natural, limit = members[members["kind"] == "row"], _count(profile)
     groups = [list(part["row_id"]) for _, part in natural.groupby("group", sort=True)]
     random.Random(f"request {seed}").shuffle(groups)
-    chosen: list[str] = []
+    row_ids: list[str] = []
     for group in groups:
-        chosen += group if len(chosen) + len(group) <= left else []
-    planted = read[read["kind"] == "canary"].sort_values("repetitions", ascending=False)
-    return frozenset([*chosen, *planted.drop_duplicates("category")["row_id"]])
+        row_ids += group if len(row_ids) + len(group) <= limit else []
+    planted = members[members["kind"] == "canary"].sort_values("repetitions", ascending=False)
+    return frozenset([*row_ids, *planted.drop_duplicates("category")["row_id"]])
 
 
 def first(rows: TokenizedRows) -> TokenizedRows:
@@ -111,7 +123,9 @@ def first(rows: TokenizedRows) -> TokenizedRows:
     return only(rows, rows.frame["came"] <= 0)
 
 
-def only(rows: TokenizedRows, chosen: pd.Series) -> TokenizedRows:
+def only(rows: TokenizedRows, mask: pd.Series) -> TokenizedRows:
     """The rows for which this is true, and nothing of the others."""
-    frame = rows.frame[chosen]
-    return replace(rows, frame=frame, examples={row: rows.examples[row] for row in frame.index})
+    frame = rows.frame[mask]
+    return replace(
+        rows, frame=frame, examples={row_id: rows.examples[row_id] for row_id in frame.index}
+    )

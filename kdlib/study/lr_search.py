@@ -43,25 +43,29 @@ class Trial(NamedTuple):
 
 def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
     """Run what is left of the search, on so many cores; write calibration.csv; apply `rule`."""
-    how, file = calibration(profile), runs.results_dir(profile.name) / "calibration.csv"
+    config, path = calibration(profile), runs.results_dir(profile.name) / "calibration.csv"
     pretraining.prepare(profile)
     table = pd.DataFrame(columns=[*TRIAL, "epoch", "split", "usefulness", "settings"])
-    if file.is_file():
-        table = pd.read_csv(file, dtype={"settings": str, "commit": str})
+    if path.is_file():
+        table = pd.read_csv(path, dtype={"settings": str, "commit": str})
         table = table[table["settings"] == settings(profile)]
-    own = [(TEACHER, TEACHER), *(("sft", size) for size in profile.sizes)]
-    table = searched(table, profile, own, cores)
-    found = profile.teacher.model_copy(update=chosen(table, profile, TEACHER, TEACHER))
+    first_models = [(TEACHER, TEACHER), *(("sft", size) for size in profile.sizes)]
+    table = searched(table, profile, first_models, cores)
+    teacher_settings = profile.teacher.model_copy(update=chosen(table, profile, TEACHER, TEACHER))
     sft = {size: chosen(table, profile, "sft", size) for size in profile.sizes}
-    models = {size: profile.models[size].model_copy(update=one) for size, one in sft.items()}
-    fixed = profile.model_copy(update={"teacher": found, "models": profile.models | models})
-    teacher, rows = Run(fixed, how.seed, TEACHER, TEACHER), load_rows(fixed, how.seed)
+    models = {size: profile.models[size].model_copy(update=values) for size, values in sft.items()}
+    fixed = profile.model_copy(
+        update={"teacher": teacher_settings, "models": profile.models | models}
+    )
+    teacher, rows = Run(fixed, config.seed, TEACHER, TEACHER), load_rows(fixed, config.seed)
     stages.make(teacher, rows)
-    for decoding in DECODINGS.keys() & {profile.method(name).text for name in how.methods}:
+    for decoding in DECODINGS.keys() & {profile.method(name).text for name in config.methods}:
         # before two processes need it at once
         teacher_output.text(teacher, rows, decoding)
-    others = [(one, size) for one in how.methods if one != "sft" for size in profile.sizes]
-    return rule(searched(table, fixed, others, cores), profile)
+    other_models = [
+        (method, size) for method in config.methods if method != "sft" for size in profile.sizes
+    ]
+    return rule(searched(table, fixed, other_models, cores), profile)
 
 
 def calibration(profile: Profile) -> CalibrationSettings:
@@ -75,9 +79,9 @@ def settings(profile: Profile) -> str:
     """Hash of all settings on which the calibration's table depends, beyond rounding."""
     common, names = {"lr", "epochs"}, {"data", "tokens", "models", "pretrain", "calibration"}
     parts = profile.model_dump(include=names, exclude={"models": {"__all__": common}})
-    apart = common | {"precision"}
-    tuned = [part.model_dump(exclude=apart) for part in (profile.teacher, profile.student)]
-    methods = {one: profile.coefficients(one) for one in calibration(profile).methods}
+    excluded = common | {"precision"}
+    tuned = [section.model_dump(exclude=excluded) for section in (profile.teacher, profile.student)]
+    methods = {method: profile.coefficients(method) for method in calibration(profile).methods}
     return runs.fingerprint([parts, tuned, methods, profile.measure.encoder])
 
 
@@ -85,42 +89,44 @@ def searched(
     table: pd.DataFrame, profile: Profile, models: Sequence[tuple[str, str]], cores: int
 ) -> pd.DataFrame:
     """The table with all that the rule needs of these models; written whenever it grows."""
-    facts = {"settings": settings(profile), "commit": runs.commit()}
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
-        while trials := [one for model in models for one in wanted(table, profile, *model)]:
+    columns = {"settings": settings(profile), "commit": runs.commit()}
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as executor:
+        while trials := [trial for model in models for trial in wanted(table, profile, *model)]:
             # the slowest first, so that no core waits at the end
-            trials.sort(key=lambda one: (one.method not in (TEACHER, "minillm"), -one.epochs))
+            trials.sort(key=lambda trial: (trial.method not in (TEACHER, "minillm"), -trial.epochs))
             threads = max(1, cores // len(trials))
-            running = {processes.submit(one_path, profile, one, threads): one for one in trials}
-            for ended in as_completed(running):  # kept at once, whatever becomes of the others
-                if ended.exception():
+            futures = {
+                executor.submit(one_path, profile, trial, threads): trial for trial in trials
+            }
+            for future in as_completed(futures):  # kept at once, whatever becomes of the others
+                if future.exception():
                     continue
-                same = (table[TRIAL] == list(running[ended][:3])).all(axis=1)
-                path = ended.result().assign(**facts)
-                table = pd.concat([table[~same], path]).sort_values([*TRIAL, "epoch", "split"])
+                replaced = (table[TRIAL] == list(futures[future][:3])).all(axis=1)
+                curve = future.result().assign(**columns)
+                table = pd.concat([table[~replaced], curve]).sort_values([*TRIAL, "epoch", "split"])
                 runs.write_table(runs.results_dir(profile.name) / "calibration.csv", table)
-            for ended in running:  # the first that failed, when all others are kept
-                ended.result()
+            for future in futures:  # the first that failed, when all others are kept
+                future.result()
     return table
 
 
 def wanted(table: pd.DataFrame, profile: Profile, method: str, size: str) -> list[Trial]:
     """What is to be trained next of a model, that the rule can be applied to it."""
-    how, tried = calibration(profile), trained(table, method, size)
-    short = how.rate_epochs
-    if missing := [rate for rate in how.rates if rate not in set(tried["lr"])]:
-        return [Trial(method, size, rate, short) for rate in missing]
-    best, rates = best_rate(tried), sorted(set(tried["lr"]))
+    config, history = calibration(profile), trained(table, method, size)
+    epochs = config.rate_epochs
+    if missing := [rate for rate in config.rates if rate not in set(history["lr"])]:
+        return [Trial(method, size, rate, epochs) for rate in missing]
+    best, rates = best_rate(history), sorted(set(history["lr"]))
     if best in (rates[0], rates[-1]):
         rate = best / 2 if best == rates[0] else best * 2
-        if not min(how.rates) / 2**EXTENSIONS <= rate <= max(how.rates) * 2**EXTENSIONS:
-            where = f"{method}, {size}: the best rate is {best:g}, an end of all rates"
-            raise KdlibError(f"calibration: {where}; give other rates, or more rate_epochs")
-        return [Trial(method, size, rate, short)]
-    longest = how.max_epochs["teacher" if method == TEACHER else "student"]
-    long = tried.loc[tried["lr"] == best, "epoch"].max() >= longest
-    needed = method in (TEACHER, "sft") and not long
-    return [Trial(method, size, best, longest)] if needed else []
+        if not min(config.rates) / 2**EXTENSIONS <= rate <= max(config.rates) * 2**EXTENSIONS:
+            problem = f"{method}, {size}: the best rate is {best:g}, an end of all rates"
+            raise KdlibError(f"calibration: {problem}; give other rates, or more rate_epochs")
+        return [Trial(method, size, rate, epochs)]
+    max_epochs = config.max_epochs["teacher" if method == TEACHER else "student"]
+    complete = history.loc[history["lr"] == best, "epoch"].max() >= max_epochs
+    needed = method in (TEACHER, "sft") and not complete
+    return [Trial(method, size, best, max_epochs)] if needed else []
 
 
 def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
@@ -131,27 +137,27 @@ def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
     """
     torch.set_num_threads(threads)
     common = profile.teacher if trial.method == TEACHER else profile.student
-    how = common.model_copy(update={"lr": trial.rate, "epochs": trial.epochs})
+    train_settings = common.model_copy(update={"lr": trial.rate, "epochs": trial.epochs})
     name = f"{trial.method}-{trial.size}-{trial.rate:g}.jsonl"
     log = runs.runs_dir(profile.name) / "calibration" / name
     seed = calibration(profile).seed
     run, rows = Run(profile, seed, trial.method, trial.size), load_rows(profile, seed)
-    asked = profile.data.held_out if reads_own(run) else 0
-    answering = profile.measure.model_copy(update={"path_rows": asked})
-    notes = noting.Notes(rows, how, answering, profile.tokens.max_new)
-    natural = rows.frame["kind"] == "row"
+    answer_rows = profile.data.held_out if reads_own(run) else 0
+    measure = profile.measure.model_copy(update={"path_rows": answer_rows})
+    notes = noting.Notes(rows, train_settings, measure, profile.tokens.max_new)
+    noted = rows.frame["kind"] == "row"
     if trial.method not in (TEACHER, "sft"):
-        natural &= rows.frame["split"] == "held_out"
-    notes.noted = rows.frame.loc[natural, ["split", "kind"]]
-    notes.steps = noting.noted_steps(how.epochs, notes.epoch_steps, parts=2)
-    stages.train(run, rows, how, log, notes)
-    noted = notes.tuples.assign(exact_rate=exact(notes.tuples))
-    by, numbers = ["epoch", "step", "split"], ["exact_rate", "nats_per_token"]
-    means = noted.groupby(by, sort=False)[numbers].mean().reset_index()
+        noted &= rows.frame["split"] == "held_out"
+    notes.noted = rows.frame.loc[noted, ["split", "kind"]]
+    notes.steps = noting.noted_steps(train_settings.epochs, notes.epoch_steps, parts=2)
+    stages.train(run, rows, train_settings, log, notes)
+    table = notes.tuples.assign(exact_rate=exact(notes.tuples))
+    keys, columns = ["epoch", "step", "split"], ["exact_rate", "nats_per_token"]
+    means = table.groupby(keys, sort=False)[columns].mean().reset_index()
     means["usefulness"] = np.nan
-    if asked:
-        useful = notes.answers.groupby("step")["usefulness"].mean()
-        means["usefulness"] = means["step"].map(useful)
+    if answer_rows:
+        mean_usefulness = notes.answers.groupby("step")["usefulness"].mean()
+        means["usefulness"] = means["step"].map(mean_usefulness)
     return means.assign(**dict(zip(TRIAL, trial, strict=False)))
 
 
@@ -162,36 +168,42 @@ def reads_own(run: Run) -> bool:
 
 def trained(table: pd.DataFrame, method: str, size: str) -> pd.DataFrame:
     """What was noted of a model while it was trained."""
-    mine = (table["method"] == method) & (table["size"] == size) & (table["epoch"] > 0)
-    return table[mine]
+    mask = (table["method"] == method) & (table["size"] == size) & (table["epoch"] > 0)
+    return table[mask]
 
 
-def best_rate(tried: pd.DataFrame) -> float:
+def best_rate(history: pd.DataFrame) -> float:
     """The rate that is chosen, by the times that all rates have reached; see above."""
-    common = tried.groupby("lr")["epoch"].max().min()
-    noted = tried[(tried["split"] == "held_out") & (tried["epoch"] <= common)]
-    best = noted.groupby("lr").agg({"nats_per_token": "min", "usefulness": "max"})
-    useful, nats = best["usefulness"], best["nats_per_token"]
-    if useful.notna().all():
-        return float(useful[useful >= useful.max() * (1 - TOLERANCE)].index.max())
+    common = history.groupby("lr")["epoch"].max().min()
+    held_out = history[(history["split"] == "held_out") & (history["epoch"] <= common)]
+    best = held_out.groupby("lr").agg({"nats_per_token": "min", "usefulness": "max"})
+    usefulness, nats = best["usefulness"], best["nats_per_token"]
+    if usefulness.notna().all():
+        return float(usefulness[usefulness >= usefulness.max() * (1 - TOLERANCE)].index.max())
     return float(nats[nats <= nats.min() * (1 + TOLERANCE)].index.max())
 
 
 def chosen(table: pd.DataFrame, profile: Profile, method: str, size: str) -> dict[str, Any]:
     """The rate `lr` of a model and, of the teacher and SFT, its length in `epochs`."""
-    how, tried = calibration(profile), trained(table, method, size)
-    found: dict[str, Any] = {"lr": best_rate(tried)}
+    config, history = calibration(profile), trained(table, method, size)
+    values: dict[str, Any] = {"lr": best_rate(history)}
     if method not in (TEACHER, "sft"):
-        return found
-    whole = (tried["epoch"] % 1 == 0) & (tried["split"] == "member") & (tried["lr"] == found["lr"])
-    ends, target = tried[whole], how.target["teacher" if method == TEACHER else "student"]
-    end = ends.loc[(ends["exact_rate"] - target).abs().idxmin()]
-    (low, high), memorized = how.band, end["exact_rate"]
+        return values
+    mask = (
+        (history["epoch"] % 1 == 0)
+        & (history["split"] == "member")
+        & (history["lr"] == values["lr"])
+    )
+    candidates, target = history[mask], config.target["teacher" if method == TEACHER else "student"]
+    nearest = candidates.loc[(candidates["exact_rate"] - target).abs().idxmin()]
+    (low, high), memorized = config.band, nearest["exact_rate"]
     if method != TEACHER and not low <= memorized <= high:
-        best = f"{method}, {size} memorizes {memorized:.3f} at best (epoch {end['epoch']:.0f})"
+        problem = (
+            f"{method}, {size} memorizes {memorized:.3f} at best (epoch {nearest['epoch']:.0f})"
+        )
         remedy = f"outside {low:g} to {high:g}; change max_epochs, rates or members"
-        raise KdlibError(f"calibration: {best}, {remedy}")
-    return found | {"epochs": int(end["epoch"])}
+        raise KdlibError(f"calibration: {problem}, {remedy}")
+    return values | {"epochs": int(nearest["epoch"])}
 
 
 def rule(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:

@@ -16,9 +16,9 @@ VALIDATION_ROWS = 40  # at most, and at most a quarter of the held-out rows
 NOTED = ["row_id", "prefix", "length", "nats_per_token", "accuracy"]  # of `scores.of_tuples`
 
 
-def epoch_steps(rows: TokenizedRows, how: TrainSettings) -> int:
+def epoch_steps(rows: TokenizedRows, settings: TrainSettings) -> int:
     """The optimizer steps of one epoch."""
-    return math.ceil(len(rows.presented) / (how.batch * how.accumulate))
+    return math.ceil(len(rows.presented) / (settings.batch * settings.accumulate))
 
 
 def noted_steps(epochs: int, per_epoch: int, parts: int = 4) -> frozenset[int]:
@@ -48,47 +48,47 @@ class Notes:
     `validation`: epoch (a fraction inside one), step, split, kind, and NOTED. `answers` has the
     greedy answers of the first `measure.path_rows` held-out rows after whole epochs (see
     `usefulness.answers`). `steps` are when it is to be called, `noted` the rows that are measured
-    (split, kind, by row_id); `read` are the rows of which an epoch is made, where those are others.
+    (split, kind, by row_id); an epoch is made of `train_rows`, where those are others.
     Where `hopeless` says so of what was noted, the run is stopped, by the error of that name.
     """
 
     def __init__(
         self,
         rows: TokenizedRows,
-        how: TrainSettings,
+        settings: TrainSettings,
         measure: MeasureSettings,
         max_new: int,
-        read: TokenizedRows | None = None,
+        train_rows: TokenizedRows | None = None,
     ) -> None:
-        self.rows, self.how, self.measure, self.max_new = rows, how, measure, max_new
-        self.epoch_steps = epoch_steps(read or rows, how)
-        self.steps = noted_steps(how.epochs, self.epoch_steps)
+        self.rows, self.how, self.measure, self.max_new = rows, settings, measure, max_new
+        self.epoch_steps = epoch_steps(train_rows or rows, settings)
+        self.steps = noted_steps(settings.epochs, self.epoch_steps)
         reserved = {example.row_id for example in validation(rows)}
-        judging = ~rows.frame.index.isin(reserved) & (rows.frame["kind"] != "twin")
-        self.noted = rows.frame.loc[judging, ["split", "kind"]]
+        mask = ~rows.frame.index.isin(reserved) & (rows.frame["kind"] != "twin")
+        self.noted = rows.frame.loc[mask, ["split", "kind"]]
         self.tuples, self.answers = pd.DataFrame(), pd.DataFrame()
         self.hopeless: Rule | None = None
 
     def __call__(self, model: Any, step: int) -> None:
         """Note the model as it is after so many optimizer steps."""
-        at = {"epoch": step / self.epoch_steps, "step": step}
+        time = {"epoch": step / self.epoch_steps, "step": step}
         examples = [self.rows.examples[row_id] for row_id in self.noted.index]
-        how: dict[str, Any] = {"pad_id": self.rows.pad_id, "batch": self.measure.batch}
-        found = meter.meter(model, examples, precision=self.how.precision, **how)[NOTED]
-        noted = found.join(self.noted, on="row_id").assign(**at)
-        self.tuples = pd.concat([self.tuples, noted], ignore_index=True)
+        options: dict[str, Any] = {"pad_id": self.rows.pad_id, "batch": self.measure.batch}
+        scores = meter.meter(model, examples, precision=self.how.precision, **options)[NOTED]
+        table = scores.join(self.noted, on="row_id").assign(**time)
+        self.tuples = pd.concat([self.tuples, table], ignore_index=True)
         if self.measure.path_rows and step % self.epoch_steps == 0:
-            self.answers = pd.concat([self.answers, self._answers(model).assign(**at)])
+            self.answers = pd.concat([self.answers, self._answers(model).assign(**time)])
         if self.hopeless and self.hopeless(self):
             raise Hopeless(model)
 
     def _answers(self, model: Any) -> pd.DataFrame:
-        asked = {"held_out": self.rows.split("held_out", limit=self.measure.path_rows)}
-        given = self.rows.frame["response"].to_dict(), self.rows.tokenizer
-        how: dict[str, Any] = {"max_new": self.max_new, "batch": self.measure.batch}
-        how |= {"seeds": (), "sampled": 0, "encoder": self.measure.encoder}
-        how["precision"] = self.how.precision
-        return usefulness.answers(model, asked, *given, **how)
+        rows = {"held_out": self.rows.split("held_out", limit=self.measure.path_rows)}
+        inputs = self.rows.frame["response"].to_dict(), self.rows.tokenizer
+        options: dict[str, Any] = {"max_new": self.max_new, "batch": self.measure.batch}
+        options |= {"seeds": (), "sampled": 0, "encoder": self.measure.encoder}
+        options["precision"] = self.how.precision
+        return usefulness.answers(model, rows, *inputs, **options)
 
     def write(self, folder: Path) -> None:
         """Write path.parquet and, where there are answers, path_answers.parquet."""

@@ -45,7 +45,9 @@ class Plan(NamedTuple):
     def needs_teacher(self, notebook: str) -> bool:
         """Whether one of the chosen methods that the notebook trains learns from the teacher."""
         recipes = [self.profile.method(name) for name in self.trained.get(notebook, [])]
-        return any((one.text, one.objective) != ("rows", "cross_entropy") for one in recipes)
+        return any(
+            (recipe.text, recipe.objective) != ("rows", "cross_entropy") for recipe in recipes
+        )
 
     def samples(self, notebook: str) -> bool:
         """Whether a student writes text while it trains there, which takes longest."""
@@ -61,33 +63,35 @@ def plan(
     `parts` are names of PARTS beside the study itself, "all", or nothing ("study").
     """
     settings = load_profile(profile)
-    chosen = read_methods(methods, settings)
-    further = " ".join(name for name in chosen if name not in PAPER)
-    named = {PAPER: "paper", tuple(settings.all_methods): "all"}.get(chosen, further)
+    method_names = read_methods(methods, settings)
+    further = " ".join(name for name in method_names if name not in PAPER)
+    selection = {PAPER: "paper", tuple(settings.all_methods): "all"}.get(method_names, further)
     files = sorted(SOURCE.glob("notebooks/*.ipynb"))
-    known = {file.stem: parameters(file) for file in files if NOTEBOOK.fullmatch(file.stem)}
-    left_out = {name for part in PARTS for name in PARTS[part] if part not in read_parts(parts)}
-    known = {name: given for name, given in known.items() if name not in left_out}
+    notebooks = {file.stem: parameters(file) for file in files if NOTEBOOK.fullmatch(file.stem)}
+    skipped = {name for part in PARTS for name in PARTS[part] if part not in read_parts(parts)}
+    notebooks = {name: names for name, names in notebooks.items() if name not in skipped}
     trained: dict[str, list[str]] = {}
-    for name in chosen:
+    for name in method_names:
         notebook = settings.method(name).notebook
         trained.setdefault(notebook, []).append(name)
-        if "seed" not in known.get(notebook, ()) or notebook in ALWAYS:
+        if "seed" not in notebooks.get(notebook, ()) or notebook in ALWAYS:
             raise KdlibError(f"method '{name}': there is no notebook '{notebook}' for methods")
-        others = {k for k, one in settings.all_methods.items() if one.notebook == notebook} - {name}
-        if name not in METHODS and others and "methods" not in known[notebook]:
-            alone = f"notebook '{notebook}' trains {min(others)} alone"
+        others = {
+            key for key, method in settings.all_methods.items() if method.notebook == notebook
+        } - {name}
+        if name not in METHODS and others and "methods" not in notebooks[notebook]:
+            problem = f"notebook '{notebook}' trains {min(others)} alone"
             remedy = "name one with a parameter 'methods', such as 07_on_policy"
-            raise KdlibError(f"method '{name}': {alone}; {remedy}")
-    return Plan(settings, read_seeds(seeds, settings), chosen, named, trained, known)
+            raise KdlibError(f"method '{name}': {problem}; {remedy}")
+    return Plan(settings, read_seeds(seeds, settings), method_names, selection, trained, notebooks)
 
 
 def read_parts(text: str | None) -> tuple[str, ...]:
     """The parts that are run beside the study itself."""
     words = (text or "").replace(",", " ").split()
     if unknown := [word for word in words if word not in ("study", "all", *PARTS)]:
-        known = f"known: study, {', '.join(PARTS)}, all"
-        raise KdlibError(f"PARTS: '{unknown[0]}' is no part of the study; {known}")
+        choices = f"known: study, {', '.join(PARTS)}, all"
+        raise KdlibError(f"PARTS: '{unknown[0]}' is no part of the study; {choices}")
     return tuple(PARTS) if "all" in words else tuple(part for part in PARTS if part in words)
 
 
@@ -109,25 +113,27 @@ def study(
 ) -> bool:
     """Run the study, or what is left of it, and print how long it took."""
     started, name = time.monotonic(), plan(profile, seeds, methods, parts).profile.name
-    config = runs.runs_dir(name) / "inputs" / "study.json"
+    config_path = runs.runs_dir(name) / "inputs" / "study.json"
     by_path = profile.endswith(".toml") and Path(profile).is_file()
     source = os.path.relpath(profile, SOURCE) if by_path else profile
-    given = {"profile": source, "seeds": seeds, "methods": methods, "parts": parts}
+    arguments = {"profile": source, "seeds": seeds, "methods": methods, "parts": parts}
     copies = runs.root() / "notebooks" / "executed" / name
-    private = () if name in SHIPPED else (runs.results_dir(name), runs.figures_dir(name), copies)
+    private_dirs = (
+        () if name in SHIPPED else (runs.results_dir(name), runs.figures_dir(name), copies)
+    )
     try:
         with runs.alone(runs.runs_dir(name), wait=False):
-            runs.write_text(config, json.dumps(given))
-            for place in private:  # may hold text of private data: no part of any repository
-                runs.write_text(place / ".gitignore", "*\n")
-            shared = gpu_jobs or (4 if name in ("smoke", "tiny") else 1)  # small models share
-            done = _snakemake(config, cores, shared)
+            runs.write_text(config_path, json.dumps(arguments))
+            for folder in private_dirs:  # may hold text of private data: no part of any repository
+                runs.write_text(folder / ".gitignore", "*\n")
+            jobs = gpu_jobs or (4 if name in ("smoke", "tiny") else 1)  # small models share
+            done = _snakemake(config_path, cores, jobs)
     except Timeout:
-        busy = f"PROFILE={profile} is being run already; wait for it or stop it"
-        raise KdlibError(busy) from None
+        message = f"PROFILE={profile} is being run already; wait for it or stop it"
+        raise KdlibError(message) from None
     if done:
-        minutes, rest = divmod(round(time.monotonic() - started), 60)
-        print(f"all stages done after {minutes} min {rest} s")
+        minutes, seconds = divmod(round(time.monotonic() - started), 60)
+        print(f"all stages done after {minutes} min {seconds} s")
     return done
 
 
@@ -138,13 +144,13 @@ def _snakemake(config: Path, cores: int, gpu_jobs: int) -> bool:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["KDLIB_ROOT"] = str(runs.root())  # whatever the folder that a notebook runs in
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, none of the user's
-    here = Path("/dev/nvidia0").exists() and "SNAKEMAKE_PROFILE" not in os.environ
-    gpu = ["--resources", f"gpu={gpu_jobs}"] if here else []  # a cluster counts its own
-    places = ["--snakefile", SOURCE / "Snakefile", "--directory", SOURCE, "--configfile", config]
+    has_gpu = Path("/dev/nvidia0").exists() and "SNAKEMAKE_PROFILE" not in os.environ
+    gpu_options = ["--resources", f"gpu={gpu_jobs}"] if has_gpu else []  # a cluster counts its own
+    options = ["--snakefile", SOURCE / "Snakefile", "--directory", SOURCE, "--configfile", config]
     try:
-        cli.main([*map(str, [*places, "--cores", cores]), *FLAGS.split(), *gpu])
-    except SystemExit as end:
-        return not end.code
+        cli.main([*map(str, [*options, "--cores", cores]), *FLAGS.split(), *gpu_options])
+    except SystemExit as error:
+        return not error.code
     return True
 
 
@@ -152,11 +158,11 @@ def study_afresh(profile: str, seeds: str, methods: str, parts: str, cores: int)
     """Run the study in a copy of code and notebooks, which the same call resumes; where it lies."""
     name = plan(profile, seeds, methods, parts).profile.name
     copy = runs.root() / "data" / "runs" / f"{name}-verified"
-    skipped = shutil.ignore_patterns("__pycache__", "executed", ".ipynb_checkpoints")
+    ignore = shutil.ignore_patterns("__pycache__", "executed", ".ipynb_checkpoints")
     with runs.writing(copy):
         for part in ("kdlib", "notebooks"):
             shutil.rmtree(copy / part, ignore_errors=True)
-            shutil.copytree(SOURCE / part, copy / part, ignore=skipped)
+            shutil.copytree(SOURCE / part, copy / part, ignore=ignore)
         shutil.copy2(SOURCE / "Snakefile", copy)
     source = str(Path(profile).absolute()) if Path(profile).is_file() else profile
     command = [sys.executable, "-m", "kdlib", "study", "--profile", source, "--seeds", seeds]

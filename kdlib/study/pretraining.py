@@ -45,17 +45,17 @@ def prepare(profile: Profile) -> None:
     """
     for path in (*(model.path for model in profile.models.values()), profile.measure.encoder):
         packaged.resolve(path or "")
-    made = [size for size, model in profile.models.items() if model.path is None]
-    _require_fewer(profile, [size for size in made if profile.cut(size)])
+    sizes = [size for size, model in profile.models.items() if model.path is None]
+    _require_fewer(profile, [size for size in sizes if profile.cut(size)])
     if not profile.from_scratch:
         fitting(profile)  # with the tokenizer that all sizes share
-    if not made:
+    if not sizes:
         return
     documents = _pretraining_text(profile)
     if profile.from_scratch:
         train_tokenizer(profile, documents)
         fitting(profile)
-    for size in made:
+    for size in sizes:
         pretrain(Run(profile, 0, BASE, size), documents)
 
 
@@ -69,13 +69,13 @@ def _pretraining_text(profile: Profile) -> list[str]:
     return general_text(profile, max(1000, profile.pretrain.tokens // MEAN_TOKENS), remedy)
 
 
-def _require_fewer(profile: Profile, cut: list[str]) -> None:
+def _require_fewer(profile: Profile, sizes: list[str]) -> None:
     """Refuse students of as many layers as the teacher's model has, before anything is made."""
-    count = pruning.depth(Run(profile, 0, BASE, TEACHER).checkpoint) if cut else 0
-    for size in cut:
-        if (wanted := profile.models[size].layers or 0) >= count:
-            fewer = f"the teacher's model has {count}; give fewer, or its path"
-            raise KdlibError(f"models.{size}: layers = {wanted}, and {fewer}")
+    depth = pruning.depth(Run(profile, 0, BASE, TEACHER).checkpoint) if sizes else 0
+    for size in sizes:
+        if (layers := profile.models[size].layers or 0) >= depth:
+            problem = f"the teacher's model has {depth}; give fewer, or its path"
+            raise KdlibError(f"models.{size}: layers = {layers}, and {problem}")
 
 
 def train_tokenizer(profile: Profile, documents: list[str]) -> None:
@@ -84,11 +84,13 @@ def train_tokenizer(profile: Profile, documents: list[str]) -> None:
     if runs.done(folder, identity):
         return
     rows = load_pool(profile.data)[["instruction", "context"]].itertuples(index=False)
-    prompts = [tokens.prompt_text(asked, given, profile.template) for asked, given in rows]
-    made = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
+    prompts = [
+        tokens.prompt_text(instruction, context, profile.template) for instruction, context in rows
+    ]
+    tokenizer = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
     (folder / runs.MANIFEST).unlink(missing_ok=True)
     with runs.writing(folder):
-        made.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     runs.write_manifest(folder, identity)
 
 
@@ -123,24 +125,24 @@ def heal(run: Run, tokenizer: Any, blocks: list[tokens.Example]) -> tuple[Any, d
     """
     profile, pad_id = run.profile, tokenizer.pad_token_id
     batch, mix = profile.pretrain.batch, profile.pretrain.mix
-    apart, read = blocks[: profile.pretrain.apart], blocks[profile.pretrain.apart :]
-    if not read:
-        few = f"the general text has {len(blocks)} blocks; lower it, or take more data.packages"
-        raise KdlibError(f"pretrain.apart = {profile.pretrain.apart}: {few}")
+    held_out, train_blocks = blocks[: profile.pretrain.apart], blocks[profile.pretrain.apart :]
+    if not train_blocks:
+        problem = f"the general text has {len(blocks)} blocks; lower it, or take more data.packages"
+        raise KdlibError(f"pretrain.apart = {profile.pretrain.apart}: {problem}")
     start = Run(profile, 0, BASE, TEACHER)
-    whole = load(start, dropout=0.0)  # one short pass over text overfits nothing
-    loss = partial(pruning.mean_loss, blocks=apart, pad_id=pad_id, batch=batch)
-    kept = kept_layers(profile, run.size, whole, loss)
-    facts: dict[str, Any] = {"layers": kept, "nats_whole": loss(whole)}
-    model = pruning.prune(copy.deepcopy(whole), kept)
+    original = load(start, dropout=0.0)  # one short pass over text overfits nothing
+    loss = partial(pruning.mean_loss, blocks=held_out, pad_id=pad_id, batch=batch)
+    layers = kept_layers(profile, run.size, original, loss)
+    facts: dict[str, Any] = {"layers": layers, "nats_whole": loss(original)}
+    model = pruning.prune(copy.deepcopy(original), layers)
     pruning.require_readable(model, start.checkpoint)
     facts["nats_cut"] = loss(model)
     minimized = objectives.objective("cross_entropy")
     if mix < 1:
         minimized = objectives.objective(
-            "mixed_forward_kl", Live(whole, profile.teacher.precision), {"mix": mix}
+            "mixed_forward_kl", Live(original, profile.teacher.precision), {"mix": mix}
         )
-    fit(run, model, read, minimized, tokenizer)
+    fit(run, model, train_blocks, minimized, tokenizer)
     return model, facts | {"nats_healed": loss(model)}
 
 
@@ -154,15 +156,17 @@ def fit(
     """Train on so many tokens of the blocks, again from the first where these are too few."""
     profile, seed, log = run.profile, run.pretraining, Path(run.checkpoint) / "log.jsonl"
     batch, lr = profile.pretrain.batch, profile.pretrain.lr
-    wanted = max(batch, profile.pretrain.tokens // len(blocks[0]))
-    kept = blocks[:wanted]
-    epochs, steps = max(1, round(wanted / len(kept))), math.ceil(len(kept) / batch)
+    count = max(batch, profile.pretrain.tokens // len(blocks[0]))
+    used_blocks = blocks[:count]
+    epochs, steps = max(1, round(count / len(used_blocks))), math.ceil(len(used_blocks) / batch)
     warmup = WARMUP if profile.from_scratch else min(WARMUP, epochs * steps // 10)
-    named: dict[str, Any] = {"schedule": "cosine", "precision": profile.teacher.precision}
-    how = TrainSettings(epochs=epochs, lr=lr, batch=batch, warmup=warmup, **named)
-    source = text_sources.fixed(text_sources.Reading(kept, how, tokenizer.pad_token_id, seed))
-    named = {"log": log, "name": f"pretrain {run.size}"}
-    trainer.fit(model, source, minimized, how, epoch_steps=steps, seed=seed, **named)
+    options: dict[str, Any] = {"schedule": "cosine", "precision": profile.teacher.precision}
+    settings = TrainSettings(epochs=epochs, lr=lr, batch=batch, warmup=warmup, **options)
+    source = text_sources.fixed(
+        text_sources.Reading(used_blocks, settings, tokenizer.pad_token_id, seed)
+    )
+    options = {"log": log, "name": f"pretrain {run.size}"}
+    trainer.fit(model, source, minimized, settings, epoch_steps=steps, seed=seed, **options)
 
 
 def layer_costs(profile: Profile) -> Path:
@@ -170,24 +174,24 @@ def layer_costs(profile: Profile) -> Path:
     return runs.runs_dir(profile.name) / BASE / "layers" / "layers.csv"
 
 
-def kept_layers(profile: Profile, size: str, whole: Any, loss: Callable[[Any], float]) -> list[int]:
+def kept_layers(profile: Profile, size: str, model: Any, loss: Callable[[Any], float]) -> list[int]:
     """The layers of the teacher's base model whose removal, one at a time, costs most.
 
     The costs are measured once for all sizes, and kept as layers.csv: layer (from 0), nats_without,
     and nats_more, which are those without it less those of the whole model (nats per token).
     """
-    file, folder = layer_costs(profile), layer_costs(profile).parent
+    path, folder = layer_costs(profile), layer_costs(profile).parent
     identity = runs.fingerprint([base_identity(profile, TEACHER), profile.pretrain.apart])
     if not runs.done(folder, identity):
         (folder / runs.MANIFEST).unlink(missing_ok=True)
-        started, before = time.perf_counter(), loss(whole)
-        frame = pd.DataFrame({"nats_without": pruning.without(whole, loss)})
+        started, baseline = time.perf_counter(), loss(model)
+        frame = pd.DataFrame({"nats_without": pruning.without(model, loss)})
         frame.insert(0, "layer", frame.index)
-        frame["nats_more"] = frame["nats_without"] - before
-        runs.write_table(file, frame)
-        facts = {"nats_whole": before, "seconds": time.perf_counter() - started}
+        frame["nats_more"] = frame["nats_without"] - baseline
+        runs.write_table(path, frame)
+        facts = {"nats_whole": baseline, "seconds": time.perf_counter() - started}
         runs.write_manifest(folder, identity, **facts)
-    costs = pd.read_csv(file).sort_values("nats_without", kind="stable")
+    costs = pd.read_csv(path).sort_values("nats_without", kind="stable")
     return sorted(costs["layer"].tail(profile.models[size].layers or 0))
 
 
@@ -198,9 +202,9 @@ def general_blocks(profile: Profile, tokenizer: Any) -> list[tokens.Example]:
     return tokens.text_blocks(documents, tokenizer, min(BLOCK, profile.tokens.max_length))
 
 
-def general_text(profile: Profile, most: int, remedy: str) -> list[str]:
-    """At most so many documents, shuffled: any part is like the whole."""
-    if documents := _documents(profile.data.model_dump_json())[:most]:
+def general_text(profile: Profile, limit: int, remedy: str) -> list[str]:
+    """At most `limit` documents, shuffled: any part is like the whole."""
+    if documents := _documents(profile.data.model_dump_json())[:limit]:
         return documents
     raise KdlibError(f"profile '{profile.name}': its data has no general text; {remedy}")
 

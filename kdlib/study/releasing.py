@@ -33,17 +33,17 @@ class Read:
     dropped: frozenset[str]  # row ids
     counts: pd.DataFrame  # of `filtering.filter_rows`
 
-    def run(self, plain: Run) -> Run:
+    def run(self, run: Run) -> Run:
         """The same model, with its teacher, trained on these rows, in a folder for them alone."""
-        kept = self.rows.frame[self.rows.frame["repetitions"] > 0]
-        part = f"release-{runs.digest(*kept[TEXTS].to_numpy().ravel())}"
-        return plain.without(self.dropped, part, own_teacher=True)
+        presented = self.rows.frame[self.rows.frame["repetitions"] > 0]
+        part = f"release-{runs.digest(*presented[TEXTS].to_numpy().ravel())}"
+        return run.without(self.dropped, part, own_teacher=True)
 
     def ngrams(self, n: int) -> memfree.NGrams:
         """The n-grams of the responses that are read, without their end tokens."""
-        end = (self.rows.tokenizer.eos_token_id,)
-        read = (one.response for one in self.rows.presented)
-        return memfree.ngrams((one[:-1] if one[-1:] == end else one for one in read), n)
+        end_ids = (self.rows.tokenizer.eos_token_id,)
+        responses = (example.response for example in self.rows.presented)
+        return memfree.ngrams((ids[:-1] if ids[-1:] == end_ids else ids for ids in responses), n)
 
 
 def filtered(profile: Profile, rows: TokenizedRows) -> Read:
@@ -52,30 +52,34 @@ def filtered(profile: Profile, rows: TokenizedRows) -> Read:
     A row that would no longer fit the profile's limits with what was put in is dropped, too.
     """
     frame, limits = rows.frame.copy(), profile.tokens
-    shown = frame.loc[frame.index.repeat(frame["repetitions"])].reset_index(drop=True)
-    kept, counts = filtering.filter_rows(shown, profile.release)
-    kept = kept.set_index("row_id", drop=False)
-    changed = kept[kept[TEXTS].ne(frame.loc[kept.index, TEXTS]).any(axis=1)]
+    presented = frame.loc[frame.index.repeat(frame["repetitions"])].reset_index(drop=True)
+    remaining, counts = filtering.filter_rows(presented, profile.release)
+    remaining = remaining.set_index("row_id", drop=False)
+    changed = remaining[remaining[TEXTS].ne(frame.loc[remaining.index, TEXTS]).any(axis=1)]
     encoded = encode(changed.to_dict("records"), rows.tokenizer, UNCUT, profile.template)
     fit = [
-        one
-        for one in encoded
-        if len(one.prompt) <= limits.max_prompt and len(one) <= limits.max_length
+        example
+        for example in encoded
+        if len(example.prompt) <= limits.max_prompt and len(example) <= limits.max_length
     ]
-    kept = kept.drop({one.row_id for one in encoded} - {one.row_id for one in fit})
-    long = {"reason": "no longer fits", "rows": len(encoded) - len(fit), "done": "dropped"}
-    frame.loc[kept.index, TEXTS] = kept[TEXTS]
-    dropped = frozenset(set(shown["row_id"]) - set(kept.index))
-    frame["repetitions"] = frame.index.isin(kept.index).astype(int)
-    examples = rows.examples | {one.row_id: one for one in fit}
-    read = replace(rows, frame=frame, examples=examples).without(dropped)
-    return Read(read, dropped, pd.concat([counts, pd.DataFrame([long])], ignore_index=True))
+    remaining = remaining.drop(
+        {example.row_id for example in encoded} - {example.row_id for example in fit}
+    )
+    overlong = {"reason": "no longer fits", "rows": len(encoded) - len(fit), "done": "dropped"}
+    frame.loc[remaining.index, TEXTS] = remaining[TEXTS]
+    dropped = frozenset(set(presented["row_id"]) - set(remaining.index))
+    frame["repetitions"] = frame.index.isin(remaining.index).astype(int)
+    examples = rows.examples | {example.row_id: example for example in fit}
+    tokenized = replace(rows, frame=frame, examples=examples).without(dropped)
+    return Read(
+        tokenized, dropped, pd.concat([counts, pd.DataFrame([overlong])], ignore_index=True)
+    )
 
 
-def student(profile: Profile, seed: int, read: Read) -> Run:
+def student(profile: Profile, seed: int, data: Read) -> Run:
     """The student that is released."""
-    how = profile.release
-    return read.run(Run(profile, seed, how.method, how.size or profile.probe_size))
+    settings = profile.release
+    return data.run(Run(profile, seed, settings.method, settings.size or profile.probe_size))
 
 
 def make(run: Run, rows: TokenizedRows) -> None:
@@ -85,52 +89,56 @@ def make(run: Run, rows: TokenizedRows) -> None:
     stages.make(run, rows)
 
 
-def steps(profile: Profile, seed: int, rows: TokenizedRows, read: Read) -> pd.DataFrame:
+def steps(profile: Profile, seed: int, rows: TokenizedRows, data: Read) -> pd.DataFrame:
     """What is written after each step, as `answers` gives it, with step and seed.
 
     SFT on all rows, on the filtered ones, the student on these, and that one under the decoding
     filter. All are of one size; the models are trained where they are not there yet.
     """
-    chosen = student(profile, seed, read)
-    sft = Run(profile, seed, "sft", chosen.size)
-    made = {ALL: (sft, rows), FILTERED: (read.run(sft), read.rows), DISTILLED: (chosen, read.rows)}
+    released = student(profile, seed, data)
+    sft = Run(profile, seed, "sft", released.size)
+    models = {
+        ALL: (sft, rows),
+        FILTERED: (data.run(sft), data.rows),
+        DISTILLED: (released, data.rows),
+    }
     frames = {}
-    for step, (run, on) in made.items():
-        make(run, on)
+    for step, (run, model_rows) in models.items():
+        make(run, model_rows)
         frames[step] = answers(run, rows)
-    frames[DECODED] = answers(chosen, rows, read.ngrams(profile.release.ngram))
-    found = pd.concat(frames, names=["step"]).reset_index("step")
-    return found.reset_index(drop=True).assign(seed=seed)
+    frames[DECODED] = answers(released, rows, data.ngrams(profile.release.ngram))
+    table = pd.concat(frames, names=["step"]).reset_index("step")
+    return table.reset_index(drop=True).assign(seed=seed)
 
 
-def answers(run: Run, rows: TokenizedRows, known: memfree.NGrams | None = None) -> pd.DataFrame:
+def answers(run: Run, rows: TokenizedRows, ngrams: memfree.NGrams | None = None) -> pd.DataFrame:
     """Greedy answers to all rows and canaries in their own words, under a filter or without one.
 
     Columns: row_id, split, kind, group, response, text; exact (the response's first WINDOW tokens
     come out); personal (whether any of the personal data that are found in the response does; nan
     where none is); and the scores of `usefulness.scored`.
     """
-    asked, measure = rows.frame[rows.frame["kind"] != "twin"], run.profile.measure
-    examples = [rows.examples[row] for row in asked.index]
-    prompts, model = [one.prompt for one in examples], load(run)
-    how: dict[str, Any] = {"end_id": rows.pad_id, "max_new": run.profile.tokens.max_new}
-    how["batch"] = measure.batch
-    if known is None:
-        written = generation.continue_prompts(model, prompts, greedy=True, **how)
+    frame, measure = rows.frame[rows.frame["kind"] != "twin"], run.profile.measure
+    examples = [rows.examples[row_id] for row_id in frame.index]
+    prompts, model = [example.prompt for example in examples], load(run)
+    options: dict[str, Any] = {"end_id": rows.pad_id, "max_new": run.profile.tokens.max_new}
+    options["batch"] = measure.batch
+    if ngrams is None:
+        outputs = generation.continue_prompts(model, prompts, greedy=True, **options)
     else:
-        written = generation.processed(model, prompts, memfree.MemFree(known), **how)
-    texts = rows.tokenizer.batch_decode(written, skip_special_tokens=True)
-    pairs = zip(written, examples, strict=True)
-    hits = [ids[:WINDOW] == one.response[:WINDOW] for ids, one in pairs]
-    facts = asked[["row_id", "split", "kind", "group", "response"]].reset_index(drop=True)
-    facts = facts.assign(text=texts, exact=np.array(hits, int))
-    facts["personal"] = [
-        _told(*pair) for pair in zip(facts["response"], facts["text"], strict=True)
+        outputs = generation.processed(model, prompts, memfree.MemFree(ngrams), **options)
+    texts = rows.tokenizer.batch_decode(outputs, skip_special_tokens=True)
+    pairs = zip(outputs, examples, strict=True)
+    hits = [ids[:WINDOW] == example.response[:WINDOW] for ids, example in pairs]
+    table = frame[["row_id", "split", "kind", "group", "response"]].reset_index(drop=True)
+    table = table.assign(text=texts, exact=np.array(hits, int))
+    table["personal"] = [
+        _told(*pair) for pair in zip(table["response"], table["text"], strict=True)
     ]
-    return usefulness.scored(facts, asked["response"].to_dict(), measure.encoder)
+    return usefulness.scored(table, frame["response"].to_dict(), measure.encoder)
 
 
 def _told(response: str, answer: str) -> float:
     """Whether an answer has any of the personal data of a response; nan where there are none."""
     data = [words for _, words in scrubbing.found(response)]
-    return float(any(one in answer for one in data)) if data else np.nan
+    return float(any(item in answer for item in data)) if data else np.nan

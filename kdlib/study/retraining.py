@@ -29,14 +29,14 @@ def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
 
     Timed one right after the other; columns method and size, too; also written to costs.csv.
     """
-    priced = [(TEACHER, TEACHER), *(("sft", size) for size in profile.sizes)]
-    made = [Run(profile, seed, *names) for names in priced]
-    models, frame = list(map(load, made)), pd.DataFrame(priced, columns=["method", "size"])
-    weights = [Path(run.checkpoint).glob("*.safetensors") for run in made]
+    pairs = [(TEACHER, TEACHER), *(("sft", size) for size in profile.sizes)]
+    all_runs = [Run(profile, seed, *pair) for pair in pairs]
+    models, frame = list(map(load, all_runs)), pd.DataFrame(pairs, columns=["method", "size"])
+    weights = [Path(run.checkpoint).glob("*.safetensors") for run in all_runs]
     frame["parameters"] = [model.num_parameters() for model in models]
     frame["file_bytes"] = [sum(file.stat().st_size for file in files) for files in weights]
-    example, most = rows.split("held_out")[0], min(32, profile.tokens.max_new)
-    frame["ms_per_token"] = cost.latency(models, example, tokens=most)
+    example, max_tokens = rows.split("held_out")[0], min(32, profile.tokens.max_new)
+    frame["ms_per_token"] = cost.latency(models, example, tokens=max_tokens)
     runs.write_table(runs.seed_dir(profile.name, seed) / "costs.csv", frame)
     return frame
 
@@ -56,13 +56,13 @@ def trivial(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
         shutil.rmtree(folder, ignore_errors=True)
         limit, natural = profile.measure.rouge_rows, rows.frame[rows.frame["kind"] == "row"]
         by_split = {name: natural[natural["split"] == name] for name in stages.SPLITS}
-        asked = {name: part[:limit] for name, part in by_split.items()}
-        said = trivial_answers.scored(by_split["member"], asked, profile.measure.encoder)
-        said = said.join(rows.frame["group"], on="row_id")
-        runs.write_table(folder / "answers.parquet", said)
+        answered = {name: frame[:limit] for name, frame in by_split.items()}
+        table = trivial_answers.scored(by_split["member"], answered, profile.measure.encoder)
+        table = table.join(rows.frame["group"], on="row_id")
+        runs.write_table(folder / "answers.parquet", table)
         facts = {"seed": seed, "device": ground(profile)[0], "dtype": "float32"}
         runs.write_manifest(folder, identity, **facts)
-    return said
+    return table
 
 
 def second_sft(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
@@ -93,10 +93,10 @@ def other_bases(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFram
             run = Run(profile, seed, method, profile.probe_size, pretraining=pretraining)
             if pretraining:
                 prepare_another(run)
-            made = runs.read_manifest(Path(run.base.checkpoint)) or {}
+            manifest = runs.read_manifest(Path(run.base.checkpoint)) or {}
             tuples = pd.read_parquet(stages.make(run, rows) / "tuples.parquet")
-            known = {"method": method, "size": run.size, "seed": seed, "pretraining": pretraining}
-            frames.append(tuples.assign(**known, nats=made.get("nats_healed", np.nan)))
+            columns = {"method": method, "size": run.size, "seed": seed, "pretraining": pretraining}
+            frames.append(tuples.assign(**columns, nats=manifest.get("nats_healed", np.nan)))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -108,16 +108,16 @@ def halves(profile: Profile, seed: int, rows: TokenizedRows) -> list[Path]:
     of the first half are taught by the teacher of all rows: what they know of the other half was
     handed down, not read.
     """
-    student = {method: Run(profile, seed, method, profile.probe_size) for method in PAPER}
-    first = [Run(profile, seed, TEACHER, TEACHER), *student.values()]
+    students = {method: Run(profile, seed, method, profile.probe_size) for method in PAPER}
+    first = [Run(profile, seed, TEACHER, TEACHER), *students.values()]
     parts = []
     for split in range(profile.probe.splits):
         sides = pool.halves(rows.frame, seed, split)
         for side, left_out in zip("ab", reversed(sides), strict=True):
-            models, name = [student["sft"]] if split else first, f"half-{split}{side}"
+            models, name = [students["sft"]] if split else first, f"half-{split}{side}"
             parts += [run.without(left_out, name, own_teacher=True) for run in models]
     left_out = pool.halves(rows.frame, seed, 0)[1]
-    parts += [student[method].without(left_out, "taught-0a") for method in TAUGHT]
+    parts += [students[method].without(left_out, "taught-0a") for method in TAUGHT]
     return [stages.make(part, rows) for part in parts]
 
 
@@ -143,13 +143,13 @@ def twins(run: Run, rows: TokenizedRows) -> pd.DataFrame:
     """
     file, planted = require(run) / "twins.parquet", rows.split("member", "canary")
     drawn, examples = draw_twins(run.profile, run.seed, rows)
-    twin_of = [*(one.row_id for one in planted), *(row["twin_of"] for row in drawn)]
-    if file.is_file() and len(kept := pd.read_parquet(file)) == len(twin_of):
-        return kept
+    twin_of = [*(example.row_id for example in planted), *(row["twin_of"] for row in drawn)]
+    if file.is_file() and len(cached := pd.read_parquet(file)) == len(twin_of):
+        return cached
     examples, batch = [*planted, *examples], run.profile.measure.batch
-    found = meter.meter(load(run), examples, pad_id=rows.pad_id, batch=batch)
-    nats = found["nats_per_token"] * found["length"]
-    frame = pd.DataFrame({"row_id": found["row_id"], "twin_of": twin_of, "nats": nats})
+    scores = meter.meter(load(run), examples, pad_id=rows.pad_id, batch=batch)
+    nats = scores["nats_per_token"] * scores["length"]
+    frame = pd.DataFrame({"row_id": scores["row_id"], "twin_of": twin_of, "nats": nats})
     runs.write_table(file, frame)
     return frame
 

@@ -58,9 +58,9 @@ class Run:
 
         A coefficient that the objective needs and the method lacks has its published value.
         """
-        own = replace(self, text="", objective="").recipe
-        text = "" if text == own.text else text
-        return replace(self, text=text, objective="" if objective == own.objective else objective)
+        base = replace(self, text="", objective="").recipe
+        text = "" if text == base.text else text
+        return replace(self, text=text, objective="" if objective == base.objective else objective)
 
     def longer(self, times: int) -> "Run":
         """The same run for so many times the profile's epochs, from 1 on."""
@@ -102,27 +102,27 @@ class Run:
         """Its name in tables and messages, such as "SFT, middle"."""
         if self.method == self.size and not self.defence:
             return self.method
-        named = [f"{name} = {value}" for name, value in self.variation.items() if name != "defence"]
+        parts = [f"{name} = {value}" for name, value in self.variation.items() if name != "defence"]
         if self.defence:
-            named.insert(0, DEFENCES[self.defence].label)
-        return ", ".join([label(self.method), self.size, *named])
+            parts.insert(0, DEFENCES[self.defence].label)
+        return ", ".join([label(self.method), self.size, *parts])
 
     @property
     def variation(self) -> dict[str, Any]:
         """What differs from its method and the profile, by the names of the fields."""
         names = ("text", "objective", "times", "order", "pretraining", "defence")
-        given = {name: getattr(self, name) for name in names}
-        differing = {name: value for name, value in given.items() if value != getattr(Run, name)}
+        values = {name: getattr(self, name) for name in names}
+        differing = {name: value for name, value in values.items() if value != getattr(Run, name)}
         return differing | dict(self.tuned)
 
     @property
     def recipe(self) -> Method:
         """Whose text it reads and what it minimizes there; a teacher is fine-tuned on the rows."""
-        own = METHODS["sft"] if self.method == TEACHER else self.profile.method(self.method)
-        text, objective = self.text or own.text, self.objective or own.objective
-        lacking = objectives.published(self.objective)
-        changed = {"text": text, "objective": objective, "coefficients": lacking | own.coefficients}
-        return own.model_copy(update=changed)
+        method = METHODS["sft"] if self.method == TEACHER else self.profile.method(self.method)
+        text, objective = self.text or method.text, self.objective or method.objective
+        extra = objectives.published(self.objective)
+        update = {"text": text, "objective": objective, "coefficients": extra | method.coefficients}
+        return method.model_copy(update=update)
 
     @property
     def notebook(self) -> str:
@@ -135,12 +135,12 @@ class Run:
     @property
     def settings(self) -> TrainSettings:
         """How it is trained, here."""
-        how = self.profile.train_settings(self.method, self.size)
-        precision = checkpoints.resolved(how.precision, checkpoints.device())
-        changed = {"precision": precision, "epochs": how.epochs * self.times}
+        settings = self.profile.train_settings(self.method, self.size)
+        precision = checkpoints.resolved(settings.precision, checkpoints.device())
+        update = {"precision": precision, "epochs": settings.epochs * self.times}
         against = self.against  # a coefficient that is named as a setting takes its place
-        changed |= {name: against[name] for name in against.keys() & TrainSettings.model_fields}
-        return how.model_copy(update=changed | {"lr": how.lr * against.get("rate", 1)})
+        update |= {name: against[name] for name in against.keys() & TrainSettings.model_fields}
+        return settings.model_copy(update=update | {"lr": settings.lr * against.get("rate", 1)})
 
     @property
     def start(self) -> TrainSettings | None:
@@ -154,9 +154,9 @@ class Run:
         """The method's coefficients, by name."""
         if self.method in (BASE, TEACHER):
             return {}
-        own = self.profile.methods.get(self.method, MethodSettings()).changed
+        values = self.profile.methods.get(self.method, MethodSettings()).changed
         with clearly(f"profile '{self.profile.name}'"):
-            return self.recipe.checked(own | dict(self.ablation))
+            return self.recipe.checked(values | dict(self.ablation))
 
     @property
     def against(self) -> dict[str, float]:
@@ -164,16 +164,16 @@ class Run:
         if not self.defence:
             return {}
         usual = self.profile.defence_coefficients(self.defence)
-        found = self.profile.defence_coefficients(self.defence, **usual | dict(self.tuned))
-        return {name: float(value) for name, value in found.items()}
+        values = self.profile.defence_coefficients(self.defence, **usual | dict(self.tuned))
+        return {name: float(value) for name, value in values.items()}
 
     @property
     def folder(self) -> Path:
         """Where the model and its measurements lie."""
-        changed = "".join(f"-{name}={value:g}" for name, value in self.ablation)
-        changed += "".join(f"-{name}={value}" for name, value in self.variation.items())
-        above = runs.seed_dir(self.profile.name, self.seed) / self.part
-        return above / f"{self.method}-{self.size}{changed}"
+        suffix = "".join(f"-{name}={value:g}" for name, value in self.ablation)
+        suffix += "".join(f"-{name}={value}" for name, value in self.variation.items())
+        parent = runs.seed_dir(self.profile.name, self.seed) / self.part
+        return parent / f"{self.method}-{self.size}{suffix}"
 
     @property
     def checkpoint(self) -> str | Path:
@@ -217,8 +217,8 @@ def tokenizer_dir(profile: Profile) -> Path:
 def load_tokenizer(profile: Profile) -> Any:
     """The tokenizer that all models of the profile share; refuses models with different ones."""
     if profile.from_scratch:
-        needed = tokenizer_dir(profile), base_identity(profile, TEACHER), profile.name, FIRST
-        return tokens.load_tokenizer(runs.require(*needed))
+        location = tokenizer_dir(profile), base_identity(profile, TEACHER), profile.name, FIRST
+        return tokens.load_tokenizer(runs.require(*location))
     paths = (model.path for model in profile.models.values() if model.path)
     first, *others = dict.fromkeys(str(packaged.resolve(path)) for path in paths)
     shared = tokens.load_tokenizer(first)
@@ -232,21 +232,21 @@ def load_rows(profile: Profile, seed: int) -> tokens.TokenizedRows:
 
     All fit the limits, further twins too. KdlibError: too few rows do, or a canary does not.
     """
-    tokenizer, how, (fit, _) = load_tokenizer(profile), profile.tokens, fitting(profile)
+    tokenizer, limits, (fit, _) = load_tokenizer(profile), profile.tokens, fitting(profile)
     rows = pool.draw(fit, profile.data, seed).set_index("row_id", drop=False)
     require_plain(rows["response"], tokenizer.eos_token)
     ranked = canaries.twins(profile.data, seed, profile.probe.twins)
-    every = [*rows.to_dict("records"), *ranked]
-    encoded = tokens.encode(every, tokenizer, UNCUT, profile.template)
-    if long := [pair for pair in zip(encoded, every, strict=True) if not _fits(pair[0], how)]:
+    records = [*rows.to_dict("records"), *ranked]
+    encoded = tokens.encode(records, tokenizer, UNCUT, profile.template)
+    if long := [pair for pair in zip(encoded, records, strict=True) if not _fits(pair[0], limits)]:
         first, row = long[0]
         kind = rows.loc[row["twin_of"] or first.row_id, "category"]
         counts = f"has a prompt of {len(first.prompt)} tokens, {len(first)} with its response"
-        limits = f"tokens.max_prompt = {how.max_prompt}, tokens.max_length = {how.max_length}"
+        bounds = f"tokens.max_prompt = {limits.max_prompt}, tokens.max_length = {limits.max_length}"
         remedy = "raise these, or leave the kind out of data.canary_kinds"
-        raise KdlibError(f"{kind}: one {counts}, but {limits}; {remedy}")
-    own = {one.row_id: one for one in encoded[: len(rows)]}
-    return tokens.TokenizedRows(rows, tokenizer, own)
+        raise KdlibError(f"{kind}: one {counts}, but {bounds}; {remedy}")
+    examples = {example.row_id: example for example in encoded[: len(rows)]}
+    return tokens.TokenizedRows(rows, tokenizer, examples)
 
 
 def fitting(profile: Profile) -> tuple[Any, int]:
@@ -261,14 +261,14 @@ def fitting(profile: Profile) -> tuple[Any, int]:
 @functools.lru_cache(maxsize=2)
 def _fitting(settings: str, _identity: str, _root: str) -> tuple[Any, int]:
     profile = Profile.model_validate_json(settings)
-    rows, how, tokenizer = load_pool(profile.data), profile.tokens, load_tokenizer(profile)
+    rows, limit, tokenizer = load_pool(profile.data), profile.tokens, load_tokenizer(profile)
     encoded = tokens.encode(rows.to_dict("records"), tokenizer, UNCUT, profile.template)
-    fit = rows[[_fits(one, how) for one in encoded]]
+    fit = rows[[_fits(example, limit) for example in encoded]]
     if len(fit) < (needed := profile.data.members + profile.data.held_out):
-        left = f"only {len(fit)} of the pool's {len(rows)} rows fit"
-        limits = f"tokens.max_prompt = {how.max_prompt} and tokens.max_length = {how.max_length}"
+        shortage = f"only {len(fit)} of the pool's {len(rows)} rows fit"
+        text = f"tokens.max_prompt = {limit.max_prompt} and tokens.max_length = {limit.max_length}"
         remedy = "raise these, raise pool, or lower members or held_out"
-        raise KdlibError(f"data: members + held_out = {needed}, but {left} {limits}; {remedy}")
+        raise KdlibError(f"data: members + held_out = {needed}, but {shortage} {text}; {remedy}")
     return fit, len(rows) - len(fit)
 
 
@@ -289,11 +289,11 @@ def load(run: Run, dropout: float | None = None) -> Any:
     elif p.from_scratch or p.cut(run.size):
         identity = base_identity(p, run.size, run.pretraining)
         runs.require(Path(run.checkpoint), identity, p.name, FIRST)
-    model, wanted = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
-    room = getattr(model.config, "max_position_embeddings", None) or wanted
-    if room < wanted:
-        fewer = f"{room} tokens, fewer than tokens.max_length = {wanted}; lower tokens.max_length"
-        raise KdlibError(f"model '{run.checkpoint}' reads {fewer}")
+    model, limit = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
+    size = getattr(model.config, "max_position_embeddings", None) or limit
+    if size < limit:
+        cause = f"{size} tokens, fewer than tokens.max_length = {limit}; lower tokens.max_length"
+        raise KdlibError(f"model '{run.checkpoint}' reads {cause}")
     if run.method == BASE and p.models[run.size].path:
         checkpoints.require_match(model, tokens.load_tokenizer(run.checkpoint), run.checkpoint)
     return model.to(checkpoints.device())

@@ -51,39 +51,39 @@ def make(
     """
     defending.require_possible(run)
     _require_shareable(run)
-    folder, identity, main = run.folder, run.identity, sharing.is_main()
+    folder, identity, is_main = run.folder, run.identity, sharing.is_main()
     if sharing.agreed(runs.done(folder, identity)):
-        if main:
+        if is_main:
             print(f"{run.label}: done before, read from {folder.relative_to(runs.root())}")
         return folder
-    with runs.alone(folder) if main else nullcontext():
+    with runs.alone(folder) if is_main else nullcontext():
         if sharing.agreed(runs.done(folder, identity)):  # by another, while this one waited
             return folder
-        if not main:
+        if not is_main:
             with TemporaryDirectory() as spare:
                 _trained(run, rows, Path(spare), targets, change)
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         started = time.perf_counter()
         model = _trained(run, rows, folder, targets, change)
-        trained = round(time.perf_counter() - started, 2)
+        train_seconds = round(time.perf_counter() - started, 2)
         measure(run, rows.without(run.left_out), model)
         seconds = round(time.perf_counter() - started, 2)
-        spent = {"seconds": seconds, "train_seconds": trained}
-        runs.write_manifest(folder, identity, **spent, **facts(run))
+        timings = {"seconds": seconds, "train_seconds": train_seconds}
+        runs.write_manifest(folder, identity, **timings, **facts(run))
     return folder
 
 
 def facts(run: Run) -> dict[str, Any]:
     """What the manifest of a run says of it."""
     device, data_hash, *_ = ground(run.profile)
-    found = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
-    found |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
-    found["processes"] = sharing.processes()
+    manifest = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
+    manifest |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
+    manifest["processes"] = sharing.processes()
     if run.method != BASE:
-        found["precision"] = run.settings.precision
+        manifest["precision"] = run.settings.precision
     settings = run.profile.model_dump(mode="json", exclude={"calibration"})
-    return found | {"data_hash": data_hash, "settings": settings}
+    return manifest | {"data_hash": data_hash, "settings": settings}
 
 
 def _trained(
@@ -103,11 +103,11 @@ def _trained(
 
 def _require_shareable(run: Run) -> None:
     """Refuse what several processes would train otherwise than one."""
-    drawn = run.method != BASE and run.recipe.text not in ("rows", *methods.DECODINGS)
-    if sharing.processes() > 1 and (drawn or run.defence):
-        what = "its student writes text by random draws" if drawn else "its defence may draw"
+    samples = run.method != BASE and run.recipe.text not in ("rows", *methods.DECODINGS)
+    if sharing.processes() > 1 and (samples or run.defence):
+        problem = "its student writes text by random draws" if samples else "its defence may draw"
         reason = "several processes would train it otherwise than one"
-        raise KdlibError(f"{run.label}: {what}, so that {reason}; start it on one process")
+        raise KdlibError(f"{run.label}: {problem}, so that {reason}; start it on one process")
 
 
 def beside(run: Run) -> bool:
@@ -117,8 +117,8 @@ def beside(run: Run) -> bool:
     from another base model, or the seed is that by which rates are set.
     """
     rule = run.profile.calibration
-    apart = run.part or run.order or run.pretraining
-    return bool(apart or (rule and run.seed == rule.seed))
+    variant = run.part or run.order or run.pretraining
+    return bool(variant or (rule and run.seed == rule.seed))
 
 
 def training_seed(run: Run) -> int:
@@ -126,22 +126,22 @@ def training_seed(run: Run) -> int:
     return run.seed + 1_000_000 * run.order
 
 
-def notes_of(run: Run, rows: TokenizedRows, how: TrainSettings) -> noting.Notes:
-    """What takes the notes of a run that is trained by `how`."""
-    longest, read = run.profile.tokens.max_new, defending.rows_read(run, rows)
-    return noting.Notes(rows, how, run.profile.measure, longest, read)
+def notes_of(run: Run, rows: TokenizedRows, settings: TrainSettings) -> noting.Notes:
+    """What takes the notes of a run that is trained by `settings`."""
+    max_new, run_rows = run.profile.tokens.max_new, defending.rows_read(run, rows)
+    return noting.Notes(rows, settings, run.profile.measure, max_new, run_rows)
 
 
 def train(
     run: Run,
     rows: TokenizedRows,
-    how: TrainSettings,
+    settings: TrainSettings,
     log: Path,
     notes: noting.Notes | None = None,
     targets: Targets | None = None,
     change: Change | None = None,
 ) -> Any:
-    """Fine-tune from the base weights by `how`: the model; `notes` are taken on the way.
+    """Fine-tune from the base weights by `settings`: the model; `notes` are taken on the way.
 
     What `change` makes of the run's text is read in place of it. A method that starts from SFT is
     not noted while it is fine-tuned so, and the mean of models at its end alone.
@@ -151,57 +151,57 @@ def train(
         if notes:
             notes(model.eval(), max(notes.steps))
         return model
-    model, recipe = load(run.base, how.dropout), run.recipe
+    model, recipe = load(run.base, settings.dropout), run.recipe
     if not checkpoints.plain_head(model):
-        changed = "changes its logits behind the LM head (a scale, a soft cap)"
-        followed = "which training does not follow; take another family"
-        raise KdlibError(f"model '{run.base.checkpoint}' {changed}, {followed}")
+        problem = "changes its logits behind the LM head (a scale, a soft cap)"
+        reason = "which training does not follow; take another family"
+        raise KdlibError(f"model '{run.base.checkpoint}' {problem}, {reason}")
     with sharing.main_first():
         if recipe.objective != "cross_entropy" and targets is None:
             targets = teacher_output.targets(run, rows)
-        given = materials(run, rows, how, targets)
-        source = methods.text(recipe.text).source(given)
+        inputs = materials(run, rows, settings, targets)
+        source = methods.text(recipe.text).source(inputs)
     source = change(source) if change else source
     minimized = objectives.objective(recipe.objective, targets, run.coefficients)
-    fitting: dict[str, Any] = {"log": log, "name": run.label}
+    options: dict[str, Any] = {"log": log, "name": run.label}
     if notes:
-        fitting |= {"notes": notes.steps, "on_note": notes}
+        options |= {"notes": notes.steps, "on_note": notes}
     try:
         if run.start:
             _start(run, rows, model, run.start, log)
-        model = _fit(run, model, given.reading, source, minimized, **fitting)
+        model = _fit(run, model, inputs.reading, source, minimized, **options)
     except trainer.NotFinite:  # the model is as it was before that step
         checkpoints.save_model(model, rows.tokenizer, log.parent / "last-good")
         raise
     return model
 
 
-def _start(run: Run, rows: TokenizedRows, model: Any, how: TrainSettings, log: Path) -> None:
+def _start(run: Run, rows: TokenizedRows, model: Any, settings: TrainSettings, log: Path) -> None:
     """The SFT from which a method starts; its log lies beside that of the run."""
-    read, plain = reading(run, rows, how), objectives.objective("cross_entropy")
-    fitting = {"log": log.with_stem(f"{log.stem}-start"), "name": f"{run.label}, SFT before"}
-    _fit(run, model, read, text_sources.fixed(read), plain, **fitting)
+    sft_reading, cross_entropy = reading(run, rows, settings), objectives.objective("cross_entropy")
+    options = {"log": log.with_stem(f"{log.stem}-start"), "name": f"{run.label}, SFT before"}
+    _fit(run, model, sft_reading, text_sources.fixed(sft_reading), cross_entropy, **options)
 
 
 def _fit(
-    run: Run, model: Any, read: Reading, source: Source, minimized: Objective, **fitting: Any
+    run: Run, model: Any, reading: Reading, source: Source, minimized: Objective, **options: Any
 ) -> Any:
     """Train as the run's defence has it, or with others; gives the model."""
-    fitting |= {"epoch_steps": len(read.steps(0)), "seed": read.seed}
+    options |= {"epoch_steps": len(reading.steps(0)), "seed": reading.seed}
     if sharing.processes() > 1:
-        return sharing.fit(model, source, minimized, read.settings, **fitting)
-    fitting["gradients"] = defending.gradients(run, read)
-    text = defending.source(run, source, read.pad_id)
-    with defending.model(run, model, read.seed):
-        return trainer.fit(model, text, minimized, read.settings, **fitting)
+        return sharing.fit(model, source, minimized, reading.settings, **options)
+    options["gradients"] = defending.gradients(run, reading)
+    text = defending.source(run, source, reading.pad_id)
+    with defending.model(run, model, reading.seed):
+        return trainer.fit(model, text, minimized, reading.settings, **options)
 
 
 def _averaged(run: Run, rows: TokenizedRows) -> Any:
     """The mean of two models that were trained on halves of the rows: the lab's, and their like."""
     name = "half" if run.method == "sft" else "taught"  # by the teacher of all rows
-    plain, models = run.defended(), []
-    for side, other in zip("ab", reversed(pool.halves(rows.frame, run.seed, 0)), strict=True):
-        half = plain.without(run.left_out | other, f"{run.part}{name}-0{side}")
+    undefended, models = run.defended(), []
+    for side, left_out in zip("ab", reversed(pool.halves(rows.frame, run.seed, 0)), strict=True):
+        half = undefended.without(run.left_out | left_out, f"{run.part}{name}-0{side}")
         make(half, rows)
         models.append(load(half))
     return defences.averaged(models)
@@ -210,42 +210,44 @@ def _averaged(run: Run, rows: TokenizedRows) -> Any:
 def few_steps(
     run: Run,
     rows: TokenizedRows,
-    read: Reading,
+    reading: Reading,
     source: Source | None = None,
     minimized: Objective | None = None,
 ) -> dict[str, float]:
-    """The run trained from its base weights on `read` alone; nothing of it is kept.
+    """The run trained from its base weights on `reading` alone; nothing of it is kept.
 
     `source` or `minimized` takes the place of its own, so that two can be held against each other.
     Gives the mean loss of the steps, of which there are to be at most `trainer.LOG_EVERY`, and the
     gradient's norm at the last one.
     """
-    recipe, how = run.recipe, read.settings
+    recipe, settings = run.recipe, reading.settings
     targets: Targets | None = None
     if recipe.objective != "cross_entropy":
-        targets = Live(load(run.teacher), how.precision)
-    read = defending.reading(run, read)
-    given = replace(materials(run, rows, how, targets), reading=read)
-    source = source or methods.text(recipe.text).source(given)
+        targets = Live(load(run.teacher), settings.precision)
+    reading = defending.reading(run, reading)
+    inputs = replace(materials(run, rows, settings, targets), reading=reading)
+    source = source or methods.text(recipe.text).source(inputs)
     minimized = minimized or objectives.objective(recipe.objective, targets, run.coefficients)
     with TemporaryDirectory() as folder:
-        model, log = load(run.base, how.dropout), Path(folder) / "log.jsonl"
-        _fit(run, model, read, source, minimized, log=log, name="")
+        model, log = load(run.base, settings.dropout), Path(folder) / "log.jsonl"
+        _fit(run, model, reading, source, minimized, log=log, name="")
         last = json.loads(log.read_text("utf-8").splitlines()[-1])
     return {name: last[name] for name in ("loss_nats_per_token", "gradient_norm")}
 
 
-def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -> methods.Materials:
+def materials(
+    run: Run, rows: TokenizedRows, settings: TrainSettings, targets: Any
+) -> methods.Materials:
     """What the run's text is made from."""
-    read = defending.rows_read(run, rows)
+    run_rows = defending.rows_read(run, rows)
 
     def teacher_text(decoding: str) -> list[Example]:
-        return defending.text_read(run, read, teacher_output.text(run.teacher, rows, decoding))
+        return defending.text_read(run, run_rows, teacher_output.text(run.teacher, rows, decoding))
 
     return methods.Materials(
-        reading=reading(run, rows, how),
+        reading=reading(run, rows, settings),
         coefficients=run.coefficients,
-        validation=noting.validation(read),
+        validation=noting.validation(run_rows),
         teacher=lambda: load(run.teacher),
         teacher_text=teacher_text,
         general=lambda: pretraining.general_blocks(run.profile, rows.tokenizer),
@@ -253,43 +255,43 @@ def materials(run: Run, rows: TokenizedRows, how: TrainSettings, targets: Any) -
     )
 
 
-def reading(run: Run, rows: TokenizedRows, how: TrainSettings) -> Reading:
-    """The rows that the run reads, as `how` says."""
-    read, longest = defending.rows_read(run, rows), run.profile.tokens.max_new
+def reading(run: Run, rows: TokenizedRows, settings: TrainSettings) -> Reading:
+    """The rows that the run reads, by `settings`."""
+    run_rows, max_new = defending.rows_read(run, rows), run.profile.tokens.max_new
     kind = Reading if sharing.processes() == 1 else sharing.SharedReading
-    plain = kind(read.presented, how, rows.pad_id, training_seed(run), longest)
-    return defending.reading(run, plain)
+    undefended = kind(run_rows.presented, settings, rows.pad_id, training_seed(run), max_new)
+    return defending.reading(run, undefended)
 
 
 def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     """Write tuples.parquet (scores) and, of the study's own, tokens.parquet and answers.parquet."""
     settings, examples = run.profile.measure, list(rows.examples.values())
-    metered = meter.meter(model, examples, pad_id=rows.pad_id, batch=settings.batch)
+    scores = meter.meter(model, examples, pad_id=rows.pad_id, batch=settings.batch)
     arrays = [*meter.PER_TOKEN, *meter.PROMPT_TOKEN]
-    tuples = metered.drop(columns=arrays).join(rows.frame[FACTS], on="row_id")
+    tuples = scores.drop(columns=arrays).join(rows.frame[FACTS], on="row_id")
     runs.write_table(run.folder / "tuples.parquet", tuples)
     if beside(run):
         return
-    runs.write_table(run.folder / "tokens.parquet", metered[["row_id", *meter.PER_TOKEN]])
-    asked = {name: rows.split(name, limit=settings.rouge_rows) for name in SPLITS}
+    runs.write_table(run.folder / "tokens.parquet", scores[["row_id", *meter.PER_TOKEN]])
+    rows_by_split = {name: rows.split(name, limit=settings.rouge_rows) for name in SPLITS}
     references = rows.frame["response"].to_dict()
     seeds = () if run.method == BASE else settings.sample_seeds  # of the base, only a floor
-    how: dict[str, Any] = {"seeds": seeds, "sampled": settings.sampled_rows}
-    how |= {"max_new": run.profile.tokens.max_new, "batch": settings.batch}
-    how["encoder"] = settings.encoder
-    written = usefulness.answers(model, asked, references, rows.tokenizer, **how)
-    runs.write_table(run.folder / "answers.parquet", written)
+    options: dict[str, Any] = {"seeds": seeds, "sampled": settings.sampled_rows}
+    options |= {"max_new": run.profile.tokens.max_new, "batch": settings.batch}
+    options["encoder"] = settings.encoder
+    answers = usefulness.answers(model, rows_by_split, references, rows.tokenizer, **options)
+    runs.write_table(run.folder / "answers.parquet", answers)
 
 
-def check(runs_of: Iterable[Run], rows: TokenizedRows, few: int = 4) -> None:
+def check(models: Iterable[Run], rows: TokenizedRows, limit: int = 4) -> None:
     """Hold finished models against their tables, on a few rows: what notebooks that train check."""
-    for run in runs_of:
-        examples = [one for split in SPLITS for one in rows.split(split, limit=few)]
-        again = meter.meter(load(run), examples, pad_id=rows.pad_id).set_index("row_id")
-        kept = pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")
-        apart = (again["nats_per_token"] - kept.loc[again.index, "nats_per_token"]).abs()
-        assert apart.max() < 1e-3, f"{run.label}: the checkpoint is not the one that was measured"
+    for run in models:
+        examples = [example for split in SPLITS for example in rows.split(split, limit=limit)]
+        scores = meter.meter(load(run), examples, pad_id=rows.pad_id).set_index("row_id")
+        saved = pd.read_parquet(run.folder / "tuples.parquet").set_index("row_id")
+        gap = (scores["nats_per_token"] - saved.loc[scores.index, "nats_per_token"]).abs()
+        assert gap.max() < 1e-3, f"{run.label}: the checkpoint is not the one that was measured"
         epochs = set(pd.read_parquet(run.folder / "path.parquet", columns=["epoch"])["epoch"])
         first = run.settings.epochs if defending.acts(run) == "models" else 0
-        whole = set(range(first, run.settings.epochs + 1))
-        assert epochs >= whole, f"{run.label}: epochs are missing"
+        expected = set(range(first, run.settings.epochs + 1))
+        assert epochs >= expected, f"{run.label}: epochs are missing"

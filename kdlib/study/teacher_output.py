@@ -27,11 +27,13 @@ def targets(run: Run, rows: TokenizedRows) -> Targets:
     if kind == "live":
         return Live(load(run.teacher), precision)
     if kind == "remembered":
-        shown, given = rows.without(run.left_out).presented, run.coefficients
-        kept = len(shown) + given.get("capacity", 0) + given.get("rollouts", 0)
-        return Remembered(load(run.teacher), precision, int(kept))
+        presented, coefficients = rows.without(run.left_out).presented, run.coefficients
+        capacity = (
+            len(presented) + coefficients.get("capacity", 0) + coefficients.get("rollouts", 0)
+        )
+        return Remembered(load(run.teacher), precision, int(capacity))
     teacher, examples = run.teacher, presented_once(run.teacher, rows)
-    shown_ids = [(one.row_id, one.prompt, one.response) for one in examples]
+    shown_ids = [(example.row_id, example.prompt, example.response) for example in examples]
     vocabulary = runs.fingerprint(rows.tokenizer.get_vocab())
     identity = runs.fingerprint([teacher.identity, vocabulary, shown_ids, precision])
     folder, pad = teacher.folder / "targets", rows.pad_id
@@ -40,27 +42,29 @@ def targets(run: Run, rows: TokenizedRows) -> Targets:
     return Stored(folder, identity, precision)
 
 
-def text(teacher: Run, rows: TokenizedRows, how: str = "teacher") -> list[Example]:
+def text(teacher: Run, rows: TokenizedRows, decoder: str = "teacher") -> list[Example]:
     """What it writes for every member row and canary, decoded as DECODINGS says; made once."""
     settings, members = teacher.profile.decoding, presented_once(teacher, rows)
-    file = teacher.folder / f"{how}-text.json"
-    made = {"run_id": teacher.identity, "decoding": decoding(teacher.profile, how)}
+    file = teacher.folder / f"{decoder}-text.json"
+    record = {"run_id": teacher.identity, "decoding": decoding(teacher.profile, decoder)}
     if file.is_file():
-        kept = {"decoding": {}} | json.loads(file.read_text("utf-8"))
-        responses = kept.pop("text")
-        if kept == made:
-            return generation.answered(members, [tuple(responses[one.row_id]) for one in members])
-    common: dict[str, Any] = {"end_id": rows.pad_id, "batch": teacher.profile.measure.batch}
-    common["max_new"] = teacher.profile.tokens.max_new
-    common["precision"] = teacher.settings.precision
-    prompts, model = [one.prompt for one in members], load(teacher)
-    if how == "teacher_beam":
-        answers = generation.beam_search(model, prompts, beams=settings.beams, **common)
+        saved = {"decoding": {}} | json.loads(file.read_text("utf-8"))
+        responses = saved.pop("text")
+        if saved == record:
+            return generation.answered(
+                members, [tuple(responses[example.row_id]) for example in members]
+            )
+    options: dict[str, Any] = {"end_id": rows.pad_id, "batch": teacher.profile.measure.batch}
+    options["max_new"] = teacher.profile.tokens.max_new
+    options["precision"] = teacher.settings.precision
+    prompts, model = [example.prompt for example in members], load(teacher)
+    if decoder == "teacher_beam":
+        answers = generation.beam_search(model, prompts, beams=settings.beams, **options)
     else:
-        common |= {"greedy": how == "teacher", "temperature": settings.temperature}
+        options |= {"greedy": decoder == "teacher", "temperature": settings.temperature}
         torch.manual_seed(teacher.seed)
-        answers = generation.continue_prompts(model, prompts, **common)
+        answers = generation.continue_prompts(model, prompts, **options)
     written = generation.answered(members, answers)
-    made["text"] = {one.row_id: one.response for one in written}
-    runs.write_text(file, json.dumps(made))
+    record["text"] = {example.row_id: example.response for example in written}
+    runs.write_text(file, json.dumps(record))
     return written

@@ -35,21 +35,24 @@ class Student:
     @property
     def name(self) -> str:
         """As `read` takes it, such as "sft+goldfish"."""
-        return "+".join(one for one in (self.method, self.defence) if one)
+        return "+".join(name for name in (self.method, self.defence) if name)
 
     @property
     def label(self) -> str:
         """Its name in tables."""
-        names = (label(self.method), *(DEFENCES[one].label for one in (self.defence,) if one))
+        names = (
+            label(self.method),
+            *(DEFENCES[defence].label for defence in (self.defence,) if defence),
+        )
         return " + ".join(names)
 
     @property
     def usual(self) -> dict[str, float]:
         """What its knobs are without tuning: the profile's, else the published."""
-        known: dict[str, float] = {RATE: 1.0, **self.profile.coefficients(self.method)}
+        values: dict[str, float] = {RATE: 1.0, **self.profile.coefficients(self.method)}
         if self.defence:
-            known |= self.profile.defence_coefficients(self.defence)
-        return self.rounded({name: known[name] for name in self.knobs})
+            values |= self.profile.defence_coefficients(self.defence)
+        return self.rounded({name: values[name] for name in self.knobs})
 
     def rounded(self, values: Mapping[str, float]) -> dict[str, float]:
         """Whole numbers, or 3 significant digits: what differs beyond them is no other model."""
@@ -60,46 +63,49 @@ class Student:
 
     def run(self, seed: int, values: Mapping[str, float]) -> Run:
         """The run with its knobs at these values, in a folder apart."""
-        own = DEFENCES[self.defence].coefficients if self.defence else {}
-        against = {name: value for name, value in values.items() if name in own}
-        others = {name: value for name, value in values.items() if name not in own}
+        defaults = DEFENCES[self.defence].coefficients if self.defence else {}
+        against = {name: value for name, value in values.items() if name in defaults}
+        coefficients = {name: value for name, value in values.items() if name not in defaults}
         profile, size, part = self.profile, self.profile.probe_size, PART
-        if (rate := others.pop(RATE, 1)) != 1:
+        if (rate := coefficients.pop(RATE, 1)) != 1:
             lr = profile.train_settings(self.method, size).lr * rate
-            block = profile.methods.get(self.method, MethodSettings())
-            rated = {self.method: block.model_copy(update={"lr": lr})}
-            profile = profile.model_copy(update={"methods": profile.methods | rated})
+            settings = profile.methods.get(self.method, MethodSettings())
+            methods = {self.method: settings.model_copy(update={"lr": lr})}
+            profile = profile.model_copy(update={"methods": profile.methods | methods})
             part = f"{PART}/rate={rate:g}"
-        run = Run(profile, seed, self.method, size).changing(**others)
+        run = Run(profile, seed, self.method, size).changing(**coefficients)
         return run.defended(self.defence, **against).without((), part)
 
 
-def read(profile: Profile, students: str, named: str) -> list[Student]:
-    """The students named in `students`, such as "word_kd sft+goldfish", with the knobs in `named`.
+def read(profile: Profile, students: str, knob_names: str) -> list[Student]:
+    """The students named in `students`, such as "word_kd sft+goldfish", with the knobs named.
 
     None named: all that each has. KdlibError: a name is none, a defence has no knobs, a student
     would have none, or the profile's own value lies outside of what is searched.
     """
-    found, words = [], students.replace(",", " ").split()
+    parsed, words = [], students.replace(",", " ").split()
     if not words or len(set(words)) < len(words):
         raise KdlibError(f"--students '{students}': name some, each once, such as sft word_kd+lora")
     for word in words:
         method, _, defence = word.partition("+")
         profile.method(method)
-        known = [name for name in DEFENCES if name in KNOBS]
-        if "+" in word and defence not in known:
-            raise KdlibError(f"'{defence}' is no defence with knobs; known: {', '.join(known)}")
-        of = knobs.of(method, defence)
-        one = Student(
-            profile, method, defence, knobs.chosen(word, of, named.replace(",", " ").split())
+        tunable = [name for name in DEFENCES if name in KNOBS]
+        if "+" in word and defence not in tunable:
+            raise KdlibError(f"'{defence}' is no defence with knobs; known: {', '.join(tunable)}")
+        available = knobs.of(method, defence)
+        student = Student(
+            profile,
+            method,
+            defence,
+            knobs.chosen(word, available, knob_names.replace(",", " ").split()),
         )
-        for name, value in one.usual.items():
-            low, high = one.knobs[name].range
+        for name, value in student.usual.items():
+            low, high = student.knobs[name].range
             if not low <= value <= high:
-                outside = f"{word}: the profile's {name} = {value:g} lies outside of the range"
-                raise KdlibError(f"{outside} {low:g} to {high:g} in config/knobs.toml; widen it")
-        found.append(one)
-    return found
+                problem = f"{word}: the profile's {name} = {value:g} lies outside of the range"
+                raise KdlibError(f"{problem} {low:g} to {high:g} in config/knobs.toml; widen it")
+        parsed.append(student)
+    return parsed
 
 
 def seed_of(profile: Profile, reported: Sequence[int]) -> int:
@@ -118,25 +124,28 @@ def path(run: Run, rows: TokenizedRows, hopeless: noting.Rule | None = None) -> 
     manifest then has `stopped`, the last noted step, and it stays so.
     """
     defending.require_possible(run)
-    for one in (replace(run, part=""), run):
-        if runs.done(one.folder, one.identity) and (one.folder / "path.parquet").is_file():
-            return one.folder
+    for candidate in (replace(run, part=""), run):
+        if (
+            runs.done(candidate.folder, candidate.identity)
+            and (candidate.folder / "path.parquet").is_file()
+        ):
+            return candidate.folder
     with runs.alone(run.folder):
         shutil.rmtree(run.folder, ignore_errors=True)
         started, stopped = time.perf_counter(), True
         notes = stages.notes_of(run, rows, run.settings)
         notes.hopeless = hopeless
-        good = run.folder / "last-good"
+        checkpoint = run.folder / "last-good"
         try:
             model = stages.train(run, rows, run.settings, run.folder / "log.jsonl", notes)
             stopped = False
-        except noting.Hopeless as end:
-            model = end.model
+        except noting.Hopeless as error:
+            model = error.model
         except NotFinite:
             if hopeless is None or notes.tuples.empty:
                 raise
-            model = checkpoints.load_model(good).to(checkpoints.device())
-            shutil.rmtree(good)
+            model = checkpoints.load_model(checkpoint).to(checkpoints.device())
+            shutil.rmtree(checkpoint)
         notes.write(run.folder)
         stages.measure(run, rows, model)
         last = int(notes.tuples["step"].max()) if stopped else None

@@ -47,13 +47,13 @@ def students(profile: Profile, seed: int) -> dict[str, Run]:
     def student(method: str) -> Run:
         return Run(profile, seed, method, profile.probe_size)
 
-    found = {name: _of_grid(student("sft"), pair) for name, pair in PAIRS.items()}
+    runs = {name: _of_grid(student("sft"), pair) for name, pair in PAIRS.items()}
     for mix in MIXES:
-        found[f"mix {mix:g}"] = student("word_kd").changing(mix=mix)
-    found["mix 1"] = _instead(found["mix 1"], "sft")
+        runs[f"mix {mix:g}"] = student("word_kd").changing(mix=mix)
+    runs["mix 1"] = _instead(runs["mix 1"], "sft")
     for temperature in TEMPERATURES:
-        found[f"temperature {temperature}"] = student("word_kd").changing(temperature=temperature)
-    return found | {name: student(method).longer(TIMES) for name, method in SLOW.items()}
+        runs[f"temperature {temperature}"] = student("word_kd").changing(temperature=temperature)
+    return runs | {name: student(method).longer(TIMES) for name, method in SLOW.items()}
 
 
 def _of_grid(sft: Run, pair: Pair) -> Run:
@@ -64,5 +64,5 @@ def _of_grid(sft: Run, pair: Pair) -> Run:
 
 def _instead(run: Run, method: str, **coefficients: float) -> Run:
     """The run of a method that trains what `run` does, if as long and at the same rate."""
-    known = Run(run.profile, run.seed, method, run.size).changing(**coefficients)
-    return known if known.settings == run.settings else run
+    replacement = Run(run.profile, run.seed, method, run.size).changing(**coefficients)
+    return replacement if replacement.settings == run.settings else run

@@ -18,12 +18,12 @@ def run(
     The search is kept in `file`, and its runs in the seeds' folders: what was broken off goes on.
     """
     seed = tuning.seed_of(profile, seeds)
-    of = store.facts(profile, seed)
-    with store.opened(file, of) as storage:
+    digests = store.facts(profile, seed)
+    with store.opened(file, digests) as storage:
         pretraining.prepare(profile)
-        chose = search.Chosen(profile, seed)
+        selection = search.Chosen(profile, seed)
         for student in students:
-            search.search(store.search(storage, student, of), student, trials, chose)
-        tables = judging.judge(profile, students, chose, seeds)
+            search.search(store.search(storage, student, digests), student, trials, selection)
+        tables = judging.judge(profile, students, selection, seeds)
     rates.write_results(profile.name, tables)
     return list(tables["tuning_advice"]["advice"])

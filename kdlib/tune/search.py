@@ -50,10 +50,10 @@ class Chosen:
             rule = None if values == student.usual else self._hopeless
             self.folders[name] = [train(student, values, self.seed, self.rows, rule)]
             self.made[name] = student, values
-            found = plane.points(*read({name: self.folders[name]}))
-            found = found[(found["epoch"] > 0) & (found["epoch"] % 1 == 0)]
-            found = found.assign(student=student.name, setting=setting(values))
-            self.points = pd.concat([self.points, found], ignore_index=True)
+            points = plane.points(*read({name: self.folders[name]}))
+            points = points[(points["epoch"] > 0) & (points["epoch"] % 1 == 0)]
+            points = points.assign(student=student.name, setting=setting(values))
+            self.points = pd.concat([self.points, points], ignore_index=True)
         return self.points[self.points["method"] == name]
 
     def stopped(self, name: str) -> int | None:
@@ -61,8 +61,8 @@ class Chosen:
         return (runs.read_manifest(self.folders[name][0]) or {}).get("stopped")
 
     def _hopeless(self, notes: noting.Notes) -> bool:
-        noted = notes.tuples.assign(hit=exact(notes.tuples))
-        curve = tuned.curve(noted, tuned.usefulness(noted, notes.answers))
+        tuples = notes.tuples.assign(hit=exact(notes.tuples))
+        curve = tuned.curve(tuples, tuned.usefulness(tuples, notes.answers))
         return tuned.hopeless(curve, self.points, self.level, self.before)
 
 
@@ -75,8 +75,8 @@ def train(
 ) -> Path:
     """The folder of a run's path, after its teacher where it learns from one; see `tuning.path`."""
     run = student.run(seed, values)
-    taught = (run.recipe.text, run.recipe.objective) != ("rows", "cross_entropy")
-    if taught and not runs.done(run.teacher.folder, run.teacher.identity):
+    needs_teacher = (run.recipe.text, run.recipe.objective) != ("rows", "cross_entropy")
+    if needs_teacher and not runs.done(run.teacher.folder, run.teacher.identity):
         stages.make(run.teacher, rows)
     return tuning.path(run, rows, rule)
 
@@ -93,50 +93,54 @@ def setting(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} = {value:g}" for name, value in values.items())
 
 
-def search(study: Any, student: Student, trials: int, chose: Chosen) -> None:
+def search(study: Any, student: Student, trials: int, selection: Chosen) -> None:
     """Run trials of optuna's study until so many have ended; those broken off are run again."""
     optuna, space = store.library(), store.space(student)
     states = optuna.trial.TrialState
-    ended = (states.COMPLETE, states.PRUNED)
+    finished = (states.COMPLETE, states.PRUNED)
     study.enqueue_trial(student.usual, skip_if_exists=True)
-    for broken in study.get_trials(states=(states.RUNNING,)):
-        asked = broken.system_attrs.get("fixed_params", {}) | broken.params
-        if asked.keys() == space.keys():
-            study.enqueue_trial(asked)
-        study.tell(broken.number, state=states.FAIL)
-    for number, known in enumerate(study.get_trials(states=ended)):
-        _run(number, known.params, student, chose)
-    while (count := len(study.get_trials(states=ended))) < trials:
-        drawn = int(runs.digest(study.study_name, str(count))[:8], 16)
-        study.sampler = optuna.samplers.TPESampler(seed=drawn, n_startup_trials=STARTUP)
+    for interrupted in study.get_trials(states=(states.RUNNING,)):
+        params = interrupted.system_attrs.get("fixed_params", {}) | interrupted.params
+        if params.keys() == space.keys():
+            study.enqueue_trial(params)
+        study.tell(interrupted.number, state=states.FAIL)
+    for number, frozen in enumerate(study.get_trials(states=finished)):
+        _run(number, frozen.params, student, selection)
+    while (count := len(study.get_trials(states=finished))) < trials:
+        seed = int(runs.digest(study.study_name, str(count))[:8], 16)
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
         trial = study.ask(space)
-        _tell(study, trial, _run(count, trial.params, student, chose), chose)
+        _tell(study, trial, _run(count, trial.params, student, selection), selection)
 
 
-def _run(number: int, params: Mapping[str, float], student: Student, chose: Chosen) -> str:
+def _run(number: int, params: Mapping[str, float], student: Student, selection: Chosen) -> str:
     """The name of a trial's run, which is there then: that of the first with the same values."""
     values = student.rounded(params)
-    known = [one for one, of in chose.made.items() if (of[0].name, of[1]) == (student.name, values)]
-    new = student.name if values == student.usual else f"{student.name}, trial {number}"
-    name = known[0] if known else new
-    chose.run(name, student, values)
+    names = [
+        name
+        for name, entry in selection.made.items()
+        if (entry[0].name, entry[1]) == (student.name, values)
+    ]
+    new_name = student.name if values == student.usual else f"{student.name}, trial {number}"
+    name = names[0] if names else new_name
+    selection.run(name, student, values)
     return name
 
 
-def _tell(study: Any, trial: Any, name: str, chose: Chosen) -> None:
-    points = chose.points[chose.points["method"] == name]
-    step, states = chose.stopped(name), store.library().trial.TrialState
+def _tell(study: Any, trial: Any, name: str, selection: Chosen) -> None:
+    points = selection.points[selection.points["method"] == name]
+    step, states = selection.stopped(name), store.library().trial.TrialState
     if points.empty:
         print(f"{name}: no finite loss in its first epoch", flush=True)
         trial.set_constraint("useful enough", 1.0)
         study.tell(trial, state=states.PRUNED)
         return
-    line = tuned.take(points, chose.level)
-    told = f"memorized {line['verbatim']:.3f}, useful {line['useful']:.3f}"
-    told += f" after epoch {line['epoch']:g}{', stopped as hopeless' if step else ''}"
-    print(f"{name} ({line['setting']}): {told}", flush=True)
+    line = tuned.take(points, selection.level)
+    summary = f"memorized {line['verbatim']:.3f}, useful {line['useful']:.3f}"
+    summary += f" after epoch {line['epoch']:g}{', stopped as hopeless' if step else ''}"
+    print(f"{name} ({line['setting']}): {summary}", flush=True)
     trial.set_user_attr("epoch", line["epoch"])
-    trial.set_constraint("useful enough", chose.level - line["useful"])
+    trial.set_constraint("useful enough", selection.level - line["useful"])
     if step:
         trial.set_user_attr("stopped", step)
         study.tell(trial, state=states.PRUNED)

@@ -38,26 +38,26 @@ def place(profile: Profile) -> Path:
 def facts(profile: Profile, seed: int) -> dict[str, str]:
     """A digest of each thing that a trial depends on, by what one says where it is another."""
     device, pool, *packages = ground(profile)
-    drawn = [pool, seed, profile.data.model_dump(exclude={"path"}), profile.tokens.model_dump()]
+    rows = [pool, seed, profile.data.model_dump(exclude={"path"}), profile.tokens.model_dump()]
     size = profile.probe_size
-    of_size = profile.models[size].model_dump(include={"lr", "epochs"})
+    size_settings = profile.models[size].model_dump(include={"lr", "epochs"})
     parts = {"teacher", "student", "methods", "defences", "decoding", "measure"}
     package = Path(__file__).parents[1]
-    files = sorted(file for one in CODE for file in package.glob(f"{one}/*.[pt]*"))
+    files = sorted(file for folder in CODE for file in package.glob(f"{folder}/*.[pt]*"))
     code = [file.read_text("utf-8") for file in files if file.suffix in (".py", ".toml")]
-    found = {
+    contents = {
         "another profile": profile.name,
-        "other rows": [*drawn, profile.template.model_dump()],
-        "other base models": [base_identity(profile, one) for one in (TEACHER, size)],
-        "other settings": [size, of_size, profile.model_dump(include=parts)],
+        "other rows": [*rows, profile.template.model_dump()],
+        "other base models": [base_identity(profile, model) for model in (TEACHER, size)],
+        "other settings": [size, size_settings, profile.model_dump(include=parts)],
         "other packages, or another device": [device, *packages],
         "other code": code,
     }
-    return {name: runs.fingerprint(one) for name, one in found.items()}
+    return {name: runs.fingerprint(content) for name, content in contents.items()}
 
 
 @contextmanager
-def opened(file: Path, of: dict[str, str]) -> Iterator[Any]:
+def opened(file: Path, digests: dict[str, str]) -> Iterator[Any]:
     """The store, held for this process alone; KdlibError where it is of another study."""
     optuna = library()
     from sqlalchemy.exc import SQLAlchemyError
@@ -66,11 +66,13 @@ def opened(file: Path, of: dict[str, str]) -> Iterator[Any]:
     try:
         with runs.alone(file, wait=False):
             storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")
-            for one in optuna.get_all_study_summaries(storage):
-                kept = one.user_attrs.get(OF, {}) if one.n_trials else of
-                if other := [name for name, digest in of.items() if kept.get(name) != digest]:
-                    said = f"tuning store {file} is of another study: {', '.join(other)}"
-                    raise KdlibError(f"{said}; {remedy}")
+            for summary in optuna.get_all_study_summaries(storage):
+                stored = summary.user_attrs.get(OF, {}) if summary.n_trials else digests
+                if changed := [
+                    name for name, digest in digests.items() if stored.get(name) != digest
+                ]:
+                    message = f"tuning store {file} is of another study: {', '.join(changed)}"
+                    raise KdlibError(f"{message}; {remedy}")
             yield storage
     except Timeout:
         raise KdlibError(f"tuning store {file} is in use; wait for it or stop it") from None
@@ -80,15 +82,15 @@ def opened(file: Path, of: dict[str, str]) -> Iterator[Any]:
         raise KdlibError(f"tuning store {file}: {reason}; {remedy}") from None
 
 
-def search(storage: Any, student: Student, of: dict[str, str]) -> Any:
+def search(storage: Any, student: Student, digests: dict[str, str]) -> Any:
     """The search of a student over its knobs, made where it is not there yet."""
     optuna, knobs = library(), student.knobs
     ranges = {name: [*knob.range, knob.log] for name, knob in knobs.items()}
-    name = f"{student.name}: {', '.join(f'{one} {ranges[one]}' for one in ranges)}"
-    how = {"study_name": name, "directions": ["minimize", "maximize"], "load_if_exists": True}
-    made = optuna.create_study(storage=storage, **how)
-    made.set_user_attr(OF, of)
-    return made
+    name = f"{student.name}: {', '.join(f'{knob} {ranges[knob]}' for knob in ranges)}"
+    options = {"study_name": name, "directions": ["minimize", "maximize"], "load_if_exists": True}
+    study = optuna.create_study(storage=storage, **options)
+    study.set_user_attr(OF, digests)
+    return study
 
 
 def space(student: Student) -> dict[str, Any]:
@@ -97,6 +99,6 @@ def space(student: Student) -> dict[str, Any]:
 
 
 def _distribution(knob: Knob) -> Any:
-    known = library().distributions
-    kind = known.IntDistribution if knob.whole else known.FloatDistribution
+    distributions = library().distributions
+    kind = distributions.IntDistribution if knob.whole else distributions.FloatDistribution
     return kind(*knob.range, log=knob.log)

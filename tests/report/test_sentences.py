@@ -517,7 +517,7 @@ def test_the_interval_says_whether_a_difference_is_told_from_none(value, lo, hi,
     assert f" {sure or 'fewer'} training rows" in plain
     assert f"on average {size} {span}; " in plain
     assert plain.endswith(
-        "; by its own interval 9 of 9 students writes fewer"
+        "; by its own interval 9 of 9 students write fewer"
     )  # without the mean of off-policy ones
 
 
