@@ -18,7 +18,7 @@ PROFILE = "tiny"
 CHANGED = "of models that were changed after first runs on these seeds"
 NOTES = {"A3": "over all rows together, at the end of training", "F3": CHANGED, "F4": CHANGED}
 TAUGHT_BY_TEXT = "cross_entropy on teacher"  # of `study.variations`: sequence-level KD, greedy
-LEDGERS = {  # of the notebooks that were run on these models alone; with the models' commits
+LEDGERS = {  # of the notebooks that were run on few seeds, here on more; with the models' commits
     "14_cause": "claims_cause",
     "15_defences": "claims_defences",
     "16_life_cycle": "claims_life",
@@ -49,7 +49,7 @@ def said(profile: str) -> str:
     text += "- At the end of training distilled students memorize, minus SFT of their size and on "
     text += f"average, {difference(end)} ({int(end['students'])} students){_without(means)}.\n"
     fit = method_sentences.same_fit(PROFILE)
-    return f"{text}- {fit[0].upper()}{fit[1:]}{_by_part()}.\n- {_judged()}"
+    return f"{text}- {fit[0].upper()}{fit[1:]}{_by_part()}.\n- {_judged(profile)}"
 
 
 def _by_part() -> str:
@@ -67,7 +67,7 @@ def _by_part() -> str:
     return f"{text}{briefly(row.to_dict())}"
 
 
-def _judged() -> str:
+def _judged(profile: str) -> str:
     """The verdicts that are on trained models, and of which claims the rules allow none."""
     ledger = results.read(PROFILE, "claims")
     barred = ledger_sentences.barred(ledger).index
@@ -78,10 +78,10 @@ def _judged() -> str:
     )
     text = f"By the same rules: {listing or 'nothing is judged'}"
     text = f"{text}; no verdict by rule: {', '.join(barred) or 'none'}."
-    return " ".join([text, *_further()])
+    return " ".join([text, *_further(profile)])
 
 
-def _further() -> list[str]:
+def _further(profile: str) -> list[str]:
     """The verdicts of notebooks 14 to 16, which are on fewer seeds."""
     ledgers = (results.read(PROFILE, name, optional=True) for name in LEDGERS.values())
     if (claims := pd.concat(ledgers)).empty:
@@ -92,7 +92,12 @@ def _further() -> list[str]:
         parts.append(f"{row['claim']} ({row['statement'].rstrip('.')}) {row['verdict']}{note}")
     parts.append(f"open: {', '.join(claims.loc[claims['verdict'] == 'open', 'claim'])}")
     probe_seeds = ", ".join(lookups.probed(load_profile(PROFILE)))
-    text = f"Notebooks 14 to 16 were run there, and on no pretrained model (seeds {probe_seeds})"
+    text = f"Notebooks 14 to 16 were run there (seeds {probe_seeds})"
+    tables = {
+        stem[:2]: results.read(profile, table, optional=True) for stem, table in LEDGERS.items()
+    }
+    if only_there := [number for number, table in tables.items() if table.empty]:
+        text += f", {' and '.join(only_there)} on no pretrained model"
     return [f"{text}: {'; '.join(parts)}."]
 
 

@@ -12,6 +12,7 @@ import pytest
 from project import ROOT
 
 from kdlib import __main__, runs
+from kdlib.config.profile import load_profile
 from kdlib.errors import KdlibError
 from kdlib.report import findings, lookups, readme, sentences
 
@@ -129,6 +130,23 @@ def test_what_was_not_run_is_told_of_models_from_scratch(project, monkeypatch, c
     monkeypatch.setitem(sentences.OF, "02_teacher", [("", lambda _: "they recite 1.0.")])
     with pytest.raises(KdlibError, match="write it anew"):
         findings.check("02_teacher", "smoke")
+
+
+@pytest.mark.parametrize(("seeds", "more"), [(2, True), (3, False)])
+def test_what_was_run_on_few_seeds_is_told_of_models_from_scratch_as_well(project, seeds, more):
+    lengths = pd.DataFrame({"seed": range(seeds), "split": "member", "rows": 10})
+    runs.write_table(runs.results_dir(findings.REFERENCE) / "lengths.csv", lengths)
+    scratch = runs.results_dir(findings.SCRATCH)
+    shutil.copytree(runs.results_dir(findings.REFERENCE), scratch)
+    shipped = load_profile(findings.REFERENCE)
+    settings = shipped.model_copy(
+        update={"probe": shipped.probe.model_copy(update={"seeds": seeds})}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sentences.OF, "14_cause", [("cause", lambda _: "they recite 0.5.")])
+        patch.setitem(sentences.OF, "02_teacher", sentences.OF["14_cause"])
+        assert bool(findings.from_scratch("14_cause", settings)) == more
+        assert findings.from_scratch("02_teacher", settings) == ""
 
 
 @pytest.mark.parametrize("made", [[], ["## Summary"], [f"{findings.OPENING} a"] * 2])
