@@ -16,6 +16,7 @@ from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import first_screen, lookups, results
 from kdlib.report.from_scratch import TAUGHT_BY_TEXT
+from kdlib.report.lab_sentences import forecast
 from kdlib.report.lookups import UNIT, Sentence, points, share
 from kdlib.report.part_sentences import takes_away
 from kdlib.stats import row_text
@@ -130,6 +131,14 @@ def _inherited(settings: Profile) -> str:
     return f"{text}{line['sft']:.1%}: {points(line, UNIT)}."
 
 
+def _stays(settings: Profile) -> str:
+    line = lookups.line(settings.name, "removal")
+    text = f"{forecast(settings).removesuffix('.')}; with the likeliest of them removed, "
+    text += f"{line['predicted']:.0f} of {line['n']:.0f} member rows are memorized, with as many "
+    text += f"random rows removed {line['random']:.0f}: {points(line, UNIT)}"
+    return f"{text}{lookups.of_first(settings.name, line['n'])}."
+
+
 def _attacked(settings: Profile) -> str:
     filters = {"score": "loss", "size": settings.probe_size, "at": END}
     lines = lookups.lines(settings.name, "membership_early", **filters).set_index("method")
@@ -211,6 +220,7 @@ OF: dict[str, Sentence] = {
     **dict.fromkeys(("00_map", "10_comparison", "18_conclusion"), _main),
     "03_supervised_fine_tuning": _sft,
     "11_inheritance": _inherited,
+    "12_what_stays": _stays,
     "13_membership_and_canaries": _attacked,
     "14_cause": _cause,
     "15_defences": _defended,

@@ -7,6 +7,7 @@ and folded behind it the sentences of `sentences`.
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,20 @@ def from_scratch(stem: str, settings: Profile) -> str:
     return text and f"{FROM_SCRATCH} (profile `{SCRATCH}`): {text}"
 
 
+def answer(stem: str, settings: Profile) -> str:
+    """The answer to a notebook's question in one sentence; "" where it has none.
+
+    Where a profile's models were not asked, of models from scratch.
+    """
+    with suppress(KeyError, lookups.NotRun):
+        return capital(answers.OF[stem](settings))
+    if not from_scratch(stem, settings):
+        return ""
+    with suppress(KeyError, lookups.NotRun):
+        return f"{FROM_SCRATCH}: {answers.OF[stem](load_profile(SCRATCH))}"
+    return ""
+
+
 def capital(text: str) -> str:
     """A sentence with its first letter large."""
     return text[0].upper() + text[1:]
@@ -91,11 +106,11 @@ def _answered(opening: str, stem: str, settings: Profile, note: str) -> str:
     """The answer in a sentence, and folded behind it the finding; this alone where it is none."""
     text, profile = with_intervals(stem, settings), f"profile `{settings.name}`"
     try:
-        answer = answers.OF[stem](settings)
+        sentence = answers.OF[stem](settings)
     except (KeyError, lookups.NotRun):
         return f"{opening} ({profile}{note}): {text}"
     folded = f"{FOLD}\n\n{capital(profile)}{note}.\n\n{text}\n\n</details>"
-    return f"{opening}: **{capital(answer)}**\n\n{folded}"
+    return f"{opening}: **{capital(sentence)}**\n\n{folded}"
 
 
 def _made(profile: str, stem: str = "") -> str:

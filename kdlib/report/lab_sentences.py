@@ -33,7 +33,8 @@ def _unread(settings: Profile) -> str:
     return f"{text}with one that did not: {gap}."
 
 
-def _forecast(settings: Profile) -> str:
+def forecast(settings: Profile) -> str:
+    """How well it is known beforehand which rows a student will memorize (D4)."""
     size = settings.probe_size
     line = lookups.line(settings.name, "forecast", test=f"{label('word_kd')} {size}, all four")
     if pd.isna(line["roc_auc"]):
@@ -96,6 +97,6 @@ def recognized(settings: Profile) -> str:
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "11_inheritance": [("lab", _excess), ("lab", _unread)],
-    "12_what_stays": [("lab", _forecast), ("lab", _removal)],
+    "12_what_stays": [("lab", forecast), ("lab", _removal)],
     "13_membership_and_canaries": [("lab", _membership), ("lab", recognized)],
 }
