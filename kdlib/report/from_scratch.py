@@ -97,7 +97,7 @@ def _further(profile: str) -> list[str]:
         stem[:2]: results.read(profile, table, optional=True) for stem, table in LEDGERS.items()
     }
     if only_there := [number for number, table in tables.items() if table.empty]:
-        text += f", {' and '.join(only_there)} on no pretrained model"
+        text += f", {', '.join(only_there)} on no pretrained model"
     return [f"{text}: {'; '.join(parts)}."]
 
 

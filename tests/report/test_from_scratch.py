@@ -71,8 +71,12 @@ def test_what_more_seeds_say_is_told_and_barred_claims_stay_so():
     said = from_scratch.said("laptop")
     assert "that text (middle size, seeds 0, 1, 2): 12.5 fewer [-25.0 to +5.0].\n- By the" in said
     assert "By the same rules: C1 confirmed (9 of 9 differences lie below 0); C6" in said
-    end = " model (seeds 0, 1, 2): A3 (It is) refuted, over all rows together, at the end of "
-    assert said.endswith(f"{end}training; open: A4.")
+    end = "A3 (It is) refuted, over all rows together, at the end of training; open: A4."
+    there = "Notebooks 14 to 16 were run there (seeds 0, 1, 2), "
+    assert said.endswith(f"{there}14, 15, 16 on no pretrained model: {end}")
+    runs.write_table(runs.results_dir("laptop") / "claims_cause.csv", pd.DataFrame(part))
+    said = from_scratch.said("laptop")
+    assert said.endswith(f"{there}15, 16 on no pretrained model: {end}")
     found = from_scratch.verdicts("laptop", ["C1", "C2", "A9"])
     assert found["tiny, 4 seeds"].tolist() == ["confirmed", "open", "not run"]
     assert found["half-width (tiny)"].tolist() == ["0.031", "not judged", ""]
