@@ -49,7 +49,7 @@ def _told(stem: str, settings: Profile) -> tuple[list[str], list[str]]:
         except lookups.NotRun:
             missing.append(requirement)
         else:
-            texts.append(capital(text))
+            texts += [capital(text)] if text else []
     return texts, missing
 
 
@@ -92,7 +92,7 @@ def capital(text: str) -> str:
 def cell(stem: str) -> str:
     """The finding of a notebook in the reference run, as it stands in its cell."""
     reference, scratch = load_profile(REFERENCE), load_profile(SCRATCH)
-    text = _answered(OPENING, stem, reference, _made(REFERENCE))
+    text = _answered(OPENING, stem, reference, _made(REFERENCE, stem))
     if not from_scratch(stem, reference):
         return text
     n = lookups.lines(SCRATCH, "lengths", split="member")["rows"].min()

@@ -20,7 +20,7 @@ from kdlib.config.life import (
 )
 from kdlib.config.methods import label
 from kdlib.config.profile import TEACHER, Profile
-from kdlib.report import lookups
+from kdlib.report import lookups, sensitivity
 from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lookups import Sentence, difference, share
 from kdlib.stats import row_text
@@ -273,6 +273,7 @@ def _judged_life(settings: Profile) -> str:
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "14_cause": [
         ("cause", _grid),
+        ("cause", sensitivity.other_models),
         ("cause", _apart),
         ("cause", _as_closely),
         ("cause", _fits),

@@ -15,9 +15,11 @@ import pandas as pd
 
 from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import PAPER, label
-from kdlib.report import results
+from kdlib.config.profile import Profile
+from kdlib.report import lookups, results
 
 KEYS = ["method", "size"]
+EQUAL = 1e-5  # tables keep six digits
 NOTHING = "nothing: the study's run"
 LEGEND = (
     "What moves these shares beside the seed (one training run each, on the same rows; `nats`: "
@@ -80,6 +82,18 @@ def steep(profile: str) -> str:
     text += f"{label(run['method'])} ({run['size']} size, seed {run['seed']}) has, as noted on its "
     text += f"path, {', '.join(parts)}; healed and trained on {run['machine']}, it ended at "
     return f"{text}{run['accuracy']:.2%} and {run['value']:.1%}."
+
+
+def other_models(settings: Profile) -> str:
+    """That notebook 14's students are not those of the other notebooks; "" where they are."""
+    share = lookups.line(settings.name, "cause", method="sft")["value"]
+    size, seeds = settings.probe_size, lookups.probed(settings)
+    [study] = results.sft_of_first(settings.name, len(seeds), [size])
+    if abs(share - study) < EQUAL:
+        return ""
+    text = "these students, their teacher and the base models were all trained anew, and so is "
+    text += "what they are compared with: SFT of the other notebooks memorizes "
+    return f"{text}{study:.1%} (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}), here {share:.1%}."
 
 
 def _line(row: dict[str, Any], changed: str, value: float) -> dict[str, Any]:

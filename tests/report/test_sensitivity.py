@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from kdlib import runs
+from kdlib.config.profile import load_profile
 from kdlib.report import sensitivity
 
 LINE = {"method": "sft", "size": "small", "seed": 0}
@@ -74,3 +75,14 @@ def test_how_steep_the_share_is_beside_a_run_on_another_machine(made):
         "98.00% and 25.0% after epoch 1, 99.60% and 75.0% after epoch 2; healed and trained on M, "
     )
     assert sensitivity.steep("made").endswith(f"{said}it ended at 99.20% and 12.5%.")
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.5, "memorizes 75.0% (seed 0), here 50.0%."), (0.75, "")]
+)
+def test_models_that_were_trained_anew_for_the_cause_are_said_to_be(made, share, said):
+    rows = {"seed": 0, "split": "member", "rows": 10}
+    made(cause=[{"method": "sft", "value": share}], lengths=[rows, rows | {"seed": 1}])
+    probe = load_profile("laptop").probe.model_copy(update={"size": "small"})
+    settings = load_profile("laptop").model_copy(update={"name": "made", "probe": probe})
+    assert sensitivity.other_models(settings)[-len(said) - 1 :].strip() == said
