@@ -23,6 +23,7 @@ from kdlib.config.profile import TEACHER, Profile
 from kdlib.report import lookups, sensitivity
 from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lookups import Sentence, difference, share
+from kdlib.report.usefulness_sentences import with_more_steps
 from kdlib.stats import row_text
 
 OBJECTIVES = {
@@ -278,6 +279,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
         ("cause", _as_closely),
         ("cause", _fits),
         ("cause", _judged_cause),
+        ("cause", with_more_steps),
     ],
     "15_defences": [
         ("defences", _ended),

@@ -27,6 +27,26 @@ def of_teacher(settings: Profile) -> str:
     return text
 
 
+def with_more_steps(settings: Profile) -> str:
+    """What four times the steps add to methods that may have had too few; "" from scratch."""
+    if settings.from_scratch:
+        return ""
+    longer = lookups.lines(settings.name, "convergence")["method"].unique()
+    stops = lookups.lines(settings.name, "cause_equal_usefulness").set_index(["method", "metric"])
+    phrases = []
+    for method in longer:
+        if (method, "useful") in stops.index:
+            useful, memorized = (stops.loc[(method, metric)] for metric in ("useful", "memorized"))
+            shares = f"{memorized['own']:.1%} and {memorized['sft']:.1%}"
+            phrases.append(f"{method} {row_text(useful, form='+.3f')}, {shares}")
+    if not phrases:
+        return ""
+    text = (
+        "with four times the steps and stopped as in [10](10_comparison.ipynb), usefulness minus "
+    )
+    return f"{text}that of SFT, and what it and SFT memorize there: {'; '.join(phrases)}."
+
+
 def of_sft(settings: Profile) -> str:
     """What answers of SFT add to the best that need no model, by size."""
     differences, phrases = lookups.table(settings.name, "over_trivial").query("method == 'sft'"), []
