@@ -49,7 +49,7 @@ def train(profile: str, method: str, size: str, seed: str, defence: str) -> None
     from kdlib.study import stages
     from kdlib.study.run import Run, load_rows
 
-    with sharing.joined():
+    with sharing.process_group():
         settings = load_profile(profile)
         first_seed, *extra = read_seeds(seed, settings)
         if method != TEACHER:

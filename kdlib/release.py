@@ -64,7 +64,7 @@ def make(
     student = releasing.student(profile, seed, filtered)
     claim(out, student)
     releasing.make(student, filtered.rows)
-    with runs.alone(out / MODEL):
+    with runs.locked(out / MODEL):
         if not (out / MODEL).is_dir():
             for name, frame in splits.items():
                 lines = frame.to_json(orient="records", lines=True, force_ascii=False)
@@ -99,7 +99,7 @@ def claim(out: Path, student: Run) -> None:
     settings = student.profile.release.model_dump(include={"ngram"})
     facts = {"student": student.identity, "rows": student.part} | settings
     text = json.dumps(facts, indent=1) + "\n"
-    with runs.writing(out):
+    with runs.write_errors(out):
         names = {path.name for path in out.iterdir()} if out.exists() else set()
         if CLAIM in names and (out / CLAIM).read_text("utf-8") == text:
             return
@@ -113,7 +113,7 @@ def write_model(folder: Path, student: Run, filtered: releasing.Read) -> None:
     """The released model's folder, which is there only when it is complete."""
     profile, partial = student.profile, folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    with runs.writing(folder):
+    with runs.write_errors(folder):
         shutil.copytree(student.folder / "checkpoint", partial)
     filtered.ngrams(profile.release.ngram).save(partial / NGRAMS)
     options = {"template": profile.template.model_dump(), "max_new": profile.tokens.max_new}

@@ -67,7 +67,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary name in the same folder; it takes `path`'s place only when complete."""
     part = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        with writing(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield part
             os.replace(part, path)
@@ -77,7 +77,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, or the system's refusal to write there, into a KdlibError that names it."""
     try:
         yield
@@ -179,9 +179,9 @@ def require(folder: Path, identity: str, profile: str, notebook: str) -> Path:
 
 
 @contextmanager
-def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the folder's lock, a file beside it that stays; filelock.Timeout if held, no `wait`."""
-    with writing(folder):
+    with write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(f"{folder.name}.lock"), blocking=wait).acquire()
     with lock:  # dropped by the kernel however the process ends

@@ -29,7 +29,7 @@ ALPHA = 0.05  # of every test
 MIN_GROUPS = 10  # different responses; with fewer nothing is estimated and nothing judged
 MIN_SEEDS = 3  # training runs; with fewer no claim about trained models is judged
 BLOCK = 100  # draws at a time: their weights stay in the cache, which is most of the speed
-NOTHING = (float("nan"), float("nan"))
+UNKNOWN = (float("nan"), float("nan"))
 FEW = "not enough rows"
 
 Line = dict[str, Any]  # of a table: numbers by column
@@ -116,16 +116,16 @@ def percentiles(drawn: np.ndarray) -> Interval:
     values = np.sort(drawn[~np.isnan(drawn)])
     # the last place from either end at which `p_value` is under .05
     rank = max(0, int(np.ceil(ALPHA / 2 * (len(drawn) + 1))) - 2) - (len(drawn) - len(values))
-    return (float(values[rank]), float(values[-1 - rank])) if 0 <= rank < len(values) else NOTHING
+    return (float(values[rank]), float(values[-1 - rank])) if 0 <= rank < len(values) else UNKNOWN
 
 
 @np.errstate(invalid="ignore")
 def interval(replicates: np.ndarray, draws: int = DRAWS) -> Interval:
-    """The middle of the draws, and the t interval over seeds; NOTHING if too few have a value."""
+    """The middle of the draws, and the t interval over seeds; UNKNOWN if too few have a value."""
     (lo, hi), (error, dof) = percentiles(replicates[-draws:]), _error(replicates[1:-draws])
     margin = stdtrit(dof, 1 - ALPHA / 2) * error
     lo, hi = np.minimum(lo, replicates[0] - margin), np.maximum(hi, replicates[0] + margin)
-    return (float(lo), float(hi)) if np.isfinite([lo, hi]).all() else NOTHING
+    return (float(lo), float(hi)) if np.isfinite([lo, hi]).all() else UNKNOWN
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # seeds may agree to the digit
@@ -182,7 +182,7 @@ def quotient(
 def bootstrap(values: Any, groups: pd.Series, seeds: Any = None, share: bool = False) -> Interval:
     """Interval of a mean of values [n], which may be a share (each from 0 to 1); see `quotient`."""
     values = np.asarray(values, dtype=float)
-    return quotient(groups, values, np.ones(len(values)), seeds, share) if len(values) else NOTHING
+    return quotient(groups, values, np.ones(len(values)), seeds, share) if len(values) else UNKNOWN
 
 
 def ratio(groups: pd.Series, top: Any, bottom: Any, seeds: Any = None) -> Line:
@@ -194,7 +194,7 @@ def ratio(groups: pd.Series, top: Any, bottom: Any, seeds: Any = None) -> Line:
     top, bottom = np.asarray(top), np.asarray(bottom)
     hits, n, mask = top.sum(), bottom.sum(), bottom > 0  # so that few draws are without
     groups, top, bottom = groups[mask], top[mask], bottom[mask]
-    count, bounds = groups.nunique(), NOTHING
+    count, bounds = groups.nunique(), UNKNOWN
     if count >= MIN_GROUPS:
         seeds = None if seeds is None else np.asarray(seeds)[mask]
         bounds = quotient(groups, top, bottom, seeds, share=True)
@@ -276,7 +276,7 @@ def judgeable(numbers: Any, by: str = "discordant") -> Any:
     return numbers[by] >= MIN_GROUPS
 
 
-def sure(differences: pd.DataFrame, by: str = "discordant") -> pd.Series:
+def is_significant(differences: pd.DataFrame, by: str = "discordant") -> pd.Series:
     """Which lines are not 0, where all of them have to be (intersection-union, Berger 1982)."""
     return (differences["p"] < ALPHA) & judgeable(differences, by)
 

@@ -78,7 +78,7 @@ def test_folder_below_a_file_is_one_message(tmp_path):
     for write in (runs.write_text, lambda path, _: runs.write_manifest(path.parent, "one")):
         with pytest.raises(KdlibError, match="file/.* cannot be written"):
             write(tmp_path / "file" / "table.csv", "text")
-    with pytest.raises(KdlibError, match="cannot be written"), runs.alone(tmp_path / "file" / "x"):
+    with pytest.raises(KdlibError, match="cannot be written"), runs.locked(tmp_path / "file" / "x"):
         pass
 
 
@@ -165,7 +165,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from kdlib import runs
-with runs.alone(Path(sys.argv[1])):
+with runs.locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -177,14 +177,14 @@ def test_a_lock_is_dropped_by_the_kernel_and_its_file_stays(tmp_path):
         [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(filelock.Timeout), runs.alone(folder, wait=False):
+        with pytest.raises(filelock.Timeout), runs.locked(folder, wait=False):
             pass
         lock = folder.with_name("sft-small.lock")
         file = lock.stat().st_ino
         holder.kill()
         holder.wait()
         started = time.monotonic()
-        with runs.alone(folder):
+        with runs.locked(folder):
             assert time.monotonic() - started < 5 and lock.stat().st_ino == file
-        with runs.alone(folder, wait=False):  # not held any more
+        with runs.locked(folder, wait=False):  # not held any more
             assert lock.stat().st_ino == file

@@ -259,9 +259,12 @@ def test_lines_of_which_one_is_enough_are_judged_together():
     assert found["direction"].tolist() == ["below", "above", "", "below"]  # 9 are too few
     at_limit = stats.judged(table, "p_limit", "groups")["p_holm"]
     assert at_limit.tolist() == pytest.approx([0.9, 0.04, 0.06, 0.08])
-    assert stats.sure(table).tolist() == [True, True, False, True]
-    assert stats.sure(table.assign(p=0.06)).sum() == 0 and stats.sure(table, "groups").all()
-    assert len(stats.judged(table[:0])) == len(stats.sure(table[:0])) == 0
+    assert stats.is_significant(table).tolist() == [True, True, False, True]
+    assert (
+        stats.is_significant(table.assign(p=0.06)).sum() == 0
+        and stats.is_significant(table, "groups").all()
+    )
+    assert len(stats.judged(table[:0])) == len(stats.is_significant(table[:0])) == 0
 
 
 def test_quotients_are_held_against_each_other():

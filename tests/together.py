@@ -55,7 +55,7 @@ def curve(folder, settings, count, gradients=None):
     """
     plain = toy.reading(settings, toy.examples()[:count])
     read, fit = plain, trainer.fit
-    if sharing.processes() > 1:
+    if sharing.world_size() > 1:
         read, fit = sharing.SharedReading(**vars(plain)), sharing.fit
     log, steps = folder / "log.jsonl", len(read.steps(0))
     minimized = objectives.objective("cross_entropy")
@@ -70,7 +70,7 @@ def curve(folder, settings, count, gradients=None):
 
 def shared_curve(folder, *given):
     """`curve` on all processes."""
-    with sharing.joined():
+    with sharing.process_group():
         return curve(folder, *given)
 
 
@@ -82,7 +82,7 @@ def sharded_curve(folder, *given):
     os.environ |= {name: value for name, value in launched().items() if name.startswith("FSDP_")}
     plugin = FullyShardedDataParallelPlugin()  # reads them
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward
-    with sharing.joined():
+    with sharing.process_group():
         AcceleratorState().fsdp_plugin = plugin
         PartialState().distributed_type = DistributedType.FSDP  # read by each new Accelerator
         return curve(folder, *given, of_parts)

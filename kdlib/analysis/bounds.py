@@ -12,11 +12,11 @@ from scipy.stats import binom, rankdata
 
 from kdlib.stats import Interval
 
-Wrong = tuple[float, float]
+Alphas = tuple[float, float]
 Count = tuple[float, float]  # hits, and of how many; a fraction where cases are multiplied
 
 
-def rate(count: Count, alphas: Wrong) -> Interval:
+def rate(count: Count, alphas: Alphas) -> Interval:
     """Of a share (Clopper and Pearson 1934): never wrong more often than said; 0 and 1 of none."""
     hits, n = count
     lo = float(betaincinv(hits, n - hits + 1, alphas[0])) if hits > 0 else 0.0
@@ -24,7 +24,7 @@ def rate(count: Count, alphas: Wrong) -> Interval:
     return lo, hi
 
 
-def excess(first: Count, second: Count, alphas: Wrong) -> Interval:
+def excess(first: Count, second: Count, alphas: Alphas) -> Interval:
     """Of one share less another, from the bounds of each (Newcombe 1998, method 10, by `rate`).
 
     Where the second has no hits, the upper bound is that of the first alone.
@@ -38,7 +38,7 @@ def excess(first: Count, second: Count, alphas: Wrong) -> Interval:
     return limits[0], limits[1]
 
 
-def auc(score: np.ndarray, member: np.ndarray, alphas: Wrong, times: float = 1) -> Interval:
+def auc(score: np.ndarray, member: np.ndarray, alphas: Alphas, times: float = 1) -> Interval:
     """Of the AUC of scores [n] of members (bool, [n]) and others, two or more of each.
 
     With the variance of DeLong et al. (1988), which asks nothing of the scores' shape, on the logit
@@ -61,8 +61,8 @@ def auc(score: np.ndarray, member: np.ndarray, alphas: Wrong, times: float = 1) 
     return float(lo), float(hi)
 
 
-def found_at(
-    score: np.ndarray, member: np.ndarray, fpr: float, alphas: Wrong, times: float = 1
+def tpr_at(
+    score: np.ndarray, member: np.ndarray, fpr: float, alphas: Alphas, times: float = 1
 ) -> Interval:
     """Of the share of members found at the threshold that accuses a share `fpr` of all others.
 

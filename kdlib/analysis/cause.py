@@ -19,10 +19,10 @@ from kdlib.analysis import equal_usefulness
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.equal_usefulness import KEYS, at, members, memorized_at
 from kdlib.analysis.rates import ROW, Frames, noted
-from kdlib.stats import Line, each, paired_difference, ratio, row_text, sure
+from kdlib.stats import Line, each, is_significant, paired_difference, ratio, row_text
 
-LESS = 0.05  # of the member rows: who recites less than SFT by no more than that recites as much
-ENOUGH = 2 * LESS  # that SFT has to recite, for "as much" to mean anything
+MARGIN = 0.05  # of the member rows: who recites less than SFT by no more than that recites as much
+MIN_SFT_RATE = 2 * MARGIN  # that SFT has to recite, for "as much" to mean anything
 NAMES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "generalized_jsd": "JSD"}
 # Cross-entropy on a student's own text has a gradient of 0 on average: nobody teaches it anything
 UNTAUGHT = ("student", "cross_entropy")
@@ -136,7 +136,7 @@ def fit_by_recited(notes: pd.DataFrame, recited: pd.DataFrame) -> pd.DataFrame:
 
 def which_carries(effects: pd.DataFrame, by_recited: pd.DataFrame) -> Judged:
     """Whether the text takes more recitation away than the objective; see claim A3."""
-    significant = sure(effects)
+    significant = is_significant(effects)
     below, above = (significant & side for side in (effects["value"] < 0, effects["value"] > 0))
     has_text, has_objective = (effects[name] != "" for name in ("text", "objective"))
     both = has_text & has_objective
@@ -220,17 +220,17 @@ def explained(convergence: pd.DataFrame) -> dict[str, str]:
     """Why a student memorizes less than SFT after as many steps, by method; here it had more.
 
     The rule was written before any reported seed was run. "undertrained": with more steps it
-    memorizes as much as SFT, at the end or at equal member loss, that is, LESS less is excluded
-    (where SFT memorizes ENOUGH). "protective": it does not, its difference at equal member loss
-    lies below 0, and its usefulness has stopped improving: in the second half of its steps a gain
-    by the margin is excluded. "open": neither, also where the two paths pass no common member loss,
-    or there is no margin above 0.
+    memorizes as much as SFT, at the end or at equal member loss, that is, MARGIN less is excluded
+    (where SFT memorizes MIN_SFT_RATE). "protective": it does not, its difference at equal member
+    loss lies below 0, and its usefulness has stopped improving: in the second half of its steps a
+    gain by the margin is excluded. "open": neither, also where the two paths pass no common member
+    loss, or there is no margin above 0.
     """
     verdicts = {}
     for method, lines in convergence.groupby("method", sort=False):
         table = lines.set_index("metric")
-        equal = (table["lo"] > -LESS) & (table["sft"] >= ENOUGH)
-        less = table["hi"]["same_fit"] < 0 and table["sft"]["end"] >= ENOUGH
+        equal = (table["lo"] > -MARGIN) & (table["sft"] >= MIN_SFT_RATE)
+        less = table["hi"]["same_fit"] < 0 and table["sft"]["end"] >= MIN_SFT_RATE
         plateau = table["hi"]["gain"] < table["margin"]["gain"] and table["margin"]["gain"] > 0
         verdict = "protective" if less and plateau else "open"
         verdicts[str(method)] = "undertrained" if equal.any() else verdict

@@ -30,17 +30,19 @@ from kdlib.stats import (
     difference,
     each,
     holm,
+    is_significant,
     judgeable,
     judged,
     p_of_none,
     row_text,
-    sure,
     wilson,
 )
 
-LEAST = 0.02  # of the member rows: less than this more than of held-out rows is "zero" (C5)
+ZERO_MARGIN = 0.02  # of the member rows: less than this more than of held-out rows is "zero" (C5)
 FRACTION = 0.5  # of the teacher's parameters and bytes: what a student may cost at most (C6)
-START = 0.1  # of the member rows: as much at every size is what SFT memorizes within this (C4)
+MAX_SFT_RANGE = (
+    0.1  # of the member rows: as much at every size is what SFT memorizes within this (C4)
+)
 FEW = f"no verdict with fewer than {MIN_SEEDS} training runs"
 COMPARED = {  # comparison and metric of `rates.differences`
     "C1": ("to_sft", "exact_rate"),
@@ -117,7 +119,7 @@ def _all_below(claim: str, differences: pd.DataFrame) -> Judged:
     if not len(gaps):
         return False, False, "no two students to compare"
     below, above = (
-        sure(gaps, column) & (gaps["value"] < 0),
+        is_significant(gaps, column) & (gaps["value"] < 0),
         judged(gaps, by=column)["direction"] == "above",
     )
     highest = _named(gaps.loc[gaps["value"].fillna(-np.inf).idxmax()])
@@ -125,12 +127,12 @@ def _all_below(claim: str, differences: pd.DataFrame) -> Judged:
     return below.all(), above.any(), f"{evidence}; the highest: {highest}"
 
 
-def _less_of_it(differences: pd.DataFrame) -> Judged:
+def _smaller_share_of_sft(differences: pd.DataFrame) -> Judged:
     gaps = _pooled(differences, *COMPARED["C4"])
     sft = gaps.reindex(columns=["sft", "sft_larger"]).to_numpy()
-    if len(gaps) and sft.max() - sft.min() > START:
+    if len(gaps) and sft.max() - sft.min() > MAX_SFT_RANGE:
         span = f"SFT memorizes {sft.min():.3f} to {sft.max():.3f} of the rows by size"
-        return False, False, f"no verdict: {span}, more than {START} apart"
+        return False, False, f"no verdict: {span}, more than {MAX_SFT_RANGE} apart"
     return _all_below("C4", differences)
 
 
@@ -156,18 +158,20 @@ def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
     learned = _pooled(differences, "to_base", "usefulness").set_index(MODEL)["lo"] > 0
     gains = member_gains(tuples).set_index(MODEL, drop=False)
     learned = learned.reindex(gains.index, fill_value=False)
-    above, counted = (gains["lo"] > LEAST) & judgeable(gains, "hit_groups"), gains[learned]
+    above, counted = (gains["lo"] > ZERO_MARGIN) & judgeable(gains, "hit_groups"), gains[learned]
     significant = judged(counted, "p_limit", "groups")["p_holm"] < ALPHA
-    below = significant & (counted["hi"] < LEAST)
+    below = significant & (counted["hi"] < ZERO_MARGIN)
     evidence = f"{(above & learned).sum()} of {len(gains)} distilled students memorize over "
-    evidence += f"{LEAST:.0%} more of the member than of the held-out rows, {below.sum()} less "
+    evidence += (
+        f"{ZERO_MARGIN:.0%} more of the member than of the held-out rows, {below.sum()} less "
+    )
     evidence += "(after Holm's correction)"
     if len(counted):
         lowest = counted.loc[counted["value"].idxmin()]
         evidence += f"; the least: {label(lowest['method'])} {lowest['size']} {row_text(lowest)} "
         evidence += f"({lowest['hit_groups']} different responses"
         p = judged(counted, "p_limit", "groups").loc[lowest.name, "p_holm"]
-        evidence += f", p of a difference of {LEAST:.0%} after Holm's correction {p:.3f})"
+        evidence += f", p of a difference of {ZERO_MARGIN:.0%} after Holm's correction {p:.3f})"
     if not learned.all():
         evidence += f"; no more useful than before fine-tuning: {named(gains[~learned])}"
     return (above & learned).all(), below.any(), evidence
@@ -176,7 +180,7 @@ def _never_zero(tuples: pd.DataFrame, differences: pd.DataFrame) -> Judged:
 def member_gains(tuples: pd.DataFrame) -> pd.DataFrame:
     """Memorized share of the member rows minus that of the held-out rows, by distilled student.
 
-    Columns: method, size, value, lo, hi, p, p_limit (of being LEAST), groups, hit_groups.
+    Columns: method, size, value, lo, hi, p, p_limit (of being ZERO_MARGIN), groups, hit_groups.
     """
     return each(natural(tuples[tuples["method"].isin(DISTILLED)]), MODEL, _member_gain)
 
@@ -185,10 +189,10 @@ def _member_gain(rows: pd.DataFrame) -> Line:
     hit, groups = rows["hit"].to_numpy(float), rows["group"]
     member = (rows["split"] == "member").to_numpy()
     record = difference(groups, hit, member, rows["seed"])
-    record["p_limit"] = difference(groups, hit - LEAST * member, member, rows["seed"])["p"]
+    record["p_limit"] = difference(groups, hit - ZERO_MARGIN * member, member, rows["seed"])["p"]
     if not hit.any():  # no draw knows of rows that were not seen
         n_groups = groups[member].nunique()
-        record |= {"hi": wilson(0, n_groups)[1], "p_limit": p_of_none(n_groups, LEAST)}
+        record |= {"hi": wilson(0, n_groups)[1], "p_limit": p_of_none(n_groups, ZERO_MARGIN)}
     return record | {"groups": groups.nunique(), "hit_groups": groups[hit > 0].nunique()}
 
 
@@ -258,7 +262,7 @@ PAPER_CLAIMS = {
         "above 0 after Holm's correction; only by 10 different responses or more that SFT "
         "memorizes at both sizes, and the method at one; no verdict where what SFT memorizes "
         "differs by more than 10% of the rows between sizes",
-        _less_of_it,
+        _smaller_share_of_sft,
     ),
     "C5": Claim(
         "It never reaches zero. (Which rows stay is not asked here.)",

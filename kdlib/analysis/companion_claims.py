@@ -13,28 +13,28 @@ from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.stats import ALPHA, judgeable, judged, row_text
 
 PUBLISHED_AUC = (0.54, 0.83)  # of students in 2508.07054
-LITTLE = 0.05  # of what a student memorizes (D1), of the rows that only the teacher does (D2)
+MARGIN = 0.05  # of what a student memorizes (D1), of the rows that only the teacher does (D2)
 
 Judged = tuple[bool, bool, str]  # confirmed, refuted, evidence
 
 
-def _little_of_its_own(own: pd.DataFrame, shares: pd.DataFrame) -> Judged:
+def _small_own_share(own: pd.DataFrame, shares: pd.DataFrame) -> Judged:
     row = own.query("method == 'word_kd' and size == 'all'").iloc[0]
     pooled = shares.query("method == 'word_kd' and size == 'all' and seed == 'all'")
     shared = pooled.set_index("metric").loc["shared"]
     evidence = f"its own share less that of the SFT student {row_text(row, form='+.3f')}, of "
     evidence += f"{row['n']:.0f} rows; all three have {row_text(shared, form='.1%')}"
-    by_chance = row["chance"] - row["sft"] < LITTLE
+    by_chance = row["chance"] - row["sft"] < MARGIN
     if by_chance:
         evidence += "; no verdict for it: of rows drawn at random no more than "
         evidence += f"{row['chance']:.3f} would be its own, the SFT student's {row['sft']:.3f}"
-    return row["hi"] < LITTLE and not by_chance, row["lo"] > LITTLE, evidence
+    return row["hi"] < MARGIN and not by_chance, row["lo"] > MARGIN, evidence
 
 
-def _little_beyond_sft(excess: pd.DataFrame) -> Judged:
+def _small_excess_over_sft(excess: pd.DataFrame) -> Judged:
     gaps = judged(excess[excess["method"] == "word_kd"])
-    equivalent = (gaps["lo"] > -LITTLE) & (gaps["hi"] < LITTLE) & judgeable(gaps, "groups")
-    larger = (gaps["lo"] > LITTLE) & (gaps["direction"] == "above")
+    equivalent = (gaps["lo"] > -MARGIN) & (gaps["hi"] < MARGIN) & judgeable(gaps, "groups")
+    larger = (gaps["lo"] > MARGIN) & (gaps["direction"] == "above")
     texts = [
         f"{row['size']} {row_text(row, form='+.3f')} of {row['n']:.0f} rows"
         for row in gaps.to_dict("records")
@@ -118,7 +118,7 @@ CLAIMS = {
         "that share of the rows that the SFT student memorizes; confirmed if the whole interval "
         "lies below 0.05, refuted if above 0.05; not confirmed where as many rows drawn at random "
         "would lie below 0.05, too",
-        _little_of_its_own,
+        _small_own_share,
     ),
     "D2": (
         "Of what the teacher memorizes and an SFT student does not, little is passed on "
@@ -130,7 +130,7 @@ CLAIMS = {
         "memorizes less that of the SFT student; confirmed if at every size its whole interval "
         "lies within -0.05 to 0.05 (equivalence); refuted if at one size it lies above 0.05 (and "
         "above 0 after Holm's correction); a student that recites less leaves it open",
-        _little_beyond_sft,
+        _small_excess_over_sft,
     ),
     "D3": (
         "Teacher text passes on more of that than teacher probabilities do (2601.15394: 2.7 "

@@ -15,9 +15,17 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.analysis.rates import ASKED, MODEL, ROW, SAME, Frames, distilled, student_sizes
+from kdlib.analysis.rates import (
+    GREEDY_HELD_OUT,
+    MARGIN_SHARE,
+    MODEL,
+    ROW,
+    Frames,
+    distilled,
+    student_sizes,
+)
 from kdlib.config.methods import DISTILLED
-from kdlib.stats import NOTHING, Line, each, estimate, line, paired_difference
+from kdlib.stats import UNKNOWN, Line, each, estimate, line, paired_difference
 
 LEVELS = 20  # of member loss, at which memorization is compared
 VISIBLE = 0.05  # share of member rows: below it on both sides there is nothing to compare
@@ -58,7 +66,7 @@ def usefulness(frames: Frames) -> pd.DataFrame:
 
 def trivial(trivial_answers: pd.DataFrame, usefulness: pd.DataFrame) -> pd.DataFrame:
     """Those of `rates.trivial` to rows of `usefulness`: method (who answers), row, group, value."""
-    rows = trivial_answers.query(ASKED).rename(columns={"usefulness": "value"})
+    rows = trivial_answers.query(GREEDY_HELD_OUT).rename(columns={"usefulness": "value"})
     return rows[["method", *ROW, "value"]].merge(usefulness[KEYS].drop_duplicates(), on=ROW)
 
 
@@ -120,7 +128,7 @@ def margins(usefulness: pd.DataFrame) -> dict[str, float]:
     """
     sft = usefulness[usefulness["method"] == "sft"].groupby(["size", "epoch"])["value"].mean()
     sizes = student_sizes(usefulness)
-    return {size: SAME * float(sft[size].max() - sft[size][0]) for size in sizes}
+    return {size: MARGIN_SHARE * float(sft[size].max() - sft[size][0]) for size in sizes}
 
 
 def stopped(notes: pd.DataFrame, usefulness: pd.DataFrame, stops: pd.DataFrame) -> pd.DataFrame:
@@ -233,7 +241,7 @@ def same_fit(notes: pd.DataFrame) -> pd.DataFrame:
             facts = {"method": method, "size": size, "from": levels[0], "to": levels[-1]}
             facts |= {"n": len(sft_rows), "groups": group.nunique()}
             facts["hit_groups"] = group[hit].nunique()
-            lines.append(facts | line(np.nan, NOTHING, p=np.nan))
+            lines.append(facts | line(np.nan, UNKNOWN, p=np.nan))
             if levels[-1] < levels[0]:
                 gaps[len(lines) - 1] = partial(_gap, levels, (hits, nats), (sft_hits, sft_nats))
     if papers := [index for index in gaps if lines[index]["method"] in DISTILLED]:

@@ -12,7 +12,7 @@ from kdlib.analysis import roc
 from kdlib.analysis.rates import MODEL, ROW, natural
 from kdlib.stats import (
     MIN_GROUPS,
-    NOTHING,
+    UNKNOWN,
     Line,
     bootstrap,
     each,
@@ -92,7 +92,7 @@ def score(frame: pd.DataFrame, probability: pd.Series) -> Line:
 
     facts = {"n": len(hit), "hits": int(hit.sum()), "base_rate": hit.mean() if len(hit) else np.nan}
     enough_groups = min(groups[hit].nunique(), groups[~hit].nunique()) >= MIN_GROUPS
-    estimates = [line(np.nan, NOTHING)] * 3
+    estimates = [line(np.nan, UNKNOWN)] * 3
     if enough_groups:
         estimates = estimate(statistic, groups, frame["seed"])
     for name, row in zip(("roc_auc", "pr_auc", "brier"), estimates, strict=True):

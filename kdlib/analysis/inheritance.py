@@ -15,7 +15,7 @@ from kdlib import stats
 from kdlib.analysis.rates import MODEL, ROW, distilled, natural
 from kdlib.config.methods import label
 from kdlib.errors import KdlibError
-from kdlib.stats import NOTHING, Line
+from kdlib.stats import UNKNOWN, Line
 
 COMPANION = {"shared": 0.957, "passed_on": 0.009, "ratio": 2.7}  # 2601.15394
 Counted = dict[str, tuple[np.ndarray, np.ndarray]]  # what is counted, and of what
@@ -185,7 +185,7 @@ def own(frame: pd.DataFrame) -> pd.DataFrame:
         facts |= {"n": int(weights[0].sum()), "groups": min(counts)}
         facts["chance"] = part.loc[weights[0] > 0, "drawn"].mean()
         if min(counts) < stats.MIN_GROUPS:
-            return facts | stats.line(shares[0] - shares[1], NOTHING, p=np.nan)
+            return facts | stats.line(shares[0] - shares[1], UNKNOWN, p=np.nan)
         student, sft = ((w * unshared, w) for w in weights)
         record = stats.ratio_difference(groups, student, sft, part["seed"])
         # no draw knows of rows that were not seen
@@ -219,7 +219,7 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
         at_size = subset if size == "all" else subset[subset["size"] == size]
         a, b = (at_size[at_size["method"] == name] for name in (method, "word_kd"))
         keys = {"method": method, "size": size, "n": len(a)}
-        missing = stats.line(np.nan, NOTHING)
+        missing = stats.line(np.nan, UNKNOWN)
         records = {"difference": missing, "ratio": missing}
         if a["group"].nunique() >= stats.MIN_GROUPS:
             merged = a.merge(b, on=ROW)
@@ -245,17 +245,17 @@ def excess(frame: pd.DataFrame) -> pd.DataFrame:
     groups.
     """
 
-    def beside(students: pd.DataFrame) -> Line:
+    def difference(students: pd.DataFrame) -> Line:
         part = students[students["in_teacher"] & ~students["in_second"]]
         a, b = (part.assign(hit=part[f"in_{key}"].astype(float)) for key in ("distilled", "sft"))
         share, sft_share, count = a["hit"].mean(), b["hit"].mean(), part["group"].nunique()
         facts = {"distilled": share, "sft": sft_share}
         if count < stats.MIN_GROUPS:
             columns = {"p": np.nan, "n": len(part), "groups": count, "discordant": 0}
-            return facts | stats.line(share - sft_share, NOTHING, **columns, same_sign=False)
+            return facts | stats.line(share - sft_share, UNKNOWN, **columns, same_sign=False)
         return facts | stats.paired_difference(a, b, "hit")
 
-    table = stats.each(frame, MODEL, beside)
+    table = stats.each(frame, MODEL, difference)
     return table.assign(lo=table["lo"].clip(lower=-1), hi=table["hi"].clip(upper=1))  # of t
 
 
@@ -292,6 +292,6 @@ def stability(tuples: pd.DataFrame) -> pd.DataFrame:
                 estimates[metric] = repeat | stats.line(replicates[0], stats.interval(replicates))
         return [{"metric": metric} | line for metric, line in estimates.items()]
 
-    missing = stats.line(np.nan, NOTHING)
+    missing = stats.line(np.nan, UNKNOWN)
     rows = natural(tuples[tuples["method"] != "base"], "member")
     return stats.each(rows, MODEL, lines).drop(columns=["hits", "hit_groups"])

@@ -22,9 +22,9 @@ from kdlib.config.life import (
     UNLEARNED,
     UNREAD,
 )
-from kdlib.stats import ALPHA, MIN_GROUPS, NOTHING, Line, line, paired_difference, row_text
+from kdlib.stats import ALPHA, MIN_GROUPS, UNKNOWN, Line, line, paired_difference, row_text
 
-BESIDE = ("unread", "beyond", "seen", "nats")  # numbers of `contrasts` beside the claims' own
+EXTRAS = ("unread", "beyond", "seen", "nats")  # numbers of `contrasts` beside the claims' own
 
 
 def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     for claim, (first, second, group) in pairs.items():
         a, b = (last[last["way"] == way].query(GROUPS[group]) for way in (first, second))
         facts = {"claim": claim, "of": a["hit"].mean(), "against": b["hit"].mean()}
-        estimate = paired_difference(a, b, "hit") if len(a) else line(np.nan, NOTHING, p=np.nan)
+        estimate = paired_difference(a, b, "hit") if len(a) else line(np.nan, UNKNOWN, p=np.nan)
         lines.append(facts | estimate | {"enough": estimate.get("discordant", 0) >= MIN_GROUPS})
     relearned = scores[scores["read"].astype(bool)]
     keys = ["seed", "row_id", "group", "deleted"]
@@ -70,7 +70,7 @@ def contrasts(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             facts |= {name: row["value"], f"{name}_lo": row["lo"], f"{name}_hi": row["hi"]}
         lines.append(facts | estimate | {"enough": pd.notna(estimate["lo"])})
     columns = ["claim", "of", "of_lo", "against", "value", "lo", "hi", "p", "enough"]
-    columns += [f"{name}{end}" for name in BESIDE for end in ("", "_lo", "_hi")]
+    columns += [f"{name}{end}" for name in EXTRAS for end in ("", "_lo", "_hi")]
     return pd.DataFrame(lines).reindex(columns=columns)
 
 

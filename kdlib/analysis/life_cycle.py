@@ -72,9 +72,9 @@ def generations(rows: pd.DataFrame) -> pd.DataFrame:
             if len(subset):
                 lines.append(facts | {"measure": name} | _share(subset))
             if len(subset) and generation and name != "newest rows":
-                change = _less(subset, initial.query(query))
+                change = _change(subset, initial.query(query))
                 lines.append(facts | {"measure": name, "kind": "change"} | change)
-        lines.append(facts | {"measure": MEMBERSHIP} | _told(part, GROUPS["old rows"]))
+        lines.append(facts | {"measure": MEMBERSHIP} | _membership_auc(part, GROUPS["old rows"]))
     return pd.DataFrame(lines)[["way", "generation", "measure", "kind", *SHOWN]]
 
 
@@ -100,7 +100,7 @@ def returned(rows: pd.DataFrame) -> pd.DataFrame:
         for measure, pair in (("brought back", brought_back), ("recited", final), ("new", recited)):
             shares = dict(zip(("with", "without"), map(_share, pair), strict=True))
             if measure != "new" and len(pair[0]):
-                shares["difference"] = _less(*pair)
+                shares["difference"] = _change(*pair)
             facts = {"rows": name, "measure": measure}
             lines += [facts | {"update": update} | share for update, share in shares.items()]
     return pd.DataFrame(lines)[["rows", "measure", "update", *SHOWN]]
@@ -124,7 +124,7 @@ def deleted(rows: pd.DataFrame) -> pd.DataFrame:
         member, is_deleted = part["split"] != "held_out", part["deleted"]
         for name, mask in (("deleted rows", is_deleted), ("kept rows", member & ~is_deleted)):
             lines.append(facts | {"measure": name} | _share(part[mask]))
-        lines.append(facts | {"measure": MEMBERSHIP} | _told(part, "deleted"))
+        lines.append(facts | {"measure": MEMBERSHIP} | _membership_auc(part, "deleted"))
         held_out = part[~member]
         nats, groups = held_out["nats_per_token"], held_out["group"]
         cost = line(nats.mean(), bootstrap(nats, groups, held_out["seed"]), n=len(held_out))
@@ -191,7 +191,7 @@ def _share(rows: pd.DataFrame) -> Line:
     return ratio(rows["group"], rows["hit"], np.ones(len(rows)), rows["seed"])
 
 
-def _told(rows: pd.DataFrame, members: str) -> Line:
+def _membership_auc(rows: pd.DataFrame, members: str) -> Line:
     """How well the loss tells these rows from held-out ones: AUC."""
     member = rows.eval(members).to_numpy(bool)
     held_out = ((rows["split"] == "held_out") & (rows["kind"] == "row")).to_numpy()
@@ -201,7 +201,7 @@ def _told(rows: pd.DataFrame, members: str) -> Line:
     return line(row["auc"], interval, n=len(subset), groups=row["groups"])
 
 
-def _less(rows: pd.DataFrame, before: pd.DataFrame) -> Line:
+def _change(rows: pd.DataFrame, before: pd.DataFrame) -> Line:
     change = paired_difference(rows, before, "hit")
     return change | ({"lo": np.nan, "hi": np.nan} if change["groups"] < MIN_GROUPS else {})
 

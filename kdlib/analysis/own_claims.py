@@ -9,7 +9,7 @@ import pandas as pd
 from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.rates import MODEL
 from kdlib.config.methods import DISTILLED, label
-from kdlib.stats import judgeable, row_text, sure
+from kdlib.stats import is_significant, judgeable, row_text
 
 GAIN = 0.05  # of the member rows: memorizing so much less is a gain (A1, A2)
 
@@ -61,7 +61,10 @@ def at_equal_usefulness(lines: pd.DataFrame) -> pd.DataFrame:
     as_useful = usefulness["lo"] > -usefulness["margin"]
     gained, recites = gaps["gained"].astype(bool), gaps["sft"] >= 2 * GAIN
     judged = gained & recites & judgeable(gaps, "groups")
-    saves, no_gain = judged & sure(gaps) & (gaps["value"] < 0) & as_useful, gaps["lo"] > -GAIN
+    saves, no_gain = (
+        judged & is_significant(gaps) & (gaps["value"] < 0) & as_useful,
+        gaps["lo"] > -GAIN,
+    )
     columns = {"gained": gained, "recites": recites, "judged": judged, "less": saves}
     reasons = ["yes", "no: no common gain", f"no: SFT memorizes under {2 * GAIN:.0%}"]
     note = np.select([judged, ~gained, ~recites], reasons, "no: too few responses")
@@ -98,7 +101,7 @@ def _less_at_equal_usefulness(stopped: pd.DataFrame, over_trivial: pd.DataFrame)
 
 def _less_at_equal_fit(same_fit: pd.DataFrame) -> Judged:
     gaps = same_fit[same_fit["method"].isin(DISTILLED)]
-    below = sure(gaps, "hit_groups") & (gaps["value"] < 0)
+    below = is_significant(gaps, "hit_groups") & (gaps["value"] < 0)
     no_gain = (gaps["lo"] > -GAIN) & judgeable(gaps, "groups")
     n_common = gaps["value"].notna().sum()
     evidence = (

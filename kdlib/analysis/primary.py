@@ -10,7 +10,7 @@ from kdlib.config.methods import DISTILLED, METHODS
 from kdlib.stats import Line
 
 OFF_POLICY = "C1, off-policy"
-GIVEN = ("rows", "teacher")  # whose text is not the student's own
+FIXED = ("rows", "teacher")  # text that is not the student's own
 
 
 def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +25,7 @@ def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFram
     sft = hits[hits["method"] == "sft"].set_index(["size", *ROW])["hit"].rename("sft")
     final = hits.rename(columns={"hit": "own"}).join(sft, on=["size", *ROW])
     rows = {"A1": stopped[stopped["metric"] == "memorized"], "C1": final}
-    off_policy = [name for name in DISTILLED if METHODS[name].text.startswith(GIVEN)]
+    off_policy = [name for name in DISTILLED if METHODS[name].text.startswith(FIXED)]
     if 0 < final["method"].isin(off_policy).sum() < final["method"].isin(DISTILLED).sum():
         rows[OFF_POLICY] = final[final["method"].isin(off_policy)]
     lines: list[Line] = []

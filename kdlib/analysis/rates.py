@@ -19,14 +19,14 @@ Frames = dict[str, pd.DataFrame]
 Model = tuple[str, str]  # method and size
 MODEL, ROW = ["method", "size"], ["seed", "row_id"]
 # of answers, see `usefulness.scored`; similarity only where there is an encoder
-OF_WORDS = ("rouge1", "rouge2", "rougeL")  # shares, 0 to 1; meaning goes down to -1
-MEASURES = (*OF_WORDS, "similarity", "usefulness")
-SAME = 0.2  # of what SFT adds to its base: a smaller difference is "as useful"
+ROUGE_METRICS = ("rouge1", "rouge2", "rougeL")  # shares, 0 to 1; meaning goes down to -1
+MEASURES = (*ROUGE_METRICS, "similarity", "usefulness")
+MARGIN_SHARE = 0.2  # of what SFT adds to its base: a smaller difference is "as useful"
 WINDOWS = (*range(1, WINDOW + 1), FULL)  # values of k
 IDENTITY = [*MODEL, "seed", "run_id", "commit", "device", "dtype"]
 TIDY = ["run_id", *MODEL, "split", "metric", "k", "value", "n", "groups", "hit_groups", "lo", "hi"]
 TIDY += ["seed", *IDENTITY[4:]]
-ASKED = "decoding == 'greedy' and split == 'held_out'"  # answers by which usefulness is judged
+GREEDY_HELD_OUT = "decoding == 'greedy' and split == 'held_out'"  # they judge usefulness
 
 
 def student_sizes(frame: pd.DataFrame) -> list[str]:
@@ -141,7 +141,7 @@ def means(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
 
     def mean(part: pd.DataFrame) -> Line:
         rows = part.groupby("row_id").agg({column: "mean", "group": "first"})
-        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=column in OF_WORDS)
+        interval = bootstrap(rows[column].to_numpy(), rows["group"], share=column in ROUGE_METRICS)
         return line(rows[column].mean(), interval, metric=metric, k=pd.NA, n=len(rows))
 
     return each(frame, [*IDENTITY, "split"], mean).reindex(columns=TIDY)
@@ -180,7 +180,7 @@ def beats_trivial(
     gives of all seeds together, and beats: the whole interval lies above 0. Unless all do in a
     metric, a model is of no proven use by it. KdlibError: they answer other rows.
     """
-    greedy, baselines = (frame.query(ASKED) for frame in (answers, trivial))
+    greedy, baselines = (frame.query(GREEDY_HELD_OUT) for frame in (answers, trivial))
     metrics, greedy = (
         [m for m in MEASURES if m in greedy and m in baselines],
         greedy[greedy["method"].isin(methods)],
@@ -225,7 +225,7 @@ def differences(tuples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """
     members, sizes = natural(tuples, "member"), student_sizes(tuples)
     hits = members.assign(exact_rate=members["hit"].astype(float))
-    greedy, methods = answers.query(ASKED), distilled(tuples)
+    greedy, methods = answers.query(GREEDY_HELD_OUT), distilled(tuples)
     frames = {"exact_rate": hits, "rougeL": greedy, "usefulness": greedy}
     margins, least_first = usefulness_margins(greedy), ("minillm", "word_kd", "seq_kd_beam")
     pairs: list[tuple[str, str, Model, Model]] = []
@@ -278,7 +278,9 @@ def usefulness_margins(answers: pd.DataFrame) -> dict[str, float]:
     means = answers.groupby(["size", "method"])["usefulness"].mean()
     sizes = student_sizes(answers)
     added = {size: means[size, "sft"] - means[size, "base"] for size in sizes}
-    return {size: SAME * float(gain) if gain > 0 else np.nan for size, gain in added.items()}
+    return {
+        size: MARGIN_SHARE * float(gain) if gain > 0 else np.nan for size, gain in added.items()
+    }
 
 
 def repetitions(tuples: pd.DataFrame) -> pd.DataFrame:

@@ -37,14 +37,14 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
             level = ratio(part["group"], part[column], np.ones(len(part)))
             lines.append(facts | {"kind": "level"} | level)
             if before is not None:
-                lines.append(facts | {"kind": "change"} | _less(part, before, column))
+                lines.append(facts | {"kind": "change"} | _change(part, before, column))
             before = part
     order = {step: i for i, step in enumerate(answers["step"].unique())}
     steps = pd.DataFrame(lines)[["step", "measure", "kind", *SHOWN]]
     return steps.sort_values("step", key=lambda names: names.map(order), kind="stable")
 
 
-def _less(part: pd.DataFrame, before: pd.DataFrame, column: str) -> Line:
+def _change(part: pd.DataFrame, before: pd.DataFrame, column: str) -> Line:
     change = paired_difference(part, before, column)
     return change | ({"lo": np.nan, "hi": np.nan} if change["groups"] < MIN_GROUPS else {})
 

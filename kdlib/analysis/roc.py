@@ -16,7 +16,7 @@ from kdlib.errors import KdlibError
 from kdlib.stats import (
     DRAWS,
     MIN_GROUPS,
-    NOTHING,
+    UNKNOWN,
     Interval,
     Line,
     Statistic,
@@ -44,7 +44,7 @@ def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
     The measure that counts for an attacker (Carlini et al. 2022). nan without members, or with
     fewer than 1 / fpr others, since then the rate cannot be told from 0.
     """
-    return float(_found(*counts(score, member), fpr, int((~member).sum()))[0])
+    return float(_tpr_of_draws(*counts(score, member), fpr, int((~member).sum()))[0])
 
 
 def roc(score: np.ndarray, member: np.ndarray) -> pd.DataFrame:
@@ -59,31 +59,34 @@ def evaluate(frame: pd.DataFrame, columns: Sequence[str], draws: int = DRAWS) ->
     The frame has member (bool), group and, if there are seeds, seed besides. Columns: score, auc,
     then each of RATES (nan with too few others in a seed), all 0 to 1 with ..._lo and ..._hi (nan
     where members, or others, are of fewer than MIN_GROUPS groups), n_member, n_other, groups (see
-    `fewer`). An AUC that is the same in every draw has no interval; a rate of 0 or 1 holds Wilson's
-    over the members' groups.
+    `min_groups`). An AUC that is the same in every draw has no interval; a rate of 0 or 1 holds
+    Wilson's over the members' groups.
     """
-    member, n_others = frame["member"].to_numpy(dtype=bool), least_others(frame)
+    member, n_others = frame["member"].to_numpy(dtype=bool), min_nonmembers(frame)
 
     def numbers(mask: np.ndarray, weights: np.ndarray) -> np.ndarray:
         values = []
         for column in columns:
             curve = counts(frame[column].to_numpy()[mask], member[mask], weights)
-            values += [area(*curve), *(_found(*curve, fpr, n_others) for fpr in RATES.values())]
+            values += [
+                area(*curve),
+                *(_tpr_of_draws(*curve, fpr, n_others) for fpr in RATES.values()),
+            ]
         return np.stack(values)
 
     estimates = estimate(_averaged(frame, numbers), frame["group"], frame.get("seed"), draws)
     lines: dict[str, dict[str, Any]] = {column: {"score": column} for column in columns}
     for (column, name), row in zip(product(columns, ("auc", *RATES)), estimates, strict=True):
         lines[column] |= named(name, line(row["value"], _ends(frame, name, row)))
-    facts = {"n_member": member.sum(), "n_other": (~member).sum(), "groups": fewer(frame)}
+    facts = {"n_member": member.sum(), "n_other": (~member).sum(), "groups": min_groups(frame)}
     return pd.DataFrame(lines.values()).assign(**facts)
 
 
 def _ends(frame: pd.DataFrame, name: str, row: Line) -> Interval:
     """The interval of a number of `evaluate`, see there."""
     constant = name == "auc" and row["lo"] == row["hi"]  # in all draws, which is no certainty
-    if fewer(frame) < MIN_GROUPS or constant:
-        return NOTHING
+    if min_groups(frame) < MIN_GROUPS or constant:
+        return UNKNOWN
     lo, hi = row["lo"], row["hi"]
     if name in RATES and row["value"] in (0, 1):
         count = frame["group"][frame["member"].to_numpy(dtype=bool)].nunique()
@@ -116,7 +119,7 @@ def difference(frame: pd.DataFrame, first: str, second: str) -> dict[str, Any]:
     """AUC of the first column less that of the second: value, lo, hi, p, n, groups.
 
     The interval is paired: both see the same draws of the same rows. The frame has seed, member,
-    group besides; for groups see `fewer`.
+    group besides; for groups see `min_groups`.
     """
     member = frame["member"].to_numpy(dtype=bool)
 
@@ -126,10 +129,10 @@ def difference(frame: pd.DataFrame, first: str, second: str) -> dict[str, Any]:
         return (a - b)[None]
 
     (row,) = estimate(_averaged(frame, gap), frame["group"], frame["seed"])
-    return row | {"n": len(frame), "groups": fewer(frame)}
+    return row | {"n": len(frame), "groups": min_groups(frame)}
 
 
-def least_others(frame: pd.DataFrame) -> int:
+def min_nonmembers(frame: pd.DataFrame) -> int:
     """How many rows are no members, in the seed that has the fewest of them."""
     nonmember = pd.Series(~frame["member"].to_numpy(dtype=bool))
     return int(nonmember.groupby(_seeds(frame)).sum().min())
@@ -140,7 +143,7 @@ def _seeds(frame: pd.DataFrame) -> np.ndarray:
     return frame["seed"].to_numpy() if "seed" in frame else np.zeros(len(frame))
 
 
-def fewer(frame: pd.DataFrame) -> int:
+def min_groups(frame: pd.DataFrame) -> int:
     """Different responses of members or of others, whichever are fewer."""
     return min(frame["group"][frame["member"] == side].nunique() for side in (True, False))
 
@@ -175,7 +178,9 @@ def area(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
         return doubled / (2 * hits[-1].astype(float) * false_alarms[-1])
 
 
-def _found(hits: np.ndarray, false_alarms: np.ndarray, fpr: float, n_others: int) -> np.ndarray:
+def _tpr_of_draws(
+    hits: np.ndarray, false_alarms: np.ndarray, fpr: float, n_others: int
+) -> np.ndarray:
     """True-positive rate of every draw at the last threshold whose false positives are allowed."""
     if n_others < round(1 / fpr):
         return np.full(hits.shape[1], np.nan)

@@ -35,7 +35,7 @@ from kdlib.stats import (
     ALPHA,
     MIN_GROUPS,
     MIN_SEEDS,
-    NOTHING,
+    UNKNOWN,
     Line,
     difference,
     each,
@@ -131,7 +131,7 @@ def judged(search: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
         gap = rows["own"] - rows["sft"]
         estimate = difference(rows["group"], gap, rows["fresh"].to_numpy())
         varies = gap.nunique() > 1  # else no draw could differ, and none would say how sure that is
-        return estimate if varies else line(estimate["value"], NOTHING, p=float("nan"))
+        return estimate if varies else line(estimate["value"], UNKNOWN, p=float("nan"))
 
     combined = pd.concat([search.assign(fresh=False), fresh.assign(fresh=True)], ignore_index=True)
     return pd.concat([*tables, each(combined, keys, change).assign(on=ON[2])], ignore_index=True)

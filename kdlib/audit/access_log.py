@@ -23,13 +23,13 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with runs.alone(path):
+        with runs.locked(path):
             self.key = self._made(path.with_suffix(".key"))
 
     @staticmethod
     def _made(path: Path) -> bytes:
         """The key of a file that its owner alone may read, 32 bytes, drawn where there is none."""
-        with runs.writing(path):
+        with runs.write_errors(path):
             if not path.exists():
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(os.urandom(32))
@@ -67,7 +67,7 @@ class Log:
             for prompt, count in zip(prompts, counts, strict=True)
         ]
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        with runs.alone(self.path), runs.writing(self.path), self.path.open("a+b") as file:
+        with runs.locked(self.path), runs.write_errors(self.path), self.path.open("a+b") as file:
             if file.tell() and _last(file) != b"\n":  # a power cut broke a line off
                 text = "\n" + text
             file.write(text.encode())

@@ -76,7 +76,7 @@ def run(
         record.require_same(settings, claim["files"])
     if policy_file is not None:
         gate.require_rows(policy_file.policy, claim["rows"])
-    with runs.alone(settings.out / "audit"):
+    with runs.locked(settings.out / "audit"):
         if claimed(settings.out, identity) is None:
             runs.write_text(settings.out / CLAIM, json.dumps(claim, indent=1) + "\n")
         start = time.perf_counter()
@@ -223,7 +223,7 @@ def measure_all(settings: AuditSettings, loaded: Loaded, rows: Rows) -> int:
 
 
 def costs(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
-    """What `cost.answering` found, timed once and kept."""
+    """What `cost.generation_cost` found, timed once and kept."""
     with suppress(FileNotFoundError, ValueError):
         cost: dict[str, Any] = json.loads((settings.out / COST).read_text("utf-8"))
         return cost

@@ -27,7 +27,7 @@ WHAT |= dict.fromkeys(ANSWERS, "answers (--decode)")
 MOST = 10_000_000  # cases; where more were needed, none decide
 COLUMNS = ["name", "measure", "at", "of", "below", "outcome", "why", "value", "lo", "hi", "n"]
 COLUMNS += ["n_held_out", "needed", "seen"]
-Bounds = Callable[[bounds.Wrong, float], Interval]
+Bounds = Callable[[bounds.Alphas, float], Interval]
 
 
 def require_rows(policy: Policy, rows: Mapping[str, Mapping[str, int]]) -> None:
@@ -131,7 +131,7 @@ def _sides(rows: pd.DataFrame, limit: Limit) -> tuple[pd.Series, pd.Series]:
     return _cases(rows[is_member], limit), _cases(rows[~is_member], limit)
 
 
-def _line(rows: pd.DataFrame, limit: Limit, alpha: bounds.Wrong, scored: bool) -> Line:
+def _line(rows: pd.DataFrame, limit: Limit, alpha: bounds.Alphas, scored: bool) -> Line:
     member, held_out = _sides(rows, limit)
     verbatim = limit.measure != "secret_preferred"  # of which one half is a guess
     if verbatim and limit.if_any and len(member) and held_out.empty:  # then the share alone
@@ -182,7 +182,7 @@ def _missing(rows: pd.DataFrame, limit: Limit, member: pd.Series, held_out: pd.S
     return ""
 
 
-def _doubt(sides: list[pd.Series], interval: Bounds, limit: Limit, alpha: bounds.Wrong) -> str:
+def _doubt(sides: list[pd.Series], interval: Bounds, limit: Limit, alpha: bounds.Alphas) -> str:
     """Why the number says nothing on the limit, whatever its bounds are; "": it does."""
     if limit.compares and _reversed(sides, interval, limit, alpha):
         return "held-out rows are known better than training rows: not like them, or files swapped"
@@ -206,7 +206,7 @@ def _number(sides: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
     if limit.measure in SHARES:
         counts = [(int(side.sum()), len(side)) for side in sides]
 
-        def of_shares(alpha: bounds.Wrong, scale: float) -> Interval:
+        def of_shares(alpha: bounds.Alphas, scale: float) -> Interval:
             scaled = [(hits * scale, n * scale) for hits, n in counts]
             if limit.compares:
                 return bounds.excess(scaled[0], scaled[1], alpha)
@@ -220,10 +220,10 @@ def _number(sides: list[pd.Series], limit: Limit) -> tuple[float, Bounds]:
         return roc.auc(score, member), lambda alpha, scale: bounds.auc(score, member, alpha, scale)
     fpr = roc.RATES[limit.measure]
     tpr = roc.tpr_at(score, member, fpr)
-    return tpr, lambda alpha, scale: bounds.found_at(score, member, fpr, alpha, scale)
+    return tpr, lambda alpha, scale: bounds.tpr_at(score, member, fpr, alpha, scale)
 
 
-def _reversed(sides: list[pd.Series], interval: Bounds, limit: Limit, alpha: bounds.Wrong) -> bool:
+def _reversed(sides: list[pd.Series], interval: Bounds, limit: Limit, alpha: bounds.Alphas) -> bool:
     """Whether a number is as surely on the other side of a guess as would fail on this side."""
     if limit.measure in roc.RATES:  # no share lies below 0: held-out rows are looked for instead
         _, swapped = _number(sides[::-1], limit)
@@ -232,13 +232,13 @@ def _reversed(sides: list[pd.Series], interval: Bounds, limit: Limit, alpha: bou
     return interval((alpha[0], alpha[0]), 1)[1] < guess - (limit.below - guess)
 
 
-def _saturated(held_out: pd.Series, limit: Limit, alpha: bounds.Wrong) -> bool:
+def _saturated(held_out: pd.Series, limit: Limit, alpha: bounds.Alphas) -> bool:
     """Whether so many held-out cases are hit that an excess at the limit is out of reach."""
     lower, _ = bounds.rate((int(held_out.sum()), len(held_out)), (alpha[1], alpha[1]))
     return 1 - lower <= limit.below
 
 
-def _needed(interval: Bounds, limit: Limit, alpha: bounds.Wrong, n: int) -> float:
+def _needed(interval: Bounds, limit: Limit, alpha: bounds.Alphas, n: int) -> float:
     """The least `scale` (within 2%) at which the bounds lie on one side of the limit; inf: none."""
 
     def decides(scale: float) -> bool:

@@ -221,7 +221,7 @@ def metered(
 
 
 def cost_of(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
-    """`cost.answering` of the first training rows that are complete."""
+    """`cost.generation_cost` of the first training rows that are complete."""
     answer_length = max(1, min(ANSWER, loaded.limit // 2))
     prompt_limit, prompts = max(1, loaded.limit - answer_length), []
     for block in blocks(settings.data, settings, TIMED):
@@ -233,7 +233,7 @@ def cost_of(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
         if len(prompts) >= TIMED:
             break
     options: dict[str, Any] = {"tokens": answer_length, "precision": settings.precision}
-    return cost.answering(loaded.model, prompts[:TIMED], **options)
+    return cost.generation_cost(loaded.model, prompts[:TIMED], **options)
 
 
 def alike(examples: Sequence[Example], batch: int) -> Iterator[tuple[list[int], int]]:

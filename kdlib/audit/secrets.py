@@ -79,11 +79,11 @@ def _standing(row: Any, example: Example, tokenizer: Any, template: Template) ->
     for words in strings:
         offsets = [prompt.find(words, *span) for span in spans]
         if starts := [offset for offset in offsets if offset >= 0]:
-            indices = tokens.covering(in_prompt, [(min(starts), min(starts) + len(words))])
+            indices = tokens.in_spans(in_prompt, [(min(starts), min(starts) + len(words))])
             if all(index in positions for index in indices):
                 yield Standing(words, "prompt", [positions[index] for index in indices])
         elif (start := row["response"].find(words)) >= 0:
-            indices = tokens.covering(in_response, [(start, start + len(words))])
+            indices = tokens.in_spans(in_response, [(start, start + len(words))])
             if max(indices) < len(example.response):
                 yield Standing(words, "response", indices)
 

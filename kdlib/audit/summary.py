@@ -19,7 +19,7 @@ from kdlib.analysis.rates import WINDOWS
 from kdlib.audit.secrets import PARTS
 from kdlib.config.exact_match import exact
 from kdlib.data import sources
-from kdlib.stats import NOTHING, rate
+from kdlib.stats import UNKNOWN, rate
 
 SAMPLE = 20_000  # rows of a split for AUC and its interval
 TOP = 50  # most memorized rows that the report shows
@@ -192,9 +192,9 @@ def summary(tallied: Tally) -> pd.DataFrame:
         lines: list[tuple[Any, ...]] = []  # without the split
         keys = [(name, at) for name, (_, values) in HITS.items() for at in values]
         lines += [(*key, *rate(sums[key], n).values()) for key in keys if (n := sums["of", *key])]
-        lines += [("nats_per_token", "", sums["nats"] / sums["n"], *NOTHING, sums["n"])]
+        lines += [("nats_per_token", "", sums["nats"] / sums["n"], *UNKNOWN, sums["n"])]
         if n := sums["prompts"]:
-            lines += [("prompt_nats", "", sums["prompt_nats"] / n, *NOTHING, n)]
+            lines += [("prompt_nats", "", sums["prompt_nats"] / n, *UNKNOWN, n)]
         secret_rows = secrets(tallied)
         secret_rows = secret_rows[secret_rows["member"] == (split == "member")]
         for name, at in ((name, at) for name, (_, values) in OF_SECRETS.items() for at in values):

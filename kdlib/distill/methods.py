@@ -24,7 +24,7 @@ class Materials:
     general: Callable[[], Sequence[Example]]  # blocks of general text
     targets: Targets | None = None  # the teacher's, where the objective needs them
 
-    def written(self, decoding: str) -> dict[str, Example]:
+    def teacher_answers(self, decoding: str) -> dict[str, Example]:
         """The teacher's text by row id."""
         return {example.row_id: example for example in self.teacher_text(decoding)}
 
@@ -39,7 +39,7 @@ class Text(NamedTuple):
 
 def _teacher(decoding: str, m: Materials) -> Source:
     """The teacher's text in place of the rows' responses."""
-    answers = m.written(decoding)
+    answers = m.teacher_answers(decoding)
     examples = [answers[example.row_id] for example in m.reading.examples]
     return fixed(replace(m.reading, examples=examples), "teacher")
 
@@ -62,7 +62,7 @@ TEXTS = {
     "student": Text(lambda m: mix(m.reading, 1.0), "live"),
     "mix": Text(lambda m: mix(m.reading, m.coefficients["student_share"])),
     "replay": Text(_replay),
-    "pairs": Text(lambda m: pairs(m.reading, m.written("teacher"))),
+    "pairs": Text(lambda m: pairs(m.reading, m.teacher_answers("teacher"))),
     "rollouts": Text(_rollouts),
 }
 

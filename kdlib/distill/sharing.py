@@ -1,9 +1,9 @@
 """One training on several processes, by accelerate: data parallel, or FSDP by its config file.
 
-`accelerate launch` or torchrun starts the processes, `joined` connects them. All run the same
-training: each reads its share of the rows of every step (`SharedReading`), and the gradient is that
-of the mean over all their tokens (`Shared`). So the curve is that of one process, but for rounding
-and for dropout, which each draws by itself. Without such a start there is one process.
+`accelerate launch` or torchrun starts the processes, `process_group` connects them. All run the
+same training: each reads its share of the rows of every step (`SharedReading`), and the gradient is
+that of the mean over all their tokens (`Shared`). So the curve is that of one process, but for
+rounding and for dropout, which each draws by itself. Without such a start there is one process.
 """
 
 import copy
@@ -30,7 +30,7 @@ PATIENCE = timedelta(days=1)  # of the others, while the main process measures
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Join the processes that were started; the main one reports an error for all."""
     handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
     on_cpu = checkpoints.device().type == "cpu"
@@ -45,24 +45,24 @@ def joined() -> Iterator[None]:
         accelerator.end_training()
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def process() -> int:
+def rank() -> int:
     """Which of them this is, from 0 on."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def is_main() -> bool:
     """Whether this is the one that notes, measures and writes."""
-    return process() == 0
+    return rank() == 0
 
 
-def agreed(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """The main process's `value`; the others wait for it."""
-    return broadcast_object_list([value])[0] if processes() > 1 else value
+    return broadcast_object_list([value])[0] if world_size() > 1 else value
 
 
 @contextmanager
@@ -73,20 +73,20 @@ def main_first() -> Iterator[None]:
     try:
         yield
     finally:
-        if is_main() and processes() > 1:
+        if is_main() and world_size() > 1:
             PartialState().wait_for_everyone()
 
 
 @dataclass(frozen=True)
 class SharedReading(Reading):
-    """Of every micro-batch, which is of rows of like length, each `processes`-th row."""
+    """Of every micro-batch, which is of rows of like length, each `world_size`-th row."""
 
     def batches(self, micro: list[list[Example]], role: str) -> list[Batch]:
         """One optimizer step: this process's share of its text."""
         return [self._share(rows, role) for rows in micro]
 
     def _share(self, rows: list[Example], role: str) -> Batch:
-        if share := rows[process() :: processes()]:
+        if share := rows[rank() :: world_size()]:
             return collate(share, self.pad_id, role)
         dummy = collate(rows[:1], self.pad_id, role)  # all have to take part in every pass
         return replace(dummy, kept=torch.zeros_like(dummy.targets, dtype=torch.bool))
@@ -141,7 +141,7 @@ def fit(
         if is_main() and on_note:
             on_note(gathered, step)
 
-    options |= {"seed": seed + 10**9 * process(), "name": name if is_main() else ""}
+    options |= {"seed": seed + 10**9 * rank(), "name": name if is_main() else ""}
     options |= {"gradients": shared.gradients, "on_note": on_main if on_note else None}
     trainer.fit(model, source, objective, settings, **options)
     return shared.gather()
@@ -172,7 +172,7 @@ class Shared:
         count = int(self.accelerator.reduce(local_count, "sum"))
         for batch in batches:
             loss = self.loss(batch.to(device), objective, precision) / max(1, count)
-            (processes() * loss).backward()  # the mean over processes is taken on the way
+            (world_size() * loss).backward()  # the mean over processes is taken on the way
             total += loss.detach()
         return self.accelerator.reduce(total, "sum"), count
 

@@ -87,7 +87,7 @@ def write_store(
     keeps that many largest log-probabilities of each position, float32, and their int32 indices
     [N, top], and the logarithm of the mass of all others, float32 [N].
     """
-    with runs.alone(folder), runs.writing(folder):
+    with runs.locked(folder), runs.write_errors(folder):
         if runs.done(folder, identity):  # perhaps by another process, while this one waited
             return
         examples = sorted(examples, key=len)  # so that little is padded

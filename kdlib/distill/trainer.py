@@ -131,12 +131,12 @@ def fit(
     optimizer = GuardedAdamW(model, settings, total_steps)
     pending: list[tuple[dict[str, Any], Tensor, list[Batch]]] = []
     step, tokens, started = 0, 0, time.perf_counter()
-    with runs.writing(log):
+    with runs.write_errors(log):
         log.parent.mkdir(parents=True, exist_ok=True)
     if on_note and 0 in notes:
         on_note(model.eval(), 0)
     bar = tqdm(total=total_steps, desc=name, mininterval=10, disable=not name)
-    with runs.writing(log), log.open("w", 1, "utf-8") as log_file, bar:
+    with runs.write_errors(log), log.open("w", 1, "utf-8") as log_file, bar:
         for epoch in range(settings.epochs):
             for batches in source(model, epoch):
                 model.train()

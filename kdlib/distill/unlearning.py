@@ -13,7 +13,7 @@ from kdlib.distill.text_sources import Reading
 from kdlib.model.tokens import Batch, Example, Source, collate
 
 
-def forgetting(
+def gradient_difference(
     source: Source, forgotten: Sequence[Example], unread: Sequence[Example], reading: Reading
 ) -> Source:
     """The same steps, and in each as many of the rows that are to be forgotten, in turn.

@@ -29,7 +29,7 @@ def latency(
 
 
 @torch.no_grad()
-def answering(
+def generation_cost(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,

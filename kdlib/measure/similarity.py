@@ -36,7 +36,7 @@ class Encoder:
         folder = packaged.resolve(path)
         options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
         options |= {"output_loading_info": True, "trust_remote_code": False}
-        with checkpoints.quiet(), checkpoints.reading("encoder", folder):
+        with checkpoints.quiet(), checkpoints.load_errors("encoder", folder):
             self.tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
             model, report = AutoModel.from_pretrained(str(folder), **options)
             # a head that is not read here may be missing, as it is in most encoders

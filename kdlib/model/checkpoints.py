@@ -71,13 +71,13 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
 
 
 def load_model(path: str | Path, dropout: float | None = None) -> Any:
-    """A causal model by folder or hub name, float32 and in eval mode; see `reading` and `_check`.
+    """A causal model by folder or hub name, float32 in eval mode; see `load_errors` and `_check`.
 
     `dropout` (0 to 1), when given, replaces those dropout rates that the model has.
     """
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention()}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by _check
-    with quiet(), reading("model", path):
+    with quiet(), load_errors("model", path):
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ValueError(f"it is no causal model ({type(config).__name__})")
@@ -90,7 +90,7 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
 
 
 @contextmanager
-def reading(kind: str, path: str | Path) -> Iterator[None]:
+def load_errors(kind: str, path: str | Path) -> Iterator[None]:
     """One KdlibError with a remedy for whatever goes wrong while a model or tokenizer is read."""
     is_folder = os.path.isdir(path)
     if not is_folder and (os.path.exists(path) or not HUB_NAME.fullmatch(str(path))):
@@ -157,7 +157,7 @@ def same_weights(first: Any, second: Any) -> bool:
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write safetensors, configuration and tokenizer to `folder`."""
-    with quiet(), runs.writing(folder):
+    with quiet(), runs.write_errors(folder):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -183,7 +183,7 @@ def inference(*models: Any) -> Iterator[None]:
     Before and after it, the system is given back what the C library keeps of freed memory: tensors
     of training and of inference have other sizes, and each leave holes that the other cannot fill.
     """
-    _give_back()
+    _trim_heap()
     states = [(model, model.training, model.config._attn_implementation) for model in models]
     for model in models:
         model.eval()
@@ -195,10 +195,10 @@ def inference(*models: Any) -> Iterator[None]:
         for model, training, implementation in states:
             model.set_attn_implementation(implementation)
             model.train(training)
-        _give_back()
+        _trim_heap()
 
 
-def _give_back() -> None:
+def _trim_heap() -> None:
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc
         trim(0)
 

@@ -50,10 +50,12 @@ def continue_prompts(
     write = partial(_decode, mixture, end_id, max_new, 0 if greedy else temperature)
     inference = checkpoints.inference(*(m for m, _ in mixture))
     with inference, checkpoints.autocast(model.device, precision):
-        return _written(model, prompts, end_id, batch, write)
+        return _generate_all(model, prompts, end_id, batch, write)
 
 
-def _written(model: Any, prompts: Prompts, end_id: int, batch: int, write: Writer) -> list[Ids]:
+def _generate_all(
+    model: Any, prompts: Prompts, end_id: int, batch: int, write: Writer
+) -> list[Ids]:
     """All answers; the shortest prompts are written to first, so that little is padded."""
     padding: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -127,11 +129,11 @@ def beam_search(
     """The best answer by log-probability over length that a search with `beams` beams finds."""
     config = GenerationConfig(num_beams=beams, do_sample=False, max_new_tokens=max_new)
     with checkpoints.inference(model), checkpoints.autocast(model.device, precision):
-        return _written(model, prompts, end_id, batch, _by_generate(model, config, end_id))
+        return _generate_all(model, prompts, end_id, batch, _by_generate(model, config, end_id))
 
 
 @torch.no_grad()
-def processed(
+def generate_with(
     model: Any,
     prompts: Prompts,
     processor: LogitsProcessor,
@@ -144,7 +146,7 @@ def processed(
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new)
     write = _by_generate(model, config, end_id, LogitsProcessorList([processor]))
     with checkpoints.inference(model):
-        return _written(model, prompts, end_id, batch, write)
+        return _generate_all(model, prompts, end_id, batch, write)
 
 
 def _by_generate(

@@ -81,7 +81,7 @@ def fetch(name: str) -> Path:
     spec, folder = MODELS[name], runs.cache_dir() / "models" / name
     if runs.done(folder, spec.sha256):
         return folder
-    with runs.alone(folder), _scratch(folder) as temp, runs.writing(folder):
+    with runs.locked(folder), _scratch(folder) as temp, runs.write_errors(folder):
         if runs.done(folder, spec.sha256):  # by another process, while this one waited
             return folder
         weights, output = _weights(name, spec, temp), temp / "made"
@@ -101,7 +101,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
     temp = folder.with_name(f".{folder.name}")
     shutil.rmtree(temp, ignore_errors=True)
     try:
-        with runs.writing(temp):
+        with runs.write_errors(temp):
             temp.mkdir()
         yield temp
     finally:

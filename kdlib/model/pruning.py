@@ -18,7 +18,7 @@ REMEDY = "give students by path, or a teacher of another family"
 
 def depth(path: str | Path) -> int:
     """How many layers a model has, by folder or hub name; its weights are not read."""
-    with checkpoints.quiet(), checkpoints.reading("model", path):
+    with checkpoints.quiet(), checkpoints.load_errors("model", path):
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
     return config.get_text_config().num_hidden_layers
 
@@ -34,7 +34,7 @@ def layers(model: Any) -> tuple[nn.Module, str]:
     raise KdlibError(f"{problem}; it cannot be pruned: {REMEDY}")
 
 
-def without(model: Any, loss: Callable[[Any], float]) -> list[float]:
+def losses_without_layers(model: Any, loss: Callable[[Any], float]) -> list[float]:
     """The loss of the model without each one of its layers; afterwards it has all of them again."""
     holder, name = layers(model)
     stack, config = getattr(holder, name), model.config.get_text_config()

@@ -99,7 +99,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def load_tokenizer(path: str | Path) -> Any:
     """A tokenizer by folder or hub name; KdlibError: it cannot be read, or has no end token."""
-    with checkpoints.quiet(), checkpoints.reading("tokenizer", path):
+    with checkpoints.quiet(), checkpoints.load_errors("tokenizer", path):
         if Path(path).is_dir() and not any(FILES.search(f.name) for f in Path(path).iterdir()):
             raise ValueError("the folder holds none")
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
@@ -183,12 +183,12 @@ def with_own_text(
     parts = [prompt_parts(row["instruction"], row["context"], template) for row in rows]
     mapping = tokenizer([text for text, _ in parts], return_offsets_mapping=True)["offset_mapping"]
     return [
-        replace(example, own=tuple(i for i in covering(offsets, spans) if i > 0))
+        replace(example, own=tuple(i for i in in_spans(offsets, spans) if i > 0))
         for example, offsets, (_, spans) in zip(examples, mapping, parts, strict=True)
     ]
 
 
-def covering(offsets: Sequence[Sequence[int]], spans: Iterable[tuple[int, int]]) -> list[int]:
+def in_spans(offsets: Sequence[Sequence[int]], spans: Iterable[tuple[int, int]]) -> list[int]:
     """Which tokens, standing at characters [start, end) of a text, have any within the spans."""
     starts, ends = np.array(offsets, dtype=int).reshape(-1, 2).T
     inside = np.zeros(len(starts), bool)

@@ -33,7 +33,7 @@ def _main(settings: Profile) -> str:
     text += f"{kd:.1%} of the training rows word for word, SFT {sft:.1%}: "
     text += f"{points(means['A1'], UNIT)}; trained to the end {points(means['C1'])}"
     if off_policy := means.get(primary.OFF_POLICY):
-        on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.GIVEN)]
+        on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.FIXED)]
         text += f", without {' and '.join(map(label, on_policy))} {points(off_policy)}"
     if clause := first_screen.below(settings):
         text += f"; by then {clause}"

@@ -38,7 +38,7 @@ def _at_the_end(settings: Profile) -> str:
     if primary.OFF_POLICY not in means.index:
         return f"{text}."
     size, off_policy = settings.probe_size, means.loc[primary.OFF_POLICY].to_dict()
-    on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.GIVEN)]
+    on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.FIXED)]
     starts = [(label(name), begun(settings.name, name, size)) for name in on_policy]
     names = [f"{name} (whose SFT start wrote {rate})" if rate else name for name, rate in starts]
     return f"{text}; without {' and '.join(names)} {points(off_policy)}."

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.analysis.rates import ASKED, model_of, natural
+from kdlib.analysis.rates import GREEDY_HELD_OUT, model_of, natural
 from kdlib.config.methods import label
 from kdlib.config.profile import Profile
 from kdlib.report import results
@@ -76,7 +76,7 @@ def _scores(folder: Path) -> list[str]:
     """The cells of one model."""
     tuples = natural(pd.read_parquet(folder / "tuples.parquet"))
     splits = [tuples[tuples["split"] == split] for split in ("member", "held_out")]
-    answers = pd.read_parquet(folder / "answers.parquet").query(ASKED)
+    answers = pd.read_parquet(folder / "answers.parquet").query(GREEDY_HELD_OUT)
     answers = answers.join(tuples.set_index("row_id")["group"], on="row_id")
     shares = [row_text(_share(part, "hit"), form=".1%") for part in splits]
     losses = [row_text(_loss(part)) for part in splits]

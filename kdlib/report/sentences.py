@@ -192,7 +192,7 @@ def _at_the_end(settings: Profile) -> str:
     means = lookups.table(settings.name, "primary")
     for off_policy in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
         on_policy = [
-            label(name) for name in DISTILLED if not METHODS[name].text.startswith(primary.GIVEN)
+            label(name) for name in DISTILLED if not METHODS[name].text.startswith(primary.FIXED)
         ]
         text += f"; without {' and '.join(on_policy)}, {briefly(off_policy)}"
         text += f", {caveat}" if (caveat := lookups.doubt(off_policy)) else ""

@@ -213,7 +213,7 @@ def unlearned(
     unread = [rows.examples[row_id] for row_id in held_out["row_id"]]
     reading = Reading(forgotten, run.settings, rows.pad_id, run.seed)
     return functools.partial(
-        unlearning.forgetting, forgotten=forgotten, unread=unread, reading=reading
+        unlearning.gradient_difference, forgotten=forgotten, unread=unread, reading=reading
     )
 
 
@@ -244,7 +244,7 @@ def relearned(run: Run, rows: TokenizedRows, row_ids: frozenset[str]) -> pd.Data
     frame["read"] = frame["row_id"].isin(set.union(*halves))
     frame["repetitions"] = frame["read"].astype(int)
     folder, presented = learner.folder, replace(subset, frame=frame)
-    with runs.alone(folder):
+    with runs.locked(folder):
         if not runs.done(folder, learner.identity):
             shutil.rmtree(folder, ignore_errors=True)
             measure = run.profile.measure.model_copy(update={"path_rows": 0})

@@ -122,7 +122,7 @@ def study(
         () if name in SHIPPED else (runs.results_dir(name), runs.figures_dir(name), copies)
     )
     try:
-        with runs.alone(runs.runs_dir(name), wait=False):
+        with runs.locked(runs.runs_dir(name), wait=False):
             runs.write_text(config_path, json.dumps(arguments))
             for folder in private_dirs:  # may hold text of private data: no part of any repository
                 runs.write_text(folder / ".gitignore", "*\n")
@@ -159,7 +159,7 @@ def study_afresh(profile: str, seeds: str, methods: str, parts: str, cores: int)
     name = plan(profile, seeds, methods, parts).profile.name
     copy = runs.root() / "data" / "runs" / f"{name}-verified"
     ignore = shutil.ignore_patterns("__pycache__", "executed", ".ipynb_checkpoints")
-    with runs.writing(copy):
+    with runs.write_errors(copy):
         for part in ("kdlib", "notebooks"):
             shutil.rmtree(copy / part, ignore_errors=True)
             shutil.copytree(SOURCE / part, copy / part, ignore=ignore)

@@ -89,7 +89,7 @@ def train_tokenizer(profile: Profile, documents: list[str]) -> None:
     ]
     tokenizer = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
     (folder / runs.MANIFEST).unlink(missing_ok=True)
-    with runs.writing(folder):
+    with runs.write_errors(folder):
         tokenizer.save_pretrained(folder)
     runs.write_manifest(folder, identity)
 
@@ -185,7 +185,7 @@ def kept_layers(profile: Profile, size: str, model: Any, loss: Callable[[Any], f
     if not runs.done(folder, identity):
         (folder / runs.MANIFEST).unlink(missing_ok=True)
         started, baseline = time.perf_counter(), loss(model)
-        frame = pd.DataFrame({"nats_without": pruning.without(model, loss)})
+        frame = pd.DataFrame({"nats_without": pruning.losses_without_layers(model, loss)})
         frame.insert(0, "layer", frame.index)
         frame["nats_more"] = frame["nats_without"] - baseline
         runs.write_table(path, frame)

@@ -126,7 +126,7 @@ def answers(run: Run, rows: TokenizedRows, ngrams: memfree.NGrams | None = None)
     if ngrams is None:
         outputs = generation.continue_prompts(model, prompts, greedy=True, **options)
     else:
-        outputs = generation.processed(model, prompts, memfree.MemFree(ngrams), **options)
+        outputs = generation.generate_with(model, prompts, memfree.MemFree(ngrams), **options)
     texts = rows.tokenizer.batch_decode(outputs, skip_special_tokens=True)
     pairs = zip(outputs, examples, strict=True)
     hits = [ids[:WINDOW] == example.response[:WINDOW] for ids, example in pairs]

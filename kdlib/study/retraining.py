@@ -50,7 +50,7 @@ def trivial(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
     facts = profile.measure.model_dump(include={"rouge_rows", "encoder"})
     facts |= profile.data.model_dump(include=DRAWN)
     identity = runs.fingerprint([base_identity(profile, TEACHER), seed, facts])
-    with runs.alone(folder):
+    with runs.locked(folder):
         if runs.done(folder, identity):
             return pd.read_parquet(folder / "answers.parquet")
         shutil.rmtree(folder, ignore_errors=True)

@@ -52,12 +52,12 @@ def make(
     defending.require_possible(run)
     _require_shareable(run)
     folder, identity, is_main = run.folder, run.identity, sharing.is_main()
-    if sharing.agreed(runs.done(folder, identity)):
+    if sharing.broadcast(runs.done(folder, identity)):
         if is_main:
             print(f"{run.label}: done before, read from {folder.relative_to(runs.root())}")
         return folder
-    with runs.alone(folder) if is_main else nullcontext():
-        if sharing.agreed(runs.done(folder, identity)):  # by another, while this one waited
+    with runs.locked(folder) if is_main else nullcontext():
+        if sharing.broadcast(runs.done(folder, identity)):  # by another, while this one waited
             return folder
         if not is_main:
             with TemporaryDirectory() as spare:
@@ -79,7 +79,7 @@ def facts(run: Run) -> dict[str, Any]:
     device, data_hash, *_ = ground(run.profile)
     manifest = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
     manifest |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
-    manifest["processes"] = sharing.processes()
+    manifest["processes"] = sharing.world_size()
     if run.method != BASE:
         manifest["precision"] = run.settings.precision
     settings = run.profile.model_dump(mode="json", exclude={"calibration"})
@@ -104,7 +104,7 @@ def _trained(
 def _require_shareable(run: Run) -> None:
     """Refuse what several processes would train otherwise than one."""
     samples = run.method != BASE and run.recipe.text not in ("rows", *methods.DECODINGS)
-    if sharing.processes() > 1 and (samples or run.defence):
+    if sharing.world_size() > 1 and (samples or run.defence):
         problem = "its student writes text by random draws" if samples else "its defence may draw"
         reason = "several processes would train it otherwise than one"
         raise KdlibError(f"{run.label}: {problem}, so that {reason}; start it on one process")
@@ -188,7 +188,7 @@ def _fit(
 ) -> Any:
     """Train as the run's defence has it, or with others; gives the model."""
     options |= {"epoch_steps": len(reading.steps(0)), "seed": reading.seed}
-    if sharing.processes() > 1:
+    if sharing.world_size() > 1:
         return sharing.fit(model, source, minimized, reading.settings, **options)
     options["gradients"] = defending.gradients(run, reading)
     text = defending.source(run, source, reading.pad_id)
@@ -258,7 +258,7 @@ def materials(
 def reading(run: Run, rows: TokenizedRows, settings: TrainSettings) -> Reading:
     """The rows that the run reads, by `settings`."""
     run_rows, max_new = defending.rows_read(run, rows), run.profile.tokens.max_new
-    kind = Reading if sharing.processes() == 1 else sharing.SharedReading
+    kind = Reading if sharing.world_size() == 1 else sharing.SharedReading
     undefended = kind(run_rows.presented, settings, rows.pad_id, training_seed(run), max_new)
     return defending.reading(run, undefended)
 

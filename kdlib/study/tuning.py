@@ -130,7 +130,7 @@ def path(run: Run, rows: TokenizedRows, hopeless: noting.Rule | None = None) -> 
             and (candidate.folder / "path.parquet").is_file()
         ):
             return candidate.folder
-    with runs.alone(run.folder):
+    with runs.locked(run.folder):
         shutil.rmtree(run.folder, ignore_errors=True)
         started, stopped = time.perf_counter(), True
         notes = stages.notes_of(run, rows, run.settings)

@@ -19,9 +19,9 @@ def run(
     """
     seed = tuning.seed_of(profile, seeds)
     digests = store.facts(profile, seed)
-    with store.opened(file, digests) as storage:
+    with store.open_storage(file, digests) as storage:
         pretraining.prepare(profile)
-        selection = search.Chosen(profile, seed)
+        selection = search.Selection(profile, seed)
         for student in students:
             search.search(store.search(storage, student, digests), student, trials, selection)
         tables = judging.judge(profile, students, selection, seeds)

@@ -15,27 +15,29 @@ from kdlib.study.noting import Notes
 from kdlib.study.run import load_rows
 from kdlib.study.tuning import Student
 from kdlib.tune import store
-from kdlib.tune.search import Chosen, read, train
+from kdlib.tune.search import Selection, read, train
 
 EPOCHS = "epochs"  # the knob that needs no trials
 
 
 def judge(
-    profile: Profile, students: Sequence[Student], selection: Chosen, seeds: Sequence[int]
+    profile: Profile, students: Sequence[Student], selection: Selection, seeds: Sequence[int]
 ) -> Frames:
     """The tables tuning, tuned, tuned_hypervolumes and tuning_advice.
 
     On fresh seeds are trained the runs of the front, of what is taken of each student, and each as
     it is usually. What has no finite loss there, before the epoch that was chosen, is not judged.
     """
-    points, front = chosen(selection), tuned.front(selection.points, selection.level)
+    points, front = points_to_judge(selection), tuned.front(selection.points, selection.level)
     defaults = ["sft", *(student.name for student in students)]
     names = list(dict.fromkeys([*defaults, *points["method"]]))
     rows = {seed: load_rows(profile, seed) for seed in seeds}
     fresh = dict[str, list[Path]]()
     for name in names:
         rule = None if name in defaults else _never
-        fresh[name] = [train(*selection.made[name], seed, rows[seed], rule) for seed in seeds]
+        fresh[name] = [
+            train(*selection.configurations[name], seed, rows[seed], rule) for seed in seeds
+        ]
     default = tuned.front(
         selection.points[selection.points["method"].isin(defaults)], selection.level
     )
@@ -65,10 +67,10 @@ def _never(_: Notes) -> bool:
     return False
 
 
-def chosen(selection: Chosen) -> pd.DataFrame:
+def points_to_judge(selection: Selection) -> pd.DataFrame:
     """The points to be judged: those of the front, and what is taken of each student.
 
-    Columns: those of `Chosen.points`, taken and front (whether), and against which point each is
+    Columns: those of `Selection.points`, taken and front (whether), and against which point each is
     held, see `tuned.gaps`.
     """
     by_student = selection.points.groupby("student", sort=False)
@@ -84,7 +86,7 @@ def chosen(selection: Chosen) -> pd.DataFrame:
     return table.assign(sft_epoch=sft.loc[sft["useful"].idxmax(), "epoch"])
 
 
-def trials(selection: Chosen) -> pd.DataFrame:
+def trials(selection: Selection) -> pd.DataFrame:
     """Of each run the point that is taken: enough (whether useful enough), stopped (a step)."""
     by_method = selection.points.groupby("method", sort=False)
     frame = pd.DataFrame([tuned.take(points, selection.level) for _, points in by_method])
@@ -92,7 +94,7 @@ def trials(selection: Chosen) -> pd.DataFrame:
     return frame.assign(stopped=frame["method"].map(selection.stopped))
 
 
-def moved(student: Student, selection: Chosen) -> tuple[str, float] | None:
+def main_knob(student: Student, selection: Selection) -> tuple[str, float] | None:
     """The knob that moves most what is memorized, and its share of the variance over all points.
 
     Epochs are one of them. By functional ANOVA of a random forest (Hutter et al. 2014), optuna's;
@@ -106,7 +108,7 @@ def moved(student: Student, selection: Chosen) -> tuple[str, float] | None:
     space[EPOCHS] = optuna.distributions.IntDistribution(*epoch_range)
     optuna_trials = [
         optuna.trial.create_trial(
-            params={**selection.made[point.method][1], EPOCHS: int(point.epoch)},
+            params={**selection.configurations[point.method][1], EPOCHS: int(point.epoch)},
             distributions=space,
             value=point.verbatim,
         )
@@ -122,7 +124,7 @@ def moved(student: Student, selection: Chosen) -> tuple[str, float] | None:
 
 def advised(
     student: Student,
-    selection: Chosen,
+    selection: Selection,
     points: pd.DataFrame,
     lines: pd.DataFrame,
     margin: float,
@@ -130,14 +132,14 @@ def advised(
 ) -> Line:
     """A line of advice: student, trials, stopped, knob, share, setting, epoch, worth, advice.
 
-    `points` as from `chosen`, `lines` these judged on so many fresh seeds. setting and epoch
-    are what is to be taken: what was chosen where that is `tuned.worth` it, with this margin.
+    `points` as from `points_to_judge`, `lines` these judged on so many fresh seeds. setting and
+    epoch are what is to be taken: what was chosen where that is `tuned.worth` it, with this margin.
     """
     table = trials(selection).query("student == @student.name").set_index("method")
     rows = lines[(lines["student"] == student.name) & lines["taken"] & (lines["on"] == "judged")]
     by_metric = {line["metric"]: line for line in rows.to_dict("records")}
     (best,) = points[(points["student"] == student.name) & points["taken"]].to_dict("records")
-    default, knob = table.loc[student.name], moved(student, selection)
+    default, knob = table.loc[student.name], main_knob(student, selection)
     worth = bool(by_metric) and tuned.worth(by_metric, margin, seeds)
     choice = best if worth else default
     facts = {"student": student.name, "trials": len(table), "stopped": table["stopped"].count()}

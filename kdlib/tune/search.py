@@ -26,7 +26,7 @@ from kdlib.tune import store
 STARTUP = 5  # trials of a search that are drawn evenly, before TPE has anything to go by
 
 
-class Chosen:
+class Selection:
     """The runs of the seed that chooses, by name, and their points.
 
     `points` has the columns of `plane.points` with student (its name) and setting (its knobs), a
@@ -36,7 +36,7 @@ class Chosen:
     def __init__(self, profile: Profile, seed: int) -> None:
         self.seed, self.rows = seed, load_rows(profile, seed)
         self.folders: dict[str, list[Path]] = {}
-        self.made: dict[str, tuple[Student, dict[str, float]]] = {}
+        self.configurations: dict[str, tuple[Student, dict[str, float]]] = {}
         self.points = pd.DataFrame()
         self.level = float("-inf")  # from which a point is useful enough; until SFT is known, all
         (sft,) = tuning.read(profile, "sft", "")
@@ -49,7 +49,7 @@ class Chosen:
         if name not in self.folders:
             rule = None if values == student.usual else self._hopeless
             self.folders[name] = [train(student, values, self.seed, self.rows, rule)]
-            self.made[name] = student, values
+            self.configurations[name] = student, values
             points = plane.points(*read({name: self.folders[name]}))
             points = points[(points["epoch"] > 0) & (points["epoch"] % 1 == 0)]
             points = points.assign(student=student.name, setting=setting(values))
@@ -93,7 +93,7 @@ def setting(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} = {value:g}" for name, value in values.items())
 
 
-def search(study: Any, student: Student, trials: int, selection: Chosen) -> None:
+def search(study: Any, student: Student, trials: int, selection: Selection) -> None:
     """Run trials of optuna's study until so many have ended; those broken off are run again."""
     optuna, space = store.library(), store.space(student)
     states = optuna.trial.TrialState
@@ -113,12 +113,12 @@ def search(study: Any, student: Student, trials: int, selection: Chosen) -> None
         _tell(study, trial, _run(count, trial.params, student, selection), selection)
 
 
-def _run(number: int, params: Mapping[str, float], student: Student, selection: Chosen) -> str:
+def _run(number: int, params: Mapping[str, float], student: Student, selection: Selection) -> str:
     """The name of a trial's run, which is there then: that of the first with the same values."""
     values = student.rounded(params)
     names = [
         name
-        for name, entry in selection.made.items()
+        for name, entry in selection.configurations.items()
         if (entry[0].name, entry[1]) == (student.name, values)
     ]
     new_name = student.name if values == student.usual else f"{student.name}, trial {number}"
@@ -127,7 +127,7 @@ def _run(number: int, params: Mapping[str, float], student: Student, selection: 
     return name
 
 
-def _tell(study: Any, trial: Any, name: str, selection: Chosen) -> None:
+def _tell(study: Any, trial: Any, name: str, selection: Selection) -> None:
     points = selection.points[selection.points["method"] == name]
     step, states = selection.stopped(name), store.library().trial.TrialState
     if points.empty:

@@ -57,14 +57,14 @@ def facts(profile: Profile, seed: int) -> dict[str, str]:
 
 
 @contextmanager
-def opened(file: Path, digests: dict[str, str]) -> Iterator[Any]:
+def open_storage(file: Path, digests: dict[str, str]) -> Iterator[Any]:
     """The store, held for this process alone; KdlibError where it is of another study."""
     optuna = library()
     from sqlalchemy.exc import SQLAlchemyError
 
     remedy = "give another --store, or move this one away"
     try:
-        with runs.alone(file, wait=False):
+        with runs.locked(file, wait=False):
             storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")
             for summary in optuna.get_all_study_summaries(storage):
                 stored = summary.user_attrs.get(OF, {}) if summary.n_trials else digests

@@ -89,7 +89,7 @@ def test_hits_at_a_rate_are_rarely_missed(shift):
     dice, missed, truth = np.random.default_rng(0), np.zeros(2), norm.sf(norm.isf(0.01) - shift)
     member = np.arange(900) < 400
     for _ in range(1000):
-        lo, hi = bounds.found_at(dice.standard_normal(900) + shift * member, member, 0.01, WRONG)
+        lo, hi = bounds.tpr_at(dice.standard_normal(900) + shift * member, member, 0.01, WRONG)
         missed += (lo > truth, hi < truth)
     assert (missed / 1000 <= WRONG).all(), missed / 1000
 
@@ -97,12 +97,12 @@ def test_hits_at_a_rate_are_rarely_missed(shift):
 def test_few_others_tell_no_threshold():
     """Of 100 others none may lie above, and with confidence nothing is found there."""
     member = np.arange(150) < 50
-    lo, hi = bounds.found_at(np.where(member, 9.0, np.arange(150)), member, 0.01, WRONG)
+    lo, hi = bounds.tpr_at(np.where(member, 9.0, np.arange(150)), member, 0.01, WRONG)
     assert (lo, hi) == (0.0, pytest.approx(bounds.rate((0, 50), (0.05, 0.025))[1]))
-    assert bounds.found_at(1.0 * member, member, 0.01, WRONG, times=20)[0] > 0.9
+    assert bounds.tpr_at(1.0 * member, member, 0.01, WRONG, times=20)[0] > 0.9
 
 
-@pytest.mark.parametrize("of", [bounds.auc, lambda *a: bounds.found_at(*a[:2], 0.01, *a[2:])])
+@pytest.mark.parametrize("of", [bounds.auc, lambda *a: bounds.tpr_at(*a[:2], 0.01, *a[2:])])
 def test_more_cases_are_as_if_all_were_there_again(of):
     score, member = scored(np.random.default_rng(2), 400, 400, 0.8)
     again = of(np.repeat(score, 9), np.repeat(member, 9), WRONG, 1)

@@ -184,7 +184,7 @@ def test_paths_that_do_not_meet_are_not_compared():
     )
     table = equal.same_fit(notes)
     assert table["value"].isna().all() and len(table) == 1 and table.loc[0, "groups"] == 400
-    assert not stats.sure(table, "hit_groups").any()
+    assert not stats.is_significant(table, "hit_groups").any()
 
 
 def test_a_method_of_fewer_seeds_is_not_compared_at_equal_fit():

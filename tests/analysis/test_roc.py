@@ -142,7 +142,7 @@ def test_scores_of_different_models_are_not_compared():
 @pytest.mark.parametrize(("others", "known"), [(300, True), (297, False)])
 def test_a_rate_needs_others_enough_in_each_seed(others, known):
     frame = rows(others + 90, others)
-    assert roc.least_others(frame) == others // 3
+    assert roc.min_nonmembers(frame) == others // 3
     line = roc.evaluate(frame, ["score"], draws=100).iloc[0]
     assert (line[["tpr_1pct", "tpr_1pct_lo", "tpr_1pct_hi"]].notna() == known).all()
     alone = roc.evaluate(frame.drop(columns="seed"), ["score"], draws=100).iloc[0]

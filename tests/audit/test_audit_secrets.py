@@ -269,7 +269,7 @@ def test_likelier_than_made_up_is_of_the_strings_alone(knowing, tmp_path):
             with torch.no_grad():
                 log_p = loaded.model(torch.tensor([ids["input_ids"]])).logits[0].log_softmax(-1)
             start = whole.index(words)
-            places = tokens.covering(ids["offset_mapping"], [(start, start + len(words))])
+            places = tokens.in_spans(ids["offset_mapping"], [(start, start + len(words))])
             nats.append(-sum(float(log_p[i - 1, ids["input_ids"][i]]) for i in places))
         assert by_digest[one.digest] == (nats[0] < nats[1])
 

@@ -21,9 +21,9 @@ def close(one, other):
 
 def test_processes_share_every_row_of_a_step(monkeypatch):
     plain, found = reading(SETTINGS, toy_examples()[:COUNT]), []
-    monkeypatch.setattr(sharing, "processes", lambda: 2)
+    monkeypatch.setattr(sharing, "world_size", lambda: 2)
     for rank in range(2):
-        monkeypatch.setattr(sharing, "process", lambda rank=rank: rank)
+        monkeypatch.setattr(sharing, "rank", lambda rank=rank: rank)
         shared = sharing.SharedReading(**vars(plain))
         found.append([shared.batches(micro, "rows") for micro in shared.steps(0)])
     for step, *shares in zip(plain.steps(0), *found, strict=True):

@@ -17,7 +17,7 @@ UNREAD = [replace(one, response=toy.examples()[i].response) for i, one in enumer
 
 def source(forgotten=FORGOTTEN, **changed):
     reading = toy.reading(toy.how(**{"epochs": 1} | changed), KEPT)
-    return unlearning.forgetting(text_sources.fixed(reading), forgotten, UNREAD, reading)
+    return unlearning.gradient_difference(text_sources.fixed(reading), forgotten, UNREAD, reading)
 
 
 @pytest.fixture

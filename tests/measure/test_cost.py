@@ -43,19 +43,19 @@ def test_models_take_turns_and_write_just_so_many_tokens(eos, monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_answers_are_counted_and_end_in_time(precision):
     model, prompts = llama(0), [[5, 6, 7], [8]]
-    found = cost.answering(model, prompts, tokens=6, precision=precision)
+    found = cost.generation_cost(model, prompts, tokens=6, precision=precision)
     size = sum(one.numel() for one in model.parameters())
     assert (found["rows"], found["tokens"], found["parameters"]) == (2, 12, size)
     assert found["weight_bytes"] == 4 * size and found["dtype"] == "float32"
     assert found["ms_per_token"] > 0 and found["peak_bytes"] > found["weight_bytes"]
-    short = cost.answering(model, prompts, tokens=6, longest=0.0, precision=precision)
+    short = cost.generation_cost(model, prompts, tokens=6, longest=0.0, precision=precision)
     assert short["tokens"] == 2  # one each, whatever the model
 
 
 def test_the_median_of_seconds_by_tokens(monkeypatch):
     answers = iter([(9.0, 1), (1.0, 4), (2.0, 4), (90.0, 4)])  # the first warms up
     monkeypatch.setattr(cost, "_timed", lambda *args, **how: next(answers))
-    found = cost.answering(toy.new_model(), [[1], [2], [3]], tokens=4)
+    found = cost.generation_cost(toy.new_model(), [[1], [2], [3]], tokens=4)
     assert found["ms_per_token"] == pytest.approx(500) and found["tokens"] == 12
 
 
@@ -67,4 +67,4 @@ def test_memory_that_was_given_back_does_not_count():
     most = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
     assert most > len(held)
     held.close()
-    assert cost.answering(toy.new_model(), [[1]], tokens=2)["peak_bytes"] < most - 200_000_000
+    assert cost.generation_cost(toy.new_model(), [[1]], tokens=2)["peak_bytes"] < most - 200_000_000

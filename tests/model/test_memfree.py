@@ -23,7 +23,7 @@ def written(known, examples=None):
     how = {"end_id": toy.tokenizer().eos_token_id, "max_new": 24, "batch": 16}
     if known is None:
         return generation.continue_prompts(toy.trained(), prompts, greedy=True, **how)
-    return generation.processed(toy.trained(), prompts, memfree.MemFree(known), **how)
+    return generation.generate_with(toy.trained(), prompts, memfree.MemFree(known), **how)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])

@@ -47,7 +47,7 @@ def loss_of(model):
 def test_a_pruned_model_is_the_model_without_these_layers(name, tmp_path):
     model, ids = family(name), torch.arange(40)[None]
     before, facts = model(ids).logits, model.config.to_dict()
-    losses = pruning.without(model, loss_of)
+    losses = pruning.losses_without_layers(model, loss_of)
     assert len(losses) == 4 and len(set(losses)) == 4
     assert torch.equal(model(ids).logits, before) and model.config.to_dict() == facts
 
@@ -84,7 +84,7 @@ def test_what_goes_wrong_while_losses_are_measured_leaves_the_model_whole():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pruning.without(model, stopped)
+        pruning.losses_without_layers(model, stopped)
     assert len(model.model.layers) == 4 and model.config.to_dict() == facts
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2, 3]
 

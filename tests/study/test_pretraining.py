@@ -140,7 +140,7 @@ def test_students_are_cut_from_the_teacher_and_healed(cut, forbid):
     whole = load(Run(cut, 0, BASE, "teacher"))
     assert whole.config.num_hidden_layers == 4  # it was not changed
     forbid(trainer, "fit")
-    forbid(pretraining.pruning, "without")
+    forbid(pretraining.pruning, "losses_without_layers")
     pretraining.prepare(cut)
 
 
@@ -169,7 +169,7 @@ def test_what_was_interrupted_is_made_again_and_the_costs_are_kept(cut, monkeypa
     prepared_until(checkpoints, "save_model")
     with pytest.raises(KdlibError, match="base/three is not there.*notebook 01_data_and_tokens"):
         load(Run(profile, 0, BASE, "three"))
-    forbid(pretraining.pruning, "without")
+    forbid(pretraining.pruning, "losses_without_layers")
     pretraining.prepare(profile)
     assert load(Run(profile, 0, BASE, "three")).config.num_hidden_layers == 3
 
@@ -225,7 +225,7 @@ def test_more_layers_than_the_teacher_has(cut, forbid):
     models = cut.models | {"three": ModelSettings(layers=2), "five": ModelSettings(layers=4)}
     deeper = cut.model_copy(update={"models": models, "name": "deeper"})
     forbid(trainer, "fit")
-    forbid(pretraining.pruning, "without")
+    forbid(pretraining.pruning, "losses_without_layers")
     with pytest.raises(KdlibError, match="models.five: layers = 4, .* model has 4; give fewer"):
         pretraining.prepare(deeper)
     assert not runs.runs_dir("deeper").exists()
@@ -314,7 +314,7 @@ def test_bad_input_has_one_message_and_nothing_is_made_of_it(
     profile = tmp_path / "bad.toml"
     profile.write_text(own_data.exchanged(text, changed), "utf-8")
     forbid(trainer, "fit")
-    forbid(pretraining.pruning, "without")
+    forbid(pretraining.pruning, "losses_without_layers")
     monkeypatch.setattr(sys, "argv", ["kdlib", "calibrate", "--profile", str(profile)])
     assert __main__.main() == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -254,7 +254,7 @@ def test_two_processes_train_the_same_run_once(copy):
     run = unfinished(run_of(copy, "sft"))
     command = [sys.executable, "-c", MAKER, str(copy)]
     how = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"PYTHONPATH": TESTS}}
-    with runs.alone(run.folder):
+    with runs.locked(run.folder):
         both = [subprocess.Popen(command, **how) for _ in range(2)]
         assert [one.stdout.readline() for one in both] == ["ready\n"] * 2
     text = "".join(one.communicate()[0] for one in both)

@@ -53,13 +53,13 @@ def test_the_command_trains_one_model_with_a_defence(profile, tmp_path, monkeypa
 @pytest.mark.parametrize("method", ["gkd", "mine", "minillm"])
 def test_text_that_is_drawn_in_training_is_refused(profile, method, monkeypatch):
     run = Run(profile, 0, method, "small")
-    monkeypatch.setattr(sharing, "processes", lambda: 2)
+    monkeypatch.setattr(sharing, "world_size", lambda: 2)
     with pytest.raises(KdlibError, match="writes text by random draws, .* one process"):
         stages.make(run, load_rows(profile, 0))
 
 
 def test_a_defence_is_refused(profile, monkeypatch):
     run = Run(profile, 0, "sft", "small").defended("goldfish")
-    monkeypatch.setattr(sharing, "processes", lambda: 2)
+    monkeypatch.setattr(sharing, "world_size", lambda: 2)
     with pytest.raises(KdlibError, match="its defence may draw"):
         stages.make(run, load_rows(profile, 0))

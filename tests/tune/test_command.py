@@ -79,17 +79,17 @@ def test_bad_input_gets_one_line_and_status_2(call, tmp_path, capsys, words, sai
 
 def test_the_knob_that_moves_most_may_be_the_epochs(call, tmp_path):
     (student,) = search.tuning.read(own_data.profile_of(tmp_path), "sft+goldfish", "")
-    chose, rows = search.Chosen.__new__(search.Chosen), []
-    chose.made = {}
+    chose, rows = search.Selection.__new__(search.Selection), []
+    chose.configurations = {}
     for number, (rate, k) in enumerate([(0.5, 2), (1.0, 4), (2.0, 8), (4.0, 16), (0.25, 3)]):
-        chose.made[str(number)] = student, {"rate": rate, "k": k}
+        chose.configurations[str(number)] = student, {"rate": rate, "k": k}
         for epoch in (1.0, 2.0, 3.0):
             facts = {"method": str(number), "student": student.name, "epoch": epoch}
             rows.append(facts | {"verbatim": epoch / 10 + k / 1000})
     chose.points = pd.DataFrame(rows)
-    name, share = judging.moved(student, chose)
+    name, share = judging.main_knob(student, chose)
     assert name == "epochs" and 0.5 < share <= 1
-    chose.points["verbatim"] = [chose.made[one][1]["k"] for one in chose.points["method"]]
-    assert judging.moved(student, chose)[0] == "k"
+    chose.points["verbatim"] = [chose.configurations[one][1]["k"] for one in chose.points["method"]]
+    assert judging.main_knob(student, chose)[0] == "k"
     chose.points["verbatim"] = 0.5
-    assert judging.moved(student, chose) is None
+    assert judging.main_knob(student, chose) is None

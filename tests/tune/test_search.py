@@ -14,21 +14,21 @@ TRIALS = 9  # more than are drawn evenly
 
 
 class Made:
-    """As `search.Chosen`, with points that follow from the knobs, and no model."""
+    """As `search.Selection`, with points that follow from the knobs, and no model."""
 
     level = 0.25
 
     def __init__(self, breaks_at=None, fails_from=math.inf):
-        self.points, self.made, self.ran = pd.DataFrame({"method": []}), {}, []
+        self.points, self.configurations, self.ran = pd.DataFrame({"method": []}), {}, []
         self.breaks_at, self.fails_from = breaks_at, fails_from  # a number of runs, and a rate
 
     def run(self, name, student, values):
         if len(self.ran) == self.breaks_at:
             raise KeyboardInterrupt
-        if name in self.made:
+        if name in self.configurations:
             return
         self.ran.append(name)
-        self.made[name] = student, values
+        self.configurations[name] = student, values
         rate = values.get("rate", 1)
         if rate >= self.fails_from:
             return
@@ -40,7 +40,7 @@ class Made:
         self.points = pd.concat([self.points, found], ignore_index=True)
 
     def stopped(self, name):
-        return 7 if self.made[name][1].get("rate", 1) > 2 else None
+        return 7 if self.configurations[name][1].get("rate", 1) > 2 else None
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_first_trial_is_the_usual_setting_and_all_are_told_by_the_point_take
         f"sft+goldfish, trial {i}" for i in range(1, TRIALS)
     ]
     for name, trial in zip(made.ran, trials, strict=True):
-        values = made.made[name][1]
+        values = made.configurations[name][1]
         assert values == student.rounded(trial.params)
         points = made.points[made.points["method"] == name]
         enough = points[points["useful"] >= made.level]

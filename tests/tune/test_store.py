@@ -55,17 +55,17 @@ def test_profile_seed_models_and_code_are_told_apart(folder, monkeypatch):
 
 def test_a_store_of_another_study_gets_one_message_and_stays(folder):
     file, one = folder / "runs" / "tuning.sqlite", student(folder)
-    with store.opened(file, OF) as storage:
+    with store.open_storage(file, OF) as storage:
         made = store.search(storage, one, OF)
         assert store.search(storage, one, OF).study_name == made.study_name
         made.enqueue_trial(one.usual)
-        with pytest.raises(KdlibError, match="is in use; wait"), store.opened(file, OF):
+        with pytest.raises(KdlibError, match="is in use; wait"), store.open_storage(file, OF):
             pass
-    with pytest.raises(KdlibError) as error, store.opened(file, OF | {"other code": "d"}):
+    with pytest.raises(KdlibError) as error, store.open_storage(file, OF | {"other code": "d"}):
         pass
     said = f"tuning store {file} is of another study: other code; give another --store"
     assert str(error.value).startswith(said) and "\n" not in str(error.value)
-    with store.opened(file, OF) as storage:
+    with store.open_storage(file, OF) as storage:
         assert len(store.search(storage, one, OF).trials) == 1
         wider = Knob(range=(2, 32), log=True, reason="other ends")
         other = tuning.Student(one.profile, "sft", "goldfish", one.knobs | {"k": wider})
@@ -76,7 +76,7 @@ def test_a_file_that_is_no_store_gets_one_message_and_stays(folder):
     file = folder / "rows.csv"
     before = file.read_bytes()
     said = r"rows.csv: file is not a database; give"
-    with pytest.raises(KdlibError, match=said) as error, store.opened(file, OF):
+    with pytest.raises(KdlibError, match=said) as error, store.open_storage(file, OF):
         pass
     assert file.read_bytes() == before and "\n" not in str(error.value)
 
