@@ -57,7 +57,7 @@ class Rollouts:
     def sampled(self, model: Any, prompts: Sequence[Example]) -> list[Example]:
         """Answers drawn from (1 - a) q + a p, with a = `teacher_mix`, under names of their own."""
         options = {"teacher": self.teacher, "teacher_mix": self.c["teacher_mix"]}
-        (answers,) = self.reading.sample_answers(model, [list(prompts)], **options)
+        (answers,) = self.reading.written(model, [list(prompts)], **options)
         return [
             replace(answer, row_id=f"{answer.row_id}#{next(self._serial)}") for answer in answers
         ]

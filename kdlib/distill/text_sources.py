@@ -39,7 +39,7 @@ class Reading:
         """One optimizer step of text as it is."""
         return [collate(rows, self.pad_id, role) for rows in micro]
 
-    def sample_answers(
+    def written(
         self, model: Any, micro: list[list[Example]], **options: Any
     ) -> list[list[Example]]:
         """The same prompts with what the model samples for them now; see `generation.rewrite`.
@@ -89,7 +89,7 @@ def mix(reading: Reading, student_share: float) -> Source:
         rng = reading.dice(epoch)
         for micro in reading.steps(epoch):
             fresh = rng.random() < student_share
-            text = reading.sample_answers(model, micro) if fresh else micro
+            text = reading.written(model, micro) if fresh else micro
             yield reading.batches(text, "student" if fresh else "rows")
 
     return source
@@ -130,7 +130,7 @@ class Replay:
             draw, filling = rng.random(), len(self.buffer) < int(self.capacity)
             text, role = micro, "replay" if draw < self.share else "rows"
             if draw < self.share * (1 if filling else 1 - progress):
-                text = [self._keep(rows) for rows in self.reading.sample_answers(model, micro)]
+                text = [self._keep(rows) for rows in self.reading.written(model, micro)]
             elif role == "replay":
                 text = [[rng.choice(self.buffer) for _ in rows] for rows in micro]
             yield self.reading.batches(text, role)
@@ -170,7 +170,7 @@ def pairs(reading: Reading, teacher_text: Mapping[str, Example]) -> Source:
 
     def source(model: Any, epoch: int) -> Iterator[list[Batch]]:
         prompts = list({x.row_id: x for x in reading.examples}.values())
-        (answers,) = reading.sample_answers(model, [prompts])
+        (answers,) = reading.written(model, [prompts])
         texts = {"teacher": teacher_text, "student": {x.row_id: x for x in answers}}
         for micro in reading.steps(epoch):
             step: list[Batch] = []

@@ -41,9 +41,7 @@ def with_more_steps(settings: Profile) -> str:
             phrases.append(f"{method} {row_text(useful, form='+.3f')}, {shares}")
     if not phrases:
         return ""
-    text = (
-        "with four times the steps and stopped as in [10](10_comparison.ipynb), usefulness minus "
-    )
+    text = "with four times the steps and stopped as in notebook 10, usefulness minus "
     return f"{text}that of SFT, and what it and SFT memorize there: {'; '.join(phrases)}."
 
 

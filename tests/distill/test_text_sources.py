@@ -75,7 +75,7 @@ def test_replay_fills_its_buffer_then_reads_it_again(monkeypatch):
     def forbidden(*_):
         raise AssertionError("text was sampled")
 
-    monkeypatch.setattr(text_sources.Reading, "sample_answers", forbidden)
+    monkeypatch.setattr(text_sources.Reading, "written", forbidden)
     source.share, held = 1.0, {one.row_id: list(one.response) for one in source.buffer}
     last = read_last(source, model)
     written = {row: text for (_, row), text in last.items()}
