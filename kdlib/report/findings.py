@@ -61,10 +61,10 @@ def from_scratch(stem: str, settings: Profile) -> str:
     """
     if settings.name == SCRATCH:
         return ""
-    if _told(stem, settings)[0]:
-        few = stem in LEDGERS and len(lookups.probed(settings)) < MIN_SEEDS
-        if not few:
-            return ""
+    if _told(stem, settings)[0] and (
+        stem not in LEDGERS or len(lookups.probed(settings)) >= MIN_SEEDS
+    ):
+        return ""
     scratch = load_profile(SCRATCH)
     text = with_intervals(stem, scratch) if _told(stem, scratch)[0] else ""
     return text and f"{FROM_SCRATCH} (profile `{SCRATCH}`): {text}"

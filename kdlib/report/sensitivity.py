@@ -85,15 +85,15 @@ def steep(profile: str) -> str:
 
 
 def other_models(settings: Profile) -> str:
-    """That notebook 14's students are not those of the other notebooks; "" where they are."""
+    """That notebook 14's SFT is another run than that of other notebooks; "" where it is not."""
     share = lookups.line(settings.name, "cause", method="sft")["value"]
     size, seeds = settings.probe_size, lookups.probed(settings)
     [study] = results.sft_of_first(settings.name, len(seeds), [size])
     if abs(share - study) < EQUAL:
         return ""
-    text = "these students, their teacher and the base models were all trained anew, and so is "
-    text += "what they are compared with: SFT of the other notebooks memorizes "
-    return f"{text}{study:.1%} (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}), here {share:.1%}."
+    text = f"SFT of the other notebooks memorizes {study:.1%} (seed{'s' * (len(seeds) > 1)} "
+    text += f"{', '.join(seeds)}), here {share:.1%}: it was trained anew here, and the students of "
+    return f"{text}this notebook are compared with that run."
 
 
 def _line(row: dict[str, Any], changed: str, value: float) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def with_more_steps(settings: Profile) -> str:
     if settings.from_scratch:
         return ""
     longer = lookups.lines(settings.name, "convergence")["method"].unique()
-    stops = lookups.lines(settings.name, "cause_equal_usefulness").set_index(["method", "metric"])
-    phrases = []
+    stops = lookups.lines(settings.name, "cause_equal_usefulness", gained="True")
+    stops, phrases = stops.set_index(["method", "metric"]), []
     for method in longer:
         if (method, "useful") in stops.index:
             useful, memorized = (stops.loc[(method, metric)] for metric in ("useful", "memorized"))
@@ -41,8 +41,9 @@ def with_more_steps(settings: Profile) -> str:
             phrases.append(f"{method} {row_text(useful, form='+.3f')}, {shares}")
     if not phrases:
         return ""
-    text = "with four times the steps and stopped as in notebook 10, usefulness minus "
-    return f"{text}that of SFT, and what it and SFT memorize there: {'; '.join(phrases)}."
+    text = "with four times the steps and stopped as in notebook 10, usefulness minus that of SFT "
+    text += "(which is stopped within as many steps as ever), and what it and SFT memorize there: "
+    return f"{text}{'; '.join(phrases)}."
 
 
 def of_sft(settings: Profile) -> str:

@@ -78,11 +78,19 @@ def test_how_steep_the_share_is_beside_a_run_on_another_machine(made):
 
 
 @pytest.mark.parametrize(
-    ("share", "said"), [(0.5, "memorizes 75.0% (seed 0), here 50.0%."), (0.75, "")]
+    ("share", "said"),
+    [
+        (
+            0.5,
+            "SFT of the other notebooks memorizes 75.0% (seed 0), here 50.0%: it was trained anew",
+        ),
+        (0.75, ""),
+    ],
 )
 def test_models_that_were_trained_anew_for_the_cause_are_said_to_be(made, share, said):
     rows = {"seed": 0, "split": "member", "rows": 10}
     made(cause=[{"method": "sft", "value": share}], lengths=[rows, rows | {"seed": 1}])
     probe = load_profile("laptop").probe.model_copy(update={"size": "small"})
     settings = load_profile("laptop").model_copy(update={"name": "made", "probe": probe})
-    assert sensitivity.other_models(settings)[-len(said) - 1 :].strip() == said
+    text = sensitivity.other_models(settings)
+    assert text.startswith(said) and bool(text) == bool(said)

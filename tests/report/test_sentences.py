@@ -22,6 +22,7 @@ from kdlib.report import (
     lookups,
     part_sentences,
     sentences,
+    usefulness_sentences,
 )
 from kdlib.study import pipeline
 
@@ -249,7 +250,44 @@ def test_sft_stopped_early_is_named_only_where_it_was_compared():
         assert said not in first_screen.below(SMOKE)
 
 
+def test_what_more_steps_add_is_said_where_both_gained_and_not_from_scratch():
+    names = ("on-policy RKL x4", "MiniLLM x4")
+    lines = [
+        SPAN | {"method": name, "metric": metric, "gained": gained, "own": 0.125, "sft": 0.25}
+        for name, gained in zip(names, (True, False), strict=True)
+        for metric in ("memorized", "useful")
+    ]
+    convergence = [{"metric": "same_fit", "method": name} for name in names]
+    write(cause_equal_usefulness=lines, convergence=convergence)
+    pretrained = load_profile("laptop").model_copy(update={"name": "smoke"})
+    text = usefulness_sentences.with_more_steps(pretrained)
+    assert text.endswith(
+        " memorize there: on-policy RKL x4 -0.150 [-0.200, -0.100], 12.5% and 25.0%."
+    )
+    assert usefulness_sentences.with_more_steps(SMOKE) == ""  # which is from scratch
+
+
+def test_an_answer_is_of_models_from_scratch_where_these_alone_were_asked(monkeypatch):
+    def answer(settings):
+        if settings.name == "smoke":
+            raise lookups.NotRun
+        return "it is 1."
+
+    monkeypatch.setitem(answers.OF, "14_cause", answer)
+    monkeypatch.setattr(findings, "from_scratch", lambda stem, settings: "told")
+    assert findings.answer("14_cause", SMOKE) == "**Models from scratch**: it is 1."
+    monkeypatch.setattr(findings, "from_scratch", lambda stem, settings: "")
+    assert findings.answer("14_cause", SMOKE) == findings.answer("01_data_and_tokens", SMOKE) == ""
+    assert findings.answer("12_what_stays", SMOKE) == findings.capital(answers._stays(SMOKE))
+
+
 def test_answers_are_of_the_tables():
+    text = answers.OF["12_what_stays"](SMOKE)
+    assert (
+        "removed, 30 of 300 member rows are memorized, with as many random rows removed 75: "
+        in text
+    )
+
     ends = ": SFT writes 40.0% (loss 5.00, up from 4.00); word-level KD 40.0%, -15.0 [-20.0, -10.0]"
     assert f"{ends} (loss 5.00, up from 4.00)." in answers.OF["04_word_level_kd"](SMOKE)
     gaps = lookups.table("smoke", "differences")
