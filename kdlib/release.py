@@ -37,13 +37,25 @@ LOG = "log.jsonl"
 # Of transformers' generate: how to decode. All else may give tokens back before they are noted (a
 # streamer, a stopping criterion, a function of allowed tokens), or without the filter (which reads
 # tokens that a mask may hide from the model).
-OPEN = {"max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p"}
-OPEN |= {"num_beams", "num_return_sequences", "length_penalty", "early_stopping"}
-OPEN |= {"repetition_penalty", "no_repeat_ngram_size"}
+DECODING_OPTIONS = {
+    "max_new_tokens",
+    "min_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+}
+DECODING_OPTIONS |= {"num_beams", "num_return_sequences", "length_penalty", "early_stopping"}
+DECODING_OPTIONS |= {"repetition_penalty", "no_repeat_ngram_size"}
 
 
 def make(
-    profile: Profile, seed: int, out: Path, policy_file: policies.Read, sign: Path | None = None
+    profile: Profile,
+    seed: int,
+    out: Path,
+    policy_file: policies.PolicyFile,
+    sign: Path | None = None,
 ) -> pd.DataFrame:
     """Filter, distil, audit and gate, or what is left of it; the gate's table (`gate.judged`).
 
@@ -109,7 +121,7 @@ def claim(out: Path, student: Run) -> None:
     runs.write_text(out / CLAIM, text)
 
 
-def write_model(folder: Path, student: Run, filtered: releasing.Read) -> None:
+def write_model(folder: Path, student: Run, filtered: releasing.ReleaseRows) -> None:
     """The released model's folder, which is there only when it is complete."""
     profile, partial = student.profile, folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -214,10 +226,10 @@ class Released:
 
         They have no padding: a mask could hide tokens from the model, and not from the filter.
         Noted when it is asked, and before it is given back. KdlibError: no user is named, an
-        argument is not of OPEN, the prompt leaves no room for `max_new_tokens`, or the log cannot
-        be written: then there is no answer.
+        argument is not of DECODING_OPTIONS, the prompt leaves no room for `max_new_tokens`, or the
+        log cannot be written: then there is no answer.
         """
-        if banned := sorted(set(kwargs) - OPEN):
+        if banned := sorted(set(kwargs) - DECODING_OPTIONS):
             raise KdlibError(f"{', '.join(banned)}: a release does not answer so; leave it out")
         if not user.strip():
             raise KdlibError("no user is named, and the log needs one; give user='...'")

@@ -36,7 +36,7 @@ def asked(*limits):
     own = policy.Policy(
         level=0.05, limits=(*shipped.policy.limits, *(policy.Limit(**one) for one in limits))
     )
-    return policy.Read(own, "limits.toml", "0" * 64)
+    return policy.PolicyFile(own, "limits.toml", "0" * 64)
 
 
 def strings(hits, n):

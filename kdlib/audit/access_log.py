@@ -24,10 +24,10 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         with runs.locked(path):
-            self.key = self._made(path.with_suffix(".key"))
+            self.key = self._load_or_make_key(path.with_suffix(".key"))
 
     @staticmethod
-    def _made(path: Path) -> bytes:
+    def _load_or_make_key(path: Path) -> bytes:
         """The key of a file that its owner alone may read, 32 bytes, drawn where there is none."""
         with runs.write_errors(path):
             if not path.exists():

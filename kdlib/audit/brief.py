@@ -45,7 +45,7 @@ class Section:
     note: tuple[str, ...] = ()
 
 
-def write(folder: Path, price_table: prices.Read) -> None:
+def write(folder: Path, price_table: prices.PriceTable) -> None:
     """Write brief.html and brief.md, and both in Japanese, beside the record of `folder`."""
     path = folder / record.RECORD
     body, digest = verifying.read(path), record.sha256(path)
@@ -69,7 +69,7 @@ def plain(text: str) -> str:
 
 
 def page(
-    body: Mapping[str, Any], digest: str, price_table: prices.Read, language: str
+    body: Mapping[str, Any], digest: str, price_table: prices.PriceTable, language: str
 ) -> dict[str, Any]:
     """What the templates are filled with, of a record with its SHA-256."""
     path = Path(__file__).with_name(f"brief.{language}.toml")
@@ -86,11 +86,11 @@ def page(
     ]
     values["earlier"] = words["comma"].join(earlier)
 
-    def told(section: str, *keys: str) -> tuple[str, ...]:
+    def sentences(section: str, *keys: str) -> tuple[str, ...]:
         return tuple(words[section][key].format(**values) for key in keys)
 
     def headed(section: str, *keys: str, **fields: Any) -> Section:
-        return Section(words[section]["heading"], told(section, *keys), **fields)
+        return Section(words[section]["heading"], sentences(section, *keys), **fields)
 
     held_out = predicate["kdlib_audit"]["rows"].get("held_out")
     limits = [words["limits"]["head"], *(_limit(line, words, translate) for line in lines)]
@@ -98,13 +98,13 @@ def page(
     untested = tuple(translate(sentence) for sentence in predicate["kdlib_not_tested"])
     earlier_keys = ("earlier",) if values["earlier"] else ()
     left_out_keys = ("left_out",) if values["left_out"] else ()
-    meeting = told("meeting", values["key"], "cost", f"then_{verdict}")
+    meeting = sentences("meeting", values["key"], "cost", f"then_{verdict}")
     sections = (
         headed("asked", "compared" if held_out else "alone", "policy", *earlier_keys),
-        headed("verdict", verdict, tables=(limits,), note=told("verdict", "note")),
-        headed("cost", tables=costs, note=told("cost", "timed", "priced")),
+        headed("verdict", verdict, tables=(limits,), note=sentences("verdict", "note")),
+        headed("cost", tables=costs, note=sentences("cost", "timed", "priced")),
         headed("remains", "standing", *left_out_keys, "untested", points=untested),
-        headed("next", points=told("next", *_steps(verdict, lines))),
+        headed("next", points=sentences("next", *_steps(verdict, lines))),
         headed("meeting", points=meeting),
     )
     title = f"{MARKS[verdict]} {words['title'][verdict].format(**values)}"
@@ -114,10 +114,12 @@ def page(
         "other": {other: NAMES[other] for other in NAMES if other != language},
     }
     context |= {name: words[name] for name in ("languages", "gap")}
-    return context | {"foot": told("foot", "record", "check")}
+    return context | {"foot": sentences("foot", "record", "check")}
 
 
-def _numbers(body: Mapping[str, Any], digest: str, price_table: prices.Read) -> dict[str, Any]:
+def _numbers(
+    body: Mapping[str, Any], digest: str, price_table: prices.PriceTable
+) -> dict[str, Any]:
     """Numbers and names that stand in sentences, as they are written in every language."""
     predicate, cost = body["predicate"], body["predicate"]["kdlib_cost"]
     files = dict(entry["name"].split("/") for entry in body["subject"])
@@ -237,7 +239,10 @@ def _costs(values: Mapping[str, Any], words: Mapping[str, Any]) -> list[list[str
 
 
 def _places(
-    price_table: prices.Read, values: Mapping[str, Any], words: Mapping[str, Any], language: str
+    price_table: prices.PriceTable,
+    values: Mapping[str, Any],
+    words: Mapping[str, Any],
+    language: str,
 ) -> list[list[str]]:
     """By place: whether the model fits, and prices; per token at the place's speed, if it is given.
 

@@ -48,7 +48,7 @@ Rows = dict[str, dict[str, int]]  # by split: rows, and how many of them are emp
 
 def run(
     settings: AuditSettings,
-    policy_file: policy.Read | None = None,
+    policy_file: policy.PolicyFile | None = None,
     key_path: Path | None = None,
     price_path: Path | None = None,
 ) -> Path:
@@ -67,7 +67,7 @@ def run(
     if price_path is not None and policy_file is None:
         raise KdlibError("--prices is for the brief of a gated audit; name a policy with --policy")
     identity = fingerprint(settings)
-    claim = claimed(settings.out, identity)
+    claim = read_claim(settings.out, identity)
     loaded = scoring.load(settings)
     if claim is None:
         claim = {"fingerprint": identity, "rows": inspect(settings, loaded.tokenizer.eos_token)}
@@ -77,7 +77,7 @@ def run(
     if policy_file is not None:
         gate.require_rows(policy_file.policy, claim["rows"])
     with runs.locked(settings.out / "audit"):
-        if claimed(settings.out, identity) is None:
+        if read_claim(settings.out, identity) is None:
             runs.write_text(settings.out / CLAIM, json.dumps(claim, indent=1) + "\n")
         start = time.perf_counter()
         call: dict[str, Any] = {"machine": runs.machine(), "threads": torch.get_num_threads()}
@@ -117,7 +117,7 @@ def described(settings: AuditSettings, exclude: set[str] | None = None) -> dict[
     return fields | {"template": names[0] if names else fields["template"]}
 
 
-def claimed(folder: Path, identity: str) -> dict[str, Any] | None:
+def read_claim(folder: Path, identity: str) -> dict[str, Any] | None:
     """What was written first into a folder of this audit; None where nothing was yet.
 
     KdlibError: it holds another audit or something else, or cannot be written to.
@@ -236,7 +236,7 @@ def write_report(
     settings: AuditSettings,
     loaded: Loaded,
     claim: dict[str, Any],
-    policy_file: policy.Read | None = None,
+    policy_file: policy.PolicyFile | None = None,
     key: Any = None,
 ) -> dict[str, Any]:
     """Write what stands in `run`, but for the manifest, from the parts; what was audited.
@@ -277,10 +277,10 @@ def write_report(
     if policy_file is not None:
         sample = summary.sampled(tally)
         results = gate.judged(sample, secret_table, policy_file.policy, audit["rows"])
-        left_out = gate.unasked(sample, secret_table, policy_file.policy, audit["rows"])
+        left_out = gate.inapplicable_limits(sample, secret_table, policy_file.policy, audit["rows"])
         audit["left_out"] = [limit.name for limit in left_out]
         audit["short"] = [limit.at for limit in left_out if limit.measure == "prompt_run"]
-        audit["unlimited"] = gate.unlimited(secret_table, policy_file.policy)
+        audit["unlimited"] = gate.uncovered_secrets(secret_table, policy_file.policy)
         if not audit["rows"]["member"]["measured"]:
             problem = "no training row fits, so that there is nothing to judge or to time"
             raise KdlibError(f"no verdict: {problem}; raise --max-length, or shorten the prompts")

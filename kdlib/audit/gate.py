@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis import bounds, roc
-from kdlib.audit.policy import GUESS, SOME, Limit, Policy
+from kdlib.audit.policy import GUESS, PARTIAL_MEASURES, Limit, Policy
 from kdlib.audit.secrets import PARTS
 from kdlib.audit.summary import ANSWERS, FEW, OF_SECRETS, SHARES, cases
 from kdlib.errors import KdlibError
@@ -22,9 +22,9 @@ from kdlib.stats import MIN_GROUPS, Interval, Line
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 STATUS = {PASS: 0, FAIL: 1, UNDECIDED: 3}  # exit status; 2 is bad input
-WHAT = {"prompt_run": "prompts", **dict.fromkeys(OF_SECRETS, "secrets")}  # is counted; else rows
-WHAT |= dict.fromkeys(ANSWERS, "answers (--decode)")
-MOST = 10_000_000  # cases; where more were needed, none decide
+UNITS = {"prompt_run": "prompts", **dict.fromkeys(OF_SECRETS, "secrets")}  # counted; else rows
+UNITS |= dict.fromkeys(ANSWERS, "answers (--decode)")
+MAX_CASES = 10_000_000  # cases; where more were needed, none decide
 COLUMNS = ["name", "measure", "at", "of", "below", "outcome", "why", "value", "lo", "hi", "n"]
 COLUMNS += ["n_held_out", "needed", "seen"]
 Bounds = Callable[[bounds.Alphas, float], Interval]
@@ -69,7 +69,7 @@ def judged(
     were measured, by split: with too few (`policy.measured`) no limit is passed.
     """
     alpha = (policy.level / len(policy.limits), policy.level)
-    left_out = unasked(rows, secrets, policy, counts)
+    left_out = inapplicable_limits(rows, secrets, policy, counts)
     limits = [limit for limit in policy.limits if limit not in left_out]
     lines = [_line(_of(limit, rows, secrets), limit, alpha, _scored(rows)) for limit in limits]
     for split, row_counts in (counts or {}).items():
@@ -81,7 +81,7 @@ def judged(
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def unasked(
+def inapplicable_limits(
     rows: pd.DataFrame,
     secrets: pd.DataFrame,
     policy: Policy,
@@ -108,7 +108,7 @@ def _scored(rows: pd.DataFrame) -> bool:
     return len(rows) > 0 and bool((rows["prompt_length"] > 0).any())
 
 
-def unlimited(secrets: pd.DataFrame, policy: Policy) -> list[str]:
+def uncovered_secrets(secrets: pd.DataFrame, policy: Policy) -> list[str]:
     """Named strings that training rows have in a part where no limit asks for them, in words."""
     covered, messages = {limit.at for limit in policy.limits if limit.measure in OF_SECRETS}, []
     if secrets.empty:
@@ -137,7 +137,7 @@ def _line(rows: pd.DataFrame, limit: Limit, alpha: bounds.Alphas, scored: bool) 
     if verbatim and limit.if_any and len(member) and held_out.empty:  # then the share alone
         limit = limit.model_copy(update={"of": "rate"})
     line = {"name": limit.name, **limit.model_dump(), "needed": np.nan, "seen": np.nan}
-    if limit.measure in SOME and not scored:
+    if limit.measure in PARTIAL_MEASURES and not scored:
         why = "missing: this tokenizer does not say where in the text its tokens stand"
         return line | {"outcome": FAIL, "why": why}
     if member.empty and limit.measure == "prompt_run" and rows["member"].any():
@@ -172,7 +172,7 @@ def _line(rows: pd.DataFrame, limit: Limit, alpha: bounds.Alphas, scored: bool) 
 
 def _missing(rows: pd.DataFrame, limit: Limit, member: pd.Series, held_out: pd.Series) -> str:
     """What was not measured that a limit is about; "": nothing."""
-    unit = WHAT.get(limit.measure, "rows")
+    unit = UNITS.get(limit.measure, "rows")
     if limit.measure in GUESS and len(rows) and limit.at not in rows:
         return "no reference model was given"
     if member.empty:
@@ -187,7 +187,7 @@ def _doubt(sides: list[pd.Series], interval: Bounds, limit: Limit, alpha: bounds
     if limit.compares and _reversed(sides, interval, limit, alpha):
         return "held-out rows are known better than training rows: not like them, or files swapped"
     if limit.compares and limit.measure in SHARES and _saturated(sides[1], limit, alpha):
-        unit = WHAT.get(limit.measure, "rows")
+        unit = UNITS.get(limit.measure, "rows")
         return f"held-out {unit} come out as well: whatever was learned, no number could lie above"
     return ""
 
@@ -248,7 +248,7 @@ def _needed(interval: Bounds, limit: Limit, alpha: bounds.Alphas, n: int) -> flo
     left, right = 1.0, 2.0
     while not decides(right):
         left, right = right, 2 * right
-        if right * n > MOST:
+        if right * n > MAX_CASES:
             return float("inf")
     while right / left > 1.02:
         middle = (left * right) ** 0.5
@@ -265,7 +265,7 @@ def outcome(table: pd.DataFrame) -> str:
 def sentences(table: pd.DataFrame, left_out: Sequence[str] = ()) -> list[str]:
     """The verdict in a line, one for each limit, and what more rows could tell.
 
-    `left_out` are the names of the limits of `unasked`.
+    `left_out` are the names of the limits of `inapplicable_limits`.
     """
     lines = [f"The gate: {outcome(table)}."]
     for row in table.to_dict("records"):

@@ -16,25 +16,25 @@ from kdlib.errors import KdlibError, clearly
 
 DEFAULT = Path(__file__).with_name("policy.toml")
 GUESS = {"auc": 0.5, **roc.RATES}  # of measures of a score: what guessing gives
-SOME = ("prompt_run", *OF_SECRETS)  # measures of what not every row has
+PARTIAL_MEASURES = ("prompt_run", *OF_SECRETS)  # measures of what not every row has
 # By measure: the values of `at` that an audit has.
-AT: dict[str, tuple[Any, ...]] = {name: values for name, (_, values) in SHARES.items()}
-AT |= dict.fromkeys(GUESS, (*BASIC, "reference_base"))
+AT_VALUES: dict[str, tuple[Any, ...]] = {name: values for name, (_, values) in SHARES.items()}
+AT_VALUES |= dict.fromkeys(GUESS, (*BASIC, "reference_base"))
 
 
 class Limit(Settings):
     """One number and the limit below which it has to lie."""
 
-    measure: str  # of AT
+    measure: str  # of AT_VALUES
     at: Whole | Real | str
     of: Literal["excess", "rate"] = "excess"  # of SHARES: less the held-out rows' share, or alone
     below: Fraction
     if_any: bool = False  # only where training rows have something that it counts
 
     def _faults(self) -> Faults:
-        names = ", ".join(AT)
-        yield self.measure not in AT, f"measure '{self.measure}' is unknown; known: {names}"
-        values = AT[self.measure]
+        names = ", ".join(AT_VALUES)
+        yield self.measure not in AT_VALUES, f"measure '{self.measure}' is unknown; known: {names}"
+        values = AT_VALUES[self.measure]
         valid = ", ".join(
             map(str, values if len(values) < 10 else (*values[:2], "...", *values[-2:]))
         )
@@ -49,8 +49,11 @@ class Limit(Settings):
         yield not guess < self.below < 1, f"{self.name}: below = {self.below:g}; it {expected}"
         redundant = guess > 0 and self.of == "rate"
         yield redundant, f"{self.measure} compares with held-out rows already; leave 'of' out"
-        unneeded = self.if_any and self.measure not in SOME
-        yield unneeded, f"{self.measure} is of every row; if_any is for {', '.join(SOME)}"
+        unneeded = self.if_any and self.measure not in PARTIAL_MEASURES
+        yield (
+            unneeded,
+            f"{self.measure} is of every row; if_any is for {', '.join(PARTIAL_MEASURES)}",
+        )
 
     @property
     def compares(self) -> bool:
@@ -82,7 +85,7 @@ class Policy(Settings):
 
 
 @dataclass(frozen=True)
-class Read:
+class PolicyFile:
     """A policy with the name and the SHA-256 of its file."""
 
     policy: Policy
@@ -90,7 +93,7 @@ class Read:
     sha256: str
 
 
-def read(source: str, sha256: str | None = None) -> Read:
+def read(source: str, sha256: str | None = None) -> PolicyFile:
     """The policy that ships ("default"), or that of a file; KdlibError says what is wrong in it.
 
     Also where its file has not the SHA-256 that was agreed on (hexadecimal), if one is given.
@@ -104,4 +107,4 @@ def read(source: str, sha256: str | None = None) -> Read:
         raise KdlibError(f"--policy {source}: {mismatch}; it is not the policy that was agreed on")
     with clearly(f"--policy {source}"):
         policy = Policy(**read_toml(path, "policy"))
-    return Read(policy, path.name, digest)
+    return PolicyFile(policy, path.name, digest)

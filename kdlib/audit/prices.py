@@ -41,17 +41,17 @@ class Prices(Settings):
 
 
 @dataclass(frozen=True)
-class Read:
+class PriceTable:
     """A table of prices with the name of its file."""
 
     prices: Prices
     name: str
 
 
-def read(path: Path | None = None) -> Read:
+def read(path: Path | None = None) -> PriceTable:
     """The table of a file, or the one that ships; KdlibError says what is wrong in it."""
     path = path or DEFAULT
     if not path.is_file():
         raise KdlibError(f"--prices {path}: no such file; copy {DEFAULT} and change it")
     with clearly(f"--prices {path}"):
-        return Read(Prices(**read_toml(path, "price table")), path.name)
+        return PriceTable(Prices(**read_toml(path, "price table")), path.name)

@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 
 from kdlib import runs
 from kdlib.audit import gate
-from kdlib.audit.policy import Read
+from kdlib.audit.policy import PolicyFile
 from kdlib.audit.secrets import PARTS
 from kdlib.audit.summary import SAMPLE
 from kdlib.config.sections import AuditSettings
@@ -38,7 +38,7 @@ RESULT = {gate.PASS: "PASSED", gate.FAIL: "FAILED", gate.UNDECIDED: "WARNED"}
 TESTS = {gate.PASS: "passedTests", gate.FAIL: "failedTests", gate.UNDECIDED: "warnedTests"}
 FILES = {"data": "data", "held_out": "held-out"}  # settings that name a file, and their role
 FOLDERS = ("model", "reference")
-NEVER = (  # whatever the settings
+NEVER_TESTED = (  # whatever the settings
     "other prompts than these rows' own in this template, and dialogues",
     "text that comes back in other words or another language",
     "names, and other personal data without a form, that no column secrets names",
@@ -72,7 +72,7 @@ def files(settings: AuditSettings) -> dict[str, Path]:
     }
     for role in FOLDERS:
         if values[role]:
-            paths |= {f"{role}/{path.name}": path for path in inside(folder_of(values[role]))}
+            paths |= {f"{role}/{path.name}": path for path in model_files(folder_of(values[role]))}
     return paths
 
 
@@ -85,7 +85,7 @@ def digests(settings: AuditSettings) -> dict[str, str]:
     for name, path in paths.items():
         if name.endswith(".index.json"):
             shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
-            if missing := sorted(shards - {shard.name for shard in inside(path.parent)}):
+            if missing := sorted(shards - {shard.name for shard in model_files(path.parent)}):
                 problem = f"{path} names {missing[0]}, which lies in no file beside it"
                 raise KdlibError(f"{problem}, so that no record could bind it; put it there")
     return {name: sha256(path) for name, path in paths.items()}
@@ -98,14 +98,14 @@ def require_same(settings: AuditSettings, expected: Mapping[str, str]) -> None:
         raise KdlibError(f"{problem}; remove {settings.out} and run the command again")
 
 
-def inside(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
     """The files that a model is read from: none of folders below, no hidden ones, no Markdown."""
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     return sorted(path for path in visible if path.is_file() and path.suffix != ".md")
 
 
 def statement(
-    settings: AuditSettings, policy_file: Read, table: pd.DataFrame, audit: Mapping[str, Any]
+    settings: AuditSettings, policy_file: PolicyFile, table: pd.DataFrame, audit: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The record: `table` is of `gate.judged`, `audit` of `command.write_report`.
 
@@ -145,7 +145,7 @@ def statement(
     return header | {"subject": subject, "predicate": predicate}
 
 
-def _earlier(folder: Path, policy_file: Read) -> list[dict[str, str]]:
+def _earlier(folder: Path, policy_file: PolicyFile) -> list[dict[str, str]]:
     """What this audit said under other policies before, from the record that is replaced."""
     earlier: list[dict[str, str]] = []
     with suppress(OSError, ValueError, KeyError, TypeError):  # no record yet
@@ -201,7 +201,7 @@ def untested(settings: AuditSettings, audit: Mapping[str, Any]) -> list[str]:
             gaps.append(f"{counts['unfound']:,} strings of the column secrets stand in no row")
         if counts["measured"] > SAMPLE:
             gaps.append(f"{split.replace('_', '-')} rows but for {SAMPLE:,} drawn uniformly")
-    return gaps + list(NEVER)
+    return gaps + list(NEVER_TESTED)
 
 
 def write(folder: Path, body: Mapping[str, Any], key: Any = None) -> Path:

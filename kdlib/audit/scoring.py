@@ -158,7 +158,7 @@ def strings(
     fake_occurrences = secrets.located(fake_rows.to_dict("records"), fake_examples, *args)
     fake_scores = metered(loaded.model, fake_examples, settings, loaded)
     lost = [
-        secrets.standing_in(row) - len(present)
+        secrets.count_present(row) - len(present)
         for row, present in zip(records, occurrences, strict=True)
     ]
     preferred: dict[str, bool] = {}
@@ -180,7 +180,7 @@ def decoded(
     indices = np.flatnonzero(selected).tolist()
     pairs: dict[int, list[str]] = {}
     options: dict[str, Any] = {"end_id": loaded.tokenizer.eos_token_id, "greedy": True}
-    for group, batch in alike([examples[i] for i in indices], settings.batch):
+    for group, batch in length_groups([examples[i] for i in indices], settings.batch):
         subset = [examples[indices[i]] for i in group]
         longest = max(len(example.response) for example in subset)
         with checkpoints.autocast(checkpoints.device(), settings.precision):
@@ -210,7 +210,7 @@ def metered(
     }
     indices, frames = [], [meter.meter(model, [], **options)]
     try:
-        for group, batch in alike(examples, settings.batch):
+        for group, batch in length_groups(examples, settings.batch):
             frames.append(meter.meter(model, [examples[i] for i in group], batch=batch, **options))
             indices += group
     except torch.OutOfMemoryError:
@@ -236,7 +236,7 @@ def cost_of(settings: AuditSettings, loaded: Loaded) -> dict[str, Any]:
     return cost.generation_cost(loaded.model, prompts[:TIMED], **options)
 
 
-def alike(examples: Sequence[Example], batch: int) -> Iterator[tuple[list[int], int]]:
+def length_groups(examples: Sequence[Example], batch: int) -> Iterator[tuple[list[int], int]]:
     """Indices of examples whose lengths need equally many bits, and how many go at a time."""
     bits = np.array([len(example).bit_length() for example in examples], int)
     for size in sorted(set(bits.tolist()), reverse=True):

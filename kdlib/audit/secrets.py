@@ -25,7 +25,7 @@ TEXTS = ("instruction", "context", "response")
 
 
 @dataclass(frozen=True)
-class Standing:
+class Occurrence:
     """A string, the part of its row in which it stands, and its tokens among those predicted."""
 
     words: str
@@ -43,7 +43,7 @@ def named(secrets: str) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in secrets.splitlines() if line.strip()))
 
 
-def standing_in(row: Any) -> int:
+def count_present(row: Any) -> int:
     """How many of a row's strings stand in its texts."""
     return sum(any(string in row[name] for name in TEXTS) for string in named(row[SECRETS]))
 
@@ -55,17 +55,19 @@ def detected(row: Any) -> str:
 
 def located(
     rows: Sequence[Any], examples: Sequence[Example], tokenizer: Any, template: Template
-) -> list[list[Standing]]:
+) -> list[list[Occurrence]]:
     """Of each row where its secrets stand; those of which a token is not predicted are left out.
 
     That is behind a cut, or at the very beginning. KdlibError: the tokenizer cannot say where its
     tokens stand.
     """
     pairs = zip(rows, examples, strict=True)
-    return [list(_standing(row, example, tokenizer, template)) for row, example in pairs]
+    return [list(_occurrences(row, example, tokenizer, template)) for row, example in pairs]
 
 
-def _standing(row: Any, example: Example, tokenizer: Any, template: Template) -> Iterator[Standing]:
+def _occurrences(
+    row: Any, example: Example, tokenizer: Any, template: Template
+) -> Iterator[Occurrence]:
     if not (strings := named(row[SECRETS])):
         return
     if not tokenizer.is_fast:
@@ -81,26 +83,26 @@ def _standing(row: Any, example: Example, tokenizer: Any, template: Template) ->
         if starts := [offset for offset in offsets if offset >= 0]:
             indices = tokens.in_spans(in_prompt, [(min(starts), min(starts) + len(words))])
             if all(index in positions for index in indices):
-                yield Standing(words, "prompt", [positions[index] for index in indices])
+                yield Occurrence(words, "prompt", [positions[index] for index in indices])
         elif (start := row["response"].find(words)) >= 0:
             indices = tokens.in_spans(in_response, [(start, start + len(words))])
             if max(indices) < len(example.response):
-                yield Standing(words, "response", indices)
+                yield Occurrence(words, "response", indices)
 
 
-def hit(occurrence: Standing, scores: Any) -> bool:
+def hit(occurrence: Occurrence, scores: Any) -> bool:
     """Whether greedy decoding writes it, given all before it; `scores` are a row of the meter's."""
     return bool((np.asarray(scores[LEADS[occurrence.part]])[occurrence.tokens] > 0).all())
 
 
-def nats(occurrence: Standing, scores: Any) -> float:
+def nats(occurrence: Occurrence, scores: Any) -> float:
     """-log of the probability of its tokens, given all before it."""
     return float(np.asarray(scores[NATS[occurrence.part]])[occurrence.tokens].sum())
 
 
 def counterparts(
-    rows: pd.DataFrame, occurrences: Sequence[Sequence[Standing]]
-) -> tuple[pd.DataFrame, list[tuple[int, Standing]]]:
+    rows: pd.DataFrame, occurrences: Sequence[Sequence[Occurrence]]
+) -> tuple[pd.DataFrame, list[tuple[int, Occurrence]]]:
     """Rows in which a made-up string stands, and for each its row's index and the true string.
 
     Up to COUNTERPARTS different strings, chosen by digest, so by chance, but always the same; so
@@ -124,7 +126,7 @@ def counterparts(
 
 
 def table(
-    occurrences: Iterable[Sequence[Standing]], scores: pd.DataFrame, preferred: dict[str, bool]
+    occurrences: Iterable[Sequence[Occurrence]], scores: pd.DataFrame, preferred: dict[str, bool]
 ) -> pd.DataFrame:
     """Of each row lists, one entry for each of its strings.
 

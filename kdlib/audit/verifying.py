@@ -124,7 +124,9 @@ def _files(
         elif record.sha256(path) != entry["digest"]["sha256"]:
             problems.append(f"{name} has changed: {path} is another file than was audited")
     for role, (location, expected) in folders.items():
-        present = {file.name for file in record.inside(location)} if location.is_dir() else set()
+        present = (
+            {file.name for file in record.model_files(location)} if location.is_dir() else set()
+        )
         added = sorted(present - expected)
         problems += [f"{role}/{name} was not there when it was audited" for name in added]
     return problems

@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression
 from kdlib.figures import style
 
 SIZE = 9  # of the words, in points
-BEHIND: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+TEXT_BOX: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
 
 
 class End(NamedTuple):
@@ -23,7 +23,7 @@ class End(NamedTuple):
     colour: Any
 
 
-def apart(targets: Sequence[float], spacing: float, low: float = 0, high: float = 1) -> Any:
+def spread_apart(targets: Sequence[float], spacing: float, low: float = 0, high: float = 1) -> Any:
     """The positions nearest to `targets`, in their order, no two nearer than `spacing`.
 
     All from `low` to `high`, as long as there is room.
@@ -36,7 +36,7 @@ def apart(targets: Sequence[float], spacing: float, low: float = 0, high: float 
     return positions
 
 
-def ink(colour: Any) -> Any:
+def text_colour(colour: Any) -> Any:
     """A colour of a line, dark enough for words on white."""
     factor = (0.18 / max(style.light(colour), 0.18)) ** (1 / 2.2)  # the contrast is 4.5 to 1
     return tuple(factor * channel for channel in to_rgb(colour))
@@ -77,7 +77,7 @@ def at_ends(axes: Axes, points: Iterable[End] | None = None, near: float = 0) ->
     positions, spacing = _places(axes, points)
     inside = positions[:, 0] < near
     for mask in (inside, ~inside):
-        heights = apart(positions[mask, 1], spacing)
+        heights = spread_apart(positions[mask, 1], spacing)
         for i, height in zip(np.flatnonzero(mask), heights, strict=True):
             x, y = positions[i]
             text_x = x + 0.03 if x < near else 1.03
@@ -88,12 +88,12 @@ def at_ends(axes: Axes, points: Iterable[End] | None = None, near: float = 0) ->
 
 def _write(axes: Axes, end: End, position: tuple[float, float], arrow: bool) -> None:
     """The words of an end, where they are to stand."""
-    options: dict[str, Any] = {"color": ink(end.colour), "fontsize": SIZE, "va": "center"}
+    options: dict[str, Any] = {"color": text_colour(end.colour), "fontsize": SIZE, "va": "center"}
     if arrow:
         arrowprops = {"arrowstyle": "-", "color": end.colour, "linewidth": 0.7}
         options["arrowprops"] = arrowprops | {"shrinkA": 1, "relpos": (0, 0.5)}
     if position[0] < 1:
-        options["bbox"] = BEHIND
+        options["bbox"] = TEXT_BOX
     placement: dict[str, Any] = {"textcoords": "axes fraction", "annotation_clip": False}
     axes.annotate(end.text, (end.x, end.y), position, ha="left", **placement, **options)
 
@@ -102,7 +102,7 @@ def numbers(axes: Axes, points: Sequence[End]) -> None:
     """A number in a disc beside each point, no two over each other; their key is elsewhere."""
     positions, spacing = _places(axes, points)
     for point, x, height in zip(
-        points, positions[:, 0], apart(positions[:, 1], 1.35 * spacing), strict=True
+        points, positions[:, 0], spread_apart(positions[:, 1], 1.35 * spacing), strict=True
     ):
         disc = {"boxstyle": "circle,pad=0.15", "facecolor": point.colour, "edgecolor": "white"}
         options: dict[str, Any] = {
@@ -135,7 +135,7 @@ def note(axes: Axes, text: str) -> None:
         "ha": "left",
         "va": "top",
         "color": "0.2",
-        "bbox": BEHIND,
+        "bbox": TEXT_BOX,
         "zorder": 5,
     }
     axes.text(0.03, 0.97, text, transform=axes.transAxes, fontsize=SIZE, **options)
@@ -145,19 +145,19 @@ def beside(axes: Axes, point: Iterable[float], text: str) -> None:
     """The words of one point, right of it and a little above."""
     x, y = point
     options: dict[str, Any] = {"textcoords": "offset points", "ha": "left", "va": "bottom"}
-    axes.annotate(text, (x, y), (9, 8), fontsize=SIZE, color="0.2", bbox=BEHIND, **options)
+    axes.annotate(text, (x, y), (9, 8), fontsize=SIZE, color="0.2", bbox=TEXT_BOX, **options)
 
 
 def above(axes: Axes, point: tuple[float, float], text: str) -> None:
     """The words of one point, above its mark."""
     options: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "bottom"}
-    axes.annotate(text, point, (0, 6), fontsize=SIZE, bbox=BEHIND, **options)
+    axes.annotate(text, point, (0, 6), fontsize=SIZE, bbox=TEXT_BOX, **options)
 
 
 def values(axes: Axes, positions: Any, heights: Any) -> None:
     """Each height beside its mark, to the right of it."""
     options: dict[str, Any] = {"textcoords": "offset points", "ha": "left", "va": "center"}
-    options |= {"fontsize": SIZE - 1, "color": "0.2", "bbox": BEHIND}
+    options |= {"fontsize": SIZE - 1, "color": "0.2", "bbox": TEXT_BOX}
     for x, height in zip(positions, heights, strict=True):
         axes.annotate(f"{height:.2f}", (x, height), (9, 0), **options)
 

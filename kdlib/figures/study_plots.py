@@ -285,7 +285,7 @@ def less_than_sft(lines: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
 def _differences(axes: Axes, differences: pd.DataFrame, models: Sequence[tuple[str, str]]) -> None:
     """A panel of `less_than_sft`: the models from above, those that are known with intervals."""
     grey: dict[str, Any] = {"color": "0.4", "fontsize": "small", "ha": "center", "va": "center"}
-    grey |= {"bbox": labels.BEHIND, "transform": axes.get_yaxis_transform()}
+    grey |= {"bbox": labels.TEXT_BOX, "transform": axes.get_yaxis_transform()}
     rows = {(row["method"], row["size"]): row for row in differences.to_dict("records")}
     students = [model for model in models if model[0] != "all"]
     for i, model in enumerate(models):

@@ -35,7 +35,7 @@ def _main(settings: Profile) -> str:
     if off_policy := means.get(primary.OFF_POLICY):
         on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.FIXED)]
         text += f", without {' and '.join(map(label, on_policy))} {points(off_policy)}"
-    if clause := first_screen.below(settings):
+    if clause := first_screen.below_trivial(settings):
         text += f"; by then {clause}"
     return f"{text}."
 
@@ -88,7 +88,7 @@ def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
         rate = lookups.line(settings.name, "table1", method=method, size=size)["member"]
         count = round(line["n"] / n_rows)
         group = by_count.setdefault(count, {})
-        name = f"{label(method)}{_begun(settings, method)}"
+        name = f"{label(method)}{_sft_start_clause(settings, method)}"
         loss = _loss(settings, method, seeds[:count])
         group.setdefault(f"{rate:.1%}, {points(line)}{loss}", []).append(name)
     if not by_count:
@@ -114,9 +114,9 @@ def _loss(settings: Profile, method: str, seeds: list[str]) -> str:
     return f" (loss {last:.2f}{f', up from {first:.2f}' if last > first else ''})"
 
 
-def _begun(settings: Profile, method: str) -> str:
+def _sft_start_clause(settings: Profile, method: str) -> str:
     """What was written already by the SFT student from which a method starts, where it does."""
-    rate = first_screen.begun(settings.name, method, settings.probe_size)
+    rate = first_screen.sft_start_rate(settings.name, method, settings.probe_size)
     return f" (whose SFT start writes {rate})" if rate else ""
 
 

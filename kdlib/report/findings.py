@@ -33,14 +33,14 @@ def said(stem: str, settings: Profile) -> str:
 
 def parts(stem: str, settings: Profile) -> list[str]:
     """The sentences of this finding."""
-    texts, missing = _told(stem, settings)
+    texts, missing = _sentences(stem, settings)
     if missing:
         subject = "The rest" if texts else "This"
         texts.append(f"{subject} was not run: `{_command(settings.name, missing)}` makes it.")
     return texts
 
 
-def _told(stem: str, settings: Profile) -> tuple[list[str], list[str]]:
+def _sentences(stem: str, settings: Profile) -> tuple[list[str], list[str]]:
     """The sentences whose tables are there, and what makes the tables of each other one."""
     texts, missing = [], list[str]()
     for requirement, sentence in sentences.OF[stem]:
@@ -61,12 +61,12 @@ def from_scratch(stem: str, settings: Profile) -> str:
     """
     if settings.name == SCRATCH:
         return ""
-    if _told(stem, settings)[0] and (
+    if _sentences(stem, settings)[0] and (
         stem not in LEDGERS or len(lookups.probed(settings)) >= MIN_SEEDS
     ):
         return ""
     scratch = load_profile(SCRATCH)
-    text = with_intervals(stem, scratch) if _told(stem, scratch)[0] else ""
+    text = with_intervals(stem, scratch) if _sentences(stem, scratch)[0] else ""
     return text and f"{FROM_SCRATCH} (profile `{SCRATCH}`): {text}"
 
 
@@ -92,13 +92,13 @@ def capital(text: str) -> str:
 def cell(stem: str) -> str:
     """The finding of a notebook in the reference run, as it stands in its cell."""
     reference, scratch = load_profile(REFERENCE), load_profile(SCRATCH)
-    text = _answered(OPENING, stem, reference, _made(REFERENCE, stem))
+    text = _answered(OPENING, stem, reference, _commits_clause(REFERENCE, stem))
     if not from_scratch(stem, reference):
         return text
     n = lookups.lines(SCRATCH, "lengths", split="member")["rows"].min()
-    note = f"{_made(SCRATCH, stem)}; {n} member rows a seed. Small and not pretrained: what is "
-    note += "found of them need not hold for a pretrained model. Their answers are too bad to be "
-    note += "judged, and *useful* means a low held-out loss"
+    note = f"{_commits_clause(SCRATCH, stem)}; {n} member rows a seed. Small and not pretrained: "
+    note += "what is found of them need not hold for a pretrained model. Their answers are too bad "
+    note += "to be judged, and *useful* means a low held-out loss"
     return f"{text}\n\n{_answered(FROM_SCRATCH, stem, scratch, note)}"
 
 
@@ -113,7 +113,7 @@ def _answered(opening: str, stem: str, settings: Profile, note: str) -> str:
     return f"{opening}: **{capital(sentence)}**\n\n{folded}"
 
 
-def _made(profile: str, stem: str = "") -> str:
+def _commits_clause(profile: str, stem: str = "") -> str:
     """The commits at which the models of a profile, or of a notebook, were made; behind a name."""
     ledger = results.read(profile, LEDGERS.get(stem, ""), optional=True)
     hashes = ledger["commit"][0].split() if "commit" in ledger else commits(profile)
@@ -173,7 +173,7 @@ def with_intervals(stem: str, settings: Profile) -> str:
     if "[" not in text:
         return text
     separator = "\n\n" if text.endswith("|") else " "  # behind a table
-    return f"{text}{separator}{sentences.how_sure(settings, text, stem in LEDGERS)}"
+    return f"{text}{separator}{sentences.interval_note(settings, text, stem in LEDGERS)}"
 
 
 def commits(profile: str = REFERENCE) -> list[str]:

@@ -9,11 +9,11 @@ from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
 from kdlib.report.lookups import UNIT, Sentence, points, share
-from kdlib.report.usefulness_sentences import outdone
+from kdlib.report.usefulness_sentences import students_below_trivial
 from kdlib.stats import row_text
 
 
-def begun(profile: str, method: str, size: str) -> str:
+def sft_start_rate(profile: str, method: str, size: str) -> str:
     """What the SFT student writes from which a method starts; empty where it starts from none."""
     if "sft_epochs" not in METHODS[method].coefficients:
         return ""
@@ -39,7 +39,7 @@ def _at_the_end(settings: Profile) -> str:
         return f"{text}."
     size, off_policy = settings.probe_size, means.loc[primary.OFF_POLICY].to_dict()
     on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.FIXED)]
-    starts = [(label(name), begun(settings.name, name, size)) for name in on_policy]
+    starts = [(label(name), sft_start_rate(settings.name, name, size)) for name in on_policy]
     names = [f"{name} (whose SFT start wrote {rate})" if rate else name for name, rate in starts]
     return f"{text}; without {' and '.join(names)} {points(off_policy)}."
 
@@ -73,12 +73,12 @@ def _planted(profile: str, method: str, size: str) -> str:
     return f", and {hits} of {n} planted records" if n else ""
 
 
-def how_far(settings: Profile) -> str:
+def evidence_base(settings: Profile) -> str:
     """What the numbers stand on: training runs, usefulness, and a run on another machine."""
     text = f"all of this is of {_training_runs(settings)}"
-    if clause := below(settings):
+    if clause := below_trivial(settings):
         text += f"; trained to the end, {clause}"
-        stats = outdone(settings.name)
+        stats = students_below_trivial(settings.name)
         if stats["untuned"] == stats["untuned"]:  # it was measured
             text += f", and {stats['more'] or 'none'} above the teacher's model before fine-tuning"
     return f"{text}{_elsewhere(settings)}."
@@ -87,7 +87,7 @@ def how_far(settings: Profile) -> str:
 def _stands_on(settings: Profile) -> str:
     """The same in short."""
     text = f"all of this is of {_training_runs(settings)}"
-    if clause := below(settings):
+    if clause := below_trivial(settings):
         text += f"; trained to the end, {clause}"
     if summary := elsewhere(settings):
         shares = " and ".join(f"{run['value']:.1%}" for run in summary["runs"])
@@ -96,9 +96,9 @@ def _stands_on(settings: Profile) -> str:
     return f"{text}."
 
 
-def below(settings: Profile) -> str:
+def below_trivial(settings: Profile) -> str:
     """How many students average below the best answer without a model; "" if unmeasured."""
-    if not (stats := outdone(settings.name)):
+    if not (stats := students_below_trivial(settings.name)):
         return ""
     all_below = stats["less"] == stats["students"]
     who = "every student" if all_below else f"{stats['less']} of {stats['students']} students"

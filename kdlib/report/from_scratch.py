@@ -113,7 +113,7 @@ def _without(means: pd.DataFrame) -> str:
 def _started(method: str) -> str:
     """What the SFT students write from which a method starts, if it does, by size."""
     sizes = student_sizes(lookups.lines(PROFILE, "paths", method=method))
-    phrases = filter(None, (first_screen.begun(PROFILE, method, size) for size in sizes))
+    phrases = filter(None, (first_screen.sft_start_rate(PROFILE, method, size) for size in sizes))
     return f" (whose SFT starts wrote {text})" if (text := ", ".join(phrases)) else ""
 
 

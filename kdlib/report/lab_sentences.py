@@ -59,7 +59,7 @@ def _membership(settings: Profile) -> str:
     }
     methods = [method for method in PAPER if method in tables[LOWEST].index]
 
-    def told(time: str, methods: list[str]) -> str:
+    def aucs(time: str, methods: list[str]) -> str:
         lines = tables[time].loc[methods].to_dict("index")
         return ", ".join(
             f"{label(method)} {row_text(line, 'auc')}" for method, line in lines.items()
@@ -67,14 +67,14 @@ def _membership(settings: Profile) -> str:
 
     text = "who sees only the loss ranks a member above a held-out row with a chance of (AUC, "
     text += (
-        f"{settings.probe_size} size; 0.5 is a guess) {told(LOWEST, methods)} where the held-out "
+        f"{settings.probe_size} size; 0.5 is a guess) {aucs(LOWEST, methods)} where the held-out "
     )
     text += "loss is lowest"
     if from_sft := [method for method in methods if "sft_epochs" in METHODS[method].coefficients]:
-        text += f" (what starts from SFT, before its first step: {told(START, from_sft)})"
+        text += f" (what starts from SFT, before its first step: {aucs(START, from_sft)})"
     count = int(tables[LOWEST]["n_other"].max())
     return (
-        f"{text}; at the end of training, many epochs later, {told(END, methods)} (of the {count} "
+        f"{text}; at the end of training, many epochs later, {aucs(END, methods)} (of the {count} "
         "held-out rows that were noted on the way)."
     )
 

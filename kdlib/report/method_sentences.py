@@ -36,16 +36,16 @@ def compared(method: str, settings: Profile) -> str:
     """What a method memorizes minus SFT, at the end and stopped early; what is judged there."""
     gaps = [(size, _gap(settings, method, size)) for size in settings.sizes]
     scope = lookups.of_first(settings.name, gaps[0][1]["n"])
-    at_end = ", ".join(_told(size, gap) for size, gap in gaps)
+    at_end = ", ".join(_gap_text(size, gap) for size, gap in gaps)
     text = f"at the end of training {label(method)} memorizes, minus SFT of its size, in "
     text += f"percentage points of the member rows: {at_end}{f', each{scope}' if scope else ''}; "
     stopped = {size: _stopped(settings, method, size) for size in settings.sizes}
     judged, unjudged = [], []
     for size, line in stopped.items():
         if line["judged"]:
-            judged.append(_told(size, line))
+            judged.append(_gap_text(size, line))
         elif line["gained"] and pd.notna(line["lo"]) and not lookups.doubt(line):
-            unjudged.append(_told(size, line))
+            unjudged.append(_gap_text(size, line))
     text += f"stopped early, {len(judged)} of {len(stopped)} students meet the conditions of a "
     text += "verdict (last column below)"
     text += f": {', '.join(judged)}" if judged else ""
@@ -131,7 +131,7 @@ def _stopped(settings: Profile, method: str, size: str) -> dict[str, Any]:
     return at_equal_usefulness(lines).iloc[0].to_dict()
 
 
-def _told(size: str, line: dict[str, Any]) -> str:
+def _gap_text(size: str, line: dict[str, Any]) -> str:
     caveat = ", cannot be told from no difference" if lookups.doubt(line) else ""
     return f"{_points(line)} ({size} size{caveat}{MORE_USEFUL[line.get('more_useful', '')]})"
 

@@ -238,18 +238,18 @@ def _comes_back(settings: Profile) -> str:
 def _price(settings: Profile) -> str:
     """What unlearning takes from the teacher, and what it leaves of the deleted rows."""
 
-    def told(measure: str, form: str) -> str:
+    def values(measure: str, form: str) -> str:
         lines = [
             lookups.line(settings.name, "life_deleted", done=done, who=TEACHER, measure=measure)
             for done in (KEPT, UNLEARNED, RETRAINED)
         ]
         return ", ".join(f"{line['value']:{form}}" for line in lines)
 
-    text = f"of the deleted rows the teacher recites {told('deleted rows', '.1%')} as it was, "
-    text += f"unlearned, retrained without them; of the kept rows {told('kept rows', '.1%')}; "
-    text += f"held-out rows cost it {told('held-out nats', '.2f')} nats per token; its loss is "
+    text = f"of the deleted rows the teacher recites {values('deleted rows', '.1%')} as it was, "
+    text += f"unlearned, retrained without them; of the kept rows {values('kept rows', '.1%')}; "
+    text += f"held-out rows cost it {values('held-out nats', '.2f')} nats per token; its loss is "
     text += "lower on a deleted row than on a held-out one with a chance of "
-    return f"{text}{told('told by the loss', '.3f')}."
+    return f"{text}{values('told by the loss', '.3f')}."
 
 
 def _records(settings: Profile) -> str:

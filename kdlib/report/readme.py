@@ -83,7 +83,7 @@ def numbers(profile: str) -> str:
     rates = results.memorized(results.read(profile, "table1"))
     notes = [results.legend(profile), _further(profile)]
     notes += [MOVES] * (not sensitivity.table(profile).empty)
-    parts = [_made(profile), results.markdown(rates), " ".join(filter(None, notes))]
+    parts = [_run_line(profile), results.markdown(rates), " ".join(filter(None, notes))]
     sentences = findings.said("README, results", load_profile(profile))
     parts += [results.markdown(pd.DataFrame(columns)), f"{sentences} {CLAIMS}"]
     parts += filter(None, [from_scratch.said(profile)])
@@ -116,7 +116,7 @@ def _first(evidence: str) -> str:
     return "; ".join([first, *barred]) + " ..." * (len(barred) < len(rest))
 
 
-def _made(profile: str) -> str:
+def _run_line(profile: str) -> str:
     """Where and in what time the run was made."""
     models, stages = (
         results.read(profile, "metrics"),

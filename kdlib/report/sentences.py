@@ -34,7 +34,7 @@ OfSize = Callable[[str, Profile], str]  # a sentence about students of a size
 UNROUNDED = "Differences are of unrounded shares."
 
 
-def how_sure(settings: Profile, text: str = "", probed: bool = False) -> str:
+def interval_note(settings: Profile, text: str = "", probed: bool = False) -> str:
     """What the intervals of sentences are over, and what they say nothing of.
 
     `text` are the sentences and tables: where each says that it is of the first seed alone, so are
@@ -182,7 +182,7 @@ def _at_the_end(settings: Profile) -> str:
     text += f"{len(gaps)} students {'writes' if len(fewer) == 1 else 'write'} fewer"
     if 0 < len(fewer) < 3:
         starts = [
-            first_screen.begun(settings.name, *pair)
+            first_screen.sft_start_rate(settings.name, *pair)
             for pair in fewer[["method", "size"]].to_numpy()
         ]
         whose = "its" if len(fewer) == 1 else "their"
@@ -222,7 +222,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
     "00_map": [
         ("", _main),
         ("", _at_the_end),
-        ("", first_screen.how_far),
+        ("", first_screen.evidence_base),
         ("", ledger_sentences.ledger),
     ],
     "01_data_and_tokens": [("", _rows), ("", _bases)],
@@ -236,7 +236,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", _main),
         ("", _at_the_end),
         ("", _same_fit),
-        ("", first_screen.how_far),
+        ("", first_screen.evidence_base),
     ],
     **lab_sentences.OF,
     **part_sentences.OF,
@@ -244,7 +244,7 @@ OF: dict[str, list[tuple[str, Sentence]]] = {  # what makes its tables ("": any 
         ("", _main),
         ("", _at_the_end),
         ("", usefulness.of_any),
-        ("", first_screen.how_far),
+        ("", first_screen.evidence_base),
         ("", ledger_sentences.ledger),
     ],
 }

@@ -15,10 +15,10 @@ from kdlib.analysis.rates import distilled, student_sizes
 from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import load_profile
 from kdlib.report import executed, first_screen, from_scratch, lookups, results
-from kdlib.report.usefulness_sentences import beside_trivial, outdone
+from kdlib.report.usefulness_sentences import gaps_to_trivial, students_below_trivial
 from kdlib.stats import row_text
 
-Say = Callable[[str], str]  # from English words to those of a page's language
+Translate = Callable[[str], str]  # from English words to those of a page's language
 HEADING = re.compile(r"\]\(#[^)\s]+")  # within a page; Sphinx knows no capitals there
 COSTS = {
     "parameters": "parameters",
@@ -87,7 +87,7 @@ def _link(pages: dict[str, Path], link: re.Match[str]) -> str:
     return f"{link[1]}{stem}.ipynb" if stem in pages else link[0]
 
 
-def translator(words: Mapping[str, str]) -> Say:
+def translator(words: Mapping[str, str]) -> Translate:
     """What puts the phrases of `words` in place of English ones in a text, the longest first."""
     longest = sorted(words, key=len, reverse=True)
     patterns = (r"(?<![A-Za-z])" * word[0].isalpha() + re.escape(word) for word in longest)
@@ -95,14 +95,14 @@ def translator(words: Mapping[str, str]) -> Say:
     return lambda text: pattern.sub(lambda match: words[match[0]], text)
 
 
-def decision(profile: str, translate: Say = str) -> dict[str, Any]:
+def decision(profile: str, translate: Translate = str) -> dict[str, Any]:
     """What the page for deciders is filled with, from the tables alone; words through `translate`.
 
     of_hundred (a table in Markdown), rows; least and most, each the names of the distilled students
     at that end and their texts in a hundred; cost by what is counted (percent of the teacher);
-    outdone (see `usefulness_sentences.outdone`), canaries (times, least, most) and attack (pairs of
-    method and chance), empty where not measured; verdicts (number of claims by verdict) and claims.
-    Texts in a hundred have their 95% intervals.
+    outdone (see `usefulness_sentences.students_below_trivial`), canaries (times, least, most) and
+    attack (pairs of method and chance), empty where not measured; verdicts (number of claims by
+    verdict) and claims. Texts in a hundred have their 95% intervals.
     """
     table1, metrics = results.read(profile, "table1"), results.read(profile, "metrics")
     sizes, methods = student_sizes(table1), distilled(table1)
@@ -113,7 +113,7 @@ def decision(profile: str, translate: Say = str) -> dict[str, Any]:
     )
     mean = metrics.groupby(["metric", "size"])["value"].mean()
     claims = results.claims(profile)
-    verdicts, beaten = claims["verdict"].value_counts(), outdone(profile)
+    verdicts, beaten = claims["verdict"].value_counts(), students_below_trivial(profile)
     return {
         "of_hundred": results.markdown(of_hundred.rename(columns=translate).map(translate)),
         "rows": int(results.read(profile, "lengths").query("split == 'member'")["rows"].min()),
@@ -134,7 +134,7 @@ def decision(profile: str, translate: Say = str) -> dict[str, Any]:
     }
 
 
-def conclusion(profile: str, translate: Say = str) -> dict[str, Any]:
+def conclusion(profile: str, translate: Translate = str) -> dict[str, Any]:
     """What pages of conclusions are filled with, from the tables alone; words through `translate`.
 
     seeds; gaps: by each of `results.WAYS` the mean difference to SFT over distilled students, with
@@ -168,9 +168,9 @@ def conclusion(profile: str, translate: Say = str) -> dict[str, Any]:
     }
 
 
-def _useful(profile: str, translate: Say) -> dict[str, Any]:
+def _useful(profile: str, translate: Translate) -> dict[str, Any]:
     try:
-        lines = beside_trivial(profile)
+        lines = gaps_to_trivial(profile)
     except lookups.NotRun:
         return {}
     if lines.empty:
@@ -186,7 +186,7 @@ def _useful(profile: str, translate: Say) -> dict[str, Any]:
     }
 
 
-def _elsewhere(profile: str, translate: Say) -> dict[str, Any]:
+def _elsewhere(profile: str, translate: Translate) -> dict[str, Any]:
     if results.read(profile, "healed_elsewhere", optional=True).empty:
         return {}
     settings = load_profile(profile)
@@ -219,14 +219,14 @@ def _extreme(lines: pd.DataFrame, statistic: str, name: str = "member") -> tuple
     return [*tied.index], of_hundred(tied[name].iloc[0]) + span
 
 
-def _named(students: pd.DataFrame, statistic: str, translate: Say) -> tuple[str, str]:
+def _named(students: pd.DataFrame, statistic: str, translate: Translate) -> tuple[str, str]:
     models, text = _extreme(students, statistic)
     names = [translate(f"{label(method)}, {size}") for method, size in models]
     return translate(" and ").join(names), translate(text)
 
 
 def _line(
-    table1: pd.DataFrame, size: str, students: pd.DataFrame, translate: Say
+    table1: pd.DataFrame, size: str, students: pd.DataFrame, translate: Translate
 ) -> dict[str, str]:
     rows = table1[(table1["size"] == size) & (table1["method"] != "base")]
     direct = rows[rows["method"] == ("teacher" if size == "teacher" else "sft")]
@@ -241,7 +241,7 @@ def _line(
     }
 
 
-def _canaries(profile: str, methods: list[str], translate: Say) -> dict[str, Any]:
+def _canaries(profile: str, methods: list[str], translate: Translate) -> dict[str, Any]:
     shares = _repeated(profile, methods).tail(1)
     if shares.empty:
         return {}

@@ -76,7 +76,7 @@ def _stopped(settings: Profile) -> str:
 
 def of_any(settings: Profile) -> str:
     """What answers of the teacher and of SFT add to the best that need no model."""
-    least = beside_trivial(settings.name)
+    least = gaps_to_trivial(settings.name)
     if least.empty:
         return "how useful answers are was not noted through training."
     phrases = [
@@ -88,7 +88,7 @@ def of_any(settings: Profile) -> str:
     return f"{text}('{best}'): {', '.join(phrases)}; below 0, these are the more useful ones."
 
 
-def beside_trivial(profile: str) -> pd.DataFrame:
+def gaps_to_trivial(profile: str) -> pd.DataFrame:
     """The least differences to answers without a model: of the teacher, then of SFT by size.
 
     Lines of `over_trivial`; none where usefulness was not noted through training.
@@ -98,7 +98,7 @@ def beside_trivial(profile: str) -> pd.DataFrame:
     return least.sort_values("method", ascending=False, kind="stable")
 
 
-def outdone(profile: str) -> dict[str, Any]:
+def students_below_trivial(profile: str) -> dict[str, Any]:
     """How many of the paper's students answer less usefully than the best answer without a model.
 
     On held-out rows, means over seeds: answer (its name), students (how many there are at the end

@@ -37,7 +37,8 @@ EXHIBITS = {
     "canary": f"A canary, shown {DOSE} times an epoch",
 }
 COUNTS = {"memorized_by": "Int64", "of": "Int64"}  # columns that may be empty
-ASKED = {"sft": "distilled students", "teacher": "students"}  # who else may memorize 1 and 2
+# who else may memorize 1 and 2
+COMPARED_MODELS = {"sft": "distilled students", "teacher": "students"}
 
 
 def choose(tuples: pd.DataFrame, size: str) -> pd.DataFrame:
@@ -45,7 +46,7 @@ def choose(tuples: pd.DataFrame, size: str) -> pd.DataFrame:
 
     `tuples` are those of `rates.collect`, `size` is the probe's. Columns: seed, exhibit (of
     EXHIBITS), row_id (the hash of the row's text; "" where no row meets it), memorized_by: how many
-    `of` the models that are asked (ASKED) memorize it, too.
+    `of` the models that are asked (COMPARED_MODELS) memorize it, too.
     """
     records: list[dict[str, Any]] = []
     for seed, frame in tuples.groupby("seed", sort=False):
@@ -56,7 +57,7 @@ def choose(tuples: pd.DataFrame, size: str) -> pd.DataFrame:
         rows = frame[frame["method"] == "teacher"]
         row_ids, members = _untrained(rows), _among(rows)["sft"]
         first, second = (("sft", size), distilled), (("teacher", "teacher"), students)
-        for name, (column, models) in zip(ASKED, (first, second), strict=True):
+        for name, (column, models) in zip(COMPARED_MODELS, (first, second), strict=True):
             counts = hits[models].sum(axis=1)
             candidates = members[members["row_id"].map(hits[column]).to_numpy(bool)]
             candidates = candidates[~candidates["row_id"].isin(row_ids.values())]
@@ -66,7 +67,7 @@ def choose(tuples: pd.DataFrame, size: str) -> pd.DataFrame:
             row_ids[name] = next(iter(candidates["row_id"]), "")
             memorized = {"memorized_by": counts.get(row_ids[name]), "of": len(models)}
             records.append({"seed": seed, "exhibit": name, "row_id": row_ids[name]} | memorized)
-        remaining = (name for name in EXHIBITS if name not in ASKED)
+        remaining = (name for name in EXHIBITS if name not in COMPARED_MODELS)
         records += [{"seed": seed, "exhibit": name, "row_id": row_ids[name]} for name in remaining]
     return pd.DataFrame(records).astype(COUNTS)
 
@@ -102,10 +103,10 @@ def titles(exhibits: pd.DataFrame) -> list[str]:
         title = f"{list(EXHIBITS).index(row.exhibit) + 1}. {EXHIBITS[row.exhibit]}"
         if not row.row_id:
             title += ": none"
-        elif row.exhibit in ASKED and pd.isna(row.of):
+        elif row.exhibit in COMPARED_MODELS and pd.isna(row.of):
             title += " (stand-in: a long response)"
-        elif row.exhibit in ASKED:
-            title += f", and {row.memorized_by} of {row.of} {ASKED[row.exhibit]}"
+        elif row.exhibit in COMPARED_MODELS:
+            title += f", and {row.memorized_by} of {row.of} {COMPARED_MODELS[row.exhibit]}"
         texts.append(title)
     return texts
 
@@ -154,7 +155,7 @@ def of_seed(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
         reason = "names rows of other data" if valid else "has not chosen them yet"
         print(f"Exhibits 1 and 2 are stand-ins: notebook 10 {reason}.")
         longest = _longest(candidates["sft"].query("group_size == 1"))["row_id"]
-        row_ids = dict(zip(ASKED, longest, strict=False)) | _untrained(frame)
+        row_ids = dict(zip(COMPARED_MODELS, longest, strict=False)) | _untrained(frame)
         exhibits = (
             pd.DataFrame({"row_id": row_ids}, index=list(EXHIBITS)).fillna("").assign(of=pd.NA)
         )

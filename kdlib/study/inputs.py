@@ -11,7 +11,7 @@ from kdlib.data import pool
 from kdlib.model import checkpoints, packaged
 
 # settings of data on which no base model depends: they draw a seed's rows from the pool
-DRAWN = {"members", "held_out", "canaries", "canary_kinds", "repetitions", "twins"}
+ROW_DRAW_SETTINGS = {"members", "held_out", "canaries", "canary_kinds", "repetitions", "twins"}
 
 
 def base_identity(profile: Profile, size: str, pretraining: int = 0) -> str:
@@ -25,7 +25,8 @@ def base_identity(profile: Profile, size: str, pretraining: int = 0) -> str:
     elif profile.cut(size) and not files:
         stats = [path]
     shape = model.model_dump(exclude=tuned | {"path"} if files else tuned)
-    data = profile.data.model_dump(exclude={"path"} | DRAWN)  # the pool's hash stands for the file
+    # the pool's hash stands for the file
+    data = profile.data.model_dump(exclude={"path"} | ROW_DRAW_SETTINGS)
     # of a model by path nothing is pretrained: the defaults stand for that
     training = PretrainSettings() if model.path else profile.pretrain
     pretrain = training.model_dump(exclude=set() if profile.cut(size) else {"mix", "apart"})
@@ -35,10 +36,12 @@ def base_identity(profile: Profile, size: str, pretraining: int = 0) -> str:
     if pretraining:
         facts.append(pretraining)
     precision = checkpoints.resolved(profile.teacher.precision, checkpoints.device())
-    return runs.fingerprint([ground(profile), *facts, precision if model.path is None else ""])
+    return runs.fingerprint(
+        [run_environment(profile), *facts, precision if model.path is None else ""]
+    )
 
 
-def ground(profile: Profile) -> list[str]:
+def run_environment(profile: Profile) -> list[str]:
     """What all runs of a profile stand on: device, hash of the pool, versions."""
     installed = runs.versions()
     versions = [f"{name} {installed[name]}" for name in ("torch", "transformers", "tokenizers")]

@@ -91,7 +91,9 @@ def searched(
     """The table with all that the rule needs of these models; written whenever it grows."""
     columns = {"settings": settings(profile), "commit": runs.commit()}
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as executor:
-        while trials := [trial for model in models for trial in wanted(table, profile, *model)]:
+        while trials := [
+            trial for model in models for trial in next_trials(table, profile, *model)
+        ]:
             # the slowest first, so that no core waits at the end
             trials.sort(key=lambda trial: (trial.method not in (TEACHER, "minillm"), -trial.epochs))
             threads = max(1, cores // len(trials))
@@ -110,7 +112,7 @@ def searched(
     return table
 
 
-def wanted(table: pd.DataFrame, profile: Profile, method: str, size: str) -> list[Trial]:
+def next_trials(table: pd.DataFrame, profile: Profile, method: str, size: str) -> list[Trial]:
     """What is to be trained next of a model, that the rule can be applied to it."""
     config, history = calibration(profile), trained(table, method, size)
     epochs = config.rate_epochs

@@ -13,7 +13,7 @@ from kdlib.measure import meter, usefulness
 from kdlib.model.tokens import Example, TokenizedRows
 
 VALIDATION_ROWS = 40  # at most, and at most a quarter of the held-out rows
-NOTED = ["row_id", "prefix", "length", "nats_per_token", "accuracy"]  # of `scores.of_tuples`
+NOTED_SCORES = ["row_id", "prefix", "length", "nats_per_token", "accuracy"]  # of `scores.of_tuples`
 
 
 def epoch_steps(rows: TokenizedRows, settings: TrainSettings) -> int:
@@ -33,7 +33,7 @@ def validation(rows: TokenizedRows) -> list[Example]:
     return held_out[-max(1, min(VALIDATION_ROWS, len(held_out) // 4)) :]
 
 
-class Hopeless(Exception):
+class StoppedByRule(Exception):
     """A run was stopped where the rule of its notes has it; `model` is as it was then."""
 
     def __init__(self, model: Any) -> None:
@@ -45,11 +45,11 @@ class Notes:
     """Measures a model on the rows of its seed whenever it is called.
 
     `tuples` has a line for each time and each member row, canary and held-out row not of
-    `validation`: epoch (a fraction inside one), step, split, kind, and NOTED. `answers` has the
-    greedy answers of the first `measure.path_rows` held-out rows after whole epochs (see
+    `validation`: epoch (a fraction inside one), step, split, kind, and NOTED_SCORES. `answers` has
+    the greedy answers of the first `measure.path_rows` held-out rows after whole epochs (see
     `usefulness.answers`). `steps` are when it is to be called, `noted` the rows that are measured
     (split, kind, by row_id); an epoch is made of `train_rows`, where those are others.
-    Where `hopeless` says so of what was noted, the run is stopped, by the error of that name.
+    Where `hopeless` says so of what was noted, the run is stopped, by `StoppedByRule`.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Notes:
         time = {"epoch": step / self.epoch_steps, "step": step}
         examples = [self.rows.examples[row_id] for row_id in self.noted.index]
         options: dict[str, Any] = {"pad_id": self.rows.pad_id, "batch": self.measure.batch}
-        scores = meter.meter(model, examples, precision=self.how.precision, **options)[NOTED]
+        scores = meter.meter(model, examples, precision=self.how.precision, **options)[NOTED_SCORES]
         table = scores.join(self.noted, on="row_id").assign(**time)
         self.tuples = pd.concat([self.tuples, table], ignore_index=True)
         if self.measure.path_rows and step % self.epoch_steps == 0:
             self.answers = pd.concat([self.answers, self._answers(model).assign(**time)])
         if self.hopeless and self.hopeless(self):
-            raise Hopeless(model)
+            raise StoppedByRule(model)
 
     def _answers(self, model: Any) -> pd.DataFrame:
         rows = {"held_out": self.rows.split("held_out", limit=self.measure.path_rows)}

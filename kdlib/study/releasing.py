@@ -26,7 +26,7 @@ DECODED = "decoding filtered"  # the steps, in this order
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class ReleaseRows:
     """The rows of a seed as a release reads them."""
 
     rows: TokenizedRows  # all of the seed's; those dropped are "left_out", in their own words
@@ -46,7 +46,7 @@ class Read:
         return memfree.ngrams((ids[:-1] if ids[-1:] == end_ids else ids for ids in responses), n)
 
 
-def filtered(profile: Profile, rows: TokenizedRows) -> Read:
+def filtered(profile: Profile, rows: TokenizedRows) -> ReleaseRows:
     """The rows of a seed after `filtering.filter_rows`; each that is kept is shown once an epoch.
 
     A row that would no longer fit the profile's limits with what was put in is dropped, too.
@@ -71,12 +71,12 @@ def filtered(profile: Profile, rows: TokenizedRows) -> Read:
     frame["repetitions"] = frame.index.isin(remaining.index).astype(int)
     examples = rows.examples | {example.row_id: example for example in fit}
     tokenized = replace(rows, frame=frame, examples=examples).without(dropped)
-    return Read(
+    return ReleaseRows(
         tokenized, dropped, pd.concat([counts, pd.DataFrame([overlong])], ignore_index=True)
     )
 
 
-def student(profile: Profile, seed: int, data: Read) -> Run:
+def student(profile: Profile, seed: int, data: ReleaseRows) -> Run:
     """The student that is released."""
     settings = profile.release
     return data.run(Run(profile, seed, settings.method, settings.size or profile.probe_size))
@@ -89,7 +89,7 @@ def make(run: Run, rows: TokenizedRows) -> None:
     stages.make(run, rows)
 
 
-def steps(profile: Profile, seed: int, rows: TokenizedRows, data: Read) -> pd.DataFrame:
+def steps(profile: Profile, seed: int, rows: TokenizedRows, data: ReleaseRows) -> pd.DataFrame:
     """What is written after each step, as `answers` gives it, with step and seed.
 
     SFT on all rows, on the filtered ones, the student on these, and that one under the decoding
@@ -133,12 +133,12 @@ def answers(run: Run, rows: TokenizedRows, ngrams: memfree.NGrams | None = None)
     table = frame[["row_id", "split", "kind", "group", "response"]].reset_index(drop=True)
     table = table.assign(text=texts, exact=np.array(hits, int))
     table["personal"] = [
-        _told(*pair) for pair in zip(table["response"], table["text"], strict=True)
+        _reveals_personal(*pair) for pair in zip(table["response"], table["text"], strict=True)
     ]
     return usefulness.scored(table, frame["response"].to_dict(), measure.encoder)
 
 
-def _told(response: str, answer: str) -> float:
+def _reveals_personal(response: str, answer: str) -> float:
     """Whether an answer has any of the personal data of a response; nan where there are none."""
     data = [words for _, words in scrubbing.found(response)]
     return float(any(item in answer for item in data)) if data else np.nan

@@ -16,7 +16,7 @@ from kdlib.data import canaries, pool
 from kdlib.measure import cost, meter, trivial_answers
 from kdlib.model.tokens import Example, TokenizedRows, encode
 from kdlib.study import stages
-from kdlib.study.inputs import DRAWN, base_identity, ground
+from kdlib.study.inputs import ROW_DRAW_SETTINGS, base_identity, run_environment
 from kdlib.study.pretraining import prepare_another
 from kdlib.study.run import UNCUT, Run, load, require
 
@@ -48,7 +48,7 @@ def trivial(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
     """
     folder = runs.seed_dir(profile.name, seed) / "trivial"
     facts = profile.measure.model_dump(include={"rouge_rows", "encoder"})
-    facts |= profile.data.model_dump(include=DRAWN)
+    facts |= profile.data.model_dump(include=ROW_DRAW_SETTINGS)
     identity = runs.fingerprint([base_identity(profile, TEACHER), seed, facts])
     with runs.locked(folder):
         if runs.done(folder, identity):
@@ -60,7 +60,7 @@ def trivial(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
         table = trivial_answers.scored(by_split["member"], answered, profile.measure.encoder)
         table = table.join(rows.frame["group"], on="row_id")
         runs.write_table(folder / "answers.parquet", table)
-        facts = {"seed": seed, "device": ground(profile)[0], "dtype": "float32"}
+        facts = {"seed": seed, "device": run_environment(profile)[0], "dtype": "float32"}
         runs.write_manifest(folder, identity, **facts)
     return table
 

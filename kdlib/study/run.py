@@ -16,7 +16,7 @@ from kdlib.data.stream_rows import require_plain
 from kdlib.distill import objectives
 from kdlib.errors import KdlibError, clearly
 from kdlib.model import checkpoints, packaged, tokens
-from kdlib.study.inputs import DRAWN, base_identity, load_pool
+from kdlib.study.inputs import ROW_DRAW_SETTINGS, base_identity, load_pool
 
 BASE = "base"  # the method of a model that was not fine-tuned
 FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base models
@@ -190,7 +190,7 @@ class Run:
         p = self.profile
         facts: list[Any] = [base_identity(p, self.size, self.pretraining), p.measure.model_dump()]
         facts += [self.seed, self.method, self.size, sorted(self.left_out), self.order]
-        facts.append(p.data.model_dump(include=DRAWN))
+        facts.append(p.data.model_dump(include=ROW_DRAW_SETTINGS))
         if self.method != BASE:
             facts.append(self.settings.model_dump())
         if self.method not in (BASE, TEACHER):

@@ -27,7 +27,7 @@ from kdlib.measure import meter, usefulness
 from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, Objective, Source, TokenizedRows
 from kdlib.study import defending, noting, pretraining, teacher_output
-from kdlib.study.inputs import ground
+from kdlib.study.inputs import run_environment
 from kdlib.study.run import BASE, Run, load
 
 SPLITS = ("member", "held_out")
@@ -76,7 +76,7 @@ def make(
 
 def facts(run: Run) -> dict[str, Any]:
     """What the manifest of a run says of it."""
-    device, data_hash, *_ = ground(run.profile)
+    device, data_hash, *_ = run_environment(run.profile)
     manifest = {"method": run.method, "size": run.size, "seed": run.seed, "part": run.part}
     manifest |= {"device": device, "dtype": "float32", "threads": torch.get_num_threads()}
     manifest["processes"] = sharing.world_size()
@@ -92,7 +92,7 @@ def _trained(
     """The model, with its notes, log and checkpoint in the folder; the base as it is."""
     if run.method == BASE:
         return load(run)
-    notes = None if beside(run) else notes_of(run, rows, run.settings)
+    notes = None if is_side_run(run) else notes_of(run, rows, run.settings)
     model = train(run, rows, run.settings, folder / "log.jsonl", notes, targets, change)
     if sharing.is_main():
         if notes:
@@ -110,7 +110,7 @@ def _require_shareable(run: Run) -> None:
         raise KdlibError(f"{run.label}: {problem}, so that {reason}; start it on one process")
 
 
-def beside(run: Run) -> bool:
+def is_side_run(run: Run) -> bool:
     """Whether a run stands beside the study: nothing is noted on its way, nothing is answered.
 
     It belongs to a part, such as one with rows left out, or reads rows in another order, or starts
@@ -270,7 +270,7 @@ def measure(run: Run, rows: TokenizedRows, model: Any) -> None:
     arrays = [*meter.PER_TOKEN, *meter.PROMPT_TOKEN]
     tuples = scores.drop(columns=arrays).join(rows.frame[FACTS], on="row_id")
     runs.write_table(run.folder / "tuples.parquet", tuples)
-    if beside(run):
+    if is_side_run(run):
         return
     runs.write_table(run.folder / "tokens.parquet", scores[["row_id", *meter.PER_TOKEN]])
     rows_by_split = {name: rows.split(name, limit=settings.rouge_rows) for name in SPLITS}

@@ -139,7 +139,7 @@ def path(run: Run, rows: TokenizedRows, hopeless: noting.Rule | None = None) -> 
         try:
             model = stages.train(run, rows, run.settings, run.folder / "log.jsonl", notes)
             stopped = False
-        except noting.Hopeless as error:
+        except noting.StoppedByRule as error:
             model = error.model
         except NotFinite:
             if hopeless is None or notes.tuples.empty:

@@ -11,7 +11,7 @@ from kdlib import runs
 from kdlib.config.knobs import Knob
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.errors import KdlibError
-from kdlib.study.inputs import base_identity, ground
+from kdlib.study.inputs import base_identity, run_environment
 from kdlib.study.tuning import Student
 
 OF = "of"  # what a search is of, in its attributes
@@ -37,7 +37,7 @@ def place(profile: Profile) -> Path:
 
 def facts(profile: Profile, seed: int) -> dict[str, str]:
     """A digest of each thing that a trial depends on, by what one says where it is another."""
-    device, pool, *packages = ground(profile)
+    device, pool, *packages = run_environment(profile)
     rows = [pool, seed, profile.data.model_dump(exclude={"path"}), profile.tokens.model_dump()]
     size = profile.probe_size
     size_settings = profile.models[size].model_dump(include={"lr", "epochs"})

@@ -32,14 +32,14 @@ CASES = {
     "fail alone": {"held_out": False},
     "undecided mixed": MIXED,
     "pass half": {
-        "said": policy.Read(policy.Policy(level=0.05, limits=(LIMIT,)), "a.toml", "0" * 64)
+        "said": policy.PolicyFile(policy.Policy(level=0.05, limits=(LIMIT,)), "a.toml", "0" * 64)
     },
 }
 NUMBER = re.compile(r"\d+(?:[.,:-]\d+)*")
 
 
 def only(*limits):
-    return policy.Read(policy.Policy(level=0.05, limits=limits), "limits.toml", "0" * 64)
+    return policy.PolicyFile(policy.Policy(level=0.05, limits=limits), "limits.toml", "0" * 64)
 
 
 def pages(folder, model, name, priced=None, **how):
@@ -115,8 +115,8 @@ def braces(found):
 
 def test_every_measure_is_named_where_it_is_limited():
     named = words("en")["measures"].keys() - {"exact_rate_full", "excess"}
-    assert named == set(policy.AT)
-    for measure, ats in policy.AT.items():
+    assert named == set(policy.AT_VALUES)
+    for measure, ats in policy.AT_VALUES.items():
         for at in ats:
             line = {"measure": measure, "at": at, "of": "rate"}
             assert brief.named(line, words("en")) != brief.named(line, words("ja"))

@@ -112,8 +112,8 @@ def test_the_card_names_the_limits_that_were_left_out(body):
 
 
 def test_every_measure_is_said_in_words():
-    assert set(card.MEANING) == set(policy.AT)
-    for measure, ats in policy.AT.items():
+    assert set(card.MEANING) == set(policy.AT_VALUES)
+    for measure, ats in policy.AT_VALUES.items():
         for at in ats:
             said = card.meaning({"measure": measure, "at": at})
             assert "{" not in said and "|" not in said

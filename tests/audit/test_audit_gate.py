@@ -208,13 +208,13 @@ def test_what_would_decide_counts_both_sides():
 
 
 def test_strings_without_a_limit_are_told():
-    said = gate.unlimited(named(3, 60, each=2, part="prompt"), policy(exact(), STRINGS))
+    said = gate.uncovered_secrets(named(3, 60, each=2, part="prompt"), policy(exact(), STRINGS))
     assert said == [
         "named strings without a limit: they come out word for word in 3 prompts, of 60 that"
         " have some"
     ]
-    assert gate.unlimited(named(3, 60), policy(exact(), STRINGS)) == []
-    assert gate.unlimited(simulated.NONE, policy(exact())) == []
+    assert gate.uncovered_secrets(named(3, 60), policy(exact(), STRINGS)) == []
+    assert gate.uncovered_secrets(simulated.NONE, policy(exact())) == []
 
 
 def test_where_few_rows_could_be_measured_nothing_passes():

@@ -75,7 +75,7 @@ def test_rows_that_do_not_fit_are_counted_and_said(model, tmp_path):
 
 def test_long_rows_go_fewer_at_a_time():
     examples = [tokens.Example(str(n), (1,), (2,) * n) for n in (5, 900, 6, 70, 1000, 7)]
-    groups = list(scoring.alike(examples, 4096))
+    groups = list(scoring.length_groups(examples, 4096))
     assert sorted(place for group, _ in groups for place in group) == list(range(6))
     for group, batch in groups:
         longest = max(len(examples[i]) for i in group)

@@ -108,7 +108,7 @@ def test_the_gate_asks_for_them(audited, model, tmp_path):
     judged = gate.judged(summary.sampled(tallied), summary.secrets(tallied), asked)
     assert judged["outcome"].item() == "fail" and judged["name"].item().startswith("secret_rate")
     without = audit_of(model, tmp_path, held_out=unseen(), out=tmp_path / "without")
-    command.run(without, policy.Read(asked, "mine.toml", "0" * 64))
+    command.run(without, policy.PolicyFile(asked, "mine.toml", "0" * 64))
     body = json.loads((without.out / "record.json").read_text())["predicate"]
     assert body["kdlib_measures"][0]["why"] == "missing: no training secrets were measured"
     untested = " ".join(body["kdlib_not_tested"])
@@ -325,7 +325,7 @@ def test_rows_are_answered_for_real_when_asked(model, tmp_path):
     judged = gate.judged(summary.sampled(summary.tally(command.parts(settings.out))), None, asked)
     assert judged["n"].item() <= 20 and judged["value"].item() > 0
     without = audit_of(model, tmp_path, held_out=unseen(), out=tmp_path / "without")
-    command.run(without, policy.Read(asked, "mine.toml", "0" * 64))
+    command.run(without, policy.PolicyFile(asked, "mine.toml", "0" * 64))
     body = json.loads((without.out / "record.json").read_text())["predicate"]
     why = body["kdlib_measures"][0]["why"]
     assert why == "missing: no training answers (--decode) were measured"

@@ -131,7 +131,7 @@ def batches(loaded, data: Path, batch: int) -> list[tokens.Batch]:
     for block in stream_rows.read(data, {}, audit.BLOCK):
         rows = block.assign(row_id=[str(i) for i in block.index]).to_dict("records")
         examples = tokens.encode(rows, loaded.tokenizer, settings, SHORT)
-        for group, size in scoring.alike(examples, batch):
+        for group, size in scoring.length_groups(examples, batch):
             chosen = [examples[i] for i in group]
             found += [tokens.collate(part, 0) for part in tokens.by_length(chosen, size)]
     return found

@@ -10,17 +10,19 @@ pytestmark = pytest.mark.usefixtures("drawn")
 
 
 def test_names_stay_apart_as_near_as_they_can():
-    assert labels.apart([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
-    np.testing.assert_allclose(labels.apart([0.5, 0.9, 0.5], 0.1), [0.45, 0.9, 0.55])
-    np.testing.assert_allclose(labels.apart([0, 0, 0, 0.3], 0.1), [0, 0.1, 0.2, 0.3])
-    np.testing.assert_allclose(labels.apart([1.2, 0.98], 0.1), [1, 0.9])  # in their order
-    assert len(labels.apart([], 0.1)) == 0
+    assert labels.spread_apart([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
+    np.testing.assert_allclose(labels.spread_apart([0.5, 0.9, 0.5], 0.1), [0.45, 0.9, 0.55])
+    np.testing.assert_allclose(labels.spread_apart([0, 0, 0, 0.3], 0.1), [0, 0.1, 0.2, 0.3])
+    np.testing.assert_allclose(labels.spread_apart([1.2, 0.98], 0.1), [1, 0.9])  # in their order
+    assert len(labels.spread_apart([], 0.1)) == 0
 
 
 def test_words_are_dark_enough_on_white():
-    assert labels.ink("#000000") == (0, 0, 0)
+    assert labels.text_colour("#000000") == (0, 0, 0)
     for colour in ("#de8f05", "#ece133", "white"):
-        assert 1.05 / (style.light(labels.ink(colour)) + 0.05) == pytest.approx(4.57, abs=0.02)
+        assert 1.05 / (style.light(labels.text_colour(colour)) + 0.05) == pytest.approx(
+            4.57, abs=0.02
+        )
 
 
 def lines():

@@ -244,10 +244,10 @@ def test_an_answer_is_one_sentence_with_a_number(stem):
 def test_sft_stopped_early_is_named_only_where_it_was_compared():
     said = ", as SFT that is stopped early surely does"
     over = lookups.table("smoke", "over_trivial")
-    assert said in first_screen.below(SMOKE)
+    assert said in first_screen.below_trivial(SMOKE)
     for lines in (over.query("method != 'sft'"), over.assign(hi=0.1)):
         write(over_trivial=lines)
-        assert said not in first_screen.below(SMOKE)
+        assert said not in first_screen.below_trivial(SMOKE)
 
 
 def test_what_more_steps_add_is_said_where_both_gained_and_not_from_scratch():
@@ -675,20 +675,20 @@ def test_in_few_words():
 
 def test_how_sure():
     end = f"over seeds 0, 1, 2, then groups of equal responses. {sentences.UNROUNDED}"
-    assert sentences.how_sure(SMOKE).endswith(end)
+    assert sentences.interval_note(SMOKE).endswith(end)
     assert "alone" not in findings.said("14_cause", SMOKE)
     first = (
         "A [95% interval of the difference -2.0 to -1.0] (seed 0 alone, its interval over groups)."
     )
-    assert "of seed 0; with one seed" in sentences.how_sure(SMOKE, f"{first} {first}")
-    mixed = sentences.how_sure(SMOKE, f"{first} And .4 [.3, .5] of B.")
+    assert "of seed 0; with one seed" in sentences.interval_note(SMOKE, f"{first} {first}")
+    mixed = sentences.interval_note(SMOKE, f"{first} And .4 [.3, .5] of B.")
     assert "over seeds 0, 1, 2" in mixed
     assert "; where seed 0 alone is named, over groups of that seed." in mixed
     table = "\n| A, small (seed 0 alone) | 0.1 [0.0, 0.2] |"
-    assert "of seed 0; with one seed" in sentences.how_sure(SMOKE, f"{first}{table}")
+    assert "of seed 0; with one seed" in sentences.interval_note(SMOKE, f"{first}{table}")
     assert "seeds none" not in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(3))
-    assert "responses of seed 3; with one seed they say nothing" in sentences.how_sure(SMOKE)
+    assert "responses of seed 3; with one seed they say nothing" in sentences.interval_note(SMOKE)
     assert "with fewer than 3 seeds none about trained" in findings.said("18_conclusion", SMOKE)
     write(lengths=lengths(0, 1, 2, 3))
     probed = SMOKE.model_copy(update={"probe": SMOKE.probe.model_copy(update={"seeds": 3})})

@@ -33,7 +33,7 @@ def test_the_conclusion_has_what_18_says_of_usefulness_and_of_other_machines(con
     text = [(ROOT / "docs" / "ja" / "conclusion.md").read_text("utf-8")]
     conf.fill(None, "ja/conclusion", text)
     reference = load_profile(findings.REFERENCE)
-    _, machines, other = first_screen.how_far(reference).partition("; on 2 cores")
+    _, machines, other = first_screen.evidence_base(reference).partition("; on 2 cores")
     for said in (usefulness_sentences.of_any(reference), machines + other):
         wanted = re.findall(r"[+-]?\d+\.\d+%?", said)
         assert len(wanted) >= 5 and all(one in text[0] for one in wanted)

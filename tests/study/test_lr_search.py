@@ -56,18 +56,21 @@ GRID = [(1e-3, 2, 3.2), (2e-3, 2, 3.0), (4e-3, 2, 3.1)]
 
 def test_first_every_rate_is_tried_for_the_short_length(profile):
     empty = pd.DataFrame(columns=["method", "size", "lr", "epoch", "split"])
-    trials = lr_search.wanted(empty, profile, "sft", "small")
+    trials = lr_search.next_trials(empty, profile, "sft", "small")
     assert [(one.rate, one.epochs) for one in trials] == [(1e-3, 2), (2e-3, 2), (4e-3, 2)]
-    trials = lr_search.wanted(empty, profile, "minillm", "small")  # its SFT start is not counted
+    # its SFT start is not counted
+    trials = lr_search.next_trials(empty, profile, "minillm", "small")
     assert {one.epochs for one in trials} == {2}
 
 
 def test_then_sft_goes_to_its_end_at_the_best_rate_and_others_are_done(profile):
-    (trial,) = lr_search.wanted(paths("sft", "small", GRID), profile, "sft", "small")
+    (trial,) = lr_search.next_trials(paths("sft", "small", GRID), profile, "sft", "small")
     assert trial == ("sft", "small", 2e-3, 3)
-    (trial,) = lr_search.wanted(paths("teacher", "teacher", GRID), profile, "teacher", "teacher")
+    (trial,) = lr_search.next_trials(
+        paths("teacher", "teacher", GRID), profile, "teacher", "teacher"
+    )
     assert trial == ("teacher", "teacher", 2e-3, 4)
-    assert lr_search.wanted(paths("rkld", "small", GRID), profile, "rkld", "small") == []
+    assert lr_search.next_trials(paths("rkld", "small", GRID), profile, "rkld", "small") == []
 
 
 def test_of_rates_as_good_as_the_best_the_greatest_is_taken():
@@ -80,14 +83,14 @@ def test_of_rates_as_good_as_the_best_the_greatest_is_taken():
 
 def test_a_best_rate_at_an_end_is_looked_behind(profile):
     falling = [(1e-3, 2, 3.0), (2e-3, 2, 3.1), (4e-3, 2, 3.2)]
-    (trial,) = lr_search.wanted(paths("rkld", "small", falling), profile, "rkld", "small")
+    (trial,) = lr_search.next_trials(paths("rkld", "small", falling), profile, "rkld", "small")
     assert trial.rate == 5e-4
     rising = [(1e-3, 2, 3.2), (2e-3, 2, 3.1), (4e-3, 2, 3.0), (8e-3, 2, 2.9)]
-    (trial,) = lr_search.wanted(paths("rkld", "small", rising), profile, "rkld", "small")
+    (trial,) = lr_search.next_trials(paths("rkld", "small", rising), profile, "rkld", "small")
     assert trial.rate == 1.6e-2
     endless = [*falling, (5e-4, 2, 2.9), (2.5e-4, 2, 2.8), (1.25e-4, 2, 2.7)]
     with pytest.raises(KdlibError, match=r"rkld, small: .*rate is 0.000125, an end of all"):
-        lr_search.wanted(paths("rkld", "small", endless), profile, "rkld", "small")
+        lr_search.next_trials(paths("rkld", "small", endless), profile, "rkld", "small")
 
 
 def test_a_rate_is_not_better_for_having_been_trained_longer():
@@ -112,7 +115,7 @@ def test_where_answers_were_noted_the_most_useful_rate_is_the_best(profile):
     parts = [noted("minillm", "small", one, 2, lost[one], useful=useful[one]) for one in lost]
     table = pd.concat(parts)
     assert lr_search.best_rate(table) == 2e-3
-    assert lr_search.wanted(table, profile, "minillm", "small") == []
+    assert lr_search.next_trials(table, profile, "minillm", "small") == []
     assert lr_search.chosen(table, profile, "minillm", "small") == {"lr": 2e-3}
     between = table["epoch"] == 2  # inside an epoch nothing is answered
     assert lr_search.best_rate(table.assign(usefulness=table["usefulness"].mask(between))) == 2e-3

@@ -34,14 +34,14 @@ PINNED = ["torch 2.13.0+cpu", "transformers 5.23.0", "tokenizers 0.23.3"]
 )
 def test_identities_of_the_reference_run_are_kept(monkeypatch, method, size, identity):
     """Under another identity, all that was made would be made again."""
-    monkeypatch.setattr(inputs, "ground", lambda _: [*GROUND, *PINNED])
+    monkeypatch.setattr(inputs, "run_environment", lambda _: [*GROUND, *PINNED])
     assert Run(load_profile("tiny"), 0, method, size).identity == identity
 
 
 @pytest.fixture
 def bf16(monkeypatch):
     """The tiny profile in bf16."""
-    monkeypatch.setattr(inputs, "ground", lambda _: [*GROUND, *PINNED])
+    monkeypatch.setattr(inputs, "run_environment", lambda _: [*GROUND, *PINNED])
     profile = load_profile("tiny")
     parts = {name: getattr(profile, name) for name in ("teacher", "student")}
     rounded = {k: one.model_copy(update={"precision": "bf16"}) for k, one in parts.items()}
@@ -75,7 +75,7 @@ def test_what_the_reference_run_stands_on(monkeypatch):
     """The hash of its pool is pinned in tests/data/test_pool.py."""
     monkeypatch.setattr(inputs, "load_pool", lambda _: "the pool")
     monkeypatch.setattr(study_run.pool, "data_hash", {"the pool": GROUND[1]}.get)
-    found = inputs.ground(load_profile("tiny"))
+    found = inputs.run_environment(load_profile("tiny"))
     if found[2:] != PINNED or found[0] != "cpu":
         pytest.skip(f"identities were recorded under {PINNED} on a CPU, here are {found}")
     assert found == [*GROUND, *PINNED]
@@ -126,12 +126,12 @@ def test_a_start_is_sft_at_its_rate_for_so_many_epochs(folder):
 
 @pytest.mark.parametrize("size", ["teacher", "small"])
 def test_a_base_model_does_not_depend_on_which_rows_a_seed_draws(monkeypatch, size):
-    monkeypatch.setattr(inputs, "ground", lambda _: [*GROUND, *PINNED])
+    monkeypatch.setattr(inputs, "run_environment", lambda _: [*GROUND, *PINNED])
     profile = load_profile("smoke")
     identity, run = inputs.base_identity(profile, size), Run(profile, 0, "base", size)
     given = {"members": 33, "held_out": 17, "canaries": 2, "repetitions": (1, 2), "twins": 3}
     given["canary_kinds"] = ("telephone",)
-    assert given.keys() == inputs.DRAWN
+    assert given.keys() == inputs.ROW_DRAW_SETTINGS
     for name, value in given.items():
         data = profile.data.model_copy(update={name: value})
         other = profile.model_copy(update={"data": data})
@@ -404,7 +404,7 @@ def test_coefficients_that_a_run_has_anyway_change_nothing(folder):
 
 
 def test_word_level_kd_at_temperature_one_is_the_plain_one(monkeypatch):
-    monkeypatch.setattr(inputs, "ground", lambda _: [*GROUND, *PINNED])
+    monkeypatch.setattr(inputs, "run_environment", lambda _: [*GROUND, *PINNED])
     word_kd = Run(load_profile("tiny"), 0, "word_kd", "middle")
     assert word_kd.coefficients == {"mix": 0.5, "temperature": 1}
     assert word_kd.changing(temperature=1) == word_kd
