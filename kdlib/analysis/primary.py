@@ -6,11 +6,10 @@ import pandas as pd
 
 from kdlib.analysis.equal_usefulness import contrast
 from kdlib.analysis.rates import MODEL, ROW, natural
-from kdlib.config.methods import DISTILLED, METHODS
+from kdlib.config.methods import DISTILLED, ON_POLICY
 from kdlib.stats import Line
 
 OFF_POLICY = "C1, off-policy"
-FIXED = ("rows", "teacher")  # text that is not the student's own
 
 
 def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +24,7 @@ def contrasts(stopped: pd.DataFrame, same_fit: pd.DataFrame, tuples: pd.DataFram
     sft = hits[hits["method"] == "sft"].set_index(["size", *ROW])["hit"].rename("sft")
     final = hits.rename(columns={"hit": "own"}).join(sft, on=["size", *ROW])
     rows = {"A1": stopped[stopped["metric"] == "memorized"], "C1": final}
-    off_policy = [name for name in DISTILLED if METHODS[name].text.startswith(FIXED)]
+    off_policy = [name for name in DISTILLED if name not in ON_POLICY]
     if 0 < final["method"].isin(off_policy).sum() < final["method"].isin(DISTILLED).sum():
         rows[OFF_POLICY] = final[final["method"].isin(off_policy)]
     lines: list[Line] = []

@@ -61,6 +61,9 @@ _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 METHODS = {name: Method(**block) for name, block in _TABLE.items()}
 PAPER = tuple(name for name, method in METHODS.items() if method.paper)
 DISTILLED = tuple(name for name in PAPER if name != "sft")
+ON_POLICY = tuple(  # of these: the student reads text of its own
+    name for name in DISTILLED if not METHODS[name].text.startswith(("rows", "teacher"))
+)
 
 
 def label(name: str) -> str:

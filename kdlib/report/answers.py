@@ -12,13 +12,13 @@ import pandas as pd
 from kdlib.analysis import primary
 from kdlib.analysis.attacks import END
 from kdlib.analysis.own_claims import GAIN
-from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
+from kdlib.config.methods import METHODS, ON_POLICY, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import first_screen, lookups, results
 from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lab_sentences import forecast
 from kdlib.report.lookups import UNIT, Sentence, points, share
-from kdlib.report.part_sentences import takes_away
+from kdlib.report.part_sentences import COPIES
 from kdlib.stats import row_text
 
 REVERSE = "reverse_kl on rows"
@@ -26,15 +26,13 @@ REVERSE = "reverse_kl on rows"
 
 def _main(settings: Profile) -> str:
     """A1 and C1, means over the paper's distilled students."""
-    pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
-    kd, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    kd, sft = lookups.mean_shares(settings.name)
     means = lookups.table(settings.name, "primary").set_index("claim").to_dict("index")
     text = "stopped early, where both are about as useful, distilled students write "
     text += f"{kd:.1%} of the training rows word for word, SFT {sft:.1%}: "
     text += f"{points(means['A1'], UNIT)}; trained to the end {points(means['C1'])}"
     if off_policy := means.get(primary.OFF_POLICY):
-        on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.FIXED)]
-        text += f", without {' and '.join(map(label, on_policy))} {points(off_policy)}"
+        text += f", without {' and '.join(map(label, ON_POLICY))} {points(off_policy)}"
     if clause := first_screen.below_trivial(settings):
         text += f"; by then {clause}"
     return f"{text}."
@@ -65,12 +63,8 @@ def _sft(settings: Profile) -> str:
 
 def _stopped(settings: Profile) -> str:
     """What SFT memorizes where its held-out loss is least, mean over seeds, by size."""
-    rates = []
-    for size in settings.sizes:
-        log = lookups.lines(settings.name, "paths", method="sft", size=size)
-        wide = log.set_index(["seed", "epoch", "split"])[["nats_per_token", "exact_rate"]].unstack()
-        best = wide["nats_per_token", "held_out"].groupby("seed").idxmin()
-        rates.append(f"{wide.loc[best, ('exact_rate', 'member')].mean():.1%}")
+    stops = [lookups.at_least_loss(settings.name, "sft", size) for size in settings.sizes]
+    rates = [f"{stop['exact_rate'].mean():.1%}" for stop in stops]
     return rates[0] if len(set(rates)) == 1 else " and ".join(rates)
 
 
@@ -216,6 +210,24 @@ def _lived(settings: Profile) -> str:
     return f"{text}{verdicts['F3']})."
 
 
+def _released(settings: Profile) -> str:
+    """What each step of a release surely takes away and costs, and what is left behind the last."""
+    lines = lookups.lines(settings.name, "release_steps", kind="change")
+    phrases, costly = [], []
+    for step, changes in lines.groupby("step", sort=False):
+        drops = set(changes.loc[changes["hi"] < 0, "measure"])
+        names = ["copies"] if drops.issuperset(COPIES) else [c for c in COPIES if c in drops]
+        names += ["personal data"] * ("personal data" in drops)
+        phrases.append(f"{step}, {' and '.join(names) or 'nothing'}")
+        costly += [str(step)] * ("usefulness" in drops)
+    filters = {"kind": "level", "measure": "near copies"}
+    final = lookups.lines(settings.name, "release_steps", **filters).iloc[-1].to_dict()
+    scope = lookups.of_first(settings.name, lines.loc[lines["measure"] == COPIES[0], "n"].min())
+    text = f"what each step takes away by its interval{scope}: {'; '.join(phrases)}; a fall in "
+    text += f"usefulness was seen {'at ' + ' and '.join(costly) if costly else 'at none'}"
+    return f"{text}; near copies of {share(final)} of the rows still come out."
+
+
 OF: dict[str, Sentence] = {
     **dict.fromkeys(("00_map", "10_comparison", "18_conclusion"), _main),
     "03_supervised_fine_tuning": _sft,
@@ -225,7 +237,7 @@ OF: dict[str, Sentence] = {
     "14_cause": _cause,
     "15_defences": _defended,
     "16_life_cycle": _lived,
-    "17_release": takes_away,
+    "17_release": _released,
 }
 for _stem in dict.fromkeys(method.notebook for method in METHODS.values()):
     _own = [name for name, method in METHODS.items() if method.notebook == _stem and name != "sft"]

@@ -5,7 +5,7 @@ from typing import Any
 from kdlib.analysis import primary
 from kdlib.analysis.attacks import END, START
 from kdlib.config.exact_match import WINDOW
-from kdlib.config.methods import DISTILLED, METHODS, label
+from kdlib.config.methods import DISTILLED, METHODS, ON_POLICY, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
 from kdlib.report.lookups import UNIT, Sentence, points, share
@@ -23,8 +23,7 @@ def sft_start_rate(profile: str, method: str, size: str) -> str:
 
 def _stopped(settings: Profile) -> str:
     """A1, the mean over students: each stopped early, where both are about as useful."""
-    pairs = lookups.lines(settings.name, "equal_usefulness", metric="memorized")
-    kd, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    kd, sft = lookups.mean_shares(settings.name)
     gap = points(lookups.line(settings.name, "primary", claim="A1"), UNIT)
     text = "stopped early, where both are about as useful, directly fine-tuned students (SFT) "
     return f"{text}write {sft:.1%} of their rows word for word, distilled ones {kd:.1%}: {gap}."
@@ -38,8 +37,7 @@ def _at_the_end(settings: Profile) -> str:
     if primary.OFF_POLICY not in means.index:
         return f"{text}."
     size, off_policy = settings.probe_size, means.loc[primary.OFF_POLICY].to_dict()
-    on_policy = [name for name in DISTILLED if not METHODS[name].text.startswith(primary.FIXED)]
-    starts = [(label(name), sft_start_rate(settings.name, name, size)) for name in on_policy]
+    starts = [(label(name), sft_start_rate(settings.name, name, size)) for name in ON_POLICY]
     names = [f"{name} (whose SFT start wrote {rate})" if rate else name for name, rate in starts]
     return f"{text}; without {' and '.join(names)} {points(off_policy)}."
 

@@ -6,9 +6,9 @@ study's and replace none. Nothing is said of usefulness, which is not judged of 
 
 import pandas as pd
 
-from kdlib.analysis.primary import FIXED, OFF_POLICY
+from kdlib.analysis.primary import OFF_POLICY
 from kdlib.analysis.rates import student_sizes
-from kdlib.config.methods import DISTILLED, METHODS, label
+from kdlib.config.methods import ON_POLICY, label
 from kdlib.config.profile import load_profile
 from kdlib.report import first_screen, ledger_sentences, lookups, method_sentences, results
 from kdlib.report.lookups import briefly, difference
@@ -105,8 +105,7 @@ def _without(means: pd.DataFrame) -> str:
     """The mean of C1 without students that write text of their own."""
     if OFF_POLICY not in means.index:
         return ""
-    on_policy = [method for method in DISTILLED if not METHODS[method].text.startswith(FIXED)]
-    names = " and ".join(f"{label(method)}{_started(method)}" for method in on_policy)
+    names = " and ".join(f"{label(method)}{_started(method)}" for method in ON_POLICY)
     return f", without {names} {briefly(means.loc[OFF_POLICY].to_dict())}"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.config.methods import DISTILLED
 from kdlib.config.profile import Profile
 from kdlib.report import results
 from kdlib.stats import row_text
@@ -62,6 +63,24 @@ def of_first(profile: str, n: int) -> str:
 def probed(settings: Profile) -> list[str]:
     """Of the reported seeds the profile's `probe.seeds` first ones."""
     return list(map(str, settings.probed([int(seed) for seed in seeds(settings.name)])))
+
+
+def mean_shares(profile: str) -> tuple[float, float]:
+    """What the paper's distilled students and SFT memorize where both are about as useful, means.
+
+    Shares of the member rows, each model stopped early; of `equal_usefulness`.
+    """
+    pairs = lines(profile, "equal_usefulness", metric="memorized")
+    distilled, sft = pairs.loc[pairs["method"].isin(DISTILLED), ["own", "sft"]].mean()
+    return distilled, sft
+
+
+def at_least_loss(profile: str, method: str, size: str) -> pd.DataFrame:
+    """Where a model's held-out loss is least in each seed: seed, epoch, exact_rate of members."""
+    log = lines(profile, "paths", method=method, size=size)
+    log = log.set_index(["seed", "epoch", "split"])[["nats_per_token", "exact_rate"]].unstack()
+    best = log["nats_per_token", "held_out"].groupby("seed").idxmin()
+    return log.loc[best, ("exact_rate", "member")].rename("exact_rate").reset_index()
 
 
 def word(lo: float, hi: float) -> str:

@@ -182,24 +182,6 @@ def _plane(settings: Profile) -> str:
     return f"{text}difference {row_text(gap, form='+.3f')}."
 
 
-def takes_away(settings: Profile) -> str:
-    """What each step of a release surely takes away and costs, and what is left behind the last."""
-    lines = lookups.lines(settings.name, "release_steps", kind="change")
-    phrases, costly = [], []
-    for step, changes in lines.groupby("step", sort=False):
-        drops = set(changes.loc[changes["hi"] < 0, "measure"])
-        names = ["copies"] if drops.issuperset(COPIES) else [c for c in COPIES if c in drops]
-        names += ["personal data"] * ("personal data" in drops)
-        phrases.append(f"{step}, {' and '.join(names) or 'nothing'}")
-        costly += [str(step)] * ("usefulness" in drops)
-    filters = {"kind": "level", "measure": "near copies"}
-    final = lookups.lines(settings.name, "release_steps", **filters).iloc[-1].to_dict()
-    scope = lookups.of_first(settings.name, lines.loc[lines["measure"] == COPIES[0], "n"].min())
-    text = f"what each step takes away by its interval{scope}: {'; '.join(phrases)}; a fall in "
-    text += f"usefulness was seen {'at ' + ' and '.join(costly) if costly else 'at none'}"
-    return f"{text}; near copies of {share(final)} of the rows still come out."
-
-
 def _steps(measure: str, settings: Profile) -> str:
     changes = lookups.lines(settings.name, "release_steps", kind="change")
     lines = changes[changes["measure"] == measure]

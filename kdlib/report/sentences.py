@@ -14,7 +14,7 @@ from kdlib.analysis import primary
 from kdlib.analysis.own_claims import GAIN, at_equal_usefulness, named
 from kdlib.analysis.rates import student_sizes
 from kdlib.config.exact_match import WINDOW
-from kdlib.config.methods import DISTILLED, METHODS, PAPER, label
+from kdlib.config.methods import DISTILLED, METHODS, ON_POLICY, PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import (
     first_screen,
@@ -81,19 +81,16 @@ def _bases(settings: Profile) -> str:
 
 def _memorizes(method: str, size: str, settings: Profile) -> str:
     """At the end of training, and stopped where the held-out loss is least (mean over seeds)."""
-    end, early = _at_end(settings.name, method, size), []
-    held_out = lookups.lines(settings.name, "paths", method=method, size=size, split="held_out")
-    member = lookups.lines(settings.name, "paths", method=method, size=size, split="member")
-    for seed, part in held_out.groupby("seed"):
-        best = part.loc[part["nats_per_token"].idxmin(), "epoch"]
-        mask = (member["seed"] == seed) & (member["epoch"] == best)
-        early.append((best, member.loc[mask, "exact_rate"].item()))
-    epochs, shares = zip(*early, strict=True)
-    when = " to ".join(dict.fromkeys(f"{epoch:g}" for epoch in (min(epochs), max(epochs))))
+    end, stops = (
+        _at_end(settings.name, method, size),
+        lookups.at_least_loss(settings.name, method, size),
+    )
+    epochs = stops["epoch"]
+    when = " to ".join(dict.fromkeys(f"{epoch:g}" for epoch in (epochs.min(), epochs.max())))
     name = "the teacher" if method == "teacher" else f"{label(method)} ({size} size)"
     text = f"{name} memorizes {end} of the member rows at the end of training"
     text += f"{_by_seed(settings, method, size)}; stopped where its "
-    return f"{text}held-out loss is least (epoch {when}), {sum(shares) / len(shares):.1%}."
+    return f"{text}held-out loss is least (epoch {when}), {stops['exact_rate'].mean():.1%}."
 
 
 def _by_seed(settings: Profile, method: str, size: str) -> str:
@@ -191,10 +188,7 @@ def _at_the_end(settings: Profile) -> str:
         text += f" ({named(fewer)}{start})"
     means = lookups.table(settings.name, "primary")
     for off_policy in means[means["claim"] == primary.OFF_POLICY].to_dict("records"):
-        on_policy = [
-            label(name) for name in DISTILLED if not METHODS[name].text.startswith(primary.FIXED)
-        ]
-        text += f"; without {' and '.join(on_policy)}, {briefly(off_policy)}"
+        text += f"; without {' and '.join(map(label, ON_POLICY))}, {briefly(off_policy)}"
         text += f", {caveat}" if (caveat := lookups.doubt(off_policy)) else ""
     return f"{text}."
 
@@ -203,7 +197,7 @@ def _main(settings: Profile) -> str:
     line = lookups.line(settings.name, "primary", claim="A1")
     pairs = lookups.table(settings.name, "equal_usefulness")
     rows = at_equal_usefulness(pairs[pairs["method"].isin(DISTILLED)])
-    kd, sft = rows[["own", "sft"]].mean()
+    kd, sft = lookups.mean_shares(settings.name)
     text = "each stopped where, on half of the data, both are about as useful, the paper's "
     text += f"{int(line['students'])} distilled students memorize {kd:.1%} of the member rows of "
     text += f"the other half on average, SFT {sft:.1%}: "
