@@ -288,5 +288,9 @@ def _gap(levels: np.ndarray, student: Path, sft: Path, share: np.ndarray) -> np.
 
 
 def memorized_at(levels: np.ndarray, hits: np.ndarray, nats: np.ndarray) -> np.ndarray:
-    """Memorization where the loss first falls to each level, between the noted times by its log."""
-    return np.interp(-np.log(levels), np.maximum.accumulate(-np.log(nats)), hits)
+    """Memorization where the loss first falls to each level, between the noted times by its log.
+
+    What is memorized after the least loss of the path, when it has risen again, is no part of it.
+    """
+    until = int(np.argmin(nats)) + 1
+    return np.interp(-np.log(levels), np.maximum.accumulate(-np.log(nats[:until])), hits[:until])

@@ -1,7 +1,7 @@
 """The answer to a notebook's question, in one sentence, from the tables of a profile.
 
 What it leaves out stands in the sentences behind it (see `sentences`). In brackets are intervals of
-95%; "not told from none" stands behind a difference whose interval holds 0.
+95%; "may be chance" stands behind a difference whose interval holds 0.
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,7 @@ from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 from kdlib.report.lab_sentences import forecast
 from kdlib.report.lookups import UNIT, Sentence, points, share
 from kdlib.report.part_sentences import COPIES
+from kdlib.report.sensitivity import other_models
 from kdlib.stats import row_text
 
 REVERSE = "reverse_kl on rows"
@@ -30,11 +31,12 @@ def _main(settings: Profile) -> str:
     means = lookups.table(settings.name, "primary").set_index("claim").to_dict("index")
     text = "stopped early, where both are about as useful, distilled students write "
     text += f"{kd:.1%} of the training rows word for word, SFT {sft:.1%}: "
-    text += f"{points(means['A1'], UNIT)}; trained to the end {points(means['C1'])}"
+    text += f"{points(means['A1'], UNIT)}. Trained to the end, the difference is "
+    text += points(means["C1"])
     if off_policy := means.get(primary.OFF_POLICY):
         text += f", without {' and '.join(map(label, ON_POLICY))} {points(off_policy)}"
     if clause := first_screen.below_trivial(settings):
-        text += f"; by then {clause}"
+        text += f"; then {clause}"
     return f"{text}."
 
 
@@ -45,20 +47,20 @@ def advice(settings: Profile) -> str:
         return "distilling left less than stopping early: distil, and stop the student early, too."
     if gap["lo"] > 0:
         return "distilling left more than stopping early: learn from the rows, and stop early."
-    text = "this run could not tell distilling from stopping early: stop early; distil for the "
-    return f"{text}size, where a student is useful enough."
+    text = "this run shows no difference between distilling and stopping early: stop early; distil "
+    return f"{text}for the size, where a student is useful enough."
 
 
 def _sft(settings: Profile) -> str:
     ends = []
     for size in settings.sizes:
         line = lookups.line(settings.name, "table1", method="sft", size=size)
-        ends.append(f"{share(line, 'member')} at the {size} size")
+        ends.append(f"{size} size {share(line, 'member')}")
     calibration = settings.calibration
     note = f" (its length was set on seed {calibration.seed})" if calibration else ""
-    text = f"at the end of training{note} it writes "
-    text += f"{' and '.join(ends)} of the rows that it was trained on word for word; stopped where "
-    return f"{text}held-out loss is least, {_stopped(settings)}."
+    text = f"at the end of training{note} SFT writes these shares of its training rows word for "
+    text += f"word: {', '.join(ends)}; stopped where its held-out loss is least, "
+    return f"{text}{_stopped(settings)}."
 
 
 def _stopped(settings: Profile) -> str:
@@ -84,7 +86,7 @@ def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
         group = by_count.setdefault(count, {})
         name = f"{label(method)}{_sft_start_clause(settings, method)}"
         loss = _loss(settings, method, seeds[:count])
-        group.setdefault(f"{rate:.1%}, {points(line)}{loss}", []).append(name)
+        group.setdefault(f"{rate:.1%}, minus SFT {points(line)}{loss}", []).append(name)
     if not by_count:
         raise lookups.NotRun
     clauses = []
@@ -93,10 +95,11 @@ def _beside_sft(methods: Iterable[str], settings: Profile) -> str:
         scope = "" if count == len(seeds) else f"of {results.first_seeds(seeds, count)} alone "
         gaps = "; ".join(f"{', '.join(names)} {gap}" for gap, names in group.items())
         clauses.append(
-            f"{scope}SFT writes {sft:.1%}{_loss(settings, 'sft', seeds[:count])}; {gaps}"
+            f"{scope}SFT writes {sft:.1%} of its training rows word for word"
+            f"{_loss(settings, 'sft', seeds[:count])}; {gaps}"
         )
-    text = f"of the training rows, word for word, at the end of training ({size} size; minus SFT "
-    return f"{text}in percentage points; loss: on these rows): {'; '.join(clauses)}."
+    text = f"{size} size, at the end of training (differences in percentage points; loss: on these "
+    return f"{text}rows): {'; '.join(clauses)}."
 
 
 def _loss(settings: Profile, method: str, seeds: list[str]) -> str:
@@ -158,24 +161,33 @@ def _written(settings: Profile) -> str:
 def _cause(settings: Profile) -> str:
     ends = lookups.lines(settings.name, "cause").set_index("method").to_dict("index")
     verdicts = lookups.lines(settings.name, "claims_cause").set_index("claim")["verdict"]
-    text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, a student of the same "
-    text += f"rows by reverse KL {share(ends[REVERSE])}{_as_close(settings)}, one of the teacher's "
+    text = f"at the end SFT{_which_run(settings)} memorizes {share(ends['sft'])} of the rows, a "
+    text += "student of the same "
+    text += f"rows by reverse KL {share(ends[REVERSE])}{_distance(settings)}, one of the teacher's "
     text += f"text by SFT's objective {share(ends[TAUGHT_BY_TEXT])}{_of_others(settings)}: over "
     text += "all rows together, that the text carries recitation more than the objective is "
-    return f"{text}{verdicts['A3']}; that reverse KL protects is {verdicts['A4']}."
+    text += f"{verdicts['A3']}; that reverse KL protects is {verdicts['A4']}"
+    return f"{text}{lookups.too_few_seeds(lookups.probed(settings))}."
 
 
-def _as_close(settings: Profile) -> str:
-    """What SFT memorizes at the loss to which reverse KL comes."""
-    line = lookups.line(settings.name, "least_loss", method=REVERSE)
-    return f" (SFT, as far from them, {line['sft']:.1%})"
+def _which_run(settings: Profile) -> str:
+    return " (of another run than the other notebooks')" * bool(other_models(settings))
+
+
+def _distance(settings: Profile) -> str:
+    """What the rows cost the student of reverse KL and SFT at the end, and before training."""
+    path = lookups.lines(settings.name, "cause_paths").set_index("method")["nats"]
+    before, sft = path["sft"].iloc[[0, -1]]
+    text = f" (loss on the rows at the end {path[REVERSE].iloc[-1]:.2f}, of SFT {sft:.2f}, before "
+    return f"{text}training {before:.2f})"
 
 
 def _of_others(settings: Profile) -> str:
     """What is memorized where the teacher's text is not the row."""
     fits = lookups.lines(settings.name, "fit_by_recited", recited="False").set_index("method")
     by_text, sft = fits["at_end"][[TAUGHT_BY_TEXT, "sft"]]
-    return f" (where it is another text than the row, {by_text:.1%}, SFT {sft:.1%})"
+    scope = f"of the {fits['n'].max():.0f} rows of which it is another text"
+    return f" ({scope}, {by_text:.1%}, SFT {sft:.1%})"
 
 
 def _defended(settings: Profile) -> str:
@@ -203,11 +215,9 @@ def _lived(settings: Profile) -> str:
     text = "of the first rows, after the updates, a student that is distilled anew recites "
     text += f"{claims['F1']['of']:.1%}, one that is trained on {claims['F1']['against']:.1%}: "
     text += f"{points(claims['F1'], UNIT)}; deleted rows, while half of them are relearned, come "
-    text += (
-        "back more in a student that unlearned them itself than in one of an unlearned teacher by "
-    )
-    text += f"{points(f3)}, and in one that was merely not shown them by {points(beyond)} (F3 "
-    return f"{text}{verdicts['F3']})."
+    text += f"back more than in a student of an unlearned teacher: by {points(f3)} in a student "
+    text += f"that unlearned them itself, by {points(beyond)} in one that was merely not shown "
+    return f"{text}them (F3 {verdicts['F3']})."
 
 
 def _released(settings: Profile) -> str:
@@ -218,13 +228,13 @@ def _released(settings: Profile) -> str:
         drops = set(changes.loc[changes["hi"] < 0, "measure"])
         names = ["copies"] if drops.issuperset(COPIES) else [c for c in COPIES if c in drops]
         names += ["personal data"] * ("personal data" in drops)
-        phrases.append(f"{step}, {' and '.join(names) or 'nothing'}")
+        phrases.append(f"'{step}' {' and '.join(names) or 'nothing'}")
         costly += [str(step)] * ("usefulness" in drops)
     filters = {"kind": "level", "measure": "near copies"}
     final = lookups.lines(settings.name, "release_steps", **filters).iloc[-1].to_dict()
     scope = lookups.of_first(settings.name, lines.loc[lines["measure"] == COPIES[0], "n"].min())
-    text = f"what each step takes away by its interval{scope}: {'; '.join(phrases)}; a fall in "
-    text += f"usefulness was seen {'at ' + ' and '.join(costly) if costly else 'at none'}"
+    text = f"what each step takes away, by its whole interval{scope}: {', '.join(phrases)}; "
+    text += f"usefulness was seen to fall at {' and '.join(costly) or 'none of them'}"
     return f"{text}; near copies of {share(final)} of the rows still come out."
 
 

@@ -99,14 +99,14 @@ def below_trivial(settings: Profile) -> str:
     if not (stats := students_below_trivial(settings.name)):
         return ""
     all_below = stats["less"] == stats["students"]
-    who = "every student" if all_below else f"{stats['less']} of {stats['students']} students"
-    verb = "averages" if all_below or stats["less"] == 1 else "average"
-    text = f"{who} {verb} below '{stats['answer']}' in usefulness, an answer that needs no model"
+    who = "every" if all_below else f"{stats['less']} of {stats['students']}"
+    text = f"the answers of {who} student{'s' * (not all_below)} are on average less useful than "
+    text += f"'{stats['answer']}', which needs no model"
     margins = results.read(settings.name, "over_trivial", optional=True)
     if not margins.empty:
         sft = margins[(margins["method"] == "sft") & (margins["against"] == stats["answer"])]
         significant = len(sft) > 0 and bool((sft["hi"] < 0).all())
-        text += ", as SFT that is stopped early surely does" * significant
+        text += ", and so are those of SFT that is stopped early, by whole intervals" * significant
     return text
 
 

@@ -45,9 +45,10 @@ def forecast(settings: Profile) -> str:
 
 def _removal(settings: Profile) -> str:
     line = lookups.line(settings.name, "removal")
-    text = "With the rows removed that were predicted to be memorized (the likeliest, at most half "
-    text += f"of all), {line['predicted']:.0f} of {line['n']:.0f} member rows are, with as many "
-    text += f"random rows removed, as far as whole groups allow, {line['random']:.0f}: "
+    text = "Trained again without the rows that are forecast to be memorized (the likeliest, at "
+    text += f"most half of all), a student memorizes {line['predicted']:.0f} of all "
+    text += f"{line['n']:.0f} member rows; without as many random rows, as far as whole groups "
+    text += f"allow, {line['random']:.0f}: "
     return f"{text}{difference(line)}{lookups.of_first(settings.name, line['n'])}."
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib.config.methods import DISTILLED
 from kdlib.config.profile import Profile
 from kdlib.report import results
-from kdlib.stats import row_text
+from kdlib.stats import MIN_SEEDS, row_text
 
 Sentence = Callable[[Profile], str]  # in the tables of a profile; NotRun where these lack
 UNKNOWN = "which this run cannot tell from none"
@@ -83,6 +83,13 @@ def at_least_loss(profile: str, method: str, size: str) -> pd.DataFrame:
     return log.loc[best, ("exact_rate", "member")].rename("exact_rate").reset_index()
 
 
+def too_few_seeds(run: list[str]) -> str:
+    """That claims about trained models are not judged on the runs of so few seeds; else ""."""
+    if len(run) >= MIN_SEEDS:
+        return ""
+    return f" (no claim is judged on fewer than {MIN_SEEDS} training runs)"
+
+
 def word(lo: float, hi: float) -> str:
     """What the interval of a difference says: "less", "more", or UNKNOWN."""
     return "less" if hi < 0 else "more" if lo > 0 else UNKNOWN
@@ -122,7 +129,7 @@ def points(line: dict[str, Any], unit: str = "") -> str:
     if pd.isna(lo):
         return f"{value:+.1f}{unit} (no interval)"
     text = f"{value:+.1f}{unit} [{lo:+.1f}, {hi:+.1f}]"  # no -0.0
-    return f"{text}, not told from none" if line["lo"] <= 0 <= line["hi"] else text
+    return f"{text} (may be chance)" if line["lo"] <= 0 <= line["hi"] else text
 
 
 def share(line: dict[str, Any], name: str = "value") -> str:

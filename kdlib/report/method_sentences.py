@@ -81,7 +81,8 @@ def _at_end(methods: list[str], settings: Profile, all_seeds: bool) -> str:
     text += ", and the loss on them (nats per token) before the first step"
     warm_started = [label(name) for name in methods if "sft_epochs" in METHODS[name].coefficients]
     text += f" (of {' and '.join(warm_started)} that of its SFT start)" if warm_started else ""
-    text += " and at the end: where it rose, a student fits these rows less than at its start. "
+    text += " and at the end: where it rose, the right tokens are less probable to the student "
+    text += "than at its start. "
     return f"{text}Differences are of unrounded shares"
 
 
@@ -94,8 +95,9 @@ def _stops(settings: Profile) -> str:
         f"Stopped by the rule of {RULE} at a usefulness that both reach, so that where SFT stops "
     )
     text += "depends on the student beside it (epochs, and the usefulness of each, stand in "
-    text += f"`{path}`). Usefulness goes from 0 to 1; who lies more than the margin apart "
-    return f"{text}({by_size}) is not as useful"
+    text += f"`{path}`). Usefulness goes from 0 to 1; students more than the margin apart "
+    text += "are not as useful (a fifth of what SFT adds to its base model until its best epoch: "
+    return f"{text}{by_size})"
 
 
 def same_fit(profile: str) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from kdlib.analysis.equal_usefulness import VISIBLE
 from kdlib.analysis.own_claims import GAIN
 from kdlib.analysis.plane import BEFORE
+from kdlib.config.exact_match import WINDOW
 from kdlib.config.life import (
     AFRESH,
     KEPT,
@@ -55,8 +56,8 @@ def _apart(settings: Profile) -> str:
     counts = lookups.lines(settings.name, "by_recited").groupby("recited")["n"].first()
     fits = lookups.lines(settings.name, "fit_by_recited", recited="False")
     rates = fits.set_index("method")["at_end"]
-    text = f"of {counts.sum()} rows {counts.get(True, 0)} are what the "
-    text += "teacher recites, and read either way; of the others SFT "
+    text = f"of {counts.sum()} rows the teacher's greedy text repeats the first {WINDOW} tokens of "
+    text += f"{counts.get(True, 0)}, so that these are read either way; of the others SFT "
     text += f"memorizes {rates['sft']:.1%}, its objective on the teacher's text "
     highest = max(rates[f"{objective} on rows"] for objective in OBJECTIVES)
     return f"{text}{rates[TAUGHT_BY_TEXT]:.1%}, and a divergence on the rows at most {highest:.1%}."
@@ -69,11 +70,16 @@ def _as_closely(settings: Profile) -> str:
     for objective, name in OBJECTIVES.items():
         line = least[f"{objective} on rows"]
         phrases.append(f"{name} {line['loss']:.2f}, {line['own']:.1%} and {line['sft']:.1%}")
-    sft = least["sft"]
-    text = f"who fits the rows less closely recites less: SFT comes to {sft['loss']:.2f} nats per "
-    text += "token on them; the least loss that it has in common with students of a divergence on "
-    text += "the rows, and what they and SFT memorize there: "
-    return f"{text}{'; '.join(phrases)}."
+    fits = lookups.lines(settings.name, "cause_same_fit").set_index("method")
+    gaps = [
+        f"{name} {_points_or_none(fits.loc[f'{objective} on rows'].to_dict())}"
+        for objective, name in OBJECTIVES.items()
+    ]
+    text = "some of this is how closely the rows are fitted: SFT comes to "
+    text += f"{least['sft']['loss']:.2f} nats per token on them; the least loss that it has in "
+    text += "common with students of a divergence on the rows, and what they and SFT memorize "
+    text += f"there: {'; '.join(phrases)}. As a mean over the losses that both pass, minus SFT: "
+    return f"{text}{'; '.join(gaps)}."
 
 
 def _fits(settings: Profile) -> str:
@@ -98,9 +104,14 @@ def _judged_cause(settings: Profile) -> str:
     fits = lookups.lines(settings.name, "convergence", metric="same_fit")
     text = "by the rules that were written beforehand: A3 "
     text += f"{verdicts['A3']} (of all rows together, at the end of training); A4 {verdicts['A4']}"
+    text += lookups.too_few_seeds(lookups.probed(settings))
     if fits["value"].isna().all():
-        text += " (with four times the steps, too, neither method fits the rows so closely that "
-        text += f"either it or SFT memorizes {VISIBLE:.0%} there)"
+        path = lookups.lines(settings.name, "cause_paths").groupby("method", sort=False)["nats"]
+        losses = (f"{name} from {path.first()[name]:.2f} to {path.last()[name]:.2f}"
+                  for name in fits["method"])  # fmt: skip
+        text += "; with four times the steps, too, neither method fits the rows so closely that "
+        text += f"either it or SFT memorizes {VISIBLE:.0%} there, so that neither can be found "
+        text += f"protective: the loss on the rows went {'; '.join(losses)}"
     return f"{text}."
 
 
@@ -255,8 +266,8 @@ def _judged_life(settings: Profile) -> str:
 
 OF: dict[str, list[tuple[str, Sentence]]] = {  # as in `sentences`
     "14_cause": [
-        ("cause", _grid),
         ("cause", sensitivity.other_models),
+        ("cause", _grid),
         ("cause", _apart),
         ("cause", _as_closely),
         ("cause", _fits),

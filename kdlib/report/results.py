@@ -132,8 +132,8 @@ def fewer_seeds(table1: pd.DataFrame) -> str:
     names = ordered(count.index[count < count.max()])
     if not names:
         return ""
-    text = f"Of {min(count[names]):.0f} of {count.max():.0f} seeds: {', '.join(map(label, names))}"
-    return f"{text}; their intervals say nothing of other training runs."
+    text = f"{'; '.join(map(label, names))}. Their intervals say nothing of other training runs."
+    return f"On {min(count[names]):.0f} of {count.max():.0f} seeds alone: {text}"
 
 
 def sft_of_first(profile: str, count: int, sizes: Iterable[str]) -> list[float]:

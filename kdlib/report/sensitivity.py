@@ -17,6 +17,7 @@ from kdlib.config.exact_match import WINDOW
 from kdlib.config.methods import PAPER, label
 from kdlib.config.profile import Profile
 from kdlib.report import lookups, results
+from kdlib.report.from_scratch import TAUGHT_BY_TEXT
 
 KEYS = ["method", "size"]
 EQUAL = 1e-5  # tables keep six digits
@@ -85,15 +86,38 @@ def steep(profile: str) -> str:
 
 
 def other_models(settings: Profile) -> str:
-    """That notebook 14's SFT is another run than that of other notebooks; "" where it is not."""
+    """That notebook 14's models are of another run than other notebooks'; "" where they are not.
+
+    With what that changed of sequence-level KD (greedy), where it was run there.
+    """
     share = lookups.line(settings.name, "cause", method="sft")["value"]
     size, seeds = settings.probe_size, lookups.probed(settings)
     [study] = results.sft_of_first(settings.name, len(seeds), [size])
     if abs(share - study) < EQUAL:
         return ""
     text = f"SFT of the other notebooks memorizes {study:.1%} (seed{'s' * (len(seeds) > 1)} "
-    text += f"{', '.join(seeds)}), here {share:.1%}: it was trained anew here, and the students of "
-    return f"{text}this notebook are compared with that run."
+    text += f"{', '.join(seeds)}), here {share:.1%}: the models here are of another run"
+    text += _other_base(settings, seeds)
+    filters = {"comparison": "to_sft", "metric": "exact_rate", "size": size, "seed": "all"}
+    try:
+        there = lookups.line(settings.name, "differences", method="seq_kd", **filters)
+        here = lookups.line(settings.name, "cause", method=TAUGHT_BY_TEXT)
+    except lookups.NotRun:
+        return f"{text}."
+    here = {end: here[f"{end}_less"] for end in ("value", "lo", "hi")}
+    text += f"; {label('seq_kd')} minus SFT is {lookups.points(there, lookups.UNIT)} there, "
+    return f"{text}{lookups.points(here)} here. No interval below holds what another run changes."
+
+
+def _other_base(settings: Profile, seeds: list[str]) -> str:
+    """What the rows cost the base model here and in other notebooks; "" where that is the same."""
+    path = lookups.lines(settings.name, "paths", method="sft", size=settings.probe_size)
+    path = path[(path["split"] == "member") & path["seed"].astype(str).isin(seeds)]
+    there = path.loc[path["epoch"] == 0, "nats_per_token"].mean()
+    here = lookups.line(settings.name, "cause_paths", method="sft")["nats"]
+    text = ", from the base model on: before fine-tuning the rows cost it "
+    text += f"{here:.3f} nats per token, there {there:.3f}"
+    return text if round(here, 3) != round(there, 3) else ""
 
 
 def _line(row: dict[str, Any], changed: str, value: float) -> dict[str, Any]:

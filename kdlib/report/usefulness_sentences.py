@@ -28,7 +28,7 @@ def of_teacher(settings: Profile) -> str:
 
 
 def with_more_steps(settings: Profile) -> str:
-    """What four times the steps add to methods that may have had too few; "" from scratch."""
+    """Whether methods are more useful than SFT after four times the steps; "" from scratch."""
     if settings.from_scratch:
         return ""
     longer = lookups.lines(settings.name, "convergence")["method"].unique()
@@ -37,13 +37,16 @@ def with_more_steps(settings: Profile) -> str:
     for method in longer:
         if (method, "useful") in stops.index:
             useful, memorized = (stops.loc[(method, metric)] for metric in ("useful", "memorized"))
-            shares = f"{memorized['own']:.1%} and {memorized['sft']:.1%}"
-            phrases.append(f"{method} {row_text(useful, form='+.3f')}, {shares}")
+            gap, margin = row_text(useful, form="+.3f"), useful["margin"]
+            word = "more useful" if useful["lo"] > margin else "not surely more useful"
+            shares = f"{memorized['own']:.1%} (SFT {memorized['sft']:.1%}"
+            count = f"different responses that differ: {memorized['discordant']:.0f}"
+            phrases.append(f"{method} {gap}, {word}, memorized {shares}; {count})")
     if not phrases:
         return ""
-    text = "with four times the steps and stopped as in notebook 10, usefulness minus that of SFT "
-    text += "(which is stopped within as many steps as ever), and what it and SFT memorize there: "
-    return f"{text}{'; '.join(phrases)}."
+    text = "with four times the steps and stopped as in notebook 10, usefulness minus that of SFT, "
+    text += "which was given no more steps (by less than the margin of "
+    return f"{text}{margin:.3f} both count as equally useful): {'; '.join(phrases)}."
 
 
 def of_sft(settings: Profile) -> str:
