@@ -31,7 +31,7 @@ def _main(settings: Profile) -> str:
     means = lookups.table(settings.name, "primary").set_index("claim").to_dict("index")
     text = "stopped early, where both are about as useful, distilled students write "
     text += f"{kd:.1%} of the training rows word for word, SFT {sft:.1%}: "
-    text += f"{points(means['A1'], UNIT)}. Trained to the end, the difference is "
+    text += f"{points(means['A1'], UNIT)}; trained to the end, the difference is "
     text += points(means["C1"])
     if off_policy := means.get(primary.OFF_POLICY):
         text += f", without {' and '.join(map(label, ON_POLICY))} {points(off_policy)}"
@@ -164,30 +164,30 @@ def _cause(settings: Profile) -> str:
     text = f"at the end SFT{_which_run(settings)} memorizes {share(ends['sft'])} of the rows, a "
     text += "student of the same "
     text += f"rows by reverse KL {share(ends[REVERSE])}{_distance(settings)}, one of the teacher's "
-    text += f"text by SFT's objective {share(ends[TAUGHT_BY_TEXT])}{_of_others(settings)}: over "
-    text += "all rows together, that the text carries recitation more than the objective is "
-    text += f"{verdicts['A3']}; that reverse KL protects is {verdicts['A4']}"
+    text += f"text by SFT's objective {share(ends[TAUGHT_BY_TEXT])}{_of_others(settings)}: that, "
+    text += "over all rows, the text carries recitation more than the objective is "
+    text += f"{verdicts['A3']}, that reverse KL protects {verdicts['A4']}"
     return f"{text}{lookups.too_few_seeds(lookups.probed(settings))}."
 
 
 def _which_run(settings: Profile) -> str:
-    return " (of another run than the other notebooks')" * bool(other_models(settings))
+    return " (of another run than elsewhere)" * bool(other_models(settings))
 
 
 def _distance(settings: Profile) -> str:
     """What the rows cost the student of reverse KL and SFT at the end, and before training."""
     path = lookups.lines(settings.name, "cause_paths").set_index("method")["nats"]
     before, sft = path["sft"].iloc[[0, -1]]
-    text = f" (loss on the rows at the end {path[REVERSE].iloc[-1]:.2f}, of SFT {sft:.2f}, before "
-    return f"{text}training {before:.2f})"
+    text = f" (loss on them {path[REVERSE].iloc[-1]:.2f}; before training {before:.2f}, of SFT "
+    return f"{text}{sft:.2f})"
 
 
 def _of_others(settings: Profile) -> str:
     """What is memorized where the teacher's text is not the row."""
     fits = lookups.lines(settings.name, "fit_by_recited", recited="False").set_index("method")
     by_text, sft = fits["at_end"][[TAUGHT_BY_TEXT, "sft"]]
-    scope = f"of the {fits['n'].max():.0f} rows of which it is another text"
-    return f" ({scope}, {by_text:.1%}, SFT {sft:.1%})"
+    scope = f"of {fits['n'].max():.0f} rows where it is another text"
+    return f" ({scope} {by_text:.1%}, SFT {sft:.1%})"
 
 
 def _defended(settings: Profile) -> str:

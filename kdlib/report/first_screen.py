@@ -78,7 +78,9 @@ def evidence_base(settings: Profile) -> str:
         text += f"; trained to the end, {clause}"
         stats = students_below_trivial(settings.name)
         if stats["untuned"] == stats["untuned"]:  # it was measured
-            text += f", and {stats['more'] or 'none'} above the teacher's model before fine-tuning"
+            be = "is" if stats["more"] < 2 else "are"
+            text += f"; {stats['more'] or 'none'} {be} on average more useful than the teacher's "
+            text += "model before fine-tuning"
     return f"{text}{_elsewhere(settings)}."
 
 

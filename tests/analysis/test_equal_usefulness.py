@@ -178,6 +178,12 @@ def test_levels_are_losses_that_both_paths_pass():
     assert line["from"] == pytest.approx(4.5 - 1.2, abs=0.05) and abs(line["value"]) < 1e-6
 
 
+def test_what_is_memorized_after_the_loss_has_risen_again_is_no_part_of_the_least_loss():
+    hits, nats = np.array([0, 0.2, 0.4, 0.9, 1]), np.array([4.0, 3.0, 2.0, 2.5, 2.2])
+    found = equal.memorized_at(np.array([4, 3, 2]), hits, nats)
+    assert found.tolist() == pytest.approx([0, 0.2, 0.4])
+
+
 def test_paths_that_do_not_meet_are_not_compared():
     notes = noted(
         {"sft": SFT, "minillm": [0, 0, 0, 0, 0, 0.01]}, speed={"sft": 0.6, "minillm": 0.01}

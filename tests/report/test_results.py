@@ -237,7 +237,7 @@ def test_methods_of_fewer_seeds_are_named():
     table = pd.DataFrame({"method": ["sft", "word_kd", "gkd"], "member_seeds": [3, 3, 3]})
     assert results.fewer_seeds(table) == ""
     table.loc[2, "member_seeds"] = 1
-    assert results.fewer_seeds(table).startswith("Of 1 of 3 seeds: GKD; their intervals")
+    assert results.fewer_seeds(table).startswith("On 1 of 3 seeds alone: GKD. Their intervals")
 
 
 def test_planted_records_stand_beside_those_that_never_were():

@@ -163,14 +163,23 @@ def write_all():
                 for at, value in ((START, 0.5), (LOWEST, 0.625), (END, 0.75))
             ]
         ),
-        cause=[{"method": one, "value": 0.25, "lo": 0.125, "hi": 0.5} for one in causes],
+        cause=[
+            {"method": one, "value": 0.25, "lo": 0.125, "hi": 0.5}
+            | {f"{end}_less": SPAN[end] for end in ("value", "lo", "hi")}
+            for one in causes
+        ],
+        cause_paths=[
+            {"method": name, "epoch": epoch, "nats": nats}
+            for name in (*causes, "on-policy RKL x4")
+            for epoch, nats in ((0, 4.5), (2, 5.5))
+        ],
         by_recited=[{"recited": True, "n": 200}, {"recited": False, "n": 100}],
         fit_by_recited=[
-            SPAN | {"method": one, "recited": same, "at_end": 0.125}
+            SPAN | {"method": one, "recited": same, "at_end": 0.125, "n": 100}
             for same, one in itertools.product((True, False), causes)
         ],
         least_loss=[{"method": one, "loss": 2.5, "own": 0.25, "sft": 0.125} for one in causes],
-        convergence=[{"metric": "same_fit", "value": None}],
+        convergence=[{"method": "on-policy RKL x4", "metric": "same_fit", "value": None}],
         cause_same_fit=[fitted | {"method": one, "value": None, "lo": None} for one in causes],
         life_deleted=[
             SPAN | {"done": done, "who": who, "measure": measure, "value": 0.25, "n": 8}
@@ -242,7 +251,7 @@ def test_an_answer_is_one_sentence_with_a_number(stem):
 
 
 def test_sft_stopped_early_is_named_only_where_it_was_compared():
-    said = ", as SFT that is stopped early surely does"
+    said = ", and so are those of SFT that is stopped early, by whole intervals"
     over = lookups.table("smoke", "over_trivial")
     assert said in first_screen.below_trivial(SMOKE)
     for lines in (over.query("method != 'sft'"), over.assign(hi=0.1)):
@@ -252,8 +261,9 @@ def test_sft_stopped_early_is_named_only_where_it_was_compared():
 
 def test_what_more_steps_add_is_said_where_both_gained_and_not_from_scratch():
     names = ("on-policy RKL x4", "MiniLLM x4")
+    line = SPAN | {"own": 0.125, "sft": 0.25, "margin": 0.05, "discordant": 3}
     lines = [
-        SPAN | {"method": name, "metric": metric, "gained": gained, "own": 0.125, "sft": 0.25}
+        line | {"method": name, "metric": metric, "gained": gained}
         for name, gained in zip(names, (True, False), strict=True)
         for metric in ("memorized", "useful")
     ]
@@ -262,8 +272,11 @@ def test_what_more_steps_add_is_said_where_both_gained_and_not_from_scratch():
     pretrained = load_profile("laptop").model_copy(update={"name": "smoke"})
     text = usefulness_sentences.with_more_steps(pretrained)
     assert text.endswith(
-        " memorize there: on-policy RKL x4 -0.150 [-0.200, -0.100], 12.5% and 25.0%."
+        "equally useful): on-policy RKL x4 -0.150 [-0.200, -0.100], not surely more useful, "
+        "memorized 12.5% (SFT 25.0%; different responses that differ: 3)."
     )
+    write(cause_equal_usefulness=[one | {"lo": 0.06} for one in lines], convergence=convergence)
+    assert ", more useful, memorized" in usefulness_sentences.with_more_steps(pretrained)
     assert usefulness_sentences.with_more_steps(SMOKE) == ""  # which is from scratch
 
 
@@ -288,15 +301,16 @@ def test_answers_are_of_the_tables():
         in text
     )
 
-    ends = ": SFT writes 40.0% (loss 5.00, up from 4.00); word-level KD 40.0%, -15.0 [-20.0, -10.0]"
+    ends = ": SFT writes 40.0% of its training rows word for word (loss 5.00, up from 4.00); "
+    ends += "word-level KD 40.0%, minus SFT -15.0 [-20.0, -10.0]"
     assert f"{ends} (loss 5.00, up from 4.00)." in answers.OF["04_word_level_kd"](SMOKE)
     gaps = lookups.table("smoke", "differences")
     write(differences=gaps.assign(hi=0.1, n=100))  # of the first seed
     paths = lookups.table("smoke", "paths")
     write(paths=paths.assign(nats_per_token=paths["nats_per_token"] + 9 * (paths["seed"] != 0)))
     text = answers.OF["04_word_level_kd"](SMOKE)
-    assert "of seed 0 alone SFT writes 30.0% (loss 5.00, up from 4.00); word-level KD " in text
-    assert "-15.0 [-20.0, +10.0], not told from none (loss" in text
+    assert "of seed 0 alone SFT writes 30.0% of its training rows word for word (loss 5.00" in text
+    assert "-15.0 [-20.0, +10.0] (may be chance) (loss" in text
     write(differences=gaps.query("method != 'word_kd'"))
     with pytest.raises(lookups.NotRun):
         answers.OF["04_word_level_kd"](SMOKE)
@@ -354,16 +368,14 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         (
             "README",
-            "All of this is of 3 training runs of small models; trained to the end, every student "
-            "averages below 'echo' in usefulness, an answer that needs no model, as SFT that is "
-            "stopped early surely does.",
+            "All of this is of 3 training runs of small models; trained to the end, the answers of "
+            "every student are on average less useful than 'echo', which needs no model, and so "
+            "are those of SFT that is stopped early, by whole intervals.",
         ),
         (
             "18_conclusion",
-            "All of this is of 3 training runs of small models; trained to the end, every "
-            "student averages below 'echo' in usefulness, an answer that needs no model, as SFT "
-            "that is stopped early surely does, and none above the teacher's model before "
-            "fine-tuning.",
+            "SFT that is stopped early, by whole intervals; none is on average more useful than "
+            "the teacher's model before fine-tuning.",
         ),
         ("18_conclusion", "('echo'): the teacher -0.150 [-0.200, -0.100], SFT (large) -0.150 ["),
         (
@@ -399,7 +411,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "+0.000 [-0.010, +0.010] | yes: less |\n",
         ),
         ("04_word_level_kd", "(means of seeds 0, 1, 2, unless one is named)"),
-        ("04_word_level_kd", "(large 0.050, middle 0.050, small 0.050) is not as useful:"),
+        ("04_word_level_kd", "large 0.050, middle 0.050, small 0.050):"),
         ("08_minillm", "before the first step (of MiniLLM that of its SFT start) and at the end"),
         (
             "05_sequence_level_kd",
@@ -420,7 +432,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         ("11_inheritance", "Of the 40 rows that the teacher and not an SFT student memorizes"),
         ("12_what_stays", "AUC of 0.900 [0.800, 1.000]"),
-        ("12_what_stays", "30 of 300 member rows are, with as many random rows removed, as far as"),
+        ("12_what_stays", "30 of all 300 member rows; without as many random rows, as far as"),
         ("12_what_stays", "as far as whole groups allow, 75: "),
         (
             "13_membership_and_canaries",
@@ -448,7 +460,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ),
         ("14_cause", "At the end SFT memorizes 25.0% [12.5%, 50.0%] of the rows, and of students"),
         ("14_cause", "with generalized JSD 25.0% [12.5%, 50.0%]; SFT's objective on the teacher's"),
-        ("14_cause", "Of 300 rows 200 are what the teacher recites, and read either way; of the "),
+        ("14_cause", "repeats the first 50 tokens of 200, so that these are read either way; of "),
         (
             "15_defences",
             "Stopped early where both are as useful, distilled students (middle size) ",
@@ -467,7 +479,10 @@ def test_a_whole_study_leaves_nothing_out(stem):
         ("14_cause", "memorize there: forward KL 2.50, 25.0% and 12.5%; reverse KL 2.50, 25.0% "),
         ("14_cause", f"minus SFT: of rows that this text repeats, at equal loss on these, {LESS};"),
         ("14_cause", "all, no loss in common at which either memorizes 5%. By the rules that were"),
-        ("14_cause", "end of training); A4 open (with four times the steps, too, neither method f"),
+        (
+            "14_cause",
+            "end of training); A4 open; with four times the steps, too, neither method fi",
+        ),
         (
             "15_defences",
             "end: SFT 50.0%, word-level KD 0.0%; one at most by word-level KD, of stude",
@@ -513,13 +528,14 @@ def test_a_release_is_told_by_what_each_step_takes_away():
     write(release_steps=[*filtered, *dear])
     said = answers.OF["17_release"](SMOKE)
     assert said == (
-        "what each step takes away by its interval (seed 0 alone, its interval over groups): "
-        "filtered, personal data; dear, near copies; a fall in usefulness was seen at dear; "
+        "what each step takes away, by its whole interval (seed 0 alone, its interval over "
+        "groups): 'filtered' personal data, 'dear' near copies; usefulness was seen to fall at "
+        "dear; "
         f"{end}"
     )
     write(release_steps=released("idle", 0.1, 0.1, 0.1))
     said = answers.OF["17_release"](SMOKE)
-    assert "idle, nothing; a fall in usefulness was seen at none; near" in said
+    assert "'idle' nothing; usefulness was seen to fall at none of them; near" in said
 
 
 def test_the_reference_runs_release_is_answered_in_fifty_words(monkeypatch):
@@ -769,7 +785,7 @@ def test_what_the_rule_does_not_judge_is_named_where_it_is_apart():
     assert "+0.010] | yes: less |" not in said and "+0.010] | yes: not decided |" in said
 
 
-def test_what_holds_0_is_not_told_from_none():
+def test_what_holds_0_may_be_chance():
     gaps = lookups.table("smoke", "differences")
     gaps.loc[gaps["size"] == "small", "hi"] = 0.1
     write(differences=gaps)
@@ -783,4 +799,4 @@ def test_a_mean_without_on_policy_methods_says_whether_it_is_told_from_none(lo, 
     means.loc[means["claim"] == OFF_POLICY, ["lo", "hi"]] = lo, hi
     write(primary=means)
     first = findings.said("README", SMOKE).split(" What is not written")[0]
-    assert first.endswith("not told from none.") == unsure
+    assert first.endswith("(may be chance).") == unsure
