@@ -149,9 +149,12 @@ def fit(
                 stats = {"step": step, "epoch": epoch, "lr": lr}
                 pending.append((stats, torch.stack([loss, optimizer.step(loss)]), batches))
                 bar.update()
-                if step % LOG_EVERY == 0 or step == total_steps:
+                is_logged = step % LOG_EVERY == 0 or step == total_steps
+                if is_logged or step in notes:  # what has diverged is not noted
+                    entry = _entry(name, pending)
+                if is_logged:
                     speed = round(tokens / (time.perf_counter() - started))
-                    entry = _entry(name, pending) | {"response_tokens_per_s": speed}
+                    entry |= {"response_tokens_per_s": speed}
                     pending.clear()
                     log_file.write(json.dumps(entry) + "\n")
                     bar.set_postfix_str(f"loss {entry['loss_nats_per_token']:.3f}", refresh=False)
@@ -161,7 +164,10 @@ def fit(
 
 
 def _entry(name: str, pending: list[tuple[dict[str, Any], Tensor, list[Batch]]]) -> dict[str, Any]:
-    """A line of the log, about the steps since the last one; here they are read from the device."""
+    """A line of the log, about the steps since the last one; here they are read from the device.
+
+    NotFinite: one of them was not finite.
+    """
     values = torch.stack([pair for _, pair, _ in pending]).tolist()
     for (stats, _, batches), (loss, norm) in zip(pending, values, strict=True):
         if not math.isfinite(loss + norm):
