@@ -133,10 +133,10 @@ def fit(
     step, tokens, started = 0, 0, time.perf_counter()
     with runs.write_errors(log):
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("", "utf-8")
     if on_note and 0 in notes:
         on_note(model.eval(), 0)
-    bar = tqdm(total=total_steps, desc=name, mininterval=10, disable=not name)
-    with runs.write_errors(log), log.open("w", 1, "utf-8") as log_file, bar:
+    with tqdm(total=total_steps, desc=name, mininterval=10, disable=not name) as bar:
         for epoch in range(settings.epochs):
             for batches in source(model, epoch):
                 model.train()
@@ -156,7 +156,8 @@ def fit(
                     speed = round(tokens / (time.perf_counter() - started))
                     entry |= {"response_tokens_per_s": speed}
                     pending.clear()
-                    log_file.write(json.dumps(entry) + "\n")
+                    with runs.write_errors(log), log.open("a", encoding="utf-8") as log_file:
+                        log_file.write(json.dumps(entry) + "\n")
                     bar.set_postfix_str(f"loss {entry['loss_nats_per_token']:.3f}", refresh=False)
                 if on_note and step in notes:
                     on_note(model.eval(), step)

@@ -1,6 +1,8 @@
 """The training loop: its curve, its chunks, and where it stops."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -127,6 +129,25 @@ def test_a_model_that_has_diverged_is_not_noted(step, tmp_path):
     assert noted == list(range(0, 25, 2)) and [line["step"] for line in lines] == [20, 24]
     _, curve = fitted(tmp_path, settings)
     assert lines[1]["loss_nats_per_token"] == pytest.approx(sum(curve[20:]) / 4, abs=1e-5)
+
+
+def test_only_a_log_that_cannot_be_written_is_said_to_be_so(tmp_path):
+    """A text that may not be read, on the way, is not the log."""
+
+    def unreadable(_logits, _batch, _part):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "rows.parquet")
+
+    with pytest.raises(PermissionError, match="rows.parquet"):
+        fitted(tmp_path, how(), minimized=unreadable)
+
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(KdlibError, match=r"the disk is full while writing .*log\.jsonl"):
+        fitted(tmp_path, how())
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(KdlibError, match=r"log\.jsonl cannot be written"):
+        fitted(tmp_path, how())
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path):
