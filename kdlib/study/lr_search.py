@@ -146,12 +146,12 @@ def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
     run, rows = Run(profile, seed, trial.method, trial.size), load_rows(profile, seed)
     answer_rows = profile.data.held_out if reads_own(run) else 0
     measure = profile.measure.model_copy(update={"path_rows": answer_rows})
-    notes = noting.Notes(rows, train_settings, measure, profile.tokens.max_new)
+    # those of `noting.validation` too: the committed tables are means over all held-out rows
     noted = rows.frame["kind"] == "row"
     if trial.method not in (TEACHER, "sft"):
         noted &= rows.frame["split"] == "held_out"
-    notes.noted = rows.frame.loc[noted, ["split", "kind"]]
-    notes.steps = noting.noted_steps(train_settings.epochs, notes.epoch_steps, parts=2)
+    options: dict[str, Any] = {"row_ids": rows.frame.index[noted], "parts": 2}
+    notes = noting.Notes(rows, train_settings, measure, profile.tokens.max_new, **options)
     stages.train(run, rows, train_settings, log, notes)
     table = notes.tuples.assign(exact_rate=exact(notes.tuples))
     keys, columns = ["epoch", "step", "split"], ["exact_rate", "nats_per_token"]
