@@ -27,7 +27,7 @@ from kdlib.distill.methods import DECODINGS
 from kdlib.distill.trainer import NotFinite
 from kdlib.errors import KdlibError
 from kdlib.study import noting, pretraining, stages, teacher_output
-from kdlib.study.run import Run, load_rows
+from kdlib.study.run import Run, decoding, load_rows
 
 TOLERANCE = 0.01  # of the lowest loss, or of the greatest usefulness: what counts as equal to it
 EXTENSIONS = 3  # how often either end of the grid is halved or doubled before that is refused
@@ -61,9 +61,9 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
     )
     teacher, rows = Run(fixed, config.seed, TEACHER, TEACHER), load_rows(fixed, config.seed)
     stages.make(teacher, rows)
-    for decoding in DECODINGS.keys() & {profile.method(name).text for name in config.methods}:
+    for decoder in DECODINGS.keys() & {profile.method(name).text for name in config.methods}:
         # before two processes need it at once
-        teacher_output.text(teacher, rows, decoding)
+        teacher_output.text(teacher, rows, decoder)
     other_models = [
         (method, size) for method in config.methods if method != "sft" for size in profile.sizes
     ]
@@ -84,7 +84,13 @@ def settings(profile: Profile) -> str:
     excluded = common | {"precision"}
     tuned = [section.model_dump(exclude=excluded) for section in (profile.teacher, profile.student)]
     methods = {method: profile.coefficients(method) for method in calibration(profile).methods}
-    return runs.fingerprint([parts, tuned, methods, profile.measure.encoder])
+    facts: list[Any] = [parts, tuned, methods, profile.measure.encoder]
+    decodings = {method: decoding(profile, profile.method(method).text) for method in methods}
+    if any(decodings.values()):
+        facts.append(decodings)
+    if profile.tokens.template in profile.templates:
+        facts.append(profile.template.model_dump())
+    return runs.fingerprint(facts)
 
 
 def searched(

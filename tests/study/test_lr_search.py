@@ -12,6 +12,7 @@ import torch
 
 from kdlib import __main__, runs
 from kdlib.config.profile import SHIPPED, load_profile
+from kdlib.config.sections import DecodingSettings, Template
 from kdlib.distill import objectives
 from kdlib.errors import KdlibError
 from kdlib.model.checkpoints import load_model
@@ -404,6 +405,22 @@ def test_settings_are_those_that_a_search_depends_on(profile):
     for part, changed in (("teacher", {"batch": 3}), ("tokens", {"max_length": 140})):
         section = getattr(profile, part).model_copy(update=changed)
         assert lr_search.settings(profile.model_copy(update={part: section})) != before
+
+
+def test_settings_are_also_how_a_text_that_is_read_is_decoded_and_a_template_of_its_own(profile):
+    def settings(methods, **changed):
+        rule = profile.calibration.model_copy(update={"methods": tuple(methods)})
+        return lr_search.settings(profile.model_copy(update={"calibration": rule} | changed))
+
+    def templates(text):
+        tokens = profile.tokens.model_copy(update={"template": "own"})
+        return {"tokens": tokens, "templates": {"own": Template(text=text)}}
+
+    wide = {"decoding": DecodingSettings(beams=8)}
+    assert settings(["sft", "seq_kd_beam"]) != settings(["sft", "seq_kd_beam"], **wide)
+    assert settings(["sft", "seq_kd"]) == settings(["sft", "seq_kd"], **wide)  # without beams
+    found = [settings(["sft"], **templates(text)) for text in ("{instruction} ", "{instruction}:")]
+    assert len(set(found)) == 2
 
 
 def test_no_rule_no_search(tmp_path, monkeypatch, capsys):
