@@ -81,6 +81,8 @@ def write_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, or the system's refusal to write there, into a KdlibError that names it."""
     try:
         yield
+    except KdlibError:  # says already what failed, and where
+        raise
     except Exception as error:  # safetensors and tokenizers have error classes of their own
         codes = [code for code in FULL + REFUSED if os.strerror(code) in str(error)]
         code = getattr(error, "errno", None) or next(iter(codes), None)

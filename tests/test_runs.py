@@ -73,6 +73,13 @@ def test_what_may_not_be_written_is_named(tmp_path, number):
         assert not os.listdir(tmp_path)
 
 
+def test_an_error_that_names_what_failed_is_not_given_another_name(tmp_path):
+    inner = KdlibError(f"{tmp_path / 'inner'} cannot be written: {os.strerror(errno.EACCES)}")
+    with pytest.raises(KdlibError) as error, runs.write_errors(tmp_path / "outer"):
+        raise inner
+    assert error.value is inner
+
+
 def test_folder_below_a_file_is_one_message(tmp_path):
     (tmp_path / "file").touch()
     for write in (runs.write_text, lambda path, _: runs.write_manifest(path.parent, "one")):

@@ -133,10 +133,10 @@ def fit(
     step, tokens, started = 0, 0, time.perf_counter()
     with runs.write_errors(log):
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("", "utf-8")
     if on_note and 0 in notes:
         on_note(model.eval(), 0)
-    bar = tqdm(total=total_steps, desc=name, mininterval=10, disable=not name)
-    with runs.write_errors(log), log.open("w", 1, "utf-8") as log_file, bar:
+    with tqdm(total=total_steps, desc=name, mininterval=10, disable=not name) as bar:
         for epoch in range(settings.epochs):
             for batches in source(model, epoch):
                 model.train()
@@ -149,11 +149,15 @@ def fit(
                 stats = {"step": step, "epoch": epoch, "lr": lr}
                 pending.append((stats, torch.stack([loss, optimizer.step(loss)]), batches))
                 bar.update()
-                if step % LOG_EVERY == 0 or step == total_steps:
+                is_logged = step % LOG_EVERY == 0 or step == total_steps
+                if is_logged or step in notes:  # what has diverged is not noted
+                    entry = _entry(name, pending)
+                if is_logged:
                     speed = round(tokens / (time.perf_counter() - started))
-                    entry = _entry(name, pending) | {"response_tokens_per_s": speed}
+                    entry |= {"response_tokens_per_s": speed}
                     pending.clear()
-                    log_file.write(json.dumps(entry) + "\n")
+                    with runs.write_errors(log), log.open("a", encoding="utf-8") as log_file:
+                        log_file.write(json.dumps(entry) + "\n")
                     bar.set_postfix_str(f"loss {entry['loss_nats_per_token']:.3f}", refresh=False)
                 if on_note and step in notes:
                     on_note(model.eval(), step)
@@ -161,7 +165,10 @@ def fit(
 
 
 def _entry(name: str, pending: list[tuple[dict[str, Any], Tensor, list[Batch]]]) -> dict[str, Any]:
-    """A line of the log, about the steps since the last one; here they are read from the device."""
+    """A line of the log, about the steps since the last one; here they are read from the device.
+
+    NotFinite: one of them was not finite.
+    """
     values = torch.stack([pair for _, pair, _ in pending]).tolist()
     for (stats, _, batches), (loss, norm) in zip(pending, values, strict=True):
         if not math.isfinite(loss + norm):

@@ -4,9 +4,10 @@ A model's rate is the greatest at which its held-out loss, noted over `rate_epoc
 at any, within 1%: what learns as much in fewer epochs. Of a student that reads its own text, and is
 not to lower that loss, it is the greatest at which its held-out answers get as useful as at any,
 within 1%. Where that is the least or the greatest rate tried, half or twice of it is tried too,
-until it lies inside. Methods that are not searched take the rate of SFT at their size. The length
-of the teacher, and of all students of a size, is the number of epochs after which it, or SFT,
-memorizes nearest `target`; SFT must memorize within `band` there.
+until it lies inside. A rate at which training diverges is never chosen. Methods that are not
+searched take the rate of SFT at their size. The length of the teacher, and of all students of a
+size, is the number of epochs after which it, or SFT, memorizes nearest `target`; SFT must memorize
+within `band` there.
 """
 
 from collections.abc import Sequence
@@ -23,9 +24,10 @@ from kdlib.config.exact_match import exact
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.config.sections import CalibrationSettings
 from kdlib.distill.methods import DECODINGS
+from kdlib.distill.trainer import NotFinite
 from kdlib.errors import KdlibError
 from kdlib.study import noting, pretraining, stages, teacher_output
-from kdlib.study.run import Run, load_rows
+from kdlib.study.run import Run, decoding, load_rows
 
 TOLERANCE = 0.01  # of the lowest loss, or of the greatest usefulness: what counts as equal to it
 EXTENSIONS = 3  # how often either end of the grid is halved or doubled before that is refused
@@ -59,9 +61,9 @@ def calibrate(profile: Profile, cores: int) -> dict[str, Any]:
     )
     teacher, rows = Run(fixed, config.seed, TEACHER, TEACHER), load_rows(fixed, config.seed)
     stages.make(teacher, rows)
-    for decoding in DECODINGS.keys() & {profile.method(name).text for name in config.methods}:
+    for decoder in DECODINGS.keys() & {profile.method(name).text for name in config.methods}:
         # before two processes need it at once
-        teacher_output.text(teacher, rows, decoding)
+        teacher_output.text(teacher, rows, decoder)
     other_models = [
         (method, size) for method in config.methods if method != "sft" for size in profile.sizes
     ]
@@ -82,7 +84,13 @@ def settings(profile: Profile) -> str:
     excluded = common | {"precision"}
     tuned = [section.model_dump(exclude=excluded) for section in (profile.teacher, profile.student)]
     methods = {method: profile.coefficients(method) for method in calibration(profile).methods}
-    return runs.fingerprint([parts, tuned, methods, profile.measure.encoder])
+    facts: list[Any] = [parts, tuned, methods, profile.measure.encoder]
+    decodings = {method: decoding(profile, profile.method(method).text) for method in methods}
+    if any(decodings.values()):
+        facts.append(decodings)
+    if profile.tokens.template in profile.templates:
+        facts.append(profile.template.model_dump())
+    return runs.fingerprint(facts)
 
 
 def searched(
@@ -135,24 +143,29 @@ def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
     """Train once: TRIAL, epoch, step, split, exact_rate, nats_per_token, usefulness.
 
     Noted each half epoch to the second, then each epoch; of members only where a length is wanted,
-    and usefulness only of students that read their own text.
+    and usefulness only of students that read their own text. For one that diverges see `diverged`.
     """
     torch.set_num_threads(threads)
     common = profile.teacher if trial.method == TEACHER else profile.student
     train_settings = common.model_copy(update={"lr": trial.rate, "epochs": trial.epochs})
-    name = f"{trial.method}-{trial.size}-{trial.rate:g}.jsonl"
-    log = runs.runs_dir(profile.name) / "calibration" / name
+    # a folder of its own: the last good model of one that diverges is kept beside its log
+    folder = runs.runs_dir(profile.name) / "calibration"
+    folder /= f"{trial.method}-{trial.size}-{trial.rate:g}"
     seed = calibration(profile).seed
     run, rows = Run(profile, seed, trial.method, trial.size), load_rows(profile, seed)
     answer_rows = profile.data.held_out if reads_own(run) else 0
     measure = profile.measure.model_copy(update={"path_rows": answer_rows})
-    notes = noting.Notes(rows, train_settings, measure, profile.tokens.max_new)
+    # those of `noting.validation` too: the committed tables are means over all held-out rows
     noted = rows.frame["kind"] == "row"
     if trial.method not in (TEACHER, "sft"):
         noted &= rows.frame["split"] == "held_out"
-    notes.noted = rows.frame.loc[noted, ["split", "kind"]]
-    notes.steps = noting.noted_steps(train_settings.epochs, notes.epoch_steps, parts=2)
-    stages.train(run, rows, train_settings, log, notes)
+    options: dict[str, Any] = {"row_ids": rows.frame.index[noted], "parts": 2}
+    notes = noting.Notes(rows, train_settings, measure, profile.tokens.max_new, **options)
+    try:
+        stages.train(run, rows, train_settings, folder / "log.jsonl", notes)
+    except NotFinite as error:
+        print(f"calibration: the rate {trial.rate:g} is not chosen: {error}", flush=True)
+        return diverged(trial)
     table = notes.tuples.assign(exact_rate=exact(notes.tuples))
     keys, columns = ["epoch", "step", "split"], ["exact_rate", "nats_per_token"]
     means = table.groupby(keys, sort=False)[columns].mean().reset_index()
@@ -161,6 +174,12 @@ def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
         mean_usefulness = notes.answers.groupby("step")["usefulness"].mean()
         means["usefulness"] = means["step"].map(mean_usefulness)
     return means.assign(**dict(zip(TRIAL, trial, strict=False)))
+
+
+def diverged(trial: Trial) -> pd.DataFrame:
+    """The line of a trial that diverged: at its end, its held-out loss is infinite."""
+    facts = {"epoch": trial.epochs, "split": "held_out", "nats_per_token": np.inf}
+    return pd.DataFrame([dict(zip(TRIAL, trial, strict=False)) | facts])
 
 
 def reads_own(run: Run) -> bool:
@@ -175,7 +194,15 @@ def trained(table: pd.DataFrame, method: str, size: str) -> pd.DataFrame:
 
 
 def best_rate(history: pd.DataFrame) -> float:
-    """The rate that is chosen, by the times that all rates have reached; see above."""
+    """The rate that is chosen, by the times that all rates have reached; see above.
+
+    KdlibError: at each of them training diverged.
+    """
+    divergent = history.loc[~np.isfinite(history["nats_per_token"]), "lr"]
+    if set(divergent) == set(history["lr"]):
+        method, size = history[["method", "size"]].iloc[0]
+        raise KdlibError(f"calibration: {method}, {size} diverged at every rate; give lower rates")
+    history = history[~history["lr"].isin(divergent)]
     common = history.groupby("lr")["epoch"].max().min()
     held_out = history[(history["split"] == "held_out") & (history["epoch"] <= common)]
     best = held_out.groupby("lr").agg({"nats_per_token": "min", "usefulness": "max"})

@@ -1,7 +1,7 @@
 """What is noted of a model on its path through training. Taught in notebook 02_teacher."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ def validation(rows: TokenizedRows) -> list[Example]:
     return held_out[-max(1, min(VALIDATION_ROWS, len(held_out) // 4)) :]
 
 
+Rule = Callable[["Notes"], bool]  # whether to stop a run, by what was noted of it so far
+
+
 class StoppedByRule(Exception):
     """A run was stopped where the rule of its notes has it; `model` is as it was then."""
 
@@ -47,9 +50,10 @@ class Notes:
     `tuples` has a line for each time and each member row, canary and held-out row not of
     `validation`: epoch (a fraction inside one), step, split, kind, and NOTED_SCORES. `answers` has
     the greedy answers of the first `measure.path_rows` held-out rows after whole epochs (see
-    `usefulness.answers`). `steps` are when it is to be called, `noted` the rows that are measured
-    (split, kind, by row_id); an epoch is made of `train_rows`, where those are others.
-    Where `hopeless` says so of what was noted, the run is stopped, by `StoppedByRule`.
+    `usefulness.answers`). Where `row_ids` are given, these rows are measured, and no others. It is
+    to be called at `steps`, of which there are `parts` in each of the first two epochs; an epoch is
+    made of `train_rows`, where those are others. Where `hopeless` says so of what was noted, the
+    run is stopped, by `StoppedByRule`.
     """
 
     def __init__(
@@ -59,15 +63,21 @@ class Notes:
         measure: MeasureSettings,
         max_new: int,
         train_rows: TokenizedRows | None = None,
+        *,
+        row_ids: Iterable[str] | None = None,
+        parts: int = 4,
+        hopeless: Rule | None = None,
     ) -> None:
         self.rows, self.how, self.measure, self.max_new = rows, settings, measure, max_new
         self.epoch_steps = epoch_steps(train_rows or rows, settings)
-        self.steps = noted_steps(settings.epochs, self.epoch_steps)
-        reserved = {example.row_id for example in validation(rows)}
-        mask = ~rows.frame.index.isin(reserved) & (rows.frame["kind"] != "twin")
-        self.noted = rows.frame.loc[mask, ["split", "kind"]]
+        self.steps = noted_steps(settings.epochs, self.epoch_steps, parts)
+        if row_ids is None:
+            reserved = {example.row_id for example in validation(rows)}
+            mask = ~rows.frame.index.isin(reserved) & (rows.frame["kind"] != "twin")
+            row_ids = rows.frame.index[mask]
+        self.noted = rows.frame.loc[list(row_ids), ["split", "kind"]]
         self.tuples, self.answers = pd.DataFrame(), pd.DataFrame()
-        self.hopeless: Rule | None = None
+        self.hopeless = hopeless
 
     def __call__(self, model: Any, step: int) -> None:
         """Note the model as it is after so many optimizer steps."""
@@ -95,6 +105,3 @@ class Notes:
         runs.write_table(folder / "path.parquet", self.tuples)
         if len(self.answers):
             runs.write_table(folder / "path_answers.parquet", self.answers)
-
-
-Rule = Callable[[Notes], bool]  # whether to stop, by what was noted so far

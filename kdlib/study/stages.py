@@ -126,10 +126,13 @@ def training_seed(run: Run) -> int:
     return run.seed + 1_000_000 * run.order
 
 
-def notes_of(run: Run, rows: TokenizedRows, settings: TrainSettings) -> noting.Notes:
-    """What takes the notes of a run that is trained by `settings`."""
+def notes_of(
+    run: Run, rows: TokenizedRows, settings: TrainSettings, hopeless: noting.Rule | None = None
+) -> noting.Notes:
+    """What takes the notes of a run that is trained by `settings`, and stopped where `hopeless`."""
     max_new, run_rows = run.profile.tokens.max_new, defending.rows_read(run, rows)
-    return noting.Notes(rows, settings, run.profile.measure, max_new, run_rows)
+    measure = run.profile.measure
+    return noting.Notes(rows, settings, measure, max_new, run_rows, hopeless=hopeless)
 
 
 def train(

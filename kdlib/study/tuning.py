@@ -133,8 +133,7 @@ def path(run: Run, rows: TokenizedRows, hopeless: noting.Rule | None = None) -> 
     with runs.locked(run.folder):
         shutil.rmtree(run.folder, ignore_errors=True)
         started, stopped = time.perf_counter(), True
-        notes = stages.notes_of(run, rows, run.settings)
-        notes.hopeless = hopeless
+        notes = stages.notes_of(run, rows, run.settings, hopeless)
         checkpoint = run.folder / "last-good"
         try:
             model = stages.train(run, rows, run.settings, run.folder / "log.jsonl", notes)

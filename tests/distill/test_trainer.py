@@ -1,13 +1,15 @@
 """The training loop: its curve, its chunks, and where it stops."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
-from toy import fitted, how, new_model
+from toy import fitted, how, new_model, reading
 
 from kdlib.config.methods import METHODS
-from kdlib.distill import losses, objectives, trainer
+from kdlib.distill import losses, objectives, text_sources, trainer
 from kdlib.distill.teacher_targets import Live
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints, tokens
@@ -83,7 +85,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("step", [1, 4, 5])
 def test_a_fault_leaves_the_weights_as_they_were_before_its_step(step, fault, tmp_path):
-    """No step is waited for, so the fault is seen at the next log line; the weights stay good."""
+    """No step is waited for: without notes the fault is seen at the next log line."""
     model, read, before = new_model(), [], []
 
     def weights():
@@ -102,6 +104,50 @@ def test_a_fault_leaves_the_weights_as_they_were_before_its_step(step, fault, tm
     assert len(read) == 9 and torch.equal(weights(), before[step - 1])
     assert torch.isfinite(weights()).all()
     assert step == 1 or not torch.equal(weights(), before[0])
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_a_model_that_has_diverged_is_not_noted(step, tmp_path):
+    """Nor is the log another one for the notes, of which there are more than its lines."""
+    read, noted, settings = [], [], how(epochs=8)
+
+    def breaks(logits, batch, part):
+        read.append(batch.row_id)
+        nats = losses.cross_entropy(logits, batch.targets[part])
+        return nats * torch.nan if len(read) == step else nats
+
+    options = {"epoch_steps": 3, "seed": 0, "name": "toy", "notes": range(0, 25, 2)}
+    options["on_note"] = lambda _, at: noted.append(at)
+    source, log = text_sources.fixed(reading(settings)), tmp_path / "log.jsonl"
+    with pytest.raises(trainer.NotFinite, match=f"at step {step}, learning rate"):
+        trainer.fit(new_model(), source, breaks, settings, log=log, **options)
+    assert noted == list(range(0, step, 2))
+    noted.clear()
+    sound = objectives.objective("cross_entropy")
+    trainer.fit(new_model(), source, sound, settings, log=log, **options)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert noted == list(range(0, 25, 2)) and [line["step"] for line in lines] == [20, 24]
+    _, curve = fitted(tmp_path, settings)
+    assert lines[1]["loss_nats_per_token"] == pytest.approx(sum(curve[20:]) / 4, abs=1e-5)
+
+
+def test_only_a_log_that_cannot_be_written_is_said_to_be_so(tmp_path):
+    """A text that may not be read, on the way, is not the log."""
+
+    def unreadable(_logits, _batch, _part):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "rows.parquet")
+
+    with pytest.raises(PermissionError, match="rows.parquet"):
+        fitted(tmp_path, how(), minimized=unreadable)
+
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(KdlibError, match=r"the disk is full while writing .*log\.jsonl"):
+        fitted(tmp_path, how())
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(KdlibError, match=r"log\.jsonl cannot be written"):
+        fitted(tmp_path, how())
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path):

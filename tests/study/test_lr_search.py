@@ -8,10 +8,14 @@ import numpy as np
 import own_data
 import pandas as pd
 import pytest
+import torch
 
 from kdlib import __main__, runs
 from kdlib.config.profile import SHIPPED, load_profile
+from kdlib.config.sections import DecodingSettings, Template
+from kdlib.distill import objectives
 from kdlib.errors import KdlibError
+from kdlib.model.checkpoints import load_model
 from kdlib.study import lr_search
 from kdlib.study.run import BASE, Run, load, load_rows
 
@@ -98,6 +102,30 @@ def test_a_rate_is_not_better_for_having_been_trained_longer():
     long = noted("sft", "small", 2e-3, 4, 3.1)
     long.loc[(long["epoch"] == 4) & (long["split"] == "held_out"), "nats_per_token"] = 1.0
     assert lr_search.best_rate(pd.concat([short, long])) == 1e-3
+
+
+def broken(*trial):
+    """The line of a rate at which training diverged."""
+    return lr_search.diverged(lr_search.Trial(*trial))
+
+
+def test_a_rate_that_diverges_is_never_chosen_and_ends_the_grid(profile):
+    rising = [(1e-3, 2, 3.2), (2e-3, 2, 3.1), (4e-3, 2, 3.0)]
+    table = pd.concat([paths("rkld", "small", rising), broken("rkld", "small", 8e-3, 2)])
+    assert lr_search.best_rate(table) == 4e-3
+    assert lr_search.next_trials(table, profile, "rkld", "small") == []
+    useful = [noted("minillm", "small", rate, 2, 3.0, useful=100 * rate) for rate in (1e-3, 2e-3)]
+    table = pd.concat([*useful, broken("minillm", "small", 4e-3, 2)])
+    assert lr_search.best_rate(table) == 2e-3
+    assert lr_search.next_trials(table, profile, "minillm", "small") == []
+    # at full length: the next best takes its place
+    grid = [noted("sft", "small", *one) for one in GRID if one[0] != 2e-3]
+    table = pd.concat([*grid, broken("sft", "small", 2e-3, 3)])
+    (trial,) = lr_search.next_trials(table, profile, "sft", "small")
+    assert trial == ("sft", "small", 8e-3, 2)
+    table = pd.concat([broken("sft", "small", rate, 2) for rate in (1e-3, 2e-3, 4e-3)])
+    with pytest.raises(KdlibError, match="sft, small diverged at every rate; give lower rates"):
+        lr_search.next_trials(table, profile, "sft", "small")
 
 
 def test_what_stands_before_training_is_not_judged():
@@ -256,6 +284,43 @@ def test_a_trial_that_fails_takes_no_other_with_it(profile, monkeypatch, tmp_pat
     assert sorted(set(kept["lr"])) == [1e-3, 4e-3]
 
 
+def test_a_trial_that_diverges_is_kept_and_not_trained_again(
+    profile, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    monkeypatch.setattr(lr_search.torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(lr_search, "ProcessPoolExecutor", Inline)
+    plain, trained = lr_search.stages.train, []
+
+    def train(run, rows, how, *others):
+        trained.append(how.lr)
+        with monkeypatch.context() as patched:
+            if how.lr >= 2e-3:
+                patched.setattr(
+                    objectives.losses, "cross_entropy", lambda logits, _: logits[:, 0] * torch.nan
+                )
+            return plain(run, rows, how, *others)
+
+    monkeypatch.setattr(lr_search.stages, "train", train)
+    monkeypatch.setattr(lr_search, "EXTENSIONS", 0)
+    empty = pd.DataFrame(columns=[*lr_search.TRIAL, "epoch", "split", "usefulness", "settings"])
+    with pytest.raises(KdlibError, match="the best rate is 0.001, an end of all rates"):
+        lr_search.searched(empty, profile, [("sft", "small")], 4)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[:3] for line in said] == [
+        ["calibration", f"the rate {rate} is not chosen", "SFT, small"] for rate in (0.002, 0.004)
+    ]
+    folder = runs.runs_dir("own") / "calibration"
+    for rate in (0.002, 0.004):
+        assert load_model(folder / f"sft-small-{rate}" / "last-good")
+    kept = pd.read_csv(runs.results_dir("own") / "calibration.csv", dtype={"settings": str})
+    assert kept.loc[kept["lr"] > 1e-3, "nats_per_token"].tolist() == [np.inf, np.inf]
+    assert lr_search.best_rate(kept) == 1e-3 and trained == [1e-3, 2e-3, 4e-3]
+    with pytest.raises(KdlibError, match="an end of all rates"):
+        lr_search.searched(kept, profile, [("sft", "small")], 4)
+    assert len(trained) == 3
+
+
 @pytest.fixture
 def planted(tmp_path, monkeypatch):
     """A profile with canaries, twins and a rule, whose trials note a base model and train none."""
@@ -291,8 +356,7 @@ def test_a_trial_notes_what_the_rule_reads_and_no_more(planted, method, size, sp
     assert (run.seed, run.method, run.size) == (100, method, size)
     common = profile.teacher if method == "teacher" else profile.student
     assert how == common.model_copy(update={"lr": 3e-3, "epochs": 4})
-    assert log.parent == runs.runs_dir("own") / "calibration"
-    assert log.name == f"{method}-{size}-0.003.jsonl"
+    assert log.parent == runs.runs_dir("own") / "calibration" / f"{method}-{size}-0.003"
     assert path["epoch"].unique().tolist() == [0, 0.5, 1, 1.5, 2, 3, 4]
     assert (path["step"] == path["epoch"] * notes.epoch_steps).all()
     assert path["split"].unique().tolist() == splits and len(path) == 7 * len(splits)
@@ -341,6 +405,22 @@ def test_settings_are_those_that_a_search_depends_on(profile):
     for part, changed in (("teacher", {"batch": 3}), ("tokens", {"max_length": 140})):
         section = getattr(profile, part).model_copy(update=changed)
         assert lr_search.settings(profile.model_copy(update={part: section})) != before
+
+
+def test_settings_are_also_how_a_text_that_is_read_is_decoded_and_a_template_of_its_own(profile):
+    def settings(methods, **changed):
+        rule = profile.calibration.model_copy(update={"methods": tuple(methods)})
+        return lr_search.settings(profile.model_copy(update={"calibration": rule} | changed))
+
+    def templates(text):
+        tokens = profile.tokens.model_copy(update={"template": "own"})
+        return {"tokens": tokens, "templates": {"own": Template(text=text)}}
+
+    wide = {"decoding": DecodingSettings(beams=8)}
+    assert settings(["sft", "seq_kd_beam"]) != settings(["sft", "seq_kd_beam"], **wide)
+    assert settings(["sft", "seq_kd"]) == settings(["sft", "seq_kd"], **wide)  # without beams
+    found = [settings(["sft"], **templates(text)) for text in ("{instruction} ", "{instruction}:")]
+    assert len(set(found)) == 2
 
 
 def test_no_rule_no_search(tmp_path, monkeypatch, capsys):

@@ -53,13 +53,30 @@ def test_fewer_rows_are_noted_where_that_is_said():
     frame = pd.DataFrame(toy.rows()).assign(kind="row", split="held_out", repetitions=1)
     examples = {one.row_id: one for one in toy.examples()}
     rows = TokenizedRows(frame.set_index("row_id", drop=False), toy.tokenizer(), examples)
-    notes, few = (noting.Notes(rows, toy.how(), MeasureSettings(), max_new=5) for _ in range(2))
-    few.noted = few.noted.loc[["r7", "r3"]]
+    arguments = rows, toy.how(), MeasureSettings(), 5
+    chosen = ["r7", "r47", "r3"]
+    assert "r47" in {example.row_id for example in noting.validation(rows)}
+    notes, few = noting.Notes(*arguments), noting.Notes(*arguments, row_ids=chosen, parts=1)
+    assert notes.steps == noting.noted_steps(2, 3) > few.steps == {0, 3, 6}
+    assert "r47" not in notes.noted.index and few.noted.index.tolist() == chosen
     model = toy.new_model().eval()
     notes(model, 0), few(model, 0)
-    wanted = notes.tuples.set_index("row_id").loc[["r7", "r3"]].reset_index()
-    pd.testing.assert_frame_equal(few.tuples[wanted.columns], wanted, atol=1e-5)
-    assert few.answers.empty
+    assert few.tuples["row_id"].tolist() == chosen and few.answers.empty
+    wanted, found = (one.tuples.set_index("row_id").loc[["r7", "r3"]] for one in (notes, few))
+    pd.testing.assert_frame_equal(found, wanted, atol=1e-5)
+
+
+def test_a_run_is_stopped_where_its_rule_says_so():
+    examples = {one.row_id: one for one in toy.examples()}
+    frame = pd.DataFrame(toy.rows()).assign(kind="row", split="member", repetitions=1)
+    frame.loc[[1, 2], "split"] = "held_out"
+    rows = TokenizedRows(frame.set_index("row_id", drop=False), toy.tokenizer(), examples)
+    rule = {"hopeless": lambda notes: notes.tuples["step"].max() >= 2}
+    notes, model = noting.Notes(rows, toy.how(), MeasureSettings(), 5, **rule), toy.new_model()
+    notes(model.eval(), 1)
+    with pytest.raises(noting.StoppedByRule) as error:
+        notes(model, 2)
+    assert error.value.model is model and notes.tuples["step"].unique().tolist() == [1, 2]
 
 
 def test_notes_do_not_touch_the_chance_of_training():
