@@ -53,8 +53,9 @@ def _recognized(settings: Profile) -> str:
     text = f"what is not written may still be kept: {label(least)} ({size} size) writes "
     rate = share(ends.loc[least].to_dict(), "member")
     text += f"{rate} of the rows{_planted(name, least, size)}; by its "
-    text += "losses alone a training row is told from an unseen one with a chance of "
-    text += row_text(scores.loc[(END, least)].to_dict(), "auc")
+    line = scores.loc[(END, least)].to_dict()
+    text += f"losses alone a training row is told from one of {line['n_other']:.0f} unseen ones "
+    text += f"with a chance of {row_text(line, 'auc')}"
     if "sft_epochs" in METHODS[least].coefficients:
         text += f" (its SFT start: {scores.loc[(START, least), 'auc']:.3f}; 0.5: a guess)"
         return f"{text}."

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.analysis.rates import distilled, student_sizes
-from kdlib.config.methods import PAPER, label
+from kdlib.config.methods import DISTILLED, PAPER, label
 from kdlib.config.profile import load_profile
 from kdlib.report import executed, first_screen, from_scratch, lookups, results
 from kdlib.report.usefulness_sentences import gaps_to_trivial, students_below_trivial
@@ -102,10 +102,12 @@ def decision(profile: str, translate: Translate = str) -> dict[str, Any]:
     at that end and their texts in a hundred; cost by what is counted (percent of the teacher);
     outdone (see `usefulness_sentences.students_below_trivial`), canaries (times, least, most) and
     attack (pairs of method and chance), empty where not measured; verdicts (number of claims by
-    verdict) and claims. Texts in a hundred have their 95% intervals.
+    verdict), claims (how many) and confirmed (which). Texts in a hundred, and chances, have their
+    95% intervals; students are the paper's methods'.
     """
     table1, metrics = results.read(profile, "table1"), results.read(profile, "metrics")
-    sizes, methods = student_sizes(table1), distilled(table1)
+    sizes, ran = student_sizes(table1), set(table1["method"])
+    methods = [method for method in DISTILLED if method in ran]  # the others may be of fewer seeds
     rates = table1.set_index(["method", "size"])
     students = rates[rates.index.isin(methods, level="method")]
     of_hundred = pd.DataFrame(
@@ -131,6 +133,7 @@ def decision(profile: str, translate: Translate = str) -> dict[str, Any]:
         "verdicts": {
             verdict: verdicts.get(verdict, 0) for verdict in ("confirmed", "refuted", "open")
         },
+        "confirmed": list(claims.loc[claims["verdict"] == "confirmed", "claim"]),
     }
 
 
@@ -200,22 +203,23 @@ def _elsewhere(profile: str, translate: Translate) -> dict[str, Any]:
 
 
 def of_hundred(share: float) -> str:
-    """A share in whole hundredths; "below 1" where it is not quite nothing."""
-    return "below 1" if 0 < share < 0.01 else f"{100 * share:.0f}"
+    """A share in whole hundredths; "below 1" where not quite nothing, "over 99" where not all."""
+    return (
+        "below 1" if 0 < share < 0.01 else "over 99" if 0.99 < share < 1 else f"{100 * share:.0f}"
+    )
 
 
 def _extreme(lines: pd.DataFrame, statistic: str, name: str = "member") -> tuple[list[Any], str]:
     """Whose share is the least or the most ("min", "max"), and that in a hundred, "40 [0–97]".
 
     Of several that are, the interval reaches from the lowest to the highest end. An end that is
-    below 1 stands as 0 or 1, whichever is further out.
+    below 1 or over 99 is rounded outwards.
     """
     tied = lines[lines[name] == lines[name].agg(statistic)]
     lo, hi = tied[f"{name}_lo"].min(), tied[f"{name}_hi"].max()
-    bounds = (
-        of_hundred(share).replace("below 1", bound) for share, bound in ((lo, "0"), (hi, "1"))
-    )
-    span = "" if pd.isna(lo) else f" [{'–'.join(bounds)}]"
+    low = of_hundred(lo).replace("below 1", "0").replace("over 99", "99")
+    high = of_hundred(hi).replace("below 1", "1").replace("over 99", "100")
+    span = "" if pd.isna(lo) else f" [{low}–{high}]"
     return [*tied.index], of_hundred(tied[name].iloc[0]) + span
 
 
@@ -231,7 +235,6 @@ def _line(
     rows = table1[(table1["size"] == size) & (table1["method"] != "base")]
     direct = rows[rows["method"] == ("teacher" if size == "teacher" else "sft")]
     part = students[students.index.get_level_values("size") == size]
-    part = part[part["member_seeds"] == part["member_seeds"].max()]  # one seed has another interval
     texts = dict.fromkeys(_extreme(part, statistic)[1] for statistic in ("min", "max") if len(part))
     return {
         "model": size,
@@ -265,7 +268,10 @@ def _attack(profile: str, rates: "pd.Series[float]") -> list[tuple[str, str]]:
         return []
     table = table[(table["score"] == "loss") & (table["size"] != "teacher")]
     table = table[table["method"] != "base"].drop_duplicates("method")
-    auc = table.set_index("method")["auc"]
     size = table["size"].iloc[0]
     lowest = min(distilled(table), key=lambda method: rates[method, size])
-    return [(f"{label(method)}, {size}", of_hundred(auc[method])) for method in ("sft", lowest)]
+    chances = {
+        method: _extreme(table[table["method"] == method], "max", "auc")[1]
+        for method in ("sft", lowest)
+    }
+    return [(f"{label(method)}, {size}", chance) for method, chance in chances.items()]

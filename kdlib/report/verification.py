@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
+from kdlib.analysis.rates import student_sizes
 from kdlib.errors import KdlibError
 
 KEYS = {"seed", "k", "at", "times", "repetitions", "epoch", "step", "seeds", "generation"}
@@ -44,7 +45,8 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
 def studied(tables: dict[str, pd.DataFrame]) -> tuple[str, str, str]:
     """The seeds, the methods and the parts of the tables, as `study` takes them."""
     metrics = tables["metrics"]
-    methods = [method for method in metrics["method"].unique() if method not in ("base", "teacher")]
+    students = metrics[metrics["size"].isin(student_sizes(metrics))]  # not answers without a model
+    methods = [method for method in students["method"].unique() if method != "base"]
     parts = [part for part, table in OF_PART.items() if table in tables]
     seeds = sorted(metrics["seed"].unique(), key=int)
     return " ".join(seeds), " ".join(methods), " ".join(parts)

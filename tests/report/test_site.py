@@ -85,7 +85,7 @@ def test_the_published_site_is_the_reference_run_s():
 
 
 @pytest.mark.parametrize(
-    ("share", "said"), [(0, "0"), (0.001, "below 1"), (0.126, "13"), (1, "100")]
+    ("share", "said"), [(0, "0"), (0.001, "below 1"), (0.126, "13"), (0.999, "over 99"), (1, "100")]
 )
 def test_shares_in_a_hundred(share, said):
     assert site.of_hundred(share) == said
@@ -96,7 +96,7 @@ def test_the_page_for_who_decides_says_what_the_tables_say():
     assert sum(said["verdicts"].values()) == said["claims"]
     assert said["of_hundred"].count("\n") == 4  # heading, teacher, two sizes
     assert said["cost"] and said["canaries"] and len(said["attack"]) == 2
-    assert all(0 <= float(chance) <= 100 for _, chance in said["attack"])
+    assert [chance for _, chance in said["attack"]] == ["over 99 [99–100]", "92 [88–96]"]
 
 
 def test_each_number_of_texts_has_its_interval():
@@ -137,15 +137,13 @@ def test_of_several_at_an_end_all_are_named(project):
     assert page(say)["least"][0] == "MiniLLM（大）、MiniLLM（小）"
 
 
-def test_what_was_trained_on_fewer_seeds_widens_no_interval(project):
-    page = decided(project, [], STUDENTS | {("gkd", "large"): 0.0})()
+def test_methods_beside_the_papers_may_be_of_fewer_seeds_and_are_left_out(project):
+    page = decided(project, [], STUDENTS | {("gkd", "large"): 0.0, ("gkd", "small"): 0.9})()
     path = project / "data" / "results" / "made" / "table1.csv"
     text = path.read_text()
-    path.write_text(
-        text.replace("gkd,large,0.0,-0.1,0.1,0,0,0.004,3", "gkd,large,0.0,-0.1,0.7,0,0,0.004,1")
-    )
-    assert site.decision("made")["of_hundred"] == page["of_hundred"] != ""
     path.write_text(text.replace("gkd,large,0.0,-0.1,0.1", "gkd,large,0.0,-0.1,0.7"))
+    assert site.decision("made") == page and "GKD" not in str(page)
+    path.write_text(text.replace("minillm,large,0.0,-0.1,0.1", "minillm,large,0.0,-0.1,0.7"))
     assert site.decision("made")["of_hundred"] != page["of_hundred"]
 
 

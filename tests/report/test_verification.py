@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from project import ROOT
 
+from kdlib.config.methods import METHODS
 from kdlib.errors import KdlibError
 from kdlib.report import findings, verification
+from kdlib.study import pipeline
 
 COMMITTED = ROOT / "data" / "results" / findings.REFERENCE
 
@@ -235,7 +237,8 @@ def test_the_committed_tables_equal_themselves_and_name_their_study(tmp_path):
     seeds, methods, parts = verification.studied(tables)
     assert "lab" in parts.split()
     assert seeds.split()[:3] == ["0", "1", "2"]
-    assert {"sft", "word_kd"} <= set(methods.split())
+    assert {"sft", "word_kd"} <= set(methods.split()) <= set(METHODS)
+    pipeline.plan(findings.REFERENCE, seeds, methods, parts)  # nothing in it is refused
     other, looked_at = shutil.copytree(COMMITTED, tmp_path / "other"), set()
     for file in other.glob("*.csv"):  # every table with measured numbers is looked at
         frame = pd.read_csv(file)
