@@ -276,7 +276,7 @@ def less_than_sft(lines: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     panels[0].set(xlim=(-limit, limit) if limit > 0 else (-1, 1))
     panels[0].locator_params(axis="x", nbins=6)
     names = [f"{label(method)}, {size}" for method, size in models if method != "all"]
-    style.names_down(panels[0], ["mean of all", *names])
+    style.names_down(panels[0], ["mean (how many)", *names])
     panels[0].set_ylim(top=-1)  # room for the number
     figure.supxlabel("memorized, minus what SFT memorizes (share of member rows)")
     return figure
