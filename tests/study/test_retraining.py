@@ -39,7 +39,7 @@ def rows(lab):
 
 @pytest.fixture
 def cut(lab):
-    return counterfactual.collect("own", [0])
+    return counterfactual.collect(own_data.profile_of(lab), [0])
 
 
 def members(rows, count):
