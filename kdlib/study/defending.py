@@ -12,7 +12,7 @@ from kdlib.config.defences import DEFENCES
 from kdlib.config.sections import TokenSettings
 from kdlib.data import duplicates, scrubbing
 from kdlib.data.pool import TEXTS
-from kdlib.distill import defences, methods, trainer
+from kdlib.distill import defences, trainer
 from kdlib.distill.text_sources import PoissonReading, Reading
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints
@@ -27,7 +27,7 @@ def acts(run: Run) -> str:
 
 def require_possible(run: Run) -> None:
     """Refuse a defence that the run's method cannot carry, by KdlibError with the reason."""
-    if run.defence == "dp_sgd" and run.recipe.text not in ("rows", *methods.DECODINGS):
+    if run.defence == "dp_sgd" and run.recipe.on_policy:
         problem = f"its text ('{run.recipe.text}') is written during training by the student"
         reason = "so that a row acts through what is written, too, and not by its gradient alone"
         remedy = "take a method that reads rows or the teacher's text"

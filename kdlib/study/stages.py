@@ -103,7 +103,7 @@ def _trained(
 
 def _require_shareable(run: Run) -> None:
     """Refuse what several processes would train otherwise than one."""
-    samples = run.method != BASE and run.recipe.text not in ("rows", *methods.DECODINGS)
+    samples = run.method != BASE and run.recipe.on_policy
     if sharing.world_size() > 1 and (samples or run.defence):
         problem = "its student writes text by random draws" if samples else "its defence may draw"
         reason = "several processes would train it otherwise than one"
