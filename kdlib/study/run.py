@@ -23,7 +23,7 @@ FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base model
 MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
 VARIED_BY, REORDERED_BY = "14_cause", "11_inheritance"  # the notebooks of variations, of order
 DEFENDED_BY = "15_defences"
-UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
+UNCUT = tokens.WHOLE  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
 
 
@@ -215,7 +215,7 @@ def tokenizer_dir(profile: Profile) -> Path:
 
 
 def load_tokenizer(profile: Profile) -> Any:
-    """The tokenizer that all models of the profile share; refuses models with different ones."""
+    """The tokenizer that all models of the profile share; refuses models that do not fit."""
     if profile.from_scratch:
         location = tokenizer_dir(profile), base_identity(profile, TEACHER), profile.name, FIRST
         return tokens.load_tokenizer(runs.require(*location))
