@@ -215,7 +215,7 @@ def tokenizer_dir(profile: Profile) -> Path:
 
 
 def load_tokenizer(profile: Profile) -> Any:
-    """The tokenizer that all models of the profile share; refuses models that do not fit."""
+    """The tokenizer that all models share; refuses those with another, or with more logits."""
     if profile.from_scratch:
         location = tokenizer_dir(profile), base_identity(profile, TEACHER), profile.name, FIRST
         return tokens.load_tokenizer(runs.require(*location))
@@ -224,6 +224,7 @@ def load_tokenizer(profile: Profile) -> Any:
     shared = tokens.load_tokenizer(first)
     for path in others:
         tokens.same_tokenizer(shared, tokens.load_tokenizer(path), (first, path))
+        checkpoints.require_same_vocabulary(first, path)
     return shared
 
 

@@ -324,6 +324,21 @@ def test_bad_input_has_one_message_and_nothing_is_made_of_it(
     assert left - kept == {Path("data/raw/packages/kd_other-1.0-py3-none-any.whl")}
 
 
+def test_sizes_whose_heads_are_padded_differently(cut, tmp_path):
+    """As Qwen2.5's small and large ones: one tokenizer, logits of different lengths."""
+    tokenizer, teacher = load_tokenizer(cut), cut.models["teacher"].path
+    own_data.save_base(tmp_path, 8, tokenizer)
+    model, count = checkpoints.load_model(tmp_path), len(tokenizer)
+    model.resize_token_embeddings(count + 20, mean_resizing=False)
+    checkpoints.save_model(model, tokenizer, tmp_path)
+    models = cut.models | {"padded": ModelSettings(path=str(tmp_path))}
+    padded = cut.model_copy(update={"models": models, "name": "padded"})
+    said = f"'{teacher}' and student '{tmp_path}' give {count} and {count + 20} logits"
+    with pytest.raises(KdlibError, match=f"{said}, .*; take sizes with the same vocab_size"):
+        pretraining.prepare(padded)
+    assert not runs.runs_dir("padded").exists()
+
+
 def test_sizes_that_do_not_share_a_tokenizer(cut, tmp_path):
     own_data.save_base(tmp_path, 8)
     models = cut.models | {"other": ModelSettings(path=str(tmp_path))}
