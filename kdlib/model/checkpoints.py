@@ -263,3 +263,11 @@ def plain_head(model: Any) -> bool:
             full = model(ids, **settings).logits.float()
         _PLAIN_HEAD[model] = torch.allclose(plain, full, rtol=1e-2, atol=1e-2)
     return _PLAIN_HEAD[model]
+
+
+def require_plain_head(model: Any, name: str | Path) -> None:
+    """Refuse, in a KdlibError, to train what `response_logits` does not give the logits of."""
+    if not plain_head(model):
+        problem = "changes its logits behind the LM head (a scale, a soft cap)"
+        reason = "which training does not follow; take another family"
+        raise KdlibError(f"model '{name}' {problem}, {reason}")

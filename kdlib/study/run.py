@@ -291,10 +291,10 @@ def load(run: Run, dropout: float | None = None) -> Any:
         identity = base_identity(p, run.size, run.pretraining)
         runs.require(Path(run.checkpoint), identity, p.name, FIRST)
     model, limit = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
-    size = getattr(model.config, "max_position_embeddings", None) or limit
-    if size < limit:
+    if (size := getattr(model.config, "max_position_embeddings", None) or limit) < limit:
         cause = f"{size} tokens, fewer than tokens.max_length = {limit}; lower tokens.max_length"
         raise KdlibError(f"model '{run.checkpoint}' reads {cause}")
     if run.method == BASE and p.models[run.size].path:
         checkpoints.require_match(model, tokens.load_tokenizer(run.checkpoint), run.checkpoint)
+        checkpoints.require_plain_head(model, run.checkpoint)
     return model.to(checkpoints.device())

@@ -152,10 +152,6 @@ def train(
             notes(model.eval(), max(notes.steps))
         return model
     model, recipe = load(run.base, settings.dropout), run.recipe
-    if not checkpoints.plain_head(model):
-        problem = "changes its logits behind the LM head (a scale, a soft cap)"
-        reason = "which training does not follow; take another family"
-        raise KdlibError(f"model '{run.base.checkpoint}' {problem}, {reason}")
     with sharing.main_first():
         if recipe.objective != "cross_entropy" and targets is None:
             targets = teacher_output.targets(run, rows)

@@ -247,6 +247,16 @@ def test_a_teacher_whose_layers_cannot_be_left_out(cut, tmp_path, forbid):
         pretraining.prepare(cut.model_copy(update={"models": models, "name": "placed"}))
 
 
+def test_a_teacher_that_scales_its_logits_is_not_cut(cut, tmp_path, forbid):
+    """Students would be healed on other logits than its own."""
+    own_data.save_scaled(tmp_path, load_tokenizer(cut), layers=4)
+    models = cut.models | {"teacher": ModelSettings(path=str(tmp_path))}
+    forbid(trainer, "fit")
+    forbid(pretraining.pruning, "losses_without_layers")
+    with pytest.raises(KdlibError, match=f"model '{tmp_path}' changes its logits behind the LM"):
+        pretraining.prepare(cut.model_copy(update={"models": models, "name": "scaled"}))
+
+
 PROFILE = """
 seeds = [0]
 [data]
