@@ -138,14 +138,15 @@ def twins(run: Run, rows: TokenizedRows) -> pd.DataFrame:
     file, planted = require(run) / "twins.parquet", rows.split("member", "canary")
     drawn, examples = draw_twins(run.profile, run.seed, rows)
     twin_of = [*(example.row_id for example in planted), *(row["twin_of"] for row in drawn)]
-    if file.is_file() and len(cached := pd.read_parquet(file)) == len(twin_of):
-        return cached
-    examples, batch = [*planted, *examples], run.profile.measure.batch
-    scores = meter.meter(load(run), examples, pad_id=rows.pad_id, batch=batch)
-    nats = scores["nats_per_token"] * scores["length"]
-    frame = pd.DataFrame({"row_id": scores["row_id"], "twin_of": twin_of, "nats": nats})
-    runs.write_table(file, frame)
-    return frame
+    with runs.locked(file):
+        if file.is_file() and len(cached := pd.read_parquet(file)) == len(twin_of):
+            return cached
+        examples, batch = [*planted, *examples], run.profile.measure.batch
+        scores = meter.meter(load(run), examples, pad_id=rows.pad_id, batch=batch)
+        nats = scores["nats_per_token"] * scores["length"]
+        frame = pd.DataFrame({"row_id": scores["row_id"], "twin_of": twin_of, "nats": nats})
+        runs.write_table(file, frame)
+        return frame
 
 
 def divergences(run: Run, rows: TokenizedRows) -> pd.Series:

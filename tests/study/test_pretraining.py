@@ -174,6 +174,33 @@ def test_what_was_interrupted_is_made_again_and_the_costs_are_kept(cut, monkeypa
     assert load(Run(profile, 0, BASE, "three")).config.num_hidden_layers == 3
 
 
+def test_what_another_process_makes_while_this_one_waits_is_not_made_again(
+    prepared, cut, meanwhile, forbid
+):
+    """Two commands may start with the same base models, such as a study and a release."""
+    scratch, cut = (one.model_copy(update={"name": "meanwhile"}) for one in (prepared, cut))
+    folder, identity = tokenizer_dir(scratch), base_identity(scratch, "teacher")
+    forbid(pretraining.tokens, "train_tokenizer")
+    meanwhile(folder, lambda: runs.write_manifest(folder, identity))
+    pretraining.train_tokenizer(scratch, [])
+
+    base = Run(scratch, 0, BASE, "tiny")
+    tiny = base_identity(scratch, "tiny")
+    forbid(trainer, "fit")
+    meanwhile(base.checkpoint, lambda: runs.write_manifest(base.checkpoint, tiny))
+    pretraining.pretrain(base, [])
+
+    costs = pretraining.layer_costs(cut)
+    known = runs.fingerprint([base_identity(cut, "teacher"), cut.pretrain.apart])
+
+    def measured():
+        runs.write_table(costs, pd.DataFrame({"layer": [0, 1], "nats_without": [2.0, 1.0]}))
+        runs.write_manifest(costs.parent, known)
+
+    meanwhile(costs.parent, measured)
+    assert pretraining.kept_layers(cut, "one", None, None) == [0]
+
+
 def test_the_whole_model_teaches_where_the_mix_says_so(cut, monkeypatch):
     objective, asked = pretraining.objectives.objective, []
     monkeypatch.setattr(
