@@ -1,4 +1,4 @@
-"""Statistics of the project: every interval, test and correction; nobody else draws samples.
+"""Statistics of tables: intervals over seeds and groups, tests, and corrections for many.
 
 Intervals (lo, hi) are of 95%. Rows of one response (`groups`, [n]) stand or fall together: groups
 are drawn, not rows (Efron 1979). With the rows' `seeds`, seeds are drawn, then groups, and a row

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import toy
+from transformers import CohereConfig, CohereForCausalLM
 
 from kdlib import runs
 from kdlib.config.methods import METHODS
@@ -86,6 +87,15 @@ def save_base(folder, width, tokenizer=None, positions=POSITIONS):
     tokenizer = tokenizer or toy.tokenizer()
     made = checkpoints.make_model(shape, tokenizer, positions, 0)
     checkpoints.save_model(made, tokenizer, folder)
+
+
+def save_scaled(folder, tokenizer, layers=1):
+    """What `save_pretrained` writes of a model with a scale behind its LM head."""
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": layers}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0}
+    config = CohereConfig(vocab_size=len(tokenizer), logit_scale=0.25, **shape)
+    config.eos_token_id = tokenizer.eos_token_id
+    checkpoints.save_model(CohereForCausalLM(config), tokenizer, folder)
 
 
 def exchanged(text, changed):

@@ -1,6 +1,5 @@
 """What a row is like, before any model reads it: attributes that may make it stay (notebook 12)."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis.extraction import zlib_bytes
-from kdlib.data.duplicates import alike
+from kdlib.data.duplicates import WORD, alike
 
 SIMILAR = 0.5  # Jaccard similarity from which two responses are near copies
 ATTRIBUTES = {  # name: what it is, in words for tables and figures
@@ -19,7 +18,6 @@ ATTRIBUTES = {  # name: what it is, in words for tables and figures
     "rarity": "rarity (nats per token)",
     "context_overlap": "words that stand in the prompt (share)",
 }
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")  # get_maxClique: get, max, Clique
 
 
 def attributes(
@@ -71,6 +69,6 @@ def near_copies(texts: Sequence[str], groups: Sequence[str], counted: Sequence[b
 
 def overlap(response: str, prompt: str) -> float:
     """Share of the response's words that stand in its prompt: what is copied is no memory."""
-    words = [word.lower() for word in _WORD.findall(response)]
-    prompt_words = {word.lower() for word in _WORD.findall(prompt)}
+    words = [word.lower() for word in WORD.findall(response)]
+    prompt_words = {word.lower() for word in WORD.findall(prompt)}
     return sum(word in prompt_words for word in words) / max(1, len(words))

@@ -16,8 +16,8 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.analysis import equal_usefulness
-from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.equal_usefulness import KEYS, at, members, memorized_at
+from kdlib.analysis.own_claims import Judged
 from kdlib.analysis.rates import ROW, Frames, noted
 from kdlib.stats import Line, each, is_significant, paired_difference, ratio, row_text
 
@@ -56,7 +56,7 @@ def memorized(notes: pd.DataFrame) -> pd.DataFrame:
 
 
 def ends(frame: pd.DataFrame) -> pd.DataFrame:
-    """The lines of each method's last epoch, of `members` or of `memorized`."""
+    """The lines of each method's last epoch: of notes, of `members` or of `memorized`."""
     return frame[frame["epoch"] == frame.groupby("method")["epoch"].transform("max")]
 
 

@@ -18,8 +18,7 @@ from scipy.special import ndtr, ndtri
 
 from kdlib import runs
 from kdlib.analysis import cause, companion_claims, life_claims, own_claims, plane
-from kdlib.analysis.companion_claims import Judged
-from kdlib.analysis.own_claims import named, taught
+from kdlib.analysis.own_claims import Judged, named, taught
 from kdlib.analysis.rates import MODEL, natural
 from kdlib.config.methods import DISTILLED, label
 from kdlib.stats import (

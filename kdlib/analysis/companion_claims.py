@@ -9,13 +9,12 @@ from typing import Any
 import pandas as pd
 
 from kdlib.analysis.attacks import END, LOWEST, START
+from kdlib.analysis.own_claims import Judged
 from kdlib.config.methods import DISTILLED, METHODS, label
 from kdlib.stats import ALPHA, judgeable, judged, row_text
 
 PUBLISHED_AUC = (0.54, 0.83)  # of students in 2508.07054
 MARGIN = 0.05  # of what a student memorizes (D1), of the rows that only the teacher does (D2)
-
-Judged = tuple[bool, bool, str]  # confirmed, refuted, evidence
 
 
 def _small_own_share(own: pd.DataFrame, shares: pd.DataFrame) -> Judged:

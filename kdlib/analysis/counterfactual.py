@@ -1,7 +1,6 @@
 """What a row gains by having been trained on: models of halves of the member rows (notebook 11).
 
-Models of `halves` have a part: "half-0a" is side a of the first pair of halves (each row is in one
-half and out of the other), "taught-0a" that side's students taught by the teacher of all rows.
+What the column `part` of these models says stands in `config.halves`.
 """
 
 from collections.abc import Sequence
@@ -10,25 +9,29 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.analysis.rates import MODEL, ROW, model_of, natural
+from kdlib.analysis.rates import MODEL, ROW, natural
+from kdlib.config.halves import half_models
+from kdlib.config.profile import Profile
 from kdlib.errors import KdlibError
 from kdlib.stats import Line, bootstrap, each, line
 
 
-def collect(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
-    """The tuples of every model that was trained on a part of the rows, with part.
+def collect(profile: Profile, seeds: Sequence[int]) -> pd.DataFrame:
+    """The tuples of every model of halves that the profile asks for, with part.
 
-    KdlibError where a seed has none; it says what makes them.
+    KdlibError where one is missing; it says what makes them.
     """
     frames = []
     for seed in seeds:
-        manifests = sorted(runs.seed_dir(profile, seed).glob(f"*-[0-9][ab]/*/{runs.MANIFEST}"))
-        if not manifests:
-            fix = f'09_memorization_meter, or all with: make study PROFILE={profile} SEEDS="{seed}"'
-            raise KdlibError(f"seed {seed} has no models of halves; make them with notebook {fix}")
-        for folder in (manifest.parent for manifest in manifests):
-            frame = pd.read_parquet(folder / "tuples.parquet").assign(**model_of(folder))
-            frames.append(frame.assign(seed=seed, part=folder.parent.name))
+        for part, method, size in sorted(half_models(profile)):
+            folder = runs.seed_dir(profile.name, seed) / part / f"{method}-{size}"
+            if runs.read_manifest(folder) is None:
+                problem = f"{method} {size} of {part}, seed {seed}, is not there"
+                recipe = f'make study PROFILE={profile.name} SEEDS="{seed}" PARTS=lab'
+                remedy = f"make the models of halves with notebook 11_inheritance, or: {recipe}"
+                raise KdlibError(f"{problem}; {remedy}")
+            frame = pd.read_parquet(folder / "tuples.parquet")
+            frames.append(frame.assign(method=method, size=size, seed=seed, part=part))
     return pd.concat(frames, ignore_index=True)
 
 

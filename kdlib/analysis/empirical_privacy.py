@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis import bounds
+from kdlib.analysis.cause import ends
 from kdlib.analysis.equal_usefulness import selection
 from kdlib.stats import ALPHA, Line, each
 
@@ -25,8 +26,7 @@ def attacked(notes: pd.DataFrame, delta: float) -> pd.DataFrame:
     be, were all found and none false). Rows of one model are taken for independent, which is nearly
     so where each has little part in it (Steinke et al. 2023 bound a single run without that).
     """
-    rows = notes[notes["kind"] == "row"]
-    rows = rows[rows["epoch"] == rows.groupby("method")["epoch"].transform("max")]
+    rows = ends(notes[notes["kind"] == "row"])
     unique = ~rows.duplicated(["method", "seed", "group"], keep=False)
     distinct = rows[unique].drop_duplicates(["method", "group"])
     return each(distinct, ["method"], lambda part: _bounded(part, delta))

@@ -9,9 +9,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.life_cycle import GROUPS, gap
-from kdlib.analysis.own_claims import GAIN
+from kdlib.analysis.own_claims import GAIN, Judged
 from kdlib.config.life import (
     AFRESH,
     DIRECTLY,

@@ -18,6 +18,7 @@ import pandas as pd
 
 from kdlib import runs
 from kdlib.analysis import roc
+from kdlib.analysis.release_steps import change_since
 from kdlib.config.exact_match import exact
 from kdlib.config.life import (
     MODELS,
@@ -31,7 +32,6 @@ from kdlib.stats import (
     difference,
     each,
     line,
-    paired_difference,
     ratio,
 )
 
@@ -72,7 +72,7 @@ def generations(rows: pd.DataFrame) -> pd.DataFrame:
             if len(subset):
                 lines.append(facts | {"measure": name} | _share(subset))
             if len(subset) and generation and name != "newest rows":
-                change = _change(subset, initial.query(query))
+                change = change_since(subset, initial.query(query), "hit")
                 lines.append(facts | {"measure": name, "kind": "change"} | change)
         lines.append(facts | {"measure": MEMBERSHIP} | _membership_auc(part, GROUPS["old rows"]))
     return pd.DataFrame(lines)[["way", "generation", "measure", "kind", *SHOWN]]
@@ -97,10 +97,11 @@ def returned(rows: pd.DataFrame) -> pd.DataFrame:
         is_new = [pd.MultiIndex.from_frame(df[["seed", "row_id"]]).isin(unrecited) for df in final]
         brought_back = [df[new] for df, new in zip(final, is_new, strict=True)]
         recited = [df.assign(hit=new)[df["hit"] > 0] for df, new in zip(final, is_new, strict=True)]
-        for measure, pair in (("brought back", brought_back), ("recited", final), ("new", recited)):
-            shares = dict(zip(("with", "without"), map(_share, pair), strict=True))
-            if measure != "new" and len(pair[0]):
-                shares["difference"] = _change(*pair)
+        pairs = {"brought back": brought_back, "recited": final, "new": recited}
+        for measure, (having, lacking) in pairs.items():
+            shares = {"with": _share(having), "without": _share(lacking)}
+            if measure != "new" and len(having):
+                shares["difference"] = change_since(having, lacking, "hit")
             facts = {"rows": name, "measure": measure}
             lines += [facts | {"update": update} | share for update, share in shares.items()]
     return pd.DataFrame(lines)[["rows", "measure", "update", *SHOWN]]
@@ -199,11 +200,6 @@ def _membership_auc(rows: pd.DataFrame, members: str) -> Line:
     (row,) = roc.evaluate(subset, ["loss"]).to_dict("records")
     interval = row["auc_lo"], row["auc_hi"]
     return line(row["auc"], interval, n=len(subset), groups=row["groups"])
-
-
-def _change(rows: pd.DataFrame, before: pd.DataFrame) -> Line:
-    change = paired_difference(rows, before, "hit")
-    return change | ({"lo": np.nan, "hi": np.nan} if change["groups"] < MIN_GROUPS else {})
 
 
 def gap(rows: pd.DataFrame, values: pd.Series, side: np.ndarray) -> Line:

@@ -6,11 +6,11 @@ Written before any reported seed was run, see `claims`. Taught in notebook 10.
 import numpy as np
 import pandas as pd
 
-from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.rates import MODEL
 from kdlib.config.methods import DISTILLED, label
 from kdlib.stats import is_significant, judgeable, row_text
 
+Judged = tuple[bool, bool, str]  # confirmed, refuted, evidence
 GAIN = 0.05  # of the member rows: memorizing so much less is a gain (A1, A2)
 
 

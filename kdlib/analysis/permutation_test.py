@@ -21,9 +21,9 @@ def chance(frame: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
     which the SFT students memorize as much besides ("missed"). A group that has no like keeps its
     place, so the last null is the strictest. Columns: method, size, null, metric (see
     `inheritance.pairs`), value (observed), expected, lo, hi (the middle 95% of the permutations),
-    p (two-sided, at least 2 / draws: Phipson and Smyth 2010), n, groups (that could change places),
-    hit_groups (different responses among those observed). A seed's rows stay in it: no seeds are
-    drawn, since chance is asked about in these.
+    p (two-sided, at least 2 / (draws + 1): Phipson and Smyth 2010), n, groups (that could change
+    places), hit_groups (different responses among those observed). A seed's rows stay in it: no
+    seeds are drawn, since chance is asked about in these.
     """
     rows = []
     for method, part in frame.groupby("method", sort=False):

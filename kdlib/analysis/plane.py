@@ -30,10 +30,9 @@ import numpy as np
 import pandas as pd
 
 from kdlib.analysis import cause, equal_usefulness, roc
-from kdlib.analysis.companion_claims import Judged
 from kdlib.analysis.extraction import NEAR, near_verbatim
 from kdlib.analysis.frontier import frontier
-from kdlib.analysis.own_claims import GAIN, at_equal_usefulness, taught
+from kdlib.analysis.own_claims import GAIN, Judged, at_equal_usefulness, taught
 from kdlib.analysis.rates import Frames
 from kdlib.config.methods import DISTILLED, label
 from kdlib.stats import row_text

@@ -37,16 +37,18 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
             level = ratio(part["group"], part[column], np.ones(len(part)))
             lines.append(facts | {"kind": "level"} | level)
             if before is not None:
-                lines.append(facts | {"kind": "change"} | _change(part, before, column))
+                lines.append(facts | {"kind": "change"} | change_since(part, before, column))
             before = part
     order = {step: i for i, step in enumerate(answers["step"].unique())}
     steps = pd.DataFrame(lines)[["step", "measure", "kind", *SHOWN]]
     return steps.sort_values("step", key=lambda names: names.map(order), kind="stable")
 
 
-def _change(part: pd.DataFrame, before: pd.DataFrame, column: str) -> Line:
-    change = paired_difference(part, before, column)
-    return change | ({"lo": np.nan, "hi": np.nan} if change["groups"] < MIN_GROUPS else {})
+def change_since(rows: pd.DataFrame, before: pd.DataFrame, column: str) -> Line:
+    """The mean of a column less that before, over the same rows; of few groups no interval."""
+    difference = paired_difference(rows, before, column)
+    few = difference["groups"] < MIN_GROUPS
+    return difference | ({"lo": np.nan, "hi": np.nan} if few else {})
 
 
 def copies(answers: pd.DataFrame) -> pd.DataFrame:

@@ -56,14 +56,22 @@ class Method(Entry):
     colour: str = "0.4"
     marker: str = "o"
 
+    @property
+    def on_policy(self) -> bool:
+        """Whether the student reads text of its own, alone or beside other text."""
+        return not self.text.startswith(("rows", "teacher"))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it is anything but cross-entropy on the rows."""
+        return (self.text, self.objective) != ("rows", "cross_entropy")
+
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 METHODS = {name: Method(**block) for name, block in _TABLE.items()}
 PAPER = tuple(name for name, method in METHODS.items() if method.paper)
 DISTILLED = tuple(name for name in PAPER if name != "sft")
-ON_POLICY = tuple(  # of these: the student reads text of its own
-    name for name in DISTILLED if not METHODS[name].text.startswith(("rows", "teacher"))
-)
+ON_POLICY = tuple(name for name in DISTILLED if METHODS[name].on_policy)
 
 
 def label(name: str) -> str:

@@ -1,10 +1,12 @@
 """Texts that say the same, or nearly: exact and near copies."""
 
+import re
 from collections.abc import Sequence
 
 from datasketch import MinHash, MinHashLSH
 
 SHINGLE = 5  # characters in a row: responses of a dozen words have too few runs of words
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")  # get_maxClique: get, max, Clique
 
 
 def shingles(text: str) -> set[str]:

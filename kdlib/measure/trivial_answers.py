@@ -22,6 +22,7 @@ from rapidfuzz.distance import LCSseq
 from rouge_score import tokenizers
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from kdlib.data.duplicates import WORD
 from kdlib.measure import similarity, usefulness
 
 MOST = 500  # member rows on which constant and template are chosen
@@ -32,7 +33,6 @@ SLOT = "{}"  # where a template has what it echoes
 # context holds, all of that
 ECHOED = ("name", "names", "line", "context")
 _NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)  # and arguments: a context of pydocs
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _STEMS, _SURFACE = (tokenizers.DefaultTokenizer(use_stemmer=stem) for stem in (True, False))
 
 Tokens = list[str]
@@ -102,7 +102,7 @@ def echo(instruction: str, context: str, field: str = "names") -> str:
     first, _, rest = context.partition("\n")
     match = _NAME.fullmatch(first)
     parts = match[1].split(".")[-1 if field == "name" else -2 :] if match else []
-    names = " ".join(word.lower() for word in _WORD.findall(" ".join(parts)))
+    names = " ".join(word.lower() for word in WORD.findall(" ".join(parts)))
     body = rest if match else context
     text = {"line": body.partition("\n")[0], "context": body}.get(field, names)
     return text or instruction

@@ -70,6 +70,12 @@ def make_model(settings: ModelSettings, tokenizer: Any, positions: int, seed: in
     return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=positions, **config))
 
 
+def read_config(path: str | Path) -> Any:
+    """The configuration of a model, by folder or hub name; its weights are not read."""
+    with quiet(), load_errors("model", path):
+        return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+
+
 def load_model(path: str | Path, dropout: float | None = None) -> Any:
     """A causal model by folder or hub name, float32 in eval mode; see `load_errors` and `_check`.
 
@@ -77,8 +83,8 @@ def load_model(path: str | Path, dropout: float | None = None) -> Any:
     """
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention()}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by _check
+    config = read_config(path)
     with quiet(), load_errors("model", path):
-        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ValueError(f"it is no causal model ({type(config).__name__})")
         if dropout is not None:
@@ -147,6 +153,18 @@ def require_match(model: Any, tokenizer: Any, name: str | Path) -> None:
         problem = f"the model's end token {end_ids} is '{text}' there, and no special token"
     if problem:
         raise KdlibError(f"the tokenizer at '{name}' is another model's: {problem}; {NEEDED}")
+
+
+def require_same_vocabulary(teacher: str | Path, student: str | Path) -> None:
+    """Refuse, in a KdlibError with both names, models that do not give as many logits.
+
+    Sizes of one family may share a tokenizer, and yet be padded beyond it each in its own way.
+    """
+    counts = [read_config(path).get_text_config().vocab_size for path in (teacher, student)]
+    if counts[0] != counts[1]:
+        problem = f"teacher '{teacher}' and student '{student}' give {counts[0]} and {counts[1]}"
+        remedy = "take sizes with the same vocab_size in config.json"
+        raise KdlibError(f"{problem} logits, though they share a tokenizer; {remedy}")
 
 
 def same_weights(first: Any, second: Any) -> bool:
@@ -245,3 +263,11 @@ def plain_head(model: Any) -> bool:
             full = model(ids, **settings).logits.float()
         _PLAIN_HEAD[model] = torch.allclose(plain, full, rtol=1e-2, atol=1e-2)
     return _PLAIN_HEAD[model]
+
+
+def require_plain_head(model: Any, name: str | Path) -> None:
+    """Refuse, in a KdlibError, to train what `response_logits` does not give the logits of."""
+    if not plain_head(model):
+        problem = "changes its logits behind the LM head (a scale, a soft cap)"
+        reason = "which training does not follow; take another family"
+        raise KdlibError(f"model '{name}' {problem}, {reason}")

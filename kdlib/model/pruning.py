@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints
@@ -18,9 +17,7 @@ REMEDY = "give students by path, or a teacher of another family"
 
 def depth(path: str | Path) -> int:
     """How many layers a model has, by folder or hub name; its weights are not read."""
-    with checkpoints.quiet(), checkpoints.load_errors("model", path):
-        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-    return config.get_text_config().num_hidden_layers
+    return checkpoints.read_config(path).get_text_config().num_hidden_layers
 
 
 def layers(model: Any) -> tuple[nn.Module, str]:

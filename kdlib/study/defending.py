@@ -9,15 +9,14 @@ from typing import Any
 import torch
 
 from kdlib.config.defences import DEFENCES
-from kdlib.config.sections import TokenSettings
 from kdlib.data import duplicates, scrubbing
 from kdlib.data.pool import TEXTS
-from kdlib.distill import defences, methods, trainer
+from kdlib.distill import defences, trainer
 from kdlib.distill.text_sources import PoissonReading, Reading
 from kdlib.errors import KdlibError
 from kdlib.model import checkpoints
 from kdlib.model.tokens import Example, Source, TokenizedRows, encode
-from kdlib.study.run import Run
+from kdlib.study.run import UNCUT, Run
 
 
 def acts(run: Run) -> str:
@@ -27,7 +26,7 @@ def acts(run: Run) -> str:
 
 def require_possible(run: Run) -> None:
     """Refuse a defence that the run's method cannot carry, by KdlibError with the reason."""
-    if run.defence == "dp_sgd" and run.recipe.text not in ("rows", *methods.DECODINGS):
+    if run.defence == "dp_sgd" and run.recipe.on_policy:
         problem = f"its text ('{run.recipe.text}') is written during training by the student"
         reason = "so that a row acts through what is written, too, and not by its gradient alone"
         remedy = "take a method that reads rows or the teacher's text"
@@ -65,9 +64,8 @@ def _scrubbed(run: Run, rows: TokenizedRows) -> TokenizedRows:
     clean = presented[TEXTS].map(scrubbing.scrub)
     changed = clean.ne(presented[TEXTS]).any(axis=1)
     frame.loc[presented.index, TEXTS] = clean
-    settings = TokenSettings(max_prompt=2**30, max_length=2**31)
     records = frame.loc[changed[changed].index].to_dict("records")
-    encoded = encode(records, rows.tokenizer, settings, run.profile.template)
+    encoded = encode(records, rows.tokenizer, UNCUT, run.profile.template)
     max_length = run.profile.tokens.max_length
     truncated = (
         replace(example, response=example.response[: max_length - len(example.prompt)])

@@ -44,15 +44,13 @@ class Plan(NamedTuple):
 
     def needs_teacher(self, notebook: str) -> bool:
         """Whether one of the chosen methods that the notebook trains learns from the teacher."""
-        recipes = [self.profile.method(name) for name in self.trained.get(notebook, [])]
-        return any(
-            (recipe.text, recipe.objective) != ("rows", "cross_entropy") for recipe in recipes
-        )
+        names = self.trained.get(notebook, [])
+        return any(self.profile.method(name).needs_teacher for name in names)
 
     def samples(self, notebook: str) -> bool:
         """Whether a student writes text while it trains there, which takes longest."""
-        texts = {self.profile.method(name).text for name in self.trained.get(notebook, [])}
-        return any(not text.startswith(("rows", "teacher")) for text in texts)
+        names = self.trained.get(notebook, [])
+        return any(self.profile.method(name).on_policy for name in names)
 
 
 def plan(

@@ -81,40 +81,43 @@ def _require_fewer(profile: Profile, sizes: list[str]) -> None:
 def train_tokenizer(profile: Profile, documents: list[str]) -> None:
     """The tokenizer of models made from scratch: of the general text and the prompts."""
     folder, identity = tokenizer_dir(profile), base_identity(profile, TEACHER)
-    if runs.done(folder, identity):
-        return
-    rows = load_pool(profile.data)[["instruction", "context"]].itertuples(index=False)
-    prompts = [
-        tokens.prompt_text(instruction, context, profile.template) for instruction, context in rows
-    ]
-    tokenizer = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
-    (folder / runs.MANIFEST).unlink(missing_ok=True)
-    with runs.write_errors(folder):
-        tokenizer.save_pretrained(folder)
-    runs.write_manifest(folder, identity)
+    with runs.locked(folder):  # another process may make the same
+        if runs.done(folder, identity):
+            return
+        rows = load_pool(profile.data)[["instruction", "context"]].itertuples(index=False)
+        prompts = [
+            tokens.prompt_text(instruction, context, profile.template)
+            for instruction, context in rows
+        ]
+        tokenizer = tokens.train_tokenizer([*documents, *prompts], profile.tokens.vocabulary)
+        (folder / runs.MANIFEST).unlink(missing_ok=True)
+        with runs.write_errors(folder):
+            tokenizer.save_pretrained(folder)
+        runs.write_manifest(folder, identity)
 
 
 def pretrain(run: Run, documents: list[str]) -> None:
     """One base model, trained on the general text: from scratch, or cut from the teacher's."""
     profile, size, folder = run.profile, run.size, Path(run.checkpoint)
     identity = base_identity(profile, size, run.pretraining)
-    if runs.done(folder, identity):
-        return
-    tokenizer, positions = load_tokenizer(profile), profile.tokens.max_length
-    blocks = tokens.text_blocks(documents, tokenizer, min(BLOCK, positions))
-    (folder / runs.MANIFEST).unlink(missing_ok=True)
-    started = time.perf_counter()
-    if profile.cut(size):
-        model, facts = heal(run, tokenizer, blocks)
-    else:
-        model = checkpoints.make_model(
-            profile.models[size], tokenizer, positions, seed=run.pretraining
-        )
-        model, facts = model.to(checkpoints.device()), {}
-        fit(run, model, blocks, objectives.objective("cross_entropy"), tokenizer)
-    checkpoints.save_model(model, tokenizer, folder)
-    facts |= {"threads": torch.get_num_threads(), "seconds": time.perf_counter() - started}
-    runs.write_manifest(folder, identity, size=size, **facts)
+    with runs.locked(folder):  # another process may make the same
+        if runs.done(folder, identity):
+            return
+        tokenizer, positions = load_tokenizer(profile), profile.tokens.max_length
+        blocks = tokens.text_blocks(documents, tokenizer, min(BLOCK, positions))
+        (folder / runs.MANIFEST).unlink(missing_ok=True)
+        started = time.perf_counter()
+        if profile.cut(size):
+            model, facts = heal(run, tokenizer, blocks)
+        else:
+            model = checkpoints.make_model(
+                profile.models[size], tokenizer, positions, seed=run.pretraining
+            )
+            model, facts = model.to(checkpoints.device()), {}
+            fit(run, model, blocks, objectives.objective("cross_entropy"), tokenizer)
+        checkpoints.save_model(model, tokenizer, folder)
+        facts |= {"threads": torch.get_num_threads(), "seconds": time.perf_counter() - started}
+        runs.write_manifest(folder, identity, size=size, **facts)
 
 
 def heal(run: Run, tokenizer: Any, blocks: list[tokens.Example]) -> tuple[Any, dict[str, Any]]:
@@ -182,15 +185,16 @@ def kept_layers(profile: Profile, size: str, model: Any, loss: Callable[[Any], f
     """
     path, folder = layer_costs(profile), layer_costs(profile).parent
     identity = runs.fingerprint([base_identity(profile, TEACHER), profile.pretrain.apart])
-    if not runs.done(folder, identity):
-        (folder / runs.MANIFEST).unlink(missing_ok=True)
-        started, baseline = time.perf_counter(), loss(model)
-        frame = pd.DataFrame({"nats_without": pruning.losses_without_layers(model, loss)})
-        frame.insert(0, "layer", frame.index)
-        frame["nats_more"] = frame["nats_without"] - baseline
-        runs.write_table(path, frame)
-        facts = {"nats_whole": baseline, "seconds": time.perf_counter() - started}
-        runs.write_manifest(folder, identity, **facts)
+    with runs.locked(folder):  # other sizes may ask for the same
+        if not runs.done(folder, identity):
+            (folder / runs.MANIFEST).unlink(missing_ok=True)
+            started, baseline = time.perf_counter(), loss(model)
+            frame = pd.DataFrame({"nats_without": pruning.losses_without_layers(model, loss)})
+            frame.insert(0, "layer", frame.index)
+            frame["nats_more"] = frame["nats_without"] - baseline
+            runs.write_table(path, frame)
+            facts = {"nats_whole": baseline, "seconds": time.perf_counter() - started}
+            runs.write_manifest(folder, identity, **facts)
     costs = pd.read_csv(path).sort_values("nats_without", kind="stable")
     return sorted(costs["layer"].tail(profile.models[size].layers or 0))
 

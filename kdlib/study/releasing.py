@@ -84,7 +84,7 @@ def student(profile: Profile, seed: int, data: ReleaseRows) -> Run:
 
 def make(run: Run, rows: TokenizedRows) -> None:
     """Train and measure it, after its teacher where it learns from one."""
-    if (run.recipe.text, run.recipe.objective) != ("rows", "cross_entropy"):
+    if run.recipe.needs_teacher:
         stages.make(run.teacher, rows)
     stages.make(run, rows)
 

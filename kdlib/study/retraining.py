@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import runs
-from kdlib.config.methods import PAPER
+from kdlib.config.halves import TAUGHT, half_models
 from kdlib.config.profile import TEACHER, Profile
 from kdlib.data import canaries, pool
 from kdlib.measure import cost, meter, trivial_answers
@@ -19,9 +19,6 @@ from kdlib.study import stages
 from kdlib.study.inputs import ROW_DRAW_SETTINGS, base_identity, run_environment
 from kdlib.study.pretraining import prepare_another
 from kdlib.study.run import UNCUT, Run, load, require
-
-# the distilled methods of the paper's that start from the base model
-TAUGHT = ("word_kd", "seq_kd_beam")
 
 
 def price(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFrame:
@@ -101,24 +98,21 @@ def other_bases(profile: Profile, seed: int, rows: TokenizedRows) -> pd.DataFram
 
 
 def halves(profile: Profile, seed: int, rows: TokenizedRows) -> list[Path]:
-    """The folders of models trained on halves of the member rows; each row is out of one half.
+    """The folders of the models of halves that `config.halves` names; each row is out of one half.
 
-    The first pair goes to the teacher and the paper's methods, taught by their half's teacher;
-    further pairs to SFT alone (references of an attacker). Last, word_kd and seq_kd_beam students
-    of the first half are taught by the teacher of all rows: what they know of the other half was
-    handed down, not read.
+    Those of a part "half-..." are taught by a teacher of their half.
     """
-    students = {method: Run(profile, seed, method, profile.probe_size) for method in PAPER}
-    first = [Run(profile, seed, TEACHER, TEACHER), *students.values()]
-    parts = []
+    left_out: dict[str, set[str]] = {}
     for split in range(profile.probe.splits):
-        sides = pool.halves(rows.frame, seed, split)
-        for side, left_out in zip("ab", reversed(sides), strict=True):
-            models, name = [students["sft"]] if split else first, f"half-{split}{side}"
-            parts += [run.without(left_out, name, own_teacher=True) for run in models]
-    left_out = pool.halves(rows.frame, seed, 0)[1]
-    parts += [students[method].without(left_out, "taught-0a") for method in TAUGHT]
-    return [stages.make(part, rows) for part in parts]
+        first, second = pool.halves(rows.frame, seed, split)
+        left_out |= {f"{split}a": second, f"{split}b": first}
+    folders = []
+    for part, method, size in half_models(profile):
+        kind, side = part.split("-")
+        run = Run(profile, seed, method, size)
+        run = run.without(left_out[side], part, own_teacher=kind == "half")
+        folders.append(stages.make(run, rows))
+    return folders
 
 
 def again(run: Run, rows: TokenizedRows, left_out: set[str], part: str) -> pd.DataFrame:
@@ -144,14 +138,15 @@ def twins(run: Run, rows: TokenizedRows) -> pd.DataFrame:
     file, planted = require(run) / "twins.parquet", rows.split("member", "canary")
     drawn, examples = draw_twins(run.profile, run.seed, rows)
     twin_of = [*(example.row_id for example in planted), *(row["twin_of"] for row in drawn)]
-    if file.is_file() and len(cached := pd.read_parquet(file)) == len(twin_of):
-        return cached
-    examples, batch = [*planted, *examples], run.profile.measure.batch
-    scores = meter.meter(load(run), examples, pad_id=rows.pad_id, batch=batch)
-    nats = scores["nats_per_token"] * scores["length"]
-    frame = pd.DataFrame({"row_id": scores["row_id"], "twin_of": twin_of, "nats": nats})
-    runs.write_table(file, frame)
-    return frame
+    with runs.locked(file):
+        if file.is_file() and len(cached := pd.read_parquet(file)) == len(twin_of):
+            return cached
+        examples, batch = [*planted, *examples], run.profile.measure.batch
+        scores = meter.meter(load(run), examples, pad_id=rows.pad_id, batch=batch)
+        nats = scores["nats_per_token"] * scores["length"]
+        frame = pd.DataFrame({"row_id": scores["row_id"], "twin_of": twin_of, "nats": nats})
+        runs.write_table(file, frame)
+        return frame
 
 
 def divergences(run: Run, rows: TokenizedRows) -> pd.Series:

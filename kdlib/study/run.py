@@ -23,7 +23,7 @@ FIRST = "01_data_and_tokens"  # the notebook that makes tokenizer and base model
 MADE_BY = {BASE: "03_supervised_fine_tuning", TEACHER: "02_teacher"}
 VARIED_BY, REORDERED_BY = "14_cause", "11_inheritance"  # the notebooks of variations, of order
 DEFENDED_BY = "15_defences"
-UNCUT = TokenSettings(max_prompt=2**30, max_length=2**31)  # what is too long is counted here
+UNCUT = tokens.WHOLE  # what is too long is counted here
 DECODED_BY = {"teacher_beam": {"beams"}, "teacher_sampled": {"temperature"}}  # settings of a text
 
 
@@ -215,7 +215,7 @@ def tokenizer_dir(profile: Profile) -> Path:
 
 
 def load_tokenizer(profile: Profile) -> Any:
-    """The tokenizer that all models of the profile share; refuses models with different ones."""
+    """The tokenizer that all models share; refuses those with another, or with more logits."""
     if profile.from_scratch:
         location = tokenizer_dir(profile), base_identity(profile, TEACHER), profile.name, FIRST
         return tokens.load_tokenizer(runs.require(*location))
@@ -224,6 +224,7 @@ def load_tokenizer(profile: Profile) -> Any:
     shared = tokens.load_tokenizer(first)
     for path in others:
         tokens.same_tokenizer(shared, tokens.load_tokenizer(path), (first, path))
+        checkpoints.require_same_vocabulary(first, path)
     return shared
 
 
@@ -290,10 +291,10 @@ def load(run: Run, dropout: float | None = None) -> Any:
         identity = base_identity(p, run.size, run.pretraining)
         runs.require(Path(run.checkpoint), identity, p.name, FIRST)
     model, limit = checkpoints.load_model(run.checkpoint, dropout), p.tokens.max_length
-    size = getattr(model.config, "max_position_embeddings", None) or limit
-    if size < limit:
+    if (size := getattr(model.config, "max_position_embeddings", None) or limit) < limit:
         cause = f"{size} tokens, fewer than tokens.max_length = {limit}; lower tokens.max_length"
         raise KdlibError(f"model '{run.checkpoint}' reads {cause}")
     if run.method == BASE and p.models[run.size].path:
         checkpoints.require_match(model, tokens.load_tokenizer(run.checkpoint), run.checkpoint)
+        checkpoints.require_plain_head(model, run.checkpoint)
     return model.to(checkpoints.device())

@@ -103,7 +103,7 @@ def _trained(
 
 def _require_shareable(run: Run) -> None:
     """Refuse what several processes would train otherwise than one."""
-    samples = run.method != BASE and run.recipe.text not in ("rows", *methods.DECODINGS)
+    samples = run.method != BASE and run.recipe.on_policy
     if sharing.world_size() > 1 and (samples or run.defence):
         problem = "its student writes text by random draws" if samples else "its defence may draw"
         reason = "several processes would train it otherwise than one"
@@ -155,10 +155,6 @@ def train(
             notes(model.eval(), max(notes.steps))
         return model
     model, recipe = load(run.base, settings.dropout), run.recipe
-    if not checkpoints.plain_head(model):
-        problem = "changes its logits behind the LM head (a scale, a soft cap)"
-        reason = "which training does not follow; take another family"
-        raise KdlibError(f"model '{run.base.checkpoint}' {problem}, {reason}")
     with sharing.main_first():
         if recipe.objective != "cross_entropy" and targets is None:
             targets = teacher_output.targets(run, rows)

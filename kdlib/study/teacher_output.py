@@ -47,24 +47,25 @@ def text(teacher: Run, rows: TokenizedRows, decoder: str = "teacher") -> list[Ex
     settings, members = teacher.profile.decoding, presented_once(teacher, rows)
     file = teacher.folder / f"{decoder}-text.json"
     record = {"run_id": teacher.identity, "decoding": decoding(teacher.profile, decoder)}
-    if file.is_file():
-        saved = {"decoding": {}} | json.loads(file.read_text("utf-8"))
-        responses = saved.pop("text")
-        if saved == record:
-            return generation.answered(
-                members, [tuple(responses[example.row_id]) for example in members]
-            )
-    options: dict[str, Any] = {"end_id": rows.pad_id, "batch": teacher.profile.measure.batch}
-    options["max_new"] = teacher.profile.tokens.max_new
-    options["precision"] = teacher.settings.precision
-    prompts, model = [example.prompt for example in members], load(teacher)
-    if decoder == "teacher_beam":
-        answers = generation.beam_search(model, prompts, beams=settings.beams, **options)
-    else:
-        options |= {"greedy": decoder == "teacher", "temperature": settings.temperature}
-        torch.manual_seed(teacher.seed)
-        answers = generation.continue_prompts(model, prompts, **options)
-    written = generation.answered(members, answers)
-    record["text"] = {example.row_id: example.response for example in written}
-    runs.write_text(file, json.dumps(record))
-    return written
+    with runs.locked(file):  # other students may ask for the same
+        if file.is_file():
+            saved = {"decoding": {}} | json.loads(file.read_text("utf-8"))
+            responses = saved.pop("text")
+            if saved == record:
+                return generation.answered(
+                    members, [tuple(responses[example.row_id]) for example in members]
+                )
+        options: dict[str, Any] = {"end_id": rows.pad_id, "batch": teacher.profile.measure.batch}
+        options["max_new"] = teacher.profile.tokens.max_new
+        options["precision"] = teacher.settings.precision
+        prompts, model = [example.prompt for example in members], load(teacher)
+        if decoder == "teacher_beam":
+            answers = generation.beam_search(model, prompts, beams=settings.beams, **options)
+        else:
+            options |= {"greedy": decoder == "teacher", "temperature": settings.temperature}
+            torch.manual_seed(teacher.seed)
+            answers = generation.continue_prompts(model, prompts, **options)
+        written = generation.answered(members, answers)
+        record["text"] = {example.row_id: example.response for example in written}
+        runs.write_text(file, json.dumps(record))
+        return written

@@ -75,8 +75,7 @@ def train(
 ) -> Path:
     """The folder of a run's path, after its teacher where it learns from one; see `tuning.path`."""
     run = student.run(seed, values)
-    needs_teacher = (run.recipe.text, run.recipe.objective) != ("rows", "cross_entropy")
-    if needs_teacher and not runs.done(run.teacher.folder, run.teacher.identity):
+    if run.recipe.needs_teacher and not runs.done(run.teacher.folder, run.teacher.identity):
         stages.make(run.teacher, rows)
     return tuning.path(run, rows, rule)
 

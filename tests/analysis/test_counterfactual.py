@@ -6,6 +6,9 @@ import pytest
 
 from kdlib import runs, stats
 from kdlib.analysis import counterfactual
+from kdlib.config.halves import half_models
+from kdlib.config.profile import load_profile
+from kdlib.config.sections import ProbeSettings
 from kdlib.errors import KdlibError
 
 
@@ -75,14 +78,35 @@ def test_gains_are_means_with_an_interval_around_them(halves):
     assert (all_["value"], all_["lo"], all_["hi"]) == (1, *stats.wilson(12, 12))
 
 
-def test_parts_are_read_where_they_lie(halves, monkeypatch, tmp_path):
+def keep(profile, part, method, size="middle"):
+    folder = runs.seed_dir(profile.name, 3) / part / f"{method}-{size}"
+    table = pd.DataFrame({"row_id": ["r0"], "nats_per_token": [1.0]})
+    runs.write_table(folder / "tuples.parquet", table)
+    runs.write_manifest(folder, "1", method=method, size=size)
+
+
+def test_those_of_the_profile_are_read(monkeypatch, tmp_path):
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
-    for (part, method), rows in halves.groupby(["part", "method"]):
-        folder = runs.seed_dir("own", 3) / part / f"{method}-middle"
-        runs.write_table(folder / "tuples.parquet", rows[["row_id", "split"]])
-        runs.write_manifest(folder, "1", method=method, size="middle")
-    found = counterfactual.collect("own", [3])
-    assert set(found["part"]) == {"half-0a", "half-0b", "half-1a", "half-1b"}
-    assert set(found["seed"]) == {3} and len(found) == len(halves)
-    with pytest.raises(KdlibError, match=r"seed 7 has no models of halves.*make study.*SEEDS"):
-        counterfactual.collect("own", [7])
+    profile = load_profile("smoke")
+    profile = profile.model_copy(update={"probe": ProbeSettings(splits=11, size="middle")})
+    asked = half_models(profile)
+    assert len(asked) == 2 * 5 + 20 + 2
+    for part, method, size in asked:
+        keep(profile, part, method, size)
+    keep(profile, "half-11a", "sft")  # as many pairs as these were asked for once
+    keep(profile, "half-0a", "sft", "small")  # halves of another size, which were averaged
+    keep(profile, "taught-0b", "word_kd")
+    keep(profile, "release-1-half-0a", "sft")
+    found = counterfactual.collect(profile, [3])
+    assert sorted(found[["part", "method", "size"]].itertuples(index=False)) == sorted(asked)
+    assert set(found["seed"]) == {3}
+
+
+def test_one_that_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
+    profile = load_profile("smoke")
+    for part, method, size in half_models(profile)[:-1]:
+        keep(profile, part, method, size)
+    said = r"seq_kd_beam .* of taught-0a, seed 3, .*11_inheritance, or: make study .* PARTS=lab"
+    with pytest.raises(KdlibError, match=said):
+        counterfactual.collect(profile, [3])

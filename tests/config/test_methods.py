@@ -40,6 +40,14 @@ def test_the_papers_methods_and_their_order():
     assert len(drawn) == len(METHODS)
 
 
+@pytest.mark.parametrize("text", methods.TEXTS)
+def test_whose_text_and_whether_there_is_a_teacher(text):
+    entry = Method(**ENTRY | {"text": text})
+    assert entry.on_policy == (text not in ("rows", *methods.DECODINGS))
+    assert entry.needs_teacher == (text != "rows")
+    assert Method(**ENTRY | {"text": text, "objective": "reverse_kl"}).needs_teacher
+
+
 def test_whole_numbers_where_the_table_writes_them():
     minillm = METHODS["minillm"]
     assert minillm.checked({"rollouts": 12.0})["rollouts"] == 12

@@ -1,10 +1,12 @@
 """One small study on a user's own data, in which every method ran once."""
 
 import shutil
+from contextlib import contextmanager
 
 import own_data
 import pytest
 
+from kdlib import runs
 from kdlib.study import stages
 from kdlib.study.run import Run, load_rows
 
@@ -45,3 +47,22 @@ def forbid(monkeypatch):
         raise AssertionError("this must not be called")
 
     return lambda place, name: monkeypatch.setattr(place, name, refused)
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Let another process do something while this one waits for the lock of a folder."""
+    locked = runs.locked
+
+    def arrange(folder, act):
+        @contextmanager
+        def waiting(wanted):
+            if wanted == folder:
+                monkeypatch.setattr(runs, "locked", locked)
+                act()
+            with locked(wanted):
+                yield
+
+        monkeypatch.setattr(runs, "locked", waiting)
+
+    return arrange

@@ -174,6 +174,33 @@ def test_what_was_interrupted_is_made_again_and_the_costs_are_kept(cut, monkeypa
     assert load(Run(profile, 0, BASE, "three")).config.num_hidden_layers == 3
 
 
+def test_what_another_process_makes_while_this_one_waits_is_not_made_again(
+    prepared, cut, meanwhile, forbid
+):
+    """Two commands may start with the same base models, such as a study and a release."""
+    scratch, cut = (one.model_copy(update={"name": "meanwhile"}) for one in (prepared, cut))
+    folder, identity = tokenizer_dir(scratch), base_identity(scratch, "teacher")
+    forbid(pretraining.tokens, "train_tokenizer")
+    meanwhile(folder, lambda: runs.write_manifest(folder, identity))
+    pretraining.train_tokenizer(scratch, [])
+
+    base = Run(scratch, 0, BASE, "tiny")
+    tiny = base_identity(scratch, "tiny")
+    forbid(trainer, "fit")
+    meanwhile(base.checkpoint, lambda: runs.write_manifest(base.checkpoint, tiny))
+    pretraining.pretrain(base, [])
+
+    costs = pretraining.layer_costs(cut)
+    known = runs.fingerprint([base_identity(cut, "teacher"), cut.pretrain.apart])
+
+    def measured():
+        runs.write_table(costs, pd.DataFrame({"layer": [0, 1], "nats_without": [2.0, 1.0]}))
+        runs.write_manifest(costs.parent, known)
+
+    meanwhile(costs.parent, measured)
+    assert pretraining.kept_layers(cut, "one", None, None) == [0]
+
+
 def test_the_whole_model_teaches_where_the_mix_says_so(cut, monkeypatch):
     objective, asked = pretraining.objectives.objective, []
     monkeypatch.setattr(
@@ -245,6 +272,16 @@ def test_a_teacher_whose_layers_cannot_be_left_out(cut, tmp_path, forbid):
     forbid(trainer, "fit")
     with pytest.raises(KdlibError, match=f"model '{tmp_path}' cannot be pruned: .* by path"):
         pretraining.prepare(cut.model_copy(update={"models": models, "name": "placed"}))
+
+
+def test_a_teacher_that_scales_its_logits_is_not_cut(cut, tmp_path, forbid):
+    """Students would be healed on other logits than its own."""
+    own_data.save_scaled(tmp_path, load_tokenizer(cut), layers=4)
+    models = cut.models | {"teacher": ModelSettings(path=str(tmp_path))}
+    forbid(trainer, "fit")
+    forbid(pretraining.pruning, "losses_without_layers")
+    with pytest.raises(KdlibError, match=f"model '{tmp_path}' changes its logits behind the LM"):
+        pretraining.prepare(cut.model_copy(update={"models": models, "name": "scaled"}))
 
 
 PROFILE = """
@@ -322,6 +359,21 @@ def test_bad_input_has_one_message_and_nothing_is_made_of_it(
     left = {one.relative_to(runs.root()) for one in runs.root().rglob("*") if one.is_file()}
     kept = {one for one in left if one.suffix == ".lock" or one.match("data/raw/pydocs-*.parquet")}
     assert left - kept == {Path("data/raw/packages/kd_other-1.0-py3-none-any.whl")}
+
+
+def test_sizes_whose_heads_are_padded_differently(cut, tmp_path):
+    """As Qwen2.5's small and large ones: one tokenizer, logits of different lengths."""
+    tokenizer, teacher = load_tokenizer(cut), cut.models["teacher"].path
+    own_data.save_base(tmp_path, 8, tokenizer)
+    model, count = checkpoints.load_model(tmp_path), len(tokenizer)
+    model.resize_token_embeddings(count + 20, mean_resizing=False)
+    checkpoints.save_model(model, tokenizer, tmp_path)
+    models = cut.models | {"padded": ModelSettings(path=str(tmp_path))}
+    padded = cut.model_copy(update={"models": models, "name": "padded"})
+    said = f"'{teacher}' and student '{tmp_path}' give {count} and {count + 20} logits"
+    with pytest.raises(KdlibError, match=f"{said}, .*; take sizes with the same vocab_size"):
+        pretraining.prepare(padded)
+    assert not runs.runs_dir("padded").exists()
 
 
 def test_sizes_that_do_not_share_a_tokenizer(cut, tmp_path):

@@ -39,7 +39,7 @@ def rows(lab):
 
 @pytest.fixture
 def cut(lab):
-    return counterfactual.collect("own", [0])
+    return counterfactual.collect(own_data.profile_of(lab), [0])
 
 
 def members(rows, count):
@@ -139,7 +139,7 @@ def test_with_an_encoder_models_answers_are_compared_in_meaning(lab, rows, monke
     assert asked == [("some", *rows.frame.loc[found["row_id"], "response"])]
 
 
-def test_twins_are_many_different_and_ranked_with_their_canary(lab, rows, forbid):
+def test_twins_are_many_different_and_ranked_with_their_canary(lab, rows, forbid, meanwhile):
     run = run_of(lab, "sft")
     found = retraining.twins(run, rows)
     planted = rows.frame.query("kind == 'canary'")["row_id"]
@@ -150,6 +150,10 @@ def test_twins_are_many_different_and_ranked_with_their_canary(lab, rows, forbid
     canary = found[found["row_id"] == found["twin_of"]].set_index("row_id")["nats"]
     np.testing.assert_allclose(canary, nats[canary.index], rtol=1e-5)
     forbid(checkpoints, "load_model")
+    assert retraining.twins(run, rows).equals(found)
+    file = run.folder / "twins.parquet"
+    file.unlink()
+    meanwhile(file, lambda: runs.write_table(file, found))
     assert retraining.twins(run, rows).equals(found)
 
 

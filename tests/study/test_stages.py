@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from own_data import ALL, run_of, save_base
+import toy
+from own_data import ALL, run_of, save_base, save_scaled
 from safetensors.torch import save_file
 
 from kdlib import runs
@@ -382,6 +383,11 @@ def spoil_vocabulary(base):
     model.save_pretrained(base)
 
 
+def spoil_head(base):
+    shutil.rmtree(base)
+    save_scaled(base, toy.tokenizer())
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -392,7 +398,8 @@ def spoil_vocabulary(base):
         (spoil_tokenizer, "no usable tokenizer at .*/small'"),
         (spoil_all, "no usable tokenizer at 'small'"),
         (spoil_positions, "/small' reads 95 tokens, fewer than tokens.max_length = 96"),
-        (spoil_vocabulary, "/small' .*tokenizer"),
+        (spoil_vocabulary, r"/small' give \d+ and 290 logits"),
+        (spoil_head, "/small' changes its logits behind the LM head .*; take another family"),
     ],
 )
 def test_bad_checkpoints_are_refused_by_name(copy, forbid, spoil, message):

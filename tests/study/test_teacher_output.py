@@ -49,6 +49,16 @@ def test_text_of_another_decoding_is_made_anew(copy, monkeypatch):
     assert teacher_output.text(teacher, rows, "teacher_sampled") == before[2]
 
 
+def test_text_that_another_student_had_written_meanwhile_is_read(copy, meanwhile, forbid):
+    teacher = run_of(copy, "teacher")
+    rows, file = load_rows(teacher.profile, 0), teacher.folder / "teacher-text.json"
+    kept = file.read_text("utf-8")
+    file.unlink()
+    meanwhile(file, lambda: file.write_text(kept, "utf-8"))
+    forbid(checkpoints, "load_model")
+    assert len(teacher_output.text(teacher, rows)) == 12
+
+
 def test_text_of_before_decoding_was_kept_is_still_read(copy, forbid):
     teacher = run_of(copy, "teacher")
     rows, file = load_rows(teacher.profile, 0), teacher.folder / "teacher-text.json"
