@@ -85,7 +85,12 @@ class Profile(Settings):
         incomplete = TEACHER not in self.models or not self.sizes
         yield incomplete, "models: a block 'teacher' and at least one size of student needed"
         for size in self.models:
-            invalid = size == "all" or not re.fullmatch(r"[A-Za-z0-9_]+", size)
+            reserved = size in (
+                "all",
+                "layers",
+                "tokenizer",
+            )  # of tables; folders beside base models
+            invalid = reserved or not re.fullmatch(r"[A-Za-z0-9_]+", size)
             yield invalid, f"models: '{size}' is no name for a size; use letters and digits"
         for name, block in self.methods.items():
             block.entry(name).checked(block.changed)

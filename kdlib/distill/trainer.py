@@ -117,8 +117,9 @@ def fit(
     on_note: Callable[[Any, int], None] | None = None,
     gradients: Gradients = step_loss,
 ) -> Any:
-    """Train `model`, any causal one of transformers, in place; gives it back in eval mode.
+    """Train `model` in place; gives it back in eval mode.
 
+    Any causal one of transformers whose logits are its head's own (`require_plain_head`).
     `epoch_steps` are the optimizer steps of one epoch, `seed` is of dropout and sampling (the
     source has its own), `log` takes a JSON line per LOG_EVERY optimizer steps and one at the end,
     `name` is for errors and the progress bar (none, if empty). `on_note` is called with (model,

@@ -202,21 +202,20 @@ def attackers_legend(profile: str) -> str:
 def planted(shares: pd.DataFrame) -> pd.DataFrame:
     """Shares of planted records that measures find, by how often they were read; see `make bench`.
 
-    A column for the planted ones, with intervals, and one for the never planted ones, for each
-    number of epochs. Of a measure of text that `at` at which most are found after the last of them.
+    Beside n, how many; never planted ones with their upper end; text at its best `at` in the end.
     """
     rates = shares.assign(at=shares["at"].astype(str))
     last = rates[rates["epochs"] == rates["epochs"].max()].sort_values("value", kind="stable")
     best = last.drop_duplicates("measure", keep="last")[["measure", "at"]]
-    scores = last.loc[last["measure"] == "tpr_1pct", ["measure", "at"]]
+    scores = last.loc[last["measure"].isin(["auc", "tpr_1pct"]), ["measure", "at"]]
     rates = rates.merge(pd.concat([best, scores]).drop_duplicates(), on=["measure", "at"])
-    columns = {}
+    columns = {"n": rates.groupby(["measure", "at"], sort=False)["n"].max()}
     for epochs, part in rates.groupby("epochs"):
         part = part.set_index(["measure", "at"])
         times = "once" if epochs == 1 else f"{epochs} times"
         columns[f"planted, read {times}"] = part.apply(row_text, axis=1)
-        never = part["never"].map("{:.3f}".format).replace("nan", "")
-        columns[f"never planted ({times})"] = never
+        never = part["never"].map("{:.3f}".format) + part["never_hi"].map(" (≤ {:.3f})".format)
+        columns[f"never planted ({times})"] = never.str.replace(r" ?\(?≤? ?nan\)?", "", regex=True)
     return pd.DataFrame(columns).reset_index()
 
 

@@ -175,6 +175,7 @@ def test_coefficients_of_a_profile_change_the_published_ones(smoke):
         ("width = 64", "width = 65", "not a multiple"),
         ("width = 64", "width = 64.0", "models.teacher.width = 64.0"),
         ("[models.large]", "[models.all]", "models: 'all' is no name for a size"),
+        ("[models.large]", "[models.layers]", "models: 'layers' is no name for a size"),
         ("[models.large]", '[models."a b"]', "models: 'a b' is no name for a size"),
         ("[models.teacher]", "[models.master]", "models: a block 'teacher' and at least one size"),
         (SIZES, "", "models: a block 'teacher' and at least one size"),

@@ -184,7 +184,9 @@ def test_less_than_sft(models, sizes):
     ended, fitted = study_plots.less_than_sft(lines, ways).axes
     assert [ended.get_title(), fitted.get_title()] == list(ways.values())
     named = texts(ended.get_yticklabels())
-    assert named[:2] == ["mean (how many)", f"word-level KD, {sizes[0]}"] and len(named) == 1 + len(own)
+    assert named[:2] == ["mean (how many)", f"word-level KD, {sizes[0]}"] and len(named) == 1 + len(
+        own
+    )
     m = len(own)
     assert texts(ended.texts) == [f"+0.100 ({m}/{m})"]  # the mean alone
     ended.figure.draw_without_rendering()

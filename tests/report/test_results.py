@@ -242,15 +242,23 @@ def test_methods_of_fewer_seeds_are_named():
 
 def test_planted_records_stand_beside_those_that_never_were():
     line = {"epochs": 1, "measure": "exact_rate", "at": 50, "value": 0.0, "lo": 0.0, "hi": 0.1}
-    line |= {"never": 0.0, "n": 80}
-    score = line | {"measure": "tpr_1pct", "at": "loss", "value": 0.2, "never": float("nan")}
+    line |= {"never": 0.0, "never_hi": 0.05, "n": 80}
+    score = line | {
+        "measure": "tpr_1pct",
+        "at": "loss",
+        "value": 0.2,
+        "never": float("nan"),
+        "never_hi": float("nan"),
+    }
     lines = [line, line | {"epochs": 6, "value": 0.5, "lo": 0.4, "hi": 0.6}]
     lines += [one | {"measure": "extractable"} for one in lines]
     lines += [score, score | {"epochs": 6}]
     shown = results.planted(pd.DataFrame(lines))
     assert shown["measure"].tolist() == ["exact_rate", "extractable", "tpr_1pct"]
-    first, _, last = shown.drop(columns=["measure", "at"]).to_numpy().tolist()
-    assert first == ["0.000 [0.000, 0.100]", "0.000", "0.500 [0.400, 0.600]", "0.000"]
+    first, _, last = shown.drop(columns=["measure", "at", "n"]).to_numpy().tolist()
+    never = "0.000 (≤ 0.050)"
+    assert first == ["0.000 [0.000, 0.100]", never, "0.500 [0.400, 0.600]", never]
     assert last[1] == last[3] == ""
     named = ["planted, read once", "never planted (once)"]
-    assert list(shown.columns[2:4]) == named and "6 times" in shown.columns[4]
+    assert list(shown.columns[3:5]) == named and "6 times" in shown.columns[5]
+    assert (shown["n"] == 80).all()
