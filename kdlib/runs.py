@@ -156,9 +156,9 @@ def write_manifest(folder: Path, identity: str, **facts: Any) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, or None where there is none, or only part of one."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))  # method was variant once
-        return {"method" if name == "variant" else name: value for name, value in manifest.items()}
-    except (FileNotFoundError, ValueError, RecursionError, AttributeError):  # the last: no table
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return manifest if isinstance(manifest, dict) else None
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise KdlibError(f"{error.filename} cannot be read: {error.strerror}") from None

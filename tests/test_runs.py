@@ -127,11 +127,6 @@ def test_unreadable_manifest_is_one_message(tmp_path):
         runs.done(tmp_path, "one")
 
 
-def test_manifest_of_before_the_columns_were_renamed(tmp_path):
-    runs.write_text(tmp_path / runs.MANIFEST, json.dumps({"run_id": "one", "variant": "sft"}))
-    assert runs.read_manifest(tmp_path) == {"run_id": "one", "method": "sft"}
-
-
 def test_a_missing_stage_says_which_command_makes_it(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_ROOT", str(tmp_path))
     folder = runs.seed_dir("smoke", 0) / "sft-small"

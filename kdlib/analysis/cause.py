@@ -23,7 +23,7 @@ from kdlib.stats import Line, each, is_significant, paired_difference, ratio, ro
 
 MARGIN = 0.05  # of the member rows: who recites less than SFT by no more than that recites as much
 MIN_SFT_RATE = 2 * MARGIN  # that SFT has to recite, for "as much" to mean anything
-NAMES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "generalized_jsd": "JSD"}
+DIVERGENCES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "generalized_jsd": "JSD"}
 # Cross-entropy on a student's own text has a gradient of 0 on average: nobody teaches it anything
 UNTAUGHT = ("student", "cross_entropy")
 
@@ -155,7 +155,7 @@ def which_carries(effects: pd.DataFrame, by_recited: pd.DataFrame) -> Judged:
 
 def _named(line: Mapping[Hashable, Any]) -> str:
     """What a line of `effects` is of."""
-    text, objective = f"the {line['text']}'s text", NAMES.get(str(line["objective"]), "")
+    text, objective = f"the {line['text']}'s text", DIVERGENCES.get(str(line["objective"]), "")
     if line["text"] and line["objective"]:
         return f"{text} less {objective}"
     return text if line["text"] else objective

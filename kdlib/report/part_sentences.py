@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdlib.analysis.cause import DIVERGENCES
 from kdlib.analysis.equal_usefulness import VISIBLE
 from kdlib.analysis.own_claims import GAIN
 from kdlib.analysis.plane import BEFORE
@@ -27,11 +28,6 @@ from kdlib.report.lookups import Sentence, difference, share
 from kdlib.report.usefulness_sentences import with_more_steps
 from kdlib.stats import row_text
 
-OBJECTIVES = {
-    "forward_kl": "forward KL",
-    "reverse_kl": "reverse KL",
-    "generalized_jsd": "generalized JSD",
-}
 SIDES = {  # of claims of `analysis.plane`: when they are compared, and who
     "B1": ("stopped early where both are as useful", "distilled students", label("sft")),
     "B2": ("with the goldfish loss, stopped so", label("word_kd"), label("sft")),
@@ -45,7 +41,7 @@ WAYS = (TEACHER, TRAINED, PREDECESSOR, AFRESH)
 def _grid(settings: Profile) -> str:
     """What students memorize at the end that read the rows, or the teacher's text as SFT does."""
     ends = lookups.lines(settings.name, "cause").set_index("method").to_dict("index")
-    shares = [f"{name} {share(ends[f'{key} on rows'])}" for key, name in OBJECTIVES.items()]
+    shares = [f"{name} {share(ends[f'{key} on rows'])}" for key, name in DIVERGENCES.items()]
     text = f"at the end SFT memorizes {share(ends['sft'])} of the rows, and of students that read "
     text += f"the rows likewise, with {', with '.join(shares)}; SFT's "
     return f"{text}objective on the teacher's greedy text {share(ends[TAUGHT_BY_TEXT])}."
@@ -59,7 +55,7 @@ def _apart(settings: Profile) -> str:
     text = f"of {counts.sum()} rows the teacher's greedy text repeats the first {WINDOW} tokens of "
     text += f"{counts.get(True, 0)}, so that these are read either way; of the others SFT "
     text += f"memorizes {rates['sft']:.1%}, its objective on the teacher's text "
-    highest = max(rates[f"{objective} on rows"] for objective in OBJECTIVES)
+    highest = max(rates[f"{objective} on rows"] for objective in DIVERGENCES)
     return f"{text}{rates[TAUGHT_BY_TEXT]:.1%}, and a divergence on the rows at most {highest:.1%}."
 
 
@@ -67,13 +63,13 @@ def _as_closely(settings: Profile) -> str:
     """What an objective leaves where SFT fits the rows as closely."""
     least = lookups.lines(settings.name, "least_loss").set_index("method").to_dict("index")
     phrases = []
-    for objective, name in OBJECTIVES.items():
+    for objective, name in DIVERGENCES.items():
         line = least[f"{objective} on rows"]
         phrases.append(f"{name} {line['loss']:.2f}, {line['own']:.1%} and {line['sft']:.1%}")
     fits = lookups.lines(settings.name, "cause_same_fit").set_index("method")
     gaps = [
         f"{name} {_points_or_none(fits.loc[f'{objective} on rows'].to_dict())}"
-        for objective, name in OBJECTIVES.items()
+        for objective, name in DIVERGENCES.items()
     ]
     text = "some of this is how closely the rows are fitted: SFT comes to "
     text += f"{least['sft']['loss']:.2f} nats per token on them; the least loss that it has in "

@@ -106,7 +106,8 @@ def titles(exhibits: pd.DataFrame) -> list[str]:
         elif row.exhibit in COMPARED_MODELS and pd.isna(row.of):
             title += " (stand-in: a long response)"
         elif row.exhibit in COMPARED_MODELS:
-            title += f", and {row.memorized_by} of {row.of} {COMPARED_MODELS[row.exhibit]}"
+            title += f", and {row.memorized_by} of the paper's {row.of} "
+            title += COMPARED_MODELS[row.exhibit]
         texts.append(title)
     return texts
 

@@ -101,7 +101,7 @@ def write_all():
         for kind in ("level", "change")
     ]
     causes = [part_sentences.TAUGHT_BY_TEXT, "sft"]
-    causes += [f"{one} on rows" for one in part_sentences.OBJECTIVES]
+    causes += [f"{one} on rows" for one in part_sentences.DIVERGENCES]
     fitted = {"method": part_sentences.TAUGHT_BY_TEXT, "n": 300}
     old = {"measure": "old rows", "kind": "level"}
     auc = {"auc": 0.75, "auc_lo": 0.5, "auc_hi": 1.0}
@@ -459,7 +459,7 @@ def test_a_whole_study_leaves_nothing_out(stem):
             "(0.5: a guess) and finds 50.0% [25.0%, 75.0%] of them at 1% false alarms",
         ),
         ("14_cause", "At the end SFT memorizes 25.0% [12.5%, 50.0%] of the rows, and of students"),
-        ("14_cause", "with generalized JSD 25.0% [12.5%, 50.0%]; SFT's objective on the teacher's"),
+        ("14_cause", "with JSD 25.0% [12.5%, 50.0%]; SFT's objective on the teacher's"),
         ("14_cause", "repeats the first 50 tokens of 200, so that these are read either way; of "),
         (
             "15_defences",

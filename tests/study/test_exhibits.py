@@ -124,7 +124,7 @@ def test_chosen_rows_are_shown_where_they_are_the_same(copy, rows, capsys):
     shown = exhibits.of_seed(profile_of(copy), 0, rows)
     assert not capsys.readouterr().out
     assert shown["row_id"].tolist() == [member, "", held_out, ""]
-    assert shown.loc["sft", "title"].endswith("and 1 of 3 distilled students")
+    assert shown.loc["sft", "title"].endswith("and 1 of the paper's 3 distilled students")
     assert shown.loc["sft", "response"] == rows.frame.loc[member, "response"]
 
 
