@@ -247,7 +247,7 @@ def materials(
         reading=reading(run, rows, settings),
         coefficients=run.coefficients,
         validation=noting.validation(run_rows),
-        teacher=lambda: load(run.teacher),
+        teacher=lambda: targets.model if isinstance(targets, Live) else load(run.teacher),
         teacher_text=teacher_text,
         general=lambda: pretraining.general_blocks(run.profile, rows.tokenizer),
         targets=targets,

@@ -16,8 +16,10 @@ import os
 import pandas as pd
 from kdlib import runs
 folder = runs.results_dir("smoke")
-row = {"method": "sft", "metric": "exact_rate", "seed": 0, "value": 0.5, "lo": 0.4, "hi": 0.6}
-rates = [row | {"method": name} for name in ("base", "sft", "word_kd", "seq_kd_beam", "minillm")]
+row = {"metric": "exact_rate", "seed": 0, "value": 0.5, "lo": 0.4, "hi": 0.6}
+students = ("base", "sft", "word_kd", "seq_kd_beam", "minillm")
+rates = [row | {"method": name, "size": "small"} for name in students]
+rates.append(row | {"method": "echo", "size": "all"})  # an answer without a model
 runs.write_table(folder / "metrics.csv", pd.DataFrame(rates))
 runs.write_table(folder / "claims.csv", pd.DataFrame([{"claim": "C1", "verdict": "open"}]))
 """

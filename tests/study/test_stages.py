@@ -207,14 +207,11 @@ def test_second_call_returns_at_once(folder, forbid, capsys):
     assert capsys.readouterr().out.count("done before") == len(DONE)
 
 
-def test_runs_of_before_the_columns_were_renamed_are_found(copy, forbid):
-    run = run_of(copy, "sft")
-    file = run.folder / runs.MANIFEST
-    manifest = json.loads(file.read_text("utf-8"))
-    manifest["variant"] = manifest.pop("method")
-    file.write_text(json.dumps(manifest), "utf-8")
-    forbid(trainer, "fit")
-    assert make(run) == run.folder and runs.read_manifest(run.folder)["method"] == "sft"
+def test_a_teacher_that_gives_targets_is_not_loaded_a_second_time_to_write(folder):
+    run = run_of(folder, "minillm")
+    rows = load_rows(run.profile, 0)
+    targets = teacher_output.targets(run, rows)
+    assert stages.materials(run, rows, run.settings, targets).teacher() is targets.model
 
 
 def test_unfinished_run_is_redone_bit_by_bit(copy, one_thread):
