@@ -128,7 +128,10 @@ def decision(profile: str, translate: Translate = str) -> dict[str, Any]:
         },
         "outdone": beaten and beaten | {"answer": translate(beaten["answer"])},
         "canaries": _canaries(profile, methods, translate),
-        "attack": [(translate(name), chance) for name, chance in _attack(profile, rates["member"])],
+        "attack": [
+            (translate(name), translate(chance))
+            for name, chance in _attack(profile, rates["member"])
+        ],
         "claims": len(claims),
         "verdicts": {
             verdict: verdicts.get(verdict, 0) for verdict in ("confirmed", "refuted", "open")

@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 
 from kdlib.analysis.rates import student_sizes
-from kdlib.config.methods import PAPER
+from kdlib.config.methods import METHODS, PAPER, label
 from kdlib.config.profile import TEACHER, Profile
-from kdlib.report import lookups
+from kdlib.report import lookups, results
 from kdlib.stats import row_text
 
 
@@ -99,6 +99,27 @@ def gaps_to_trivial(profile: str) -> pd.DataFrame:
     differences = lookups.table(profile, "over_trivial")
     least = differences.loc[differences.groupby("size", sort=False)["value"].idxmin()]
     return least.sort_values("method", ascending=False, kind="stable")
+
+
+def ranked(profile: str) -> pd.DataFrame:
+    """Usefulness of held-out answers at the end of training, mean over seeds, the highest first.
+
+    Of the teacher, the paper's methods, their base models, and answers without a model. Columns:
+    answers of, usefulness; no line where it was not measured.
+    """
+    metrics = results.read(profile, "metrics").query(
+        "metric == 'usefulness_greedy' and split == 'held_out'"
+    )
+    others = set(metrics["method"]) & (METHODS.keys() - set(PAPER))  # may be of fewer seeds
+    mean = metrics[~metrics["method"].isin(others)].groupby(["method", "size"])["value"].mean()
+    special = {(TEACHER, TEACHER): TEACHER, ("base", TEACHER): f"{TEACHER}, before fine-tuning"}
+    names = [
+        special.get((method, size), f"{label(method)}, {'no model' if size == 'all' else size}")
+        for method, size in mean.index
+    ]
+    table = pd.DataFrame({"answers of": names, "usefulness": mean.to_numpy()})
+    table = table.sort_values("usefulness", ascending=False, ignore_index=True)
+    return table.assign(usefulness=table["usefulness"].map("{:.3f}".format))
 
 
 def students_below_trivial(profile: str) -> dict[str, Any]:

@@ -280,6 +280,22 @@ def test_what_more_steps_add_is_said_where_both_gained_and_not_from_scratch():
     assert usefulness_sentences.with_more_steps(SMOKE) == ""  # which is from scratch
 
 
+def test_answers_are_ranked_beside_those_without_a_model():
+    lines = [
+        {"method": method, "size": size, "value": value}
+        for method, size, value in (
+            ("sft", "small", 0.1), ("sft", "small", 0.3), ("echo", "all", 0.25), ("gkd", "small", 1),
+            ("base", "teacher", 0.5), ("teacher", "teacher", 0.75),
+        )
+    ]  # fmt: skip
+    write(metrics=[one | {"metric": "usefulness_greedy", "split": "held_out"} for one in lines])
+    table = usefulness_sentences.ranked("smoke")
+    assert table["answers of"].tolist() == [
+        "teacher", "teacher, before fine-tuning", "echo, no model", "SFT, small",
+    ]  # fmt: skip
+    assert table["usefulness"].tolist() == ["0.750", "0.500", "0.250", "0.200"]
+
+
 def test_an_answer_is_of_models_from_scratch_where_these_alone_were_asked(monkeypatch):
     def answer(settings):
         if settings.name == "smoke":
