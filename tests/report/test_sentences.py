@@ -284,8 +284,8 @@ def test_answers_are_ranked_beside_those_without_a_model():
     lines = [
         {"method": method, "size": size, "value": value}
         for method, size, value in (
-            ("sft", "small", 0.1), ("sft", "small", 0.3), ("echo", "all", 0.25), ("gkd", "small", 1),
-            ("base", "teacher", 0.5), ("teacher", "teacher", 0.75),
+            ("sft", "small", 0.1), ("sft", "small", 0.3), ("echo", "all", 0.25),
+            ("gkd", "small", 1), ("base", "teacher", 0.5), ("teacher", "teacher", 0.75),
         )
     ]  # fmt: skip
     write(metrics=[one | {"metric": "usefulness_greedy", "split": "held_out"} for one in lines])
