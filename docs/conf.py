@@ -21,6 +21,7 @@ from kdlib.config.profile import load_profile
 from kdlib.figures import study_plots, style
 from kdlib.report import findings, from_scratch, results, site
 from kdlib.report.usefulness_sentences import ranked
+from kdlib.stats import row_text
 
 project = html_title = "What a model remembers"
 author = copyright = "The kdlib authors"
@@ -111,7 +112,7 @@ def fill(_: Sphinx, page: str, text: list[str]) -> None:
         return
     say = JAPANESE if page.startswith("ja/") else str
     known = {"profile": PROFILE, "modules": MODULES, "results": results, "findings": findings}
-    known |= {"from_scratch": from_scratch, "ranked": ranked}
+    known |= {"from_scratch": from_scratch, "ranked": ranked, "row_text": row_text}
     known["executed"] = site.copies(PROFILE)
     if page.split("/")[-1] in ("conclusion", "decide"):
         known |= site.decision(PROFILE, say) | site.conclusion(PROFILE, say)

@@ -269,7 +269,7 @@ def _path(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
 
 def _levels(*paths: Path) -> np.ndarray:
     """The losses at which two paths (hits, nats) are compared, the greatest first."""
-    curves = [(hits.mean(1), nats.mean(1)) for hits, nats in paths]
+    curves = [_to_least_loss(hits.mean(1), nats.mean(1)) for hits, nats in paths]
     visible = max(nats[hits >= VISIBLE].max(initial=0) for hits, nats in curves)
     start = min(visible, *(nats.max() for _, nats in curves))
     end = max(nats.min() for _, nats in curves)
@@ -288,9 +288,12 @@ def _gap(levels: np.ndarray, student: Path, sft: Path, share: np.ndarray) -> np.
 
 
 def memorized_at(levels: np.ndarray, hits: np.ndarray, nats: np.ndarray) -> np.ndarray:
-    """Memorization where the loss first falls to each level, between the noted times by its log.
+    """Memorization where the loss first falls to each level, between the noted times by its log."""
+    hits, nats = _to_least_loss(hits, nats)
+    return np.interp(-np.log(levels), np.maximum.accumulate(-np.log(nats)), hits)
 
-    What is memorized after the least loss of the path, when it has risen again, is no part of it.
-    """
+
+def _to_least_loss(hits: np.ndarray, nats: np.ndarray) -> Path:
+    """A path until its loss rises again: what is memorized then is no part of the least loss."""
     until = int(np.argmin(nats)) + 1
-    return np.interp(-np.log(levels), np.maximum.accumulate(-np.log(nats[:until])), hits[:until])
+    return hits[:until], nats[:until]

@@ -24,6 +24,7 @@ TEMPLATES = Path(__file__).with_name("templates.toml")
 SHIPPED = tuple(sorted(file.stem for file in PROFILES.glob("*.toml")))
 RESERVED = ("bench",)  # further folders of data/results
 TEACHER = "teacher"  # the block of [models] that is no student
+NO_SIZES = ("all", "layers", "tokenizer")  # in tables; folders beside the base models
 
 
 class MethodSettings(Settings):
@@ -85,13 +86,9 @@ class Profile(Settings):
         incomplete = TEACHER not in self.models or not self.sizes
         yield incomplete, "models: a block 'teacher' and at least one size of student needed"
         for size in self.models:
-            reserved = size in (
-                "all",
-                "layers",
-                "tokenizer",
-            )  # of tables; folders beside base models
-            invalid = reserved or not re.fullmatch(r"[A-Za-z0-9_]+", size)
+            invalid = not re.fullmatch(r"[A-Za-z0-9_]+", size)
             yield invalid, f"models: '{size}' is no name for a size; use letters and digits"
+            yield size in NO_SIZES, f"models: '{size}' is no name for a size: it is reserved"
         for name, block in self.methods.items():
             block.entry(name).checked(block.changed)
             partial = isinstance(block.lr, dict) and set(block.lr) != set(self.sizes)

@@ -23,8 +23,8 @@ def latency(
 ) -> list[float]:
     """Milliseconds per generated token of each model, the median of `rounds` taken in turns."""
     seconds = np.zeros((rounds + 1, len(models)))
-    for turn, index in np.ndindex(seconds.shape):
-        with checkpoints.inference(models[index]):
+    with checkpoints.inference(*models):
+        for turn, index in np.ndindex(seconds.shape):
             seconds[turn, index], _ = _timed(models[index], example.prompt, tokens)
     return (np.median(seconds[1:], axis=0) * 1000 / tokens).tolist()  # the first round warms up
 

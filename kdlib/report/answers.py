@@ -164,9 +164,9 @@ def _cause(settings: Profile) -> str:
     text = f"at the end SFT{_which_run(settings)} memorizes {share(ends['sft'])} of the rows, a "
     text += "student of the same "
     text += f"rows by reverse KL {share(ends[REVERSE])}{_distance(settings)}, one of the teacher's "
-    text += f"text by SFT's objective {share(ends[TAUGHT_BY_TEXT])}{_of_others(settings)}: that, "
-    text += "over all rows, the text carries recitation more than the objective is "
-    text += f"{verdicts['A3']}, that reverse KL protects {verdicts['A4']}"
+    text += f"text by SFT's objective {share(ends[TAUGHT_BY_TEXT])}{_of_others(settings)}: over "
+    text += "all rows, A3 (the text carries recitation more than the objective) is "
+    text += f"{verdicts['A3']}; A4 (reverse KL protects) is {verdicts['A4']}"
     return f"{text}{lookups.too_few_seeds(lookups.probed(settings))}."
 
 
@@ -228,12 +228,12 @@ def _released(settings: Profile) -> str:
         drops = set(changes.loc[changes["hi"] < 0, "measure"])
         names = ["copies"] if drops.issuperset(COPIES) else [c for c in COPIES if c in drops]
         names += ["personal data"] * ("personal data" in drops)
-        phrases.append(f"'{step}' {' and '.join(names) or 'nothing'}")
+        phrases.append(f"'{step}': {' and '.join(names) or 'nothing'}")
         costly += [str(step)] * ("usefulness" in drops)
     filters = {"kind": "level", "measure": "near copies"}
     final = lookups.lines(settings.name, "release_steps", **filters).iloc[-1].to_dict()
     scope = lookups.of_first(settings.name, lines.loc[lines["measure"] == COPIES[0], "n"].min())
-    text = f"what each step takes away, by its whole interval{scope}: {', '.join(phrases)}; "
+    text = f"what each step takes away, by its whole interval{scope}: {'; '.join(phrases)}; "
     text += f"usefulness was seen to fall at {' and '.join(costly) or 'none of them'}"
     return f"{text}; near copies of {share(final)} of the rows still come out."
 

@@ -103,11 +103,11 @@ def _judged_cause(settings: Profile) -> str:
     text += lookups.too_few_seeds(lookups.probed(settings))
     if fits["value"].isna().all():
         path = lookups.lines(settings.name, "cause_paths").groupby("method", sort=False)["nats"]
-        losses = (f"{name} from {path.first()[name]:.2f} to {path.last()[name]:.2f}"
+        losses = (f"for {name}, from {path.first()[name]:.2f} to {path.last()[name]:.2f}"
                   for name in fits["method"])  # fmt: skip
         text += "; with four times the steps, too, neither method fits the rows so closely that "
         text += f"either it or SFT memorizes {VISIBLE:.0%} there, so that neither can be found "
-        text += f"protective: the loss on the rows went {'; '.join(losses)}"
+        text += f"protective: the loss on the rows went, {'; '.join(losses)}"
     return f"{text}."
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from kdlib import runs
 from kdlib.analysis.rates import distilled, student_sizes
 from kdlib.config.methods import DISTILLED, PAPER, label
-from kdlib.config.profile import load_profile
+from kdlib.config.profile import TEACHER, load_profile
 from kdlib.report import executed, first_screen, from_scratch, lookups, results
 from kdlib.report.usefulness_sentences import gaps_to_trivial, students_below_trivial
 from kdlib.stats import row_text
@@ -235,7 +235,7 @@ def _named(students: pd.DataFrame, statistic: str, translate: Translate) -> tupl
 def _line(
     table1: pd.DataFrame, size: str, students: pd.DataFrame, translate: Translate
 ) -> dict[str, str]:
-    rows = table1[(table1["size"] == size) & (table1["method"] != "base")]
+    rows = table1[(table1["size"] == size) & table1["method"].isin([TEACHER, *PAPER])]
     direct = rows[rows["method"] == ("teacher" if size == "teacher" else "sft")]
     part = students[students.index.get_level_values("size") == size]
     texts = dict.fromkeys(_extreme(part, statistic)[1] for statistic in ("min", "max") if len(part))

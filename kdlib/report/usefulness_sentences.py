@@ -112,14 +112,17 @@ def ranked(profile: str) -> pd.DataFrame:
     )
     others = set(metrics["method"]) & (METHODS.keys() - set(PAPER))  # may be of fewer seeds
     mean = metrics[~metrics["method"].isin(others)].groupby(["method", "size"])["value"].mean()
-    special = {(TEACHER, TEACHER): TEACHER, ("base", TEACHER): f"{TEACHER}, before fine-tuning"}
-    names = [
-        special.get((method, size), f"{label(method)}, {'no model' if size == 'all' else size}")
-        for method, size in mean.index
-    ]
+    names = [_answering(method, size) for method, size in mean.index]
     table = pd.DataFrame({"answers of": names, "usefulness": mean.to_numpy()})
     table = table.sort_values("usefulness", ascending=False, ignore_index=True)
     return table.assign(usefulness=table["usefulness"].map("{:.3f}".format))
+
+
+def _answering(method: str, size: str) -> str:
+    if method == "base":
+        return f"{size}, before fine-tuning"
+    of_size = {"all": f"{method}, no model", TEACHER: TEACHER}
+    return of_size.get(size, f"{label(method)}, {size}")
 
 
 def students_below_trivial(profile: str) -> dict[str, Any]:

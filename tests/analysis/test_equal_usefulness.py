@@ -184,6 +184,13 @@ def test_what_is_memorized_after_the_loss_has_risen_again_is_no_part_of_the_leas
     assert found.tolist() == pytest.approx([0, 0.2, 0.4])
 
 
+def test_who_memorizes_after_the_least_loss_alone_is_not_compared():
+    hits, nats = np.array([0, 0, 0.5]), np.array([4.0, 3.0, 3.5])
+    sft_hits, sft_nats = np.array([0, 0, 0.02]), np.array([4.0, 3.0, 2.0])
+    levels = equal._levels((hits[:, None], nats[:, None]), (sft_hits[:, None], sft_nats[:, None]))
+    assert levels[-1] >= levels[0]
+
+
 def test_paths_that_do_not_meet_are_not_compared():
     notes = noted(
         {"sft": SFT, "minillm": [0, 0, 0, 0, 0, 0.01]}, speed={"sft": 0.6, "minillm": 0.01}

@@ -286,14 +286,16 @@ def test_answers_are_ranked_beside_those_without_a_model():
         for method, size, value in (
             ("sft", "small", 0.1), ("sft", "small", 0.3), ("echo", "all", 0.25),
             ("gkd", "small", 1), ("base", "teacher", 0.5), ("teacher", "teacher", 0.75),
+            ("base", "small", 0.0),
         )
     ]  # fmt: skip
     write(metrics=[one | {"metric": "usefulness_greedy", "split": "held_out"} for one in lines])
     table = usefulness_sentences.ranked("smoke")
     assert table["answers of"].tolist() == [
         "teacher", "teacher, before fine-tuning", "echo, no model", "SFT, small",
+        "small, before fine-tuning",
     ]  # fmt: skip
-    assert table["usefulness"].tolist() == ["0.750", "0.500", "0.250", "0.200"]
+    assert table["usefulness"].tolist() == ["0.750", "0.500", "0.250", "0.200", "0.000"]
 
 
 def test_an_answer_is_of_models_from_scratch_where_these_alone_were_asked(monkeypatch):
@@ -545,13 +547,13 @@ def test_a_release_is_told_by_what_each_step_takes_away():
     said = answers.OF["17_release"](SMOKE)
     assert said == (
         "what each step takes away, by its whole interval (seed 0 alone, its interval over "
-        "groups): 'filtered' personal data, 'dear' near copies; usefulness was seen to fall at "
+        "groups): 'filtered': personal data; 'dear': near copies; usefulness was seen to fall at "
         "dear; "
         f"{end}"
     )
     write(release_steps=released("idle", 0.1, 0.1, 0.1))
     said = answers.OF["17_release"](SMOKE)
-    assert "'idle' nothing; usefulness was seen to fall at none of them; near" in said
+    assert "'idle': nothing; usefulness was seen to fall at none of them; near" in said
 
 
 def test_the_reference_runs_release_is_answered_in_fifty_words(monkeypatch):

@@ -141,7 +141,9 @@ def test_methods_beside_the_papers_may_be_of_fewer_seeds_and_are_left_out(projec
     page = decided(project, [], STUDENTS | {("gkd", "large"): 0.0, ("gkd", "small"): 0.9})()
     path = project / "data" / "results" / "made" / "table1.csv"
     text = path.read_text()
-    path.write_text(text.replace("gkd,large,0.0,-0.1,0.1", "gkd,large,0.0,-0.1,0.7"))
+    path.write_text(
+        text.replace("gkd,large,0.0,-0.1,0.1,0,0,0.004", "gkd,large,0.0,-0.1,0.7,0,0,0.9")
+    )
     assert site.decision("made") == page and "GKD" not in str(page)
     path.write_text(text.replace("minillm,large,0.0,-0.1,0.1", "minillm,large,0.0,-0.1,0.7"))
     assert site.decision("made")["of_hundred"] != page["of_hundred"]
