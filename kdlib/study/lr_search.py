@@ -153,7 +153,7 @@ def one_path(profile: Profile, trial: Trial, threads: int) -> pd.DataFrame:
     folder /= f"{trial.method}-{trial.size}-{trial.rate:g}"
     seed = calibration(profile).seed
     run, rows = Run(profile, seed, trial.method, trial.size), load_rows(profile, seed)
-    answer_rows = profile.data.held_out if reads_own(run) else 0
+    answer_rows = profile.data.held_out if run.recipe.on_policy else 0
     measure = profile.measure.model_copy(update={"path_rows": answer_rows})
     # those of `noting.validation` too: the committed tables are means over all held-out rows
     noted = rows.frame["kind"] == "row"
@@ -180,11 +180,6 @@ def diverged(trial: Trial) -> pd.DataFrame:
     """The line of a trial that diverged: at its end, its held-out loss is infinite."""
     facts = {"epoch": trial.epochs, "split": "held_out", "nats_per_token": np.inf}
     return pd.DataFrame([dict(zip(TRIAL, trial, strict=False)) | facts])
-
-
-def reads_own(run: Run) -> bool:
-    """Whether a model reads text that it writes itself, not the rows or the teacher's."""
-    return run.recipe.text not in ("rows", *DECODINGS)
 
 
 def trained(table: pd.DataFrame, method: str, size: str) -> pd.DataFrame:

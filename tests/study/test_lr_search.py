@@ -161,7 +161,7 @@ def test_where_answers_were_noted_the_most_useful_rate_is_the_best(profile):
     + [("minillm", True)],
 )
 def test_who_reads_what_it_writes_itself(profile, method, own):
-    assert lr_search.reads_own(Run(profile, 0, method, own_data.size_of(method))) == own
+    assert Run(profile, 0, method, own_data.size_of(method)).recipe.on_policy == own
 
 
 def whole(profile, memorized):

@@ -36,6 +36,8 @@ def test_the_command_on_two_processes_makes_the_run_of_one(profile, tmp_path):
     for table in ("path", "tuples"):
         one, two = (pd.read_parquet(where / f"{table}.parquet") for where in (alone, run.folder))
         pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-4)
+    one, two = (pd.read_json(where / "log.jsonl", lines=True) for where in (alone, run.folder))
+    assert one["step"].tolist() == two["step"].tolist()  # one log, of one process
 
 
 def test_the_command_trains_one_model_with_a_defence(profile, tmp_path, monkeypatch, capsys):
